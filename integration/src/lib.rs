@@ -1,0 +1,1 @@
+//! The harness that proves apivip from the outside.

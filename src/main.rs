@@ -1,0 +1,3 @@
+//! The `apivip` command.
+
+fn main() {}

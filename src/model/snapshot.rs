@@ -1,0 +1,295 @@
+//! Service and endpoints -> [`Snapshot`]: every virtual IP and port with the backends that may serve it.
+//!
+//! In: a [`ClusterView`], exactly as the API published it. Out: what of it a node can be programmed with, and
+//! what was rejected and why. Equal views give equal snapshots, whatever the order of slices and endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::address::{self, RejectReason};
+use super::objects::{ClusterView, Endpoint, EndpointPort, Published, Service, ServicePort};
+use super::types::{Backend, Family, Vip};
+
+/// What the API says of the Service, fit to be programmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Counts the snapshots of one daemon, so that a health view can say which one it belongs to.
+    pub generation: u64,
+    /// Whether there is a virtual IP at all.
+    pub service: ServiceStatus,
+    /// One entry for every ClusterIP times TCP port, ordered by virtual IP. Backends may be empty.
+    pub frontends: Vec<Frontend>,
+    /// Addresses that were left out, each once.
+    pub rejected: BTreeSet<Rejection>,
+}
+
+/// Whether the Service has virtual IPs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceStatus {
+    /// It has at least one usable ClusterIP and TCP port.
+    Found,
+    /// The API says that it does not exist.
+    Missing,
+    /// It has no ClusterIP.
+    Headless,
+    /// It has no TCP port or no ClusterIP that could be programmed.
+    Unusable,
+}
+
+/// One virtual IP and port, and who may serve it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Frontend {
+    /// Address and TCP port that clients dial.
+    pub vip: Vip,
+    /// The name of the Service's port; may be empty.
+    pub port_name: String,
+    /// How a client is tied to a backend.
+    pub affinity: Affinity,
+    /// Backends of the same address family, ordered and each once.
+    pub backends: Vec<Backend>,
+}
+
+/// `sessionAffinity` of the Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Affinity {
+    /// Every connection is balanced on its own.
+    #[default]
+    None,
+    /// All connections of one client address go to one backend.
+    ClientIP,
+}
+
+/// One address that the API publishes and that a node must not be programmed with.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Rejection {
+    /// The address as it was published, cut to 64 characters.
+    pub address: String,
+    /// The port as it was published, where the port is part of the reason.
+    pub port: Option<i64>,
+    /// Why.
+    pub reason: RejectReason,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{} port {port}: {}", self.address, self.reason),
+            None => write!(f, "{}: {}", self.address, self.reason),
+        }
+    }
+}
+
+/// How strictly addresses are judged.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SnapshotOptions {
+    /// Accept loopback addresses as backends. They only serve the node's own traffic.
+    pub allow_loopback: bool,
+}
+
+impl Snapshot {
+    /// Builds the snapshot of `view`. Never fails: what cannot be used is in [`Snapshot::rejected`].
+    pub fn build(view: &ClusterView, options: SnapshotOptions, generation: u64) -> Self {
+        let mut rejected = BTreeSet::new();
+        let Some(service) = &view.service else {
+            return Self { generation, service: ServiceStatus::Missing, frontends: Vec::new(), rejected };
+        };
+        let listed = cluster_ips(service);
+        if listed.is_empty() {
+            return Self { generation, service: ServiceStatus::Headless, frontends: Vec::new(), rejected };
+        }
+        let vips = usable_vips(&listed, &mut rejected);
+        let ports = usable_ports(&service.spec.ports, &mut rejected);
+        let judge = Judge { vips: &vips, options };
+        let mut found = Usable::default();
+        match &view.published {
+            Published::Slices(slices) => {
+                for slice in slices.values() {
+                    found.add_slice(slice, judge, &mut rejected);
+                }
+            }
+            Published::Endpoints(endpoints) => {
+                for subset in endpoints.iter().flat_map(|e| &e.subsets) {
+                    for address in &subset.addresses {
+                        found.add(&address.ip, None, &subset.ports, true, judge, &mut rejected);
+                    }
+                }
+            }
+        }
+        let affinity = match service.spec.session_affinity.as_str() {
+            "ClientIP" => Affinity::ClientIP,
+            _ => Affinity::None,
+        };
+        let frontends: BTreeMap<Vip, Frontend> = vips
+            .iter()
+            .flat_map(|ip| ports.iter().map(move |port| (*ip, port)))
+            .map(|(ip, (port, name))| {
+                let vip = Vip::new(ip, *port);
+                let backends = found.backends(name, Family::of(ip));
+                (vip, Frontend { vip, port_name: (*name).to_owned(), affinity, backends })
+            })
+            .collect();
+        let service = if frontends.is_empty() { ServiceStatus::Unusable } else { ServiceStatus::Found };
+        Self { generation, service, frontends: frontends.into_values().collect(), rejected }
+    }
+
+    /// Every virtual IP, without ports.
+    pub fn vip_addresses(&self) -> BTreeSet<IpAddr> {
+        self.frontends.iter().map(|f| f.vip.ip()).collect()
+    }
+
+    /// Every backend of every frontend, each once.
+    pub fn backends(&self) -> BTreeSet<Backend> {
+        self.frontends.iter().flat_map(|f| f.backends.iter().copied()).collect()
+    }
+}
+
+/// What every address is held against.
+#[derive(Clone, Copy)]
+struct Judge<'a> {
+    vips: &'a BTreeSet<IpAddr>,
+    options: SnapshotOptions,
+}
+
+/// Usable addresses by port name and family: those that take new connections, and those that only still serve.
+#[derive(Default)]
+struct Usable {
+    ready: BTreeMap<(String, Family), BTreeSet<Backend>>,
+    serving: BTreeMap<(String, Family), BTreeSet<Backend>>,
+}
+
+impl Usable {
+    fn add_slice(
+        &mut self,
+        slice: &super::objects::EndpointSlice,
+        judge: Judge<'_>,
+        rejected: &mut BTreeSet<Rejection>,
+    ) {
+        let family = match slice.address_type.as_str() {
+            "IPv4" => Some(Family::V4),
+            "IPv6" => Some(Family::V6),
+            _ => None,
+        };
+        for endpoint in &slice.endpoints {
+            let Some(ready) = takes_connections(endpoint) else { continue };
+            for address in &endpoint.addresses {
+                match family {
+                    Some(family) => {
+                        self.add(address, Some(family), &slice.ports, ready, judge, rejected);
+                    }
+                    None => {
+                        rejected.insert(rejection(address, None, RejectReason::NotAnIpSlice));
+                    }
+                }
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        text: &str,
+        family: Option<Family>,
+        ports: &[EndpointPort],
+        ready: bool,
+        judge: Judge<'_>,
+        rejected: &mut BTreeSet<Rejection>,
+    ) {
+        let ip = match address::backend(text, family, judge.vips, judge.options.allow_loopback) {
+            Ok(ip) => ip,
+            Err(reason) => {
+                rejected.insert(rejection(text, None, reason));
+                return;
+            }
+        };
+        for port in ports.iter().filter(|p| is_tcp(&p.protocol)) {
+            match port_number(port.port) {
+                Ok(number) => {
+                    let set = if ready { &mut self.ready } else { &mut self.serving };
+                    set.entry((port.name.clone(), Family::of(ip)))
+                        .or_default()
+                        .insert(Backend::new(ip, number));
+                }
+                Err(reason) => {
+                    rejected.insert(rejection(text, port.port, reason));
+                }
+            }
+        }
+    }
+
+    /// Ready endpoints; where there are none, those that still serve while they terminate.
+    fn backends(&self, name: &str, family: Family) -> Vec<Backend> {
+        let key = (name.to_owned(), family);
+        let set = self.ready.get(&key).or_else(|| self.serving.get(&key));
+        set.into_iter().flatten().copied().collect()
+    }
+}
+
+/// `Some(true)` if ready, `Some(false)` if it only still serves, `None` if it must get nothing.
+fn takes_connections(endpoint: &Endpoint) -> Option<bool> {
+    match (endpoint.conditions.ready, endpoint.conditions.serving) {
+        (None | Some(true), _) => Some(true),
+        (Some(false), Some(true)) => Some(false),
+        (Some(false), _) => None,
+    }
+}
+
+/// `clusterIPs`, or `clusterIP` where the server is too old to have the former. Empty means headless.
+fn cluster_ips(service: &Service) -> Vec<&str> {
+    let spec = &service.spec;
+    let listed: Vec<&str> = if spec.cluster_ips.is_empty() {
+        vec![spec.cluster_ip.as_str()]
+    } else {
+        spec.cluster_ips.iter().map(String::as_str).collect()
+    };
+    listed.into_iter().filter(|ip| !ip.is_empty() && *ip != "None").collect()
+}
+
+fn usable_vips(listed: &[&str], rejected: &mut BTreeSet<Rejection>) -> BTreeSet<IpAddr> {
+    let mut vips = BTreeSet::new();
+    for text in listed {
+        match address::vip(text) {
+            Ok(ip) => {
+                vips.insert(ip);
+            }
+            Err(reason) => {
+                rejected.insert(rejection(text, None, reason));
+            }
+        }
+    }
+    vips
+}
+
+fn usable_ports<'a>(ports: &'a [ServicePort], rejected: &mut BTreeSet<Rejection>) -> Vec<(u16, &'a str)> {
+    let mut usable = Vec::new();
+    for port in ports.iter().filter(|p| is_tcp(&p.protocol)) {
+        match port_number(Some(port.port)) {
+            Ok(number) => usable.push((number, port.name.as_str())),
+            Err(reason) => {
+                rejected.insert(rejection("Service port", Some(port.port), reason));
+            }
+        }
+    }
+    usable
+}
+
+fn port_number(port: Option<i64>) -> Result<u16, RejectReason> {
+    match port {
+        None => Err(RejectReason::NoPort),
+        Some(0) => Err(RejectReason::PortZero),
+        Some(number) => u16::try_from(number).map_err(|_| RejectReason::PortOutOfRange),
+    }
+}
+
+fn is_tcp(protocol: &str) -> bool {
+    matches!(protocol, "" | "TCP")
+}
+
+fn rejection(address: &str, port: Option<i64>, reason: RejectReason) -> Rejection {
+    Rejection { address: address.chars().take(64).collect(), port, reason }
+}
+
+#[cfg(test)]
+mod tests;
