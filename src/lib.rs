@@ -4,4 +4,10 @@
 //! into a desired state, and the dataplane programs the kernel.
 
 pub mod apiserver;
+pub mod cli;
+pub mod config;
+pub mod dataplane;
+pub mod lock;
 pub mod model;
+pub mod privileges;
+pub mod telemetry;

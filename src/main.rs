@@ -1,3 +1,7 @@
-//! The `apivip` command.
+//! The `apivip` command: parses, dispatches, exits.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    apivip::cli::main()
+}

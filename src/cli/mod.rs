@@ -1,0 +1,92 @@
+//! The commands, one file each, and what they share: exit codes and the one-line form of errors.
+
+mod cleanup;
+mod input;
+pub mod render;
+mod run;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::config::{Cli, Command};
+
+/// Everything went well.
+pub const OK: u8 = 0;
+/// Something failed at run time.
+pub const FAILED: u8 = 1;
+/// Bad usage or configuration; nothing was touched.
+pub const MISUSED: u8 = 2;
+
+/// How a command fails.
+#[derive(Debug)]
+pub enum Failure {
+    /// Exit code 1.
+    Runtime(anyhow::Error),
+    /// Exit code 2.
+    Configuration(anyhow::Error),
+}
+
+impl Failure {
+    /// A failure at run time.
+    pub fn runtime(error: impl Into<anyhow::Error>) -> Self {
+        Self::Runtime(error.into())
+    }
+
+    /// Bad usage or configuration.
+    pub fn configuration(error: impl Into<anyhow::Error>) -> Self {
+        Self::Configuration(error.into())
+    }
+}
+
+/// Parses the command line, runs the command and reports its failure on stderr.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(usage(&error)),
+    };
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Status(args) => status::status(&args),
+        Command::Render(args) => render::render(&args),
+        Command::Cleanup(args) => cleanup::cleanup(&args),
+    };
+    ExitCode::from(match outcome {
+        Ok(()) => OK,
+        Err(Failure::Runtime(error)) => report(&error, FAILED),
+        Err(Failure::Configuration(error)) => report(&error, MISUSED),
+    })
+}
+
+fn report(error: &anyhow::Error, code: u8) -> u8 {
+    eprintln!("apivip: {}", one_line(&format!("{error:#}")));
+    code
+}
+
+/// Help and version are answers; anything else is reduced to its first sentence.
+fn usage(error: &clap::Error) -> u8 {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            print!("{error}");
+            OK
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            eprintln!("apivip: no command given; see apivip --help");
+            MISUSED
+        }
+        _ => {
+            let text = error.to_string();
+            let said = text.split("\n\n").next().unwrap_or_default();
+            let said = said.strip_prefix("error: ").unwrap_or(said);
+            eprintln!("apivip: {}; see apivip --help", one_line(said));
+            MISUSED
+        }
+    }
+}
+
+/// Joins the lines of a message, so that each error is one line in a log.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}

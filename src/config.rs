@@ -1,0 +1,182 @@
+//! Arguments and environment (`APIVIP_*`) -> validated configuration, before anything is opened or bound.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::cidr::Cidr;
+use crate::model::desired::{Masquerade, Policy};
+use crate::model::snapshot::SnapshotOptions;
+use crate::model::types::ServiceKey;
+
+/// Version and commit, as `apivip --version` prints them.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("APIVIP_COMMIT"), ")");
+
+/// Where lock and socket live unless `--run-dir` says otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/apivip";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "apivip", version = VERSION, about = "Keeps the Kubernetes API's virtual IP of a node pointing at live apiservers")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon of this node
+    Run(RunArgs),
+    /// Print what the daemon of this node does and why
+    Status(StatusArgs),
+    /// Print the table for objects in files, as a script for `nft -f`; needs no privileges and no cluster
+    Render(RenderArgs),
+    /// Remove everything that apivip made on this node
+    Cleanup(CleanupArgs),
+}
+
+/// What decides about the contents of the table.
+#[derive(Clone, Debug, Args)]
+pub struct TableArgs {
+    /// The Service whose virtual IPs are served, as NAMESPACE/NAME
+    #[arg(long, env = "APIVIP_SERVICE", value_name = "NAMESPACE/NAME", default_value = "default/kubernetes")]
+    pub service: ServiceKey,
+
+    /// When to replace the source address of a flow by the node's
+    #[arg(long, env = "APIVIP_MASQUERADE", value_enum, default_value_t = MasqueradeArg::Auto)]
+    pub masquerade: MasqueradeArg,
+
+    /// Range of pod addresses; clients outside all given ranges of their family are masqueraded. Repeatable
+    #[arg(long, env = "APIVIP_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    pub cluster_cidr: Vec<Cidr>,
+
+    /// Accept loopback addresses as endpoints; they only ever serve the node's own traffic
+    #[arg(long, env = "APIVIP_ALLOW_LOOPBACK_ENDPOINTS")]
+    pub allow_loopback_endpoints: bool,
+}
+
+impl TableArgs {
+    /// What the operator wants of the table.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            service: self.service.clone(),
+            masquerade: match self.masquerade {
+                MasqueradeArg::Auto => Masquerade::Auto,
+                MasqueradeArg::Always => Masquerade::Always,
+                MasqueradeArg::Never => Masquerade::Never,
+            },
+            cluster_cidrs: self.cluster_cidr.clone(),
+        }
+    }
+
+    /// How strictly endpoints are judged.
+    pub fn snapshot_options(&self) -> SnapshotOptions {
+        SnapshotOptions { allow_loopback: self.allow_loopback_endpoints }
+    }
+}
+
+/// Values of `--masquerade`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MasqueradeArg {
+    /// Where replies would not come back otherwise
+    Auto,
+    /// Every flow to the virtual IP
+    Always,
+    /// No flow
+    Never,
+}
+
+/// Arguments of `apivip run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Credentials and the first apiserver address; without it the in-cluster service account is used
+    #[arg(long, env = "APIVIP_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// The kubeconfig's context; its current-context unless given
+    #[arg(long, env = "APIVIP_CONTEXT", value_name = "NAME", requires = "kubeconfig")]
+    pub context: Option<String>,
+
+    /// What the table holds.
+    #[command(flatten)]
+    pub table: TableArgs,
+
+    /// Folder of the lock and of the socket that `apivip status` asks
+    #[arg(long, env = "APIVIP_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+
+    /// Remove the rules when the daemon stops; without it they stay and go on working
+    #[arg(long, env = "APIVIP_CLEANUP_ON_EXIT")]
+    pub cleanup_on_exit: bool,
+
+    /// The form of log lines
+    #[arg(long, env = "APIVIP_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug, trace, or a filter such as apivip::reconcile=debug
+    #[arg(long, env = "APIVIP_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+/// Values of `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One readable line for each event
+    Text,
+    /// One JSON object for each event
+    Json,
+}
+
+/// Arguments of `apivip status`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// The daemon's --run-dir
+    #[arg(long, env = "APIVIP_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+
+    /// Print JSON
+    #[arg(long, conflicts_with = "metrics")]
+    pub json: bool,
+
+    /// Print the metrics in the Prometheus text format
+    #[arg(long)]
+    pub metrics: bool,
+}
+
+/// Arguments of `apivip render`.
+#[derive(Clone, Debug, Args)]
+pub struct RenderArgs {
+    /// Files with Service, EndpointSlice, Endpoints or List objects in YAML or JSON; - is stdin
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub from: Vec<PathBuf>,
+
+    /// What the table holds.
+    #[command(flatten)]
+    pub table: TableArgs,
+
+    /// The source address that this node's routes give to a backend, which the daemon asks the kernel for. Repeatable
+    #[arg(long, value_name = "BACKEND=ADDRESS", value_parser = preferred_source)]
+    pub source_address: Vec<(IpAddr, IpAddr)>,
+}
+
+/// Arguments of `apivip cleanup`.
+#[derive(Clone, Debug, Args)]
+pub struct CleanupArgs {
+    /// The daemon's --run-dir
+    #[arg(long, env = "APIVIP_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+}
+
+fn preferred_source(text: &str) -> Result<(IpAddr, IpAddr), String> {
+    let expected = || "expected BACKEND=ADDRESS, two addresses of one family".to_owned();
+    let (backend, source) = text.split_once('=').ok_or_else(expected)?;
+    let backend: IpAddr = backend.parse().map_err(|_| expected())?;
+    let source: IpAddr = source.parse().map_err(|_| expected())?;
+    if backend.is_ipv4() != source.is_ipv4() {
+        return Err(expected());
+    }
+    Ok((backend, source))
+}

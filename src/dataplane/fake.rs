@@ -1,0 +1,105 @@
+//! A dataplane and a host without a kernel, for tests of what stands above them. They behave: what was applied can
+//! be read back, a failure leaves the earlier state, and removing twice finds nothing the second time.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::nft::socket::NftError;
+use super::{Applied, Dataplane, DataplaneError, Host};
+use crate::model::desired::{DesiredState, NodeView};
+use crate::model::types::Backend;
+
+/// What a test sees and sets. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct FakeKernel(Rc<RefCell<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    programmed: Option<DesiredState>,
+    commits: u32,
+    failing: bool,
+    connections: BTreeMap<Backend, u64>,
+    node: NodeView,
+    routes: BTreeSet<IpAddr>,
+}
+
+impl FakeKernel {
+    /// What is programmed now.
+    pub fn programmed(&self) -> Option<DesiredState> {
+        self.0.borrow().programmed.clone()
+    }
+
+    /// How many states were programmed so far.
+    pub fn commits(&self) -> u32 {
+        self.0.borrow().commits
+    }
+
+    /// From now on refuse (or take) commits.
+    pub fn set_failing(&self, failing: bool) {
+        self.0.borrow_mut().failing = failing;
+    }
+
+    /// Sets what the kernel's counter of a backend says.
+    pub fn set_connections(&self, backend: Backend, count: u64) {
+        self.0.borrow_mut().connections.insert(backend, count);
+    }
+
+    /// Sets the node's addresses and routes.
+    pub fn set_node(&self, node: NodeView) {
+        self.0.borrow_mut().node = node;
+    }
+}
+
+impl Dataplane for FakeKernel {
+    async fn apply(&mut self, state: &DesiredState) -> Result<Applied, DataplaneError> {
+        let mut kernel = self.0.borrow_mut();
+        if kernel.failing {
+            let source = io::Error::from(io::ErrorKind::PermissionDenied);
+            return Err(NftError::Refused { step: "commit the transaction".to_owned(), source }.into());
+        }
+        kernel.programmed = Some(state.clone());
+        kernel.commits += 1;
+        Ok(Applied { took: Duration::ZERO, steps: 1 })
+    }
+
+    async fn connections(
+        &mut self,
+        state: &DesiredState,
+    ) -> Result<BTreeMap<Backend, u64>, DataplaneError> {
+        let kernel = self.0.borrow();
+        let wanted: BTreeSet<Backend> =
+            state.frontends.iter().flat_map(|f| f.backends.iter().copied()).collect();
+        Ok(kernel.connections.iter().filter(|(b, _)| wanted.contains(b)).map(|(b, n)| (*b, *n)).collect())
+    }
+
+    async fn remove(&mut self) -> Result<bool, DataplaneError> {
+        Ok(self.0.borrow_mut().programmed.take().is_some())
+    }
+}
+
+impl Host for FakeKernel {
+    async fn view(
+        &mut self,
+        _vips: &BTreeSet<IpAddr>,
+        _backends: &BTreeSet<IpAddr>,
+    ) -> Result<NodeView, DataplaneError> {
+        Ok(self.0.borrow().node.clone())
+    }
+
+    async fn ensure_routes(&mut self, state: &DesiredState) -> Result<(), DataplaneError> {
+        self.0.borrow_mut().routes = state.frontends.iter().map(|f| f.vip.ip()).collect();
+        Ok(())
+    }
+
+    async fn remove_routes(&mut self) -> Result<Vec<IpAddr>, DataplaneError> {
+        Ok(std::mem::take(&mut self.0.borrow_mut().routes).into_iter().collect())
+    }
+
+    async fn changed(&mut self) {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,74 @@
+//! Desired state -> the kernel. What the reconciler needs of a dataplane, and the dataplanes themselves.
+
+pub mod fake;
+pub mod host;
+pub mod nft;
+pub mod nftables;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::model::desired::{DesiredState, NodeView};
+use crate::model::types::Backend;
+
+/// Something that leads virtual IPs to backends.
+pub trait Dataplane {
+    /// Programs `state`, whole or not at all: after an error, what stood before still stands.
+    fn apply(&mut self, state: &DesiredState) -> impl Future<Output = Result<Applied, DataplaneError>>;
+
+    /// Connections to each backend of `state`, as the kernel counts them now.
+    fn connections(
+        &mut self,
+        state: &DesiredState,
+    ) -> impl Future<Output = Result<BTreeMap<Backend, u64>, DataplaneError>>;
+
+    /// Removes all that [`Dataplane::apply`] made. `false`: there was nothing.
+    fn remove(&mut self) -> impl Future<Output = Result<bool, DataplaneError>>;
+}
+
+/// What the node's addresses and routes say, and the routes that apivip adds to them.
+pub trait Host {
+    /// The node as it is now.
+    fn view(
+        &mut self,
+        vips: &BTreeSet<IpAddr>,
+        backends: &BTreeSet<IpAddr>,
+    ) -> impl Future<Output = Result<NodeView, DataplaneError>>;
+
+    /// Makes sure that the node's own processes have a route to every virtual IP of `state`.
+    fn ensure_routes(&mut self, state: &DesiredState) -> impl Future<Output = Result<(), DataplaneError>>;
+
+    /// Removes the routes that [`Host::ensure_routes`] made and says which.
+    fn remove_routes(&mut self) -> impl Future<Output = Result<Vec<IpAddr>, DataplaneError>>;
+
+    /// Resolves when addresses or routes may have changed.
+    fn changed(&mut self) -> impl Future<Output = ()>;
+}
+
+/// A state that was programmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Time from asking the kernel to its answer.
+    pub took: Duration,
+    /// Messages in the transaction.
+    pub steps: usize,
+}
+
+/// Why the kernel does not have the desired state.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// nf_tables.
+    #[error(transparent)]
+    Nft(#[from] nft::socket::NftError),
+    /// Routes and addresses.
+    #[error(transparent)]
+    Host(#[from] host::HostError),
+    /// No answer in time; the commit may still happen.
+    #[error("no answer from nf_tables within {} s: another program holds its commit lock", .0.as_secs())]
+    TimedOut(Duration),
+    /// The thread that owns the nf_tables socket could not be started or has ended.
+    #[error("reach the thread that owns the nf_tables socket")]
+    Worker(#[source] io::Error),
+}

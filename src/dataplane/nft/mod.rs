@@ -1,0 +1,17 @@
+//! nf_tables, spoken over netlink: no nft binary is needed at run time.
+//!
+//! [`build`] turns a desired state into a typed [`table::Table`]; [`text`] and [`wire`] write that same table as nft
+//! syntax and as netlink messages; [`socket`] carries the messages.
+
+mod attr;
+pub mod build;
+mod expr;
+mod kernel;
+pub mod reply;
+pub mod socket;
+mod source;
+pub mod table;
+mod text;
+pub mod wire;
+
+pub use text::script;

@@ -1,0 +1,246 @@
+//! What the kernel says on an nf_tables socket: dumps, acknowledgements and errors. Pure.
+//!
+//! In: the bytes of one datagram. Out: [`Reply`]s, and [`Observed`], the table as it stands in the kernel. Nothing
+//! here trusts a length: a malformed message is an error, never a panic.
+
+use std::collections::BTreeMap;
+
+use netlink_packet_core::{
+    ErrorBuffer, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLA_HEADER_SIZE, NetlinkBuffer, NlaBuffer,
+    NlasIterator,
+};
+
+use super::kernel::{SUBSYSTEM, chain, flowtable, msg, object, set, table};
+use super::table::{TABLE_NAME, Table};
+
+/// `sizeof(struct nfgenmsg)`.
+const GENERIC_HEADER_LEN: usize = 4;
+/// Messages in a datagram are aligned to this.
+const ALIGN: usize = 4;
+
+/// One message from the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Sequence number of the request that this answers.
+    pub sequence: u32,
+    /// Objects changed while the kernel was listing them: the dump must be repeated.
+    pub interrupted: bool,
+    /// What it says.
+    pub content: Content,
+}
+
+/// The content of a [`Reply`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// The end of a dump.
+    Done,
+    /// The request succeeded (`None`) or failed with this errno.
+    Outcome(Option<i32>),
+    /// A table.
+    Table {
+        /// Its name.
+        name: String,
+    },
+    /// A chain of a table.
+    Chain {
+        /// The table's name.
+        table: String,
+        /// The chain.
+        chain: ObservedChain,
+    },
+    /// A named object of a table.
+    Object {
+        /// The table's name.
+        table: String,
+        /// The object's name.
+        name: String,
+        /// Its value, if it is a counter.
+        count: Option<Count>,
+    },
+    /// A set or map of a table.
+    Set {
+        /// The table's name.
+        table: String,
+        /// Anonymous sets belong to a rule and go with it.
+        anonymous: bool,
+    },
+    /// A flowtable of a table.
+    Flowtable {
+        /// The table's name.
+        table: String,
+    },
+    /// Anything else.
+    Other,
+}
+
+/// The value of a named counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets; in a nat chain, connections.
+    pub packets: u64,
+    /// Bytes of these packets.
+    pub bytes: u64,
+}
+
+/// A chain as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedChain {
+    /// Its name.
+    pub name: String,
+    /// Type, hook number and priority, if it is a base chain.
+    pub base: Option<(String, u32, i32)>,
+}
+
+/// `table inet apivip` as the kernel has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Whether there is such a table.
+    pub exists: bool,
+    /// Its chains in the order of their creation.
+    pub chains: Vec<ObservedChain>,
+    /// Its counters by name.
+    pub counters: BTreeMap<String, Count>,
+    /// Something in it that apivip never makes: a named set, a flowtable, an object that is no counter.
+    pub foreign: bool,
+}
+
+impl Observed {
+    /// Takes one object of a dump in. Objects of other tables are ignored.
+    pub fn add(&mut self, content: Content) {
+        match content {
+            Content::Table { name } if name == TABLE_NAME => self.exists = true,
+            Content::Chain { table, chain } if table == TABLE_NAME => self.chains.push(chain),
+            Content::Object { table, name, count } if table == TABLE_NAME => match count {
+                Some(count) => {
+                    self.counters.insert(name, count);
+                }
+                None => self.foreign = true,
+            },
+            Content::Set { table, anonymous: false } if table == TABLE_NAME => self.foreign = true,
+            Content::Flowtable { table } if table == TABLE_NAME => self.foreign = true,
+            _ => {}
+        }
+    }
+
+    /// Whether the base chains are exactly those of `table`, in the same order and before all others.
+    pub fn has_base_chains_of(&self, table: &Table) -> bool {
+        let wanted = table.chains.iter().filter_map(|c| {
+            c.hook.map(|h| (c.name.as_str(), Some(("nat".to_owned(), h.number(), h.priority()))))
+        });
+        let count = wanted.clone().count();
+        let found = self.chains.iter().take(count).map(|c| (c.name.as_str(), c.base.clone()));
+        found.eq(wanted) && self.chains.iter().skip(count).all(|c| c.base.is_none())
+    }
+
+    /// Names of the chains that are no base chains.
+    pub fn regular_chains(&self) -> impl Iterator<Item = &str> {
+        self.chains.iter().filter(|c| c.base.is_none()).map(|c| c.name.as_str())
+    }
+}
+
+/// A message that does not keep to the netlink format.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed netlink message: {0}")]
+pub struct Malformed(String);
+
+/// Reads all messages of one datagram.
+pub fn parse(datagram: &[u8]) -> Result<Vec<Reply>, Malformed> {
+    let mut replies = Vec::new();
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let message = NetlinkBuffer::new_checked(rest).map_err(|e| Malformed(e.to_string()))?;
+        replies.push(reply(&message)?);
+        let len = usize::try_from(message.length()).unwrap_or(usize::MAX);
+        rest = rest.get(len.next_multiple_of(ALIGN)..).unwrap_or_default();
+    }
+    Ok(replies)
+}
+
+fn reply(message: &NetlinkBuffer<&[u8]>) -> Result<Reply, Malformed> {
+    let payload = message.payload();
+    let content = match message.message_type() {
+        NLMSG_DONE => Content::Done,
+        NLMSG_ERROR => {
+            let error = ErrorBuffer::new_checked(payload).map_err(|e| Malformed(e.to_string()))?;
+            Content::Outcome(error.code().map(|code| code.get().saturating_neg()))
+        }
+        kind if kind >> 8 == SUBSYSTEM => {
+            let attrs = payload
+                .get(GENERIC_HEADER_LEN..)
+                .ok_or_else(|| Malformed("no room for the family".to_owned()))?;
+            object(kind & 0xff, attrs)?
+        }
+        _ => Content::Other,
+    };
+    Ok(Reply {
+        sequence: message.sequence_number(),
+        interrupted: message.flags() & NLM_F_DUMP_INTR != 0,
+        content,
+    })
+}
+
+fn object(kind: u16, attrs: &[u8]) -> Result<Content, Malformed> {
+    Ok(match kind {
+        msg::NEWTABLE => Content::Table { name: text(attrs, table::NAME)? },
+        msg::NEWCHAIN => Content::Chain { table: text(attrs, chain::TABLE)?, chain: observed_chain(attrs)? },
+        msg::NEWOBJ => Content::Object {
+            table: text(attrs, object::TABLE)?,
+            name: text(attrs, object::NAME)?,
+            count: count(attrs)?,
+        },
+        msg::NEWSET => Content::Set {
+            table: text(attrs, set::TABLE)?,
+            anonymous: number(attrs, set::FLAGS)?.unwrap_or(0) & set::FLAG_ANONYMOUS != 0,
+        },
+        msg::NEWFLOWTABLE => Content::Flowtable { table: text(attrs, flowtable::TABLE)? },
+        _ => Content::Other,
+    })
+}
+
+fn observed_chain(attrs: &[u8]) -> Result<ObservedChain, Malformed> {
+    let base = match find(attrs, chain::HOOK)? {
+        None => None,
+        Some(hook) => Some((
+            text(attrs, chain::TYPE)?,
+            number(hook, chain::HOOK_HOOKNUM)?.unwrap_or(u32::MAX),
+            number(hook, chain::HOOK_PRIORITY)?.unwrap_or(0).cast_signed(),
+        )),
+    };
+    Ok(ObservedChain { name: text(attrs, chain::NAME)?, base })
+}
+
+fn count(attrs: &[u8]) -> Result<Option<Count>, Malformed> {
+    if number(attrs, object::TYPE)? != Some(object::TYPE_COUNTER) {
+        return Ok(None);
+    }
+    let values = find(attrs, object::DATA)?.unwrap_or_default();
+    let value = |kind| -> Result<u64, Malformed> {
+        Ok(find(values, kind)?.and_then(|v| v.try_into().ok()).map_or(0, u64::from_be_bytes))
+    };
+    Ok(Some(Count { packets: value(object::COUNTER_PACKETS)?, bytes: value(object::COUNTER_BYTES)? }))
+}
+
+/// The value of the first attribute of this kind.
+fn find(attrs: &[u8], kind: u16) -> Result<Option<&[u8]>, Malformed> {
+    for attr in NlasIterator::new(attrs) {
+        let attr: NlaBuffer<&[u8]> = attr.map_err(|e| Malformed(e.to_string()))?;
+        if attr.kind() == kind {
+            let end = usize::from(attr.length());
+            return Ok(attr.into_inner().get(NLA_HEADER_SIZE..end));
+        }
+    }
+    Ok(None)
+}
+
+fn number(attrs: &[u8], kind: u16) -> Result<Option<u32>, Malformed> {
+    Ok(find(attrs, kind)?.and_then(|v| v.try_into().ok()).map(u32::from_be_bytes))
+}
+
+fn text(attrs: &[u8], kind: u16) -> Result<String, Malformed> {
+    let value = find(attrs, kind)?.ok_or_else(|| Malformed(format!("attribute {kind} is missing")))?;
+    let value = value.split(|b| *b == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(value).into_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! The typed form of `table inet apivip`: what both the nft text and the netlink messages are written from.
+//!
+//! In: nothing but values. The vocabulary is closed on purpose: a match or statement exists here only if
+//! [`super::text`] and [`super::wire`] can both write it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::model::cidr::Cidr;
+use crate::model::types::Family;
+
+/// The table's name; its family is `inet`.
+pub const TABLE_NAME: &str = "apivip";
+
+/// The longest comment that nft accepts, in bytes (NFTNL_UDATA_COMMENT_MAXLEN in nft's sources).
+pub const COMMENT_MAX: usize = 128;
+
+/// A whole table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Says what the table is for. It never changes: the kernel does not update the comment of a table that exists.
+    pub comment: &'static str,
+    /// Named counters, in the order in which they are listed.
+    pub counters: Vec<Counter>,
+    /// Chains: base chains first, so that they keep their place when all others are replaced.
+    pub chains: Vec<Chain>,
+}
+
+/// A named counter. Replacing the table leaves its value alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counter {
+    /// Unique within the table.
+    pub name: String,
+    /// What is counted.
+    pub comment: String,
+}
+
+/// A chain and its rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Unique within the table.
+    pub name: String,
+    /// What the chain is for.
+    pub comment: String,
+    /// Where it is called from, if it is a base chain. All base chains are of type nat with policy accept.
+    pub hook: Option<Hook>,
+    /// The rules, first one first.
+    pub rules: Vec<Rule>,
+}
+
+/// A hook of a nat base chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Packets that arrive, before routing. Priority dstnat - 5 = -105: ahead of kube-proxy's -100.
+    Prerouting,
+    /// Packets of local processes. Priority -105, for the same reason.
+    Output,
+    /// Packets that leave. Priority srcnat - 5 = 95: ahead of kube-proxy's and the CNI's 100.
+    Postrouting,
+}
+
+impl Hook {
+    /// `enum nf_inet_hooks` of the kernel's `include/uapi/linux/netfilter.h`.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Prerouting => 0,
+            Self::Output => 3,
+            Self::Postrouting => 4,
+        }
+    }
+
+    /// The priority: lower runs earlier.
+    pub fn priority(self) -> i32 {
+        match self {
+            Self::Prerouting | Self::Output => -105,
+            Self::Postrouting => 95,
+        }
+    }
+}
+
+/// One rule: if all matches hold, count, then act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// All must hold.
+    pub matches: Vec<Match>,
+    /// A named counter to count the packet with.
+    pub counter: Option<String>,
+    /// What is done with the packet.
+    pub action: Action,
+    /// Why the rule is there.
+    pub comment: Option<String>,
+}
+
+/// A condition on the packet or its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// `ip daddr` / `ip6 daddr`.
+    DestinationAddress(IpAddr),
+    /// `tcp dport`, in host byte order.
+    TcpDestinationPort(u16),
+    /// `meta l4proto tcp`.
+    Tcp,
+    /// `ip saddr` / `ip6 saddr`.
+    SourceAddress(IpAddr),
+    /// `ip saddr !=` / `ip6 saddr !=`.
+    SourceAddressNot(IpAddr),
+    /// `ip saddr RANGE` / `ip6 saddr RANGE`.
+    SourceWithin(Cidr),
+    /// `fib daddr type local`: the destination is an address of this node, or a local route has it.
+    DestinationIsLocal,
+    /// `fib saddr type local`: the node itself sent it.
+    SourceIsLocal,
+    /// `fib saddr . oif type != local`: no address of the interface that the packet leaves by.
+    SourceNotOfOutgoingInterface,
+    /// `oifname != "lo"`.
+    LeavesNode,
+    /// `ct status dnat`: the flow's destination was translated.
+    FlowTranslated,
+    /// `ct original ip daddr` / `ct original ip6 daddr`: where the client sent the flow.
+    FlowDestinationAddress(IpAddr),
+    /// `ct original proto-dst`: its port, in host byte order. Needs [`Match::Tcp`] before it.
+    FlowDestinationPort(u16),
+}
+
+/// What a rule does in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Continue in another chain and do not come back.
+    Goto(String),
+    /// Leave this chain.
+    Return,
+    /// Send the flow to this address and port.
+    Dnat(SocketAddr),
+    /// Give the flow this source address.
+    Snat(IpAddr),
+    /// Give the flow the address of the interface that it leaves by.
+    Masquerade,
+    /// Choose one chain and continue there.
+    Balance {
+        /// What chooses.
+        by: BalanceKey,
+        /// At least two chains; each gets an equal share.
+        targets: Vec<Target>,
+    },
+}
+
+/// What chooses among the targets of [`Action::Balance`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BalanceKey {
+    /// A random number for each new flow.
+    Random,
+    /// A hash of the client's address (family given): one client, one target.
+    ClientAddress(Family),
+}
+
+/// A target of [`Action::Balance`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The chain to go to.
+    pub chain: String,
+    /// Who is behind it.
+    pub comment: String,
+}
+
+impl Rule {
+    /// A rule without counter and comment.
+    pub fn new(matches: Vec<Match>, action: Action) -> Self {
+        Self { matches, counter: None, action, comment: None }
+    }
+
+    /// The same rule with a comment.
+    pub fn because(mut self, comment: impl Into<String>) -> Self {
+        self.comment = Some(comment.into());
+        self
+    }
+
+    /// The same rule, counting with the named counter.
+    pub fn counted(mut self, counter: impl Into<String>) -> Self {
+        self.counter = Some(counter.into());
+        self
+    }
+}

@@ -1,0 +1,139 @@
+//! [`Table`] -> nft syntax, written the way `nft list table` prints it. Pure.
+
+use std::fmt::{self, Display, Formatter};
+use std::net::{IpAddr, SocketAddr};
+
+use super::table::{Action, BalanceKey, Chain, Counter, Hook, Match, Rule, TABLE_NAME, Table};
+use super::wire::CLIENT_HASH_SEED;
+use crate::model::types::Family;
+
+/// A script for `nft -f` that replaces the table, whether it exists or not, in one transaction.
+pub fn script(table: &Table) -> String {
+    format!("table inet {TABLE_NAME}\ndelete table inet {TABLE_NAME}\n{table}")
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table inet {TABLE_NAME} {{\n\tcomment \"{}\"", self.comment)?;
+        let mut separator = "";
+        for counter in &self.counters {
+            write!(f, "{separator}{counter}")?;
+            separator = "\n";
+        }
+        for chain in &self.chains {
+            write!(f, "{separator}{chain}")?;
+            separator = "\n";
+        }
+        writeln!(f, "}}")
+    }
+}
+
+impl Display for Counter {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\tcounter {} {{\n\t\tcomment \"{}\"", self.name, self.comment)?;
+        writeln!(f, "\t\tpackets 0 bytes 0\n\t}}")
+    }
+}
+
+impl Display for Chain {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\tchain {} {{\n\t\tcomment \"{}\"", self.name, self.comment)?;
+        if let Some(hook) = self.hook {
+            writeln!(f, "\t\ttype nat hook {hook}; policy accept;")?;
+        }
+        for rule in &self.rules {
+            writeln!(f, "\t\t{rule}")?;
+        }
+        writeln!(f, "\t}}")
+    }
+}
+
+impl Display for Hook {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        // nft knows the name dstnat in prerouting only.
+        f.write_str(match self {
+            Self::Prerouting => "prerouting priority dstnat - 5",
+            Self::Output => "output priority -105",
+            Self::Postrouting => "postrouting priority srcnat - 5",
+        })
+    }
+}
+
+impl Display for Rule {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for condition in &self.matches {
+            write!(f, "{condition} ")?;
+        }
+        if let Some(counter) = &self.counter {
+            write!(f, "counter name \"{counter}\" ")?;
+        }
+        write!(f, "{}", self.action)?;
+        match &self.comment {
+            Some(comment) => write!(f, " comment \"{comment}\""),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Display for Match {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DestinationAddress(ip) => write!(f, "{} daddr {ip}", ip_keyword(*ip)),
+            Self::TcpDestinationPort(port) => write!(f, "tcp dport {port}"),
+            Self::Tcp => f.write_str("meta l4proto tcp"),
+            Self::SourceAddress(ip) => write!(f, "{} saddr {ip}", ip_keyword(*ip)),
+            Self::SourceAddressNot(ip) => write!(f, "{} saddr != {ip}", ip_keyword(*ip)),
+            Self::SourceWithin(cidr) if cidr.is_single() => {
+                write!(f, "{} saddr {}", ip_keyword(cidr.address()), cidr.address())
+            }
+            Self::SourceWithin(cidr) => write!(f, "{} saddr {cidr}", ip_keyword(cidr.address())),
+            Self::DestinationIsLocal => f.write_str("fib daddr type local"),
+            Self::SourceIsLocal => f.write_str("fib saddr type local"),
+            Self::SourceNotOfOutgoingInterface => f.write_str("fib saddr . oif type != local"),
+            Self::LeavesNode => f.write_str("oifname != \"lo\""),
+            Self::FlowTranslated => f.write_str("ct status dnat"),
+            Self::FlowDestinationAddress(ip) => write!(f, "ct original {} daddr {ip}", ip_keyword(*ip)),
+            Self::FlowDestinationPort(port) => write!(f, "ct original proto-dst {port}"),
+        }
+    }
+}
+
+impl Display for Action {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Return => f.write_str("return"),
+            Self::Dnat(to @ SocketAddr::V4(_)) => write!(f, "dnat ip to {to}"),
+            Self::Dnat(to @ SocketAddr::V6(_)) => write!(f, "dnat ip6 to {to}"),
+            Self::Snat(to) => write!(f, "snat {} to {to}", ip_keyword(*to)),
+            Self::Masquerade => f.write_str("masquerade"),
+            Self::Balance { by, targets } => {
+                let modulus = targets.len();
+                match by {
+                    BalanceKey::Random => write!(f, "numgen random mod {modulus} vmap {{ ")?,
+                    BalanceKey::ClientAddress(family) => write!(
+                        f,
+                        "jhash {} saddr mod {modulus} seed {CLIENT_HASH_SEED:#x} vmap {{ ",
+                        family_keyword(*family)
+                    )?,
+                }
+                for (index, target) in targets.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { ", " };
+                    write!(f, "{separator}{index} comment \"{}\" : goto {}", target.comment, target.chain)?;
+                }
+                f.write_str(" }")
+            }
+        }
+    }
+}
+
+fn ip_keyword(ip: IpAddr) -> &'static str {
+    family_keyword(Family::of(ip))
+}
+
+fn family_keyword(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}

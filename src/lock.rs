@@ -1,0 +1,106 @@
+//! One daemon a node: a locked file in the run folder that holds the daemon's pid.
+//!
+//! The kernel drops the lock when the process dies, however it dies.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// Name of the lock file in the run folder.
+pub const LOCK_FILE: &str = "lock";
+/// Name of the socket in the run folder.
+pub const SOCKET_FILE: &str = "apivip.sock";
+
+/// Why the lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process holds it.
+    #[error("another apivip runs on this node: pid {pid} holds {}", .path.display())]
+    Held {
+        /// Its pid as it wrote it, or `unknown`.
+        pid: String,
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The folder or file cannot be made or locked.
+    #[error("lock {}", .path.display())]
+    Unusable {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The lock, held until this value is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock in `run_dir`, which is made if it does not exist, and writes this process's pid into it.
+    pub fn take(run_dir: &Path) -> Result<Self, LockError> {
+        let path = run_dir.join(LOCK_FILE);
+        let unusable = |source| LockError::Unusable { path: path.clone(), source };
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(run_dir).map_err(unusable)?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(unusable)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(LockError::Held { pid: holder(&mut file), path }),
+            Err(TryLockError::Error(source)) => return Err(unusable(source)),
+        }
+        file.set_len(0).map_err(unusable)?;
+        file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(unusable)?;
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // The file stays: removing it would let two processes lock two files of the same name.
+        let _ = self.file.set_len(0);
+        let _ = self.file.unlock();
+    }
+}
+
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.take(32).read_to_string(&mut text));
+    match text.trim().parse::<u32>() {
+        Ok(pid) if read.is_ok() => pid.to_string(),
+        _ => "unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn second_taker_is_told_the_pid() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Lock::take(dir.path()).unwrap();
+        let Err(LockError::Held { pid, .. }) = Lock::take(dir.path()) else { panic!("taken twice") };
+        assert_eq!(pid, std::process::id().to_string());
+        drop(first);
+        Lock::take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn unusable_folder_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = Lock::take(&file).unwrap_err();
+        assert!(error.to_string().contains("file/lock"), "{error}");
+    }
+}
