@@ -1,13 +1,20 @@
 //! apivip keeps the virtual IP of the `kubernetes` Service pointing at live apiservers, on every node.
 //!
-//! Data flows one way: [`apiserver`] watches and builds a [`model::snapshot::Snapshot`], the reconciler turns it
-//! into a desired state, and the dataplane programs the kernel.
+//! Data flows one way: [`apiserver`] watches and builds a [`model::snapshot::Snapshot`], [`reconcile`] turns it into
+//! a desired state, and [`dataplane`] programs the kernel. [`app`] wires them together.
 
+pub mod admin;
 pub mod apiserver;
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod ledger;
 pub mod lock;
+pub mod metrics;
 pub mod model;
 pub mod privileges;
+pub mod reconcile;
+pub mod report;
+pub mod status;
 pub mod telemetry;

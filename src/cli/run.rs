@@ -1,2 +1,59 @@
+//! `apivip run`: the daemon.
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
 use super::Failure;
-pub(super) fn run(_args: impl Sized) -> Result<(), Failure> { Ok(()) }
+use crate::app::{AppError, Bound};
+use crate::config::RunArgs;
+use crate::{apiserver, privileges, telemetry};
+
+pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
+    telemetry::start(args.log_format, &args.log).map_err(Failure::configuration)?;
+    // One thread: the work is small, and each further thread costs memory on every node.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build()
+        .context("start the runtime")
+        .map_err(Failure::Runtime)?;
+    let outcome = runtime.block_on(daemon(args));
+    // A name that is still being resolved must not delay the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn daemon(args: RunArgs) -> Result<(), Failure> {
+    let access = apiserver::load(args.kubeconfig.as_deref(), args.context.as_deref())
+        .await
+        .map_err(Failure::configuration)?;
+    privileges::require_net_admin().map_err(Failure::configuration)?;
+    let stop = stop_on_signal().context("listen for signals").map_err(Failure::Runtime)?;
+    let bound = Bound::new(args, access).map_err(Failure::runtime)?;
+    tracing::info!(
+        version = crate::config::VERSION,
+        pid = std::process::id(),
+        run_dir = %bound.run_dir().display(),
+        "apivip starts"
+    );
+    bound.run(stop).await.map_err(|error: AppError| Failure::runtime(error))?;
+    tracing::info!("apivip stops");
+    Ok(())
+}
+
+/// Turns true on SIGTERM or SIGINT.
+fn stop_on_signal() -> std::io::Result<watch::Receiver<bool>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        sender.send_replace(true);
+        sender.closed().await;
+    });
+    Ok(receiver)
+}
