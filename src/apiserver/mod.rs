@@ -1,1 +1,118 @@
-//! The Kubernetes API as apivip sees it.
+//! The Kubernetes API as apivip reads it: one Service and its endpoints, kept current.
+//!
+//! In: [`Access`], and which Service. Out: a [`Published`] snapshot after every change that matters to a node, and the
+//! state of the [`Connection`]. Nothing is published before both first lists are complete, and nothing that is read
+//! later ever takes the view back in time. The client dials the endpoints that it reads about, never the virtual IP.
+//!
+//! One session is one connection (two with HTTP/1.1). Whatever goes wrong ends the session: the next one dials the
+//! next apiserver, with fresh credentials, and resumes where the last one stopped.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::model::snapshot::{Snapshot, SnapshotOptions};
+use crate::model::types::ServiceKey;
+
+pub mod access;
+mod backoff;
+mod candidates;
+mod client;
+mod collection;
+pub mod connection;
+pub mod decode;
+mod dialer;
+mod error;
+mod explain;
+pub mod frames;
+mod list;
+pub mod resource;
+mod session;
+mod store;
+mod watch;
+
+pub use access::{Access, AccessError, load};
+pub use connection::{Api, Connection, State};
+
+use backoff::Backoff;
+use candidates::Candidates;
+use connection::Reporter;
+use error::ApiError;
+use session::{Collections, Hub};
+use store::Store;
+
+/// What to read, and how.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Server, CA and credentials.
+    pub access: Access,
+    /// The Service whose virtual IP is kept.
+    pub service: ServiceKey,
+    /// How strictly addresses are judged.
+    pub snapshot: SnapshotOptions,
+}
+
+/// A snapshot, and when it became known.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// When the last byte of the event or list arrived that it follows from.
+    pub received: Instant,
+}
+
+/// Reads the API until nobody listens for snapshots any more, or until the task is aborted. Publishes once both first
+/// lists are complete, and after every change that gives a different snapshot, with the next generation.
+pub async fn run(
+    config: ApiConfig,
+    snapshots: tokio::sync::watch::Sender<Option<Published>>,
+    connection: tokio::sync::watch::Sender<Connection>,
+) {
+    let ApiConfig { access, service, snapshot } = config;
+    let hub = Hub {
+        key: service,
+        candidates: Arc::new(Mutex::new(Candidates::new(rand::random_range(0..usize::MAX)))),
+        store: Mutex::new(Store::new(snapshot)),
+        reporter: Mutex::new(Reporter::new(connection)),
+        snapshots,
+    };
+    let mut collections = Collections::new();
+    let mut backoff = Backoff::default();
+    loop {
+        let ended = tokio::select! {
+            ended = session::run(&access, &mut collections, &hub) => ended,
+            () = hub.snapshots.closed() => return,
+        };
+        let error = match ended {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        let delay = settle(&hub, &error, &mut backoff);
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = hub.snapshots.closed() => return,
+        }
+    }
+}
+
+/// Draws the conclusions from the end of a session. Returns how long to wait before the next.
+fn settle(hub: &Hub, error: &ApiError, backoff: &mut Backoff) -> Duration {
+    let mut candidates = hub.candidates();
+    let address = candidates.address();
+    if let ApiError::ThroughVip = error {
+        let address = address.map(tracing::field::display);
+        tracing::warn!(
+            address,
+            "the Kubernetes API was reached through its virtual IP; an endpoint is dialled from now on"
+        );
+        candidates.restart();
+        hub.reporter().moved();
+        return Duration::ZERO;
+    }
+    candidates.failed();
+    let synced_at = hub.reporter().ended(error, address);
+    let healthy = synced_at.map_or(Duration::ZERO, |at| at.elapsed());
+    backoff.next(healthy, &mut rand::rng())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! How the API is reached: which server, which CA, which credentials.
+//!
+//! In: a kubeconfig, or the environment of a Pod. Out: [`Access`], checked as far as it can be without a connection,
+//! or an [`AccessError`] that is the operator's to correct. Everything wrong with the configuration is found here,
+//! before anything on the node was touched.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use kube::Config;
+use rustls::pki_types::ServerName;
+
+mod certificates;
+mod error;
+mod incluster;
+mod kubeconfig;
+mod prepare;
+mod token;
+
+pub use error::AccessError;
+pub(super) use prepare::prepare;
+pub(super) use token::Token;
+
+/// The name that TLS verifies, whichever address is dialled. Every installer puts it into each apiserver's certificate,
+/// because Pods reach the API by it; a node's address or a load balancer's name need not be there.
+pub const TLS_NAME: &str = "kubernetes.default.svc";
+
+/// Checked access to the API. The secrets in it are not shown by `Debug`.
+#[derive(Clone, Debug)]
+pub struct Access {
+    config: Config,
+    server: Server,
+    tls_name: String,
+    server_name: ServerName<'static>,
+    token: Option<Arc<Token>>,
+    source: String,
+    ca: String,
+}
+
+/// The server that is dialled before any endpoint is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// A DNS name, or an IP address without brackets.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Loads and checks the access to the API from `kubeconfig` (with `context`, or its current-context), or, if there is
+/// none, from what a Pod has.
+///
+/// # Errors
+/// Whatever is wrong with the configuration, as one line. Nothing is dialled and no credential plugin is run.
+pub async fn load(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Access, AccessError> {
+    install_provider();
+    match kubeconfig {
+        Some(path) => kubeconfig::load(path, context).await,
+        None => incluster::load(|name| std::env::var(name).ok(), Path::new(incluster::SERVICE_ACCOUNT)),
+    }
+}
+
+impl Access {
+    /// The server that is dialled before any endpoint is known.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The name that an apiserver's certificate must carry: the kubeconfig's `tls-server-name`, or [`TLS_NAME`].
+    pub fn tls_name(&self) -> &str {
+        &self.tls_name
+    }
+
+    /// The same as [`Self::tls_name`], as rustls takes it.
+    pub fn server_name(&self) -> ServerName<'static> {
+        self.server_name.clone()
+    }
+
+    /// What the credentials came from, for messages.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// What the CA came from, for messages.
+    pub fn ca(&self) -> &str {
+        &self.ca
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn token(&self) -> Option<Arc<Token>> {
+        self.token.clone()
+    }
+
+    /// The TLS settings for a connection to an apiserver, with the CA and the client certificate read anew.
+    ///
+    /// # Errors
+    /// One line that says what can no longer be read. A credential plugin is run if there is one, which can take
+    /// seconds.
+    pub async fn tls_config(&self) -> Result<rustls::ClientConfig, String> {
+        prepare(self).await.map(|prepared| prepared.tls)
+    }
+}
+
+/// Chooses rustls's cryptography, once per process. kube builds its TLS settings on the process's default, which
+/// would panic if another crate's features ever made that choice ambiguous.
+fn install_provider() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Fails only if another thread installed one meanwhile, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+}
+
+#[cfg(test)]
+mod tests;

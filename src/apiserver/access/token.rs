@@ -1,0 +1,55 @@
+//! A bearer token in a file that others renew.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use http::HeaderValue;
+
+/// Reads the token anew for every request, which is every few minutes. If it cannot be read the last one is used: some
+/// tools remove the file after the start.
+pub(in crate::apiserver) struct Token {
+    file: PathBuf,
+    last: Mutex<HeaderValue>,
+}
+
+impl Token {
+    /// Reads the token for the first time. The error does not repeat the file's name.
+    pub(super) fn open(file: &Path) -> Result<Self, String> {
+        let last = Mutex::new(read(file)?);
+        Ok(Self { file: file.to_owned(), last })
+    }
+
+    /// The value of the Authorization header.
+    pub(in crate::apiserver) fn header(&self) -> HeaderValue {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match read(&self.file) {
+            Ok(header) => *last = header,
+            Err(cause) => {
+                tracing::debug!(file = %self.file.display(), cause, "the token file cannot be read; using the last");
+            }
+        }
+        last.clone()
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+fn read(file: &Path) -> Result<HeaderValue, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    bearer(&text).ok_or_else(|| "it does not hold a token".to_owned())
+}
+
+/// The header for a token, without the white space around it that editors leave.
+pub(super) fn bearer(token: &str) -> Option<HeaderValue> {
+    let token = token.trim();
+    if token.is_empty() {
+        return None;
+    }
+    let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}

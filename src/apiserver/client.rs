@@ -1,0 +1,167 @@
+//! One session's HTTP client: authentication, base path and status codes around the [`Dialer`].
+//!
+//! In: [`Access`] as it is on disk at this moment, so that renewed certificates and keys are picked up by each new
+//! session. Out: response bodies of successful requests, or one [`ApiError`].
+
+use std::error::Error;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::ConfigExt;
+use tokio::time::timeout;
+use tower::util::{BoxCloneSyncService, Either};
+use tower::{Layer, ServiceExt};
+
+use super::access::{self, Access, Token};
+use super::candidates::Candidates;
+use super::decode::Status;
+use super::dialer::Dialer;
+use super::error::{ApiError, DialError, one_line};
+use super::explain::{Expected, explain};
+use super::resource::Asked;
+
+/// How long a server may take until the head of its answer. It must be above the 3 s for which an apiserver waits
+/// for its cache to reach a resourceVersion; dead connections are noticed sooner, by PING and keepalive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// HTTP/2 PING: pause between two, and how long the answer may take.
+const PING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
+
+/// HTTP/2 flow-control window per stream, in bytes: what one watch can make us hold before it is read.
+const WINDOW: u32 = 256 << 10;
+
+/// How much of a failed request's body is read for its message, in bytes.
+const MESSAGE_BYTES: usize = 16 << 10;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+type Http = BoxCloneSyncService<Request<Empty<Bytes>>, Response<Incoming>, BoxError>;
+
+/// Sends requests over connections of its own: dropping it closes them.
+pub(super) struct Client {
+    http: Http,
+    token: Option<Arc<Token>>,
+    expected: Expected,
+    credentials: String,
+}
+
+impl Client {
+    /// Reads the credentials. Nothing is dialled before the first request.
+    pub(super) async fn open(access: &Access, candidates: &Arc<Mutex<Candidates>>) -> Result<Self, ApiError> {
+        let prepared = access::prepare(access).await.map_err(ApiError::Prepare)?;
+        let expected = Expected { name: access.tls_name().to_owned(), ca: access.ca().to_owned() };
+        let dialer = Dialer::new(
+            prepared.tls,
+            access.server_name(),
+            access.server().clone(),
+            expected.clone(),
+            Arc::clone(candidates),
+        );
+        let http = legacy::Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .http2_keep_alive_interval(PING.0)
+            .http2_keep_alive_timeout(PING.1)
+            .http2_keep_alive_while_idle(true)
+            .http2_initial_stream_window_size(WINDOW)
+            .http2_initial_connection_window_size(2 * WINDOW)
+            .build::<_, Empty<Bytes>>(dialer)
+            .map_err(BoxError::from);
+        let http = access.config().base_uri_layer().layer(http);
+        let http = match prepared.auth {
+            Some(auth) => Either::Left(auth.layer(http)),
+            None => Either::Right(http),
+        };
+        let http = prepared.headers.layer(http);
+        Ok(Self {
+            http: BoxCloneSyncService::new(http),
+            token: access.token(),
+            expected,
+            credentials: access.source().to_owned(),
+        })
+    }
+
+    /// Sends a GET. Returns once the head of a successful answer is there.
+    pub(super) async fn get(&self, asked: &Asked, target: &str) -> Result<Response<Incoming>, ApiError> {
+        let request = self.request(target).map_err(|cause| ApiError::Prepare(cause.to_string()))?;
+        let response = match timeout(HEAD_TIMEOUT, self.http.clone().oneshot(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(self.broken(asked, error.as_ref())),
+            Err(_) => return Err(ApiError::Silent { asked: asked.clone(), limit: HEAD_TIMEOUT }),
+        };
+        if response.status() != StatusCode::OK {
+            return Err(self.refused(asked, response).await);
+        }
+        match response.headers().get(CONTENT_TYPE) {
+            Some(kind) if !kind.as_bytes().starts_with(b"application/json") => {
+                let kind = one_line(&String::from_utf8_lossy(kind.as_bytes()));
+                let problem = format!("answered with {kind} instead of JSON: this is no apiserver");
+                Err(ApiError::Protocol { asked: asked.clone(), problem })
+            }
+            _ => Ok(response),
+        }
+    }
+
+    /// What a failure of the connection means.
+    pub(super) fn broken(&self, asked: &Asked, error: &(dyn Error + 'static)) -> ApiError {
+        let mut next = Some(error);
+        while let Some(cause) = next {
+            if let Some(dial) = cause.downcast_ref::<DialError>() {
+                return ApiError::Dial(dial.clone());
+            }
+            if let Some(plugin) = cause.downcast_ref::<kube::client::AuthError>() {
+                return ApiError::Prepare(one_line(&plugin.to_string()));
+            }
+            next = cause.source();
+        }
+        ApiError::Broken { asked: asked.clone(), cause: explain(error, &self.expected) }
+    }
+
+    fn request(&self, target: &str) -> Result<Request<Empty<Bytes>>, BoxError> {
+        let mut request = Request::get(target)
+            .header(ACCEPT, HeaderValue::from_static("application/json"))
+            .header(USER_AGENT, HeaderValue::from_static(concat!("apivip/", env!("CARGO_PKG_VERSION"))));
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token.header());
+        }
+        Ok(request.body(Empty::new())?)
+    }
+
+    async fn refused(&self, asked: &Asked, response: Response<Incoming>) -> ApiError {
+        let code = response.status();
+        let status = read_status(response).await;
+        let message = match &*status.message {
+            "" => code.canonical_reason().unwrap_or("no reason given").to_owned(),
+            message => one_line(message),
+        };
+        let asked = asked.clone();
+        // Sent as 504, and as 500 by servers before 1.19.
+        if status.message.contains("Too large resource version") {
+            return ApiError::FromTheFuture { asked, message };
+        }
+        match code {
+            StatusCode::UNAUTHORIZED => {
+                ApiError::Unauthorized { asked, credentials: self.credentials.clone() }
+            }
+            StatusCode::FORBIDDEN => ApiError::Forbidden { asked, message },
+            StatusCode::NOT_FOUND => ApiError::NotFound { asked },
+            StatusCode::GONE => ApiError::Expired { asked },
+            code => ApiError::Status { asked, code: code.as_u16(), message },
+        }
+    }
+}
+
+/// The Status object that a failed request comes with; empty if it comes with something else.
+async fn read_status(response: Response<Incoming>) -> Status {
+    let body = Limited::new(response.into_body(), MESSAGE_BYTES).collect();
+    match timeout(HEAD_TIMEOUT, body).await {
+        Ok(Ok(body)) => serde_json::from_slice(&body.to_bytes()).unwrap_or_default(),
+        Ok(Err(_)) | Err(_) => Status::default(),
+    }
+}

@@ -1,0 +1,201 @@
+//! Follows one collection through one session: list, watch, resume, relist.
+//!
+//! In: a client, and the [`Position`] that earlier sessions left behind. Out: changes and progress to a [`Sink`]; the
+//! error that ended the session. The position outlives the session, so that a reconnect resumes where it stopped.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use super::client::Client;
+use super::decode::{Change, Event};
+use super::error::{ApiError, one_line};
+use super::list::list;
+use super::resource::{Asked, ListFrom, Resource};
+use super::watch;
+use crate::model::types::ServiceKey;
+
+/// A watch that ends sooner than this without a word was not worth starting again at once.
+const SHORT_WATCH: Duration = Duration::from_secs(1);
+
+/// Where the next request continues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Position {
+    /// With a list.
+    List(ListFrom),
+    /// With a watch of everything after this resourceVersion.
+    Watch(String),
+}
+
+/// What happens while a collection is followed.
+pub(super) trait Sink {
+    /// The view changed. An error ends the session.
+    fn changed(&self, resource: Resource, change: Change, received: Instant) -> Result<(), ApiError>;
+    /// The server accepted a watch: what is known is current from now on.
+    fn watching(&self, resource: Resource);
+    /// An event, a bookmark or a further list was read.
+    fn counted(&self, what: Counted);
+}
+
+/// What a [`Sink`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    Event,
+    Bookmark,
+    Relist,
+}
+
+/// One collection and how far it has been read.
+#[derive(Debug)]
+pub(super) struct Collection {
+    resource: Resource,
+    position: Position,
+    listed: bool,
+}
+
+impl Collection {
+    pub(super) fn new(resource: Resource) -> Self {
+        Self { resource, position: Position::List(ListFrom::Cache), listed: false }
+    }
+
+    /// Forgets the position: the next list is read through to etcd, as a version of another collection says nothing
+    /// about this one.
+    pub(super) fn forget(&mut self) {
+        self.position = Position::List(ListFrom::Newest);
+        self.listed = false;
+    }
+
+    /// Whether it was listed, in whichever session, and not forgotten since.
+    pub(super) fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// Lists and watches until something fails.
+    pub(super) async fn follow(
+        &mut self,
+        client: &Client,
+        key: &ServiceKey,
+        sink: &impl Sink,
+    ) -> Result<Infallible, ApiError> {
+        // Without progress in between, a second refusal of our resourceVersion is the server's fault.
+        let mut refused = false;
+        loop {
+            let failure = match self.position.clone() {
+                Position::List(from) => match self.list(client, key, &from, sink).await {
+                    Ok(()) => continue,
+                    Err(failure) => failure,
+                },
+                Position::Watch(version) => match self.watch(client, key, &version, sink).await {
+                    Ok(()) => {
+                        refused = false;
+                        continue;
+                    }
+                    Err(failure) => {
+                        refused &= self.position == Position::Watch(version);
+                        failure
+                    }
+                },
+            };
+            match failure {
+                ApiError::Expired { .. } | ApiError::FromTheFuture { .. } if !refused => {
+                    tracing::debug!(reason = %failure, "listing anew");
+                    refused = true;
+                    self.position = Position::List(ListFrom::Newest);
+                }
+                failure => {
+                    self.recover(&failure);
+                    return Err(failure);
+                }
+            }
+        }
+    }
+
+    async fn list(
+        &mut self,
+        client: &Client,
+        key: &ServiceKey,
+        from: &ListFrom,
+        sink: &impl Sink,
+    ) -> Result<(), ApiError> {
+        let (listed, received) = list(client, self.resource, key, from).await?;
+        if std::mem::replace(&mut self.listed, true) {
+            sink.counted(Counted::Relist);
+        }
+        self.position = Position::Watch(listed.version);
+        sink.changed(self.resource, listed.change, received)
+    }
+
+    async fn watch(
+        &mut self,
+        client: &Client,
+        key: &ServiceKey,
+        version: &str,
+        sink: &impl Sink,
+    ) -> Result<(), ApiError> {
+        let asked = Asked { verb: "watch", resource: self.resource, namespace: key.namespace.clone() };
+        let seconds = watch::seconds(&mut rand::rng());
+        let target = self.resource.watch_target(key, version, seconds);
+        let response = client.get(&asked, &target).await?;
+        sink.watching(self.resource);
+        let started = Instant::now();
+        let mut heard = false;
+        watch::read(
+            response.into_body(),
+            &asked,
+            key,
+            watch::silence(seconds),
+            |error: hyper::Error| client.broken(&asked, &error),
+            |event, received| {
+                heard = true;
+                self.take(event, &asked, received, sink)
+            },
+        )
+        .await?;
+        if !heard && started.elapsed() < SHORT_WATCH {
+            let problem = "ended the watch as soon as it had begun".to_owned();
+            return Err(ApiError::Protocol { asked, problem });
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        event: Event,
+        asked: &Asked,
+        received: Instant,
+        sink: &impl Sink,
+    ) -> Result<(), ApiError> {
+        let (version, change) = match event {
+            Event::Changed(change, version) => {
+                sink.counted(Counted::Event);
+                (version, change)
+            }
+            Event::Bookmark(version) => {
+                sink.counted(Counted::Bookmark);
+                (version, None)
+            }
+            Event::Failed { code: 410, .. } => return Err(ApiError::Expired { asked: asked.clone() }),
+            Event::Failed { code, message } => {
+                let problem = format!("ended the watch with error {code}: {}", one_line(&message));
+                return Err(ApiError::Protocol { asked: asked.clone(), problem });
+            }
+        };
+        if !version.is_empty() {
+            self.position = Position::Watch(version);
+        }
+        change.map_or(Ok(()), |change| sink.changed(self.resource, change, received))
+    }
+
+    /// Where the next session begins after `failure`. What could not be understood, a resumed watch would send again;
+    /// so that is listed anew.
+    fn recover(&mut self, failure: &ApiError) {
+        self.position = match (failure, &self.position) {
+            (ApiError::Expired { .. } | ApiError::FromTheFuture { .. }, _) => {
+                Position::List(ListFrom::Newest)
+            }
+            (ApiError::Protocol { .. }, Position::Watch(version)) => {
+                Position::List(ListFrom::AtLeast(version.clone()))
+            }
+            (_, position) => position.clone(),
+        };
+    }
+}

@@ -1,0 +1,182 @@
+//! What the daemon knows of its connection to the API, for status, metrics and the log.
+//!
+//! In: the steps of each session. Out: a [`Connection`] for whoever shows it, and one log line when a failure starts,
+//! changes or ends.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Serialize, Serializer};
+use tokio::sync::watch;
+
+use super::collection::Counted;
+use super::error::ApiError;
+use super::resource::Resource;
+
+/// How many different failures of one outage are logged. Servers word their messages as they like.
+const LOGGED_FAILURES: usize = 32;
+
+/// The connection to the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Connection {
+    /// Whether the view is current.
+    pub state: State,
+    /// Since when it is in this state. Serialized as seconds since 1970.
+    #[serde(serialize_with = "unix_seconds")]
+    pub since: SystemTime,
+    /// The apiserver that the session is with.
+    pub address: Option<SocketAddr>,
+    /// In which form this server publishes endpoints.
+    pub api: Api,
+    /// Why the last session ended, one line. Kept until the next success.
+    pub last_error: Option<String>,
+    /// Sessions after the first.
+    pub reconnects: u64,
+    /// Lists of a collection after its first.
+    pub relists: u64,
+    /// Events that changed an object.
+    pub events: u64,
+    /// Bookmarks.
+    pub bookmarks: u64,
+}
+
+/// Whether the view of the API is current.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nothing has been read yet.
+    Connecting,
+    /// Both collections are watched.
+    Synced,
+    /// What was read stands, but changes do not arrive.
+    Degraded,
+}
+
+/// In which form endpoints are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Api {
+    /// Not known yet.
+    Unknown,
+    /// EndpointSlices `discovery.k8s.io/v1`.
+    Slices,
+    /// `v1` Endpoints.
+    Endpoints,
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Self {
+            state: State::Connecting,
+            since: SystemTime::now(),
+            address: None,
+            api: Api::Unknown,
+            last_error: None,
+            reconnects: 0,
+            relists: 0,
+            events: 0,
+            bookmarks: 0,
+        }
+    }
+}
+
+fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+}
+
+/// Keeps a [`Connection`] up to date and logs its turns.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    sender: watch::Sender<Connection>,
+    watching: BTreeSet<Resource>,
+    synced_at: Option<Instant>,
+    logged: BTreeSet<String>,
+    outage: Option<Instant>,
+}
+
+impl Reporter {
+    pub(super) fn new(sender: watch::Sender<Connection>) -> Self {
+        Self { sender, watching: BTreeSet::new(), synced_at: None, logged: BTreeSet::new(), outage: None }
+    }
+
+    /// A watch was accepted by `address`. Two collections make the view current.
+    pub(super) fn watching(&mut self, resource: Resource, address: Option<SocketAddr>) {
+        let api = match resource {
+            Resource::Service => None,
+            Resource::Slices => Some(Api::Slices),
+            Resource::Endpoints => Some(Api::Endpoints),
+        };
+        self.watching.insert(resource);
+        self.sender.send_modify(|connection| {
+            connection.address = address;
+            connection.api = api.unwrap_or(connection.api);
+        });
+        if self.watching.len() < 2 || self.synced_at.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        self.synced_at = Some(now);
+        let mut api = Api::Unknown;
+        self.sender.send_modify(|connection| {
+            turn(connection, State::Synced);
+            connection.last_error = None;
+            api = connection.api;
+        });
+        let address = address.map(tracing::field::display);
+        match self.outage.take() {
+            Some(begin) => {
+                let seconds = now.duration_since(begin).as_secs();
+                tracing::info!(address, ?api, after_seconds = seconds, "the Kubernetes API is read again");
+            }
+            None => tracing::info!(address, ?api, "the Kubernetes API is read"),
+        }
+        self.logged.clear();
+    }
+
+    /// The session with `address` ended. Returns when both collections had become current in it.
+    pub(super) fn ended(&mut self, error: &ApiError, address: Option<SocketAddr>) -> Option<Instant> {
+        let text = error.to_string();
+        self.watching.clear();
+        self.outage.get_or_insert_with(Instant::now);
+        let line = (address.map(|address| address.to_string()).unwrap_or_default(), &text);
+        if self.logged.len() < LOGGED_FAILURES && self.logged.insert(format!("{line:?}")) {
+            let address = address.map(tracing::field::display);
+            tracing::warn!(address, error = %text, "cannot read the Kubernetes API");
+        }
+        self.sender.send_modify(|connection| {
+            if connection.state == State::Synced {
+                turn(connection, State::Degraded);
+            }
+            connection.address = None;
+            connection.last_error = Some(text);
+            connection.reconnects += 1;
+        });
+        self.synced_at.take()
+    }
+
+    /// The session ends for a good reason.
+    pub(super) fn moved(&mut self) {
+        self.watching.clear();
+        self.synced_at = None;
+        self.sender.send_modify(|connection| {
+            connection.address = None;
+            connection.reconnects += 1;
+        });
+    }
+
+    pub(super) fn counted(&self, what: Counted) {
+        self.sender.send_modify(|connection| match what {
+            Counted::Event => connection.events += 1,
+            Counted::Bookmark => connection.bookmarks += 1,
+            Counted::Relist => connection.relists += 1,
+        });
+    }
+}
+
+fn turn(connection: &mut Connection, state: State) {
+    if connection.state != state {
+        connection.state = state;
+        connection.since = SystemTime::now();
+    }
+}

@@ -1,0 +1,123 @@
+//! What goes wrong while the API is read, each as one readable line.
+//!
+//! Text that a server sent is cleaned and cut before it becomes part of a line.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::decode::DecodeError;
+use super::frames::TooLong;
+use super::resource::Asked;
+
+/// Why a session with an apiserver ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("prepare the connection: {0}")]
+    Prepare(String),
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("{asked}: the connection broke: {cause}")]
+    Broken { asked: Asked, cause: String },
+    #[error("{asked}: no answer within {} s", limit.as_secs())]
+    Silent { asked: Asked, limit: Duration },
+    #[error("{asked}: the server does not accept the credentials (401); check {credentials}")]
+    Unauthorized { asked: Asked, credentials: String },
+    #[error(
+        "{asked}: not allowed (403); bind a Role in namespace {} that grants get, list and watch on {} \
+         to this user: {message}",
+        asked.namespace, asked.resource.rbac_name()
+    )]
+    Forbidden { asked: Asked, message: String },
+    #[error("{asked}: the server does not have this resource (404)")]
+    NotFound { asked: Asked },
+    #[error("{asked}: the server no longer has the resourceVersion asked for (410)")]
+    Expired { asked: Asked },
+    #[error("{asked}: the server does not have the resourceVersion asked for yet: {message}")]
+    FromTheFuture { asked: Asked, message: String },
+    #[error("{asked}: the server answered {code}: {message}")]
+    Status { asked: Asked, code: u16, message: String },
+    #[error("{asked}: the server {problem}")]
+    Protocol { asked: Asked, problem: String },
+    #[error("connected through the virtual IP; an endpoint is dialled from now on")]
+    ThroughVip,
+}
+
+impl ApiError {
+    pub(super) fn decode(asked: &Asked, error: &DecodeError) -> Self {
+        Self::Protocol { asked: asked.clone(), problem: one_line(&error.to_string()) }
+    }
+
+    pub(super) fn too_long(asked: &Asked, error: TooLong) -> Self {
+        let problem = format!("sent more than {} MiB as one object", error.limit >> 20);
+        Self::Protocol { asked: asked.clone(), problem }
+    }
+}
+
+/// No address could be connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DialError {
+    /// Why there was nothing to dial, or else empty.
+    pub(super) unresolved: Option<String>,
+    /// What was dialled, and what came of it.
+    pub(super) attempts: Vec<(SocketAddr, String)>,
+}
+
+impl std::error::Error for DialError {}
+
+impl std::fmt::Display for DialError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // In the order of the addresses, not of the attempts: the same failure must read the same, as it is logged
+        // only when it changes.
+        let mut attempts: Vec<_> = self.attempts.iter().collect();
+        attempts.sort();
+        f.write_str("no apiserver can be reached")?;
+        let mut separator = ": ";
+        for (address, cause) in attempts {
+            write!(f, "{separator}{address}: {cause}")?;
+            separator = "; ";
+        }
+        match &self.unresolved {
+            Some(cause) => write!(f, "{separator}{cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes text of a stranger fit for a line: no control characters, single spaces, at most 300 characters.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()) {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    if line.chars().count() > 300 {
+        line = line.chars().take(299).chain(['…']).collect();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_becomes_one_short_line() {
+        assert_eq!(one_line(" a\n\tb\u{1b}[31m  c\r\n"), "a b [31m c");
+        assert_eq!(one_line(&"x".repeat(1000)).chars().count(), 300);
+    }
+
+    #[test]
+    fn a_failed_dial_reads_the_same_in_whatever_order() {
+        let a = (SocketAddr::from(([192, 0, 2, 11], 6443)), "refused".to_owned());
+        let b = (SocketAddr::from(([192, 0, 2, 12], 6443)), "no answer within 3 s".to_owned());
+        let one = DialError { unresolved: None, attempts: vec![a.clone(), b.clone()] };
+        let other = DialError { unresolved: None, attempts: vec![b, a] };
+        assert_eq!(one.to_string(), other.to_string());
+        assert_eq!(
+            one.to_string(),
+            "no apiserver can be reached: 192.0.2.11:6443: refused; 192.0.2.12:6443: no answer within 3 s"
+        );
+    }
+}

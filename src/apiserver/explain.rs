@@ -1,0 +1,110 @@
+//! Why a connection or a handshake failed, in words that say what to do.
+//!
+//! In: errors as hyper, rustls and the kernel nest them. Out: one line.
+
+use std::error::Error;
+use std::io;
+
+use rustls::{AlertDescription, CertificateError};
+
+use super::error::one_line;
+
+/// What the server's certificate is held against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Expected {
+    /// The name that it must carry.
+    pub(super) name: String,
+    /// Where the CA comes from.
+    pub(super) ca: String,
+}
+
+/// Explains `error`, whose innermost known cause counts.
+pub(super) fn explain(error: &(dyn Error + 'static), expected: &Expected) -> String {
+    let chain = chain(error);
+    if let Some(tls) = chain.iter().find_map(|error| error.downcast_ref::<rustls::Error>()) {
+        return one_line(&explain_tls(tls, expected));
+    }
+    if let Some(io) = chain.iter().rev().find_map(|error| error.downcast_ref::<io::Error>()) {
+        return one_line(&explain_io(io));
+    }
+    let mut texts: Vec<String> = Vec::new();
+    for error in &chain {
+        let text = error.to_string();
+        if !texts.iter().any(|known| known.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    one_line(&texts.join(": "))
+}
+
+/// The error and its causes. `io::Error` hides the error that it wraps: its `source` is already one further.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
+    let mut chain = vec![error];
+    let mut last = error;
+    // A chain is a handful of errors deep; the bound is for one that contains itself.
+    while chain.len() < 16 {
+        let wrapped = last.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let next: &'a (dyn Error + 'static) = match (wrapped, last.source()) {
+            (Some(wrapped), _) => wrapped,
+            (None, Some(source)) => source,
+            (None, None) => break,
+        };
+        chain.push(next);
+        last = next;
+    }
+    chain
+}
+
+fn explain_tls(error: &rustls::Error, expected: &Expected) -> String {
+    let Expected { name, ca } = expected;
+    match error {
+        rustls::Error::InvalidCertificate(error) => match error {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
+                "its certificate is not signed by the cluster CA ({ca}): this is another cluster's server, or the \
+                 CA was replaced"
+            ),
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired: renew it there, or correct this node's clock".to_owned()
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not valid yet: this node's clock or the server's is wrong".to_owned()
+            }
+            CertificateError::NotValidForName => format!("its certificate does not carry the name {name}"),
+            CertificateError::NotValidForNameContext { presented, .. } => {
+                format!("its certificate does not carry the name {name}; it carries {}", presented.join(", "))
+            }
+            other => format!("its certificate is refused: {other}"),
+        },
+        rustls::Error::AlertReceived(alert) if is_about_our_certificate(*alert) => {
+            format!(
+                "the server refuses our client certificate ({alert:?}): it may have expired or be of another CA"
+            )
+        }
+        rustls::Error::InvalidMessage(_) => "the server does not speak TLS".to_owned(),
+        other => format!("TLS: {other}"),
+    }
+}
+
+fn is_about_our_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateRequired
+            | AlertDescription::AccessDenied
+    )
+}
+
+fn explain_io(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::ConnectionReset => "connection reset by the server".to_owned(),
+        io::ErrorKind::TimedOut => "the connection is dead: the server stopped answering".to_owned(),
+        io::ErrorKind::UnexpectedEof => "the server closed the connection in the middle".to_owned(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,139 @@
+//! One session: one client, both collections followed over it, until the first failure.
+//!
+//! In: the collections' positions from the session before. Out: snapshots to whoever listens; the error that ended it.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Notify, watch};
+
+use super::Published;
+use super::access::Access;
+use super::candidates::Candidates;
+use super::client::Client;
+use super::collection::{Collection, Counted, Sink};
+use super::connection::Reporter;
+use super::decode::Change;
+use super::error::ApiError;
+use super::resource::Resource;
+use super::store::Store;
+use crate::model::types::ServiceKey;
+
+/// The two collections and how far each has been read. The endpoints have two possible forms.
+#[derive(Debug)]
+pub(super) struct Collections {
+    service: Collection,
+    slices: Collection,
+    endpoints: Collection,
+}
+
+impl Collections {
+    pub(super) fn new() -> Self {
+        Self {
+            service: Collection::new(Resource::Service),
+            slices: Collection::new(Resource::Slices),
+            endpoints: Collection::new(Resource::Endpoints),
+        }
+    }
+}
+
+/// What sessions share: the view, where it is published, and which servers can be dialled.
+pub(super) struct Hub {
+    pub(super) key: ServiceKey,
+    pub(super) candidates: Arc<Mutex<Candidates>>,
+    pub(super) store: Mutex<Store>,
+    pub(super) reporter: Mutex<Reporter>,
+    pub(super) snapshots: watch::Sender<Option<Published>>,
+}
+
+impl Hub {
+    pub(super) fn candidates(&self) -> MutexGuard<'_, Candidates> {
+        self.candidates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn reporter(&self) -> MutexGuard<'_, Reporter> {
+        self.reporter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The hub as one session sees it.
+struct Session<'a> {
+    hub: &'a Hub,
+    /// The Service was read: the connection stands.
+    opened: Notify,
+}
+
+impl Session<'_> {
+    fn heard(&self, resource: Resource) {
+        if resource == Resource::Service {
+            self.opened.notify_one();
+        }
+    }
+}
+
+impl Sink for Session<'_> {
+    fn changed(&self, resource: Resource, change: Change, received: Instant) -> Result<(), ApiError> {
+        self.heard(resource);
+        let snapshot = self.hub.store.lock().unwrap_or_else(PoisonError::into_inner).apply(change);
+        if let Some(snapshot) = snapshot {
+            self.hub.candidates().publish(&snapshot);
+            self.hub.snapshots.send_replace(Some(Published { snapshot, received }));
+        }
+        if self.hub.candidates().is_through_vip() { Err(ApiError::ThroughVip) } else { Ok(()) }
+    }
+
+    fn watching(&self, resource: Resource) {
+        self.heard(resource);
+        let address = self.hub.candidates().address();
+        self.hub.reporter().watching(resource, address);
+    }
+
+    fn counted(&self, what: Counted) {
+        self.hub.reporter().counted(what);
+    }
+}
+
+/// Runs one session until it fails.
+pub(super) async fn run(
+    access: &Access,
+    collections: &mut Collections,
+    hub: &Hub,
+) -> Result<Infallible, ApiError> {
+    let client = Client::open(access, &hub.candidates).await?;
+    let session = Session { hub, opened: Notify::new() };
+    let Collections { service, slices, endpoints } = collections;
+    let service = service.follow(&client, &hub.key, &session);
+    let endpoints = async {
+        // The second request waits for the first answer: by then it is known whether the connection is HTTP/2, and
+        // both watches share it instead of racing to dial two.
+        session.opened.notified().await;
+        follow_endpoints(slices, endpoints, &client, &session).await
+    };
+    tokio::try_join!(service, endpoints).map(|(never, _)| never)
+}
+
+/// Follows slices where the server has them, else Endpoints. Every session decides anew: the next server may be newer.
+/// Whichever form takes over begins with a list, as the view holds the other form until then.
+async fn follow_endpoints(
+    slices: &mut Collection,
+    endpoints: &mut Collection,
+    client: &Client,
+    session: &Session<'_>,
+) -> Result<Infallible, ApiError> {
+    let key = &session.hub.key;
+    loop {
+        let asked = match slices.follow(client, key, session).await {
+            Err(ApiError::NotFound { asked }) => asked,
+            other => return other,
+        };
+        if slices.is_listed() {
+            endpoints.forget();
+        }
+        slices.forget();
+        // Only a list decides: a watch is refused with 404 for other reasons too.
+        if asked.verb == "list" {
+            return endpoints.follow(client, key, session).await;
+        }
+    }
+}
