@@ -8,3 +8,4 @@ pub mod netns;
 pub mod nft;
 pub mod pki;
 pub mod process;
+pub mod real;

@@ -126,12 +126,13 @@ impl Authority {
     }
 }
 
-/// Makes the key that an apiserver signs service account tokens with: `FOLDER/NAME.key`. It serves as the public
-/// half as well.
-pub fn service_account_key(folder: &Path, name: &str) -> Result<PathBuf> {
-    let path = folder.join(format!("{name}.key"));
-    write(&path, &new_key()?.serialize_pem())?;
-    Ok(path)
+/// Makes the keys of service account tokens: `FOLDER/NAME.key` signs, `FOLDER/NAME.pub` verifies.
+pub fn service_account_keys(folder: &Path, name: &str) -> Result<(PathBuf, PathBuf)> {
+    let key = new_key()?;
+    let (private, public) = (folder.join(format!("{name}.key")), folder.join(format!("{name}.pub")));
+    write(&private, &key.serialize_pem())?;
+    write(&public, &key.public_key_pem())?;
+    Ok((private, public))
 }
 
 fn new_key() -> Result<KeyPair> {
