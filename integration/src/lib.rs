@@ -6,6 +6,7 @@ pub mod kubeconfig;
 pub mod lab;
 pub mod netns;
 pub mod nft;
+pub mod packets;
 pub mod pki;
 pub mod process;
 pub mod real;

@@ -1,13 +1,14 @@
 //! The lab itself: every kind of it is wired as said, works at once and leaves nothing behind.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use apivip::model::types::Family;
 use integration::lab::{DefaultRoute, Families, Lab, LabOptions, PodAttachment, addresses};
 use integration::netns::Namespace;
+use integration::packets::Capture;
 use integration::process::{Signal, Spawned};
 
 /// A refused connection is an answer, too: the packet went there and one came back.
@@ -100,5 +101,21 @@ fn output_is_waited_for() -> Result<()> {
     ensure!(process.wait_for_line("ready", limit)? == "it is ready", "wrong line");
     let error = process.wait_for_line("never said", limit).expect_err("nobody said it").to_string();
     ensure!(error.contains("alas") && error.contains("exit status: 3"), "unhelpful: {error}");
+    Ok(())
+}
+
+#[test]
+fn a_capture_shows_who_calls() -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+    let mut capture = Capture::start(lab.apiserver(1), lab.dir(), "capture", "eth0", "port 9")?;
+    let limit = Duration::from_secs(10);
+    for family in [Family::V4, Family::V6] {
+        let server = SocketAddr::new(addresses::apiserver(1, family), 9);
+        ensure!(answers(lab.pod(1), server.ip()), "pod 1 does not reach {server}");
+        capture
+            .wait_for("the refusal", limit, |segment| segment.source == server && segment.flags == "R.")?;
+        let clients = capture.clients_of(server);
+        ensure!(clients == [addresses::pod(1, family)].into(), "clients of {server}: {clients:?}");
+    }
     Ok(())
 }
