@@ -30,8 +30,8 @@ pub struct Lab {
 impl Lab {
     /// Builds a lab. All addresses are usable when this returns.
     pub fn start(options: LabOptions) -> Result<Self> {
-        let folder =
-            tempfile::Builder::new().prefix("apivip-lab-").tempdir().context("make the lab's folder")?;
+        let prefix = format!("{}{}-", netns::FOLDER_PREFIX, std::process::id());
+        let folder = tempfile::Builder::new().prefix(&prefix).tempdir().context("make the lab's folder")?;
         let own = first_own_apiserver(&options)..=options.apiservers;
         let mut roles = vec!["fabric".to_owned(), "node".to_owned()];
         roles.extend((1..=options.pods).map(|i| format!("pod{i}")));

@@ -13,6 +13,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::command;
 
+/// How the name of a lab's folder begins; the pid of its owner follows.
+pub(crate) const FOLDER_PREFIX: &str = "apivip-lab-";
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 static SWEPT: Once = Once::new();
 
@@ -120,18 +123,34 @@ pub(crate) fn ip_batch(lines: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the namespaces of test processes that died before they could.
+/// Deletes the namespaces, and the folders of labs, that test processes left behind when they were killed.
 fn sweep_stale() -> Result<()> {
-    let Ok(entries) = fs::read_dir("/run/netns") else { return Ok(()) };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix("apivip-").and_then(|rest| rest.split('-').next());
-        let Some(pid) = pid.and_then(|text| text.parse::<u32>().ok()) else { continue };
-        if !Path::new(&format!("/proc/{pid}")).exists() {
+    for name in names_in(Path::new("/run/netns")) {
+        if owner_is_dead(&name, "apivip-") {
             delete(&name)?;
         }
     }
+    let folders = std::env::temp_dir();
+    for name in names_in(&folders) {
+        if owner_is_dead(&name, FOLDER_PREFIX) {
+            let path = folders.join(name);
+            fs::remove_dir_all(&path).with_context(|| format!("delete {}", path.display()))?;
+        }
+    }
     Ok(())
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Whether `name` is PREFIX, the pid of a process that is gone, a dash and something.
+fn owner_is_dead(name: &str, prefix: &str) -> bool {
+    let pid = name.strip_prefix(prefix).and_then(|rest| rest.split_once('-'));
+    let Some(pid) = pid.and_then(|(pid, _)| pid.parse::<u32>().ok()) else { return false };
+    // A zombie has an entry in /proc, but no executable any more.
+    fs::read_link(format!("/proc/{pid}/exe")).is_err()
 }
 
 /// Ends every process inside and deletes the namespace; one that is gone already is fine.
