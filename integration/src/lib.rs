@@ -1,1 +1,12 @@
 //! The harness that proves apivip from the outside.
+
+pub mod command;
+pub mod daemon;
+pub mod kubeconfig;
+pub mod lab;
+pub mod netns;
+pub mod nft;
+pub mod packets;
+pub mod pki;
+pub mod process;
+pub mod real;

@@ -1,0 +1,168 @@
+//! The daemon under test, run as an operator runs it.
+//! In: a namespace, a kubeconfig, arguments. Out: a [`Daemon`] that can be asked, stopped and killed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::command;
+use crate::netns::Namespace;
+use crate::process::{Signal, Spawned};
+
+/// Longest until a daemon has programmed the kernel. It usually takes a tenth of a second.
+const PROGRAMMED_LIMIT: Duration = Duration::from_secs(20);
+
+/// Longest that a daemon may take to end after SIGTERM. The promise is one second.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How the daemon is started.
+#[derive(Clone, Debug, Default)]
+pub struct DaemonOptions {
+    /// The value of `--kubeconfig`; without one the daemon takes in-cluster credentials.
+    pub kubeconfig: Option<PathBuf>,
+    /// More arguments of `apivip run`.
+    pub arguments: Vec<String>,
+    /// Environment variables, added to those of the test.
+    pub environment: Vec<(String, String)>,
+}
+
+impl DaemonOptions {
+    /// With this kubeconfig and nothing else.
+    pub fn kubeconfig(path: impl Into<PathBuf>) -> Self {
+        Self { kubeconfig: Some(path.into()), ..Self::default() }
+    }
+
+    /// With one more argument.
+    #[must_use]
+    pub fn arg(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+}
+
+/// A running daemon. Dropping it kills it.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Spawned,
+    program: PathBuf,
+    run_dir: PathBuf,
+}
+
+impl Daemon {
+    /// Starts the daemon and waits until the kernel is programmed. Its run directory is `FOLDER/run`, its log
+    /// `FOLDER/apivip.stderr`; a second start with the same folder is a restart.
+    pub fn start(node: &Namespace, folder: &Path, options: &DaemonOptions) -> Result<Self> {
+        let mut daemon = Self::spawn(node, folder, options)?;
+        daemon.wait_for_phase("programmed", PROGRAMMED_LIMIT)?;
+        Ok(daemon)
+    }
+
+    /// Starts the daemon and does not wait.
+    pub fn spawn(node: &Namespace, folder: &Path, options: &DaemonOptions) -> Result<Self> {
+        let program = command::program("apivip")?;
+        let run_dir = folder.join("run");
+        let command = run_command(node, &program, &run_dir, options);
+        let process = Spawned::start("apivip", command, folder)?;
+        Ok(Self { process, program, run_dir })
+    }
+
+    /// Waits until the status names this phase.
+    pub fn wait_for_phase(&mut self, phase: &str, limit: Duration) -> Result<Value> {
+        self.wait_for_status(&format!("the phase {phase:?}"), limit, |status| status["phase"] == phase)
+    }
+
+    /// Waits until the status is as `wanted` says; `what` names that in an error. A daemon that does not answer yet
+    /// is asked again.
+    pub fn wait_for_status(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let (program, run_dir) = (self.program.clone(), self.run_dir.clone());
+        self.process
+            .wait_until(what, limit, |_| Ok(ask_status(&program, &run_dir).ok().filter(|s| wanted(s))))
+    }
+
+    /// What `apivip status --json` says.
+    pub fn status(&self) -> Result<Value> {
+        ask_status(&self.program, &self.run_dir)
+    }
+
+    /// What `apivip status --metrics` says.
+    pub fn metrics(&self) -> Result<String> {
+        command::run(status_command(&self.program, &self.run_dir, "--metrics"), "")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        format!("{}{}", self.process.stdout(), self.process.stderr())
+    }
+
+    /// The process, for signals and for lines of its log.
+    pub fn process(&mut self) -> &mut Spawned {
+        &mut self.process
+    }
+
+    /// Sends SIGTERM and waits for the end. Returns how it ended and how long that took.
+    pub fn stop(&mut self) -> Result<(ExitStatus, Duration)> {
+        let begin = Instant::now();
+        self.process.signal(Signal::TERM)?;
+        let status = self.process.wait(STOP_LIMIT)?;
+        Ok((status, begin.elapsed()))
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill().map(drop)
+    }
+
+    /// The folder that holds its lock and its socket.
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+}
+
+/// Runs the daemon to its end, for starts that must fail. Fails if it still runs after `limit`.
+pub fn run_to_end(
+    node: &Namespace,
+    folder: &Path,
+    options: &DaemonOptions,
+    limit: Duration,
+) -> Result<command::Finished> {
+    let program = command::program("apivip")?;
+    command::finish(run_command(node, &program, &folder.join("run"), options), "", limit)
+}
+
+fn run_command(node: &Namespace, program: &Path, run_dir: &Path, options: &DaemonOptions) -> Command {
+    let mut command = node.command(program);
+    command.arg("run");
+    if let Some(path) = &options.kubeconfig {
+        command.arg("--kubeconfig").arg(path);
+    }
+    command.arg("--run-dir").arg(run_dir).args(&options.arguments);
+    command.envs(options.environment.iter().map(|(key, value)| (key, value)));
+    command
+}
+
+fn status_command(program: &Path, run_dir: &Path, form: &str) -> Command {
+    let mut command = Command::new(program);
+    command.arg("status").arg("--run-dir").arg(run_dir).arg(form);
+    command
+}
+
+fn ask_status(program: &Path, run_dir: &Path) -> Result<Value> {
+    let finished = command::finish(status_command(program, run_dir, "--json"), "", command::COMMAND_LIMIT)?;
+    if !finished.status.success() {
+        bail!("apivip status ended with {}: {}", finished.status, finished.stderr.trim());
+    }
+    serde_json::from_str(&finished.stdout).context("parse the status")
+}

@@ -1,0 +1,217 @@
+//! One kube-apiserver process, and the proxies in front of it where the test wants v1 slices.
+//! In: its number, its files and options. Out: flags that keep it small and quick, and its life: start, stop, kill.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::{ADMIN_TOKEN, APIVIP_TOKEN, EndpointsBy, RealOptions};
+use crate::command;
+use crate::lab::{Families, Lab};
+use crate::pki::{self, Authority, KeyFiles};
+use crate::process::{Signal, Spawned};
+
+/// The port that apiservers listen on and publish.
+pub const PORT: u16 = 6443;
+
+/// Longest that an apiserver may take to end after SIGTERM. It usually takes a second.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Admission that only matters to clusters that run pods.
+const UNNEEDED_ADMISSION: &str = "DefaultIngressClass,DefaultStorageClass,LimitRanger,MutatingAdmissionWebhook,\
+     PersistentVolumeClaimResize,Priority,ResourceQuota,RuntimeClass,ServiceAccount,StorageObjectInUseProtection,\
+     TaintNodesByCondition,ValidatingAdmissionWebhook";
+
+/// Only finished requests, without the watch of each client being logged twice.
+const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\n\
+     rules:\n- level: Metadata\n";
+
+/// Files that all apiservers of a lab read.
+pub(super) struct SharedFiles {
+    authority: PathBuf,
+    token_signing_key: PathBuf,
+    token_verifying_key: PathBuf,
+    tokens: PathBuf,
+    audit_policy: PathBuf,
+}
+
+impl SharedFiles {
+    pub(super) fn write(folder: &Path, authority: &Authority) -> Result<Self> {
+        let (token_signing_key, token_verifying_key) = pki::service_account_keys(folder, "service-account")?;
+        let files = Self {
+            authority: authority.certificate().to_owned(),
+            token_signing_key,
+            token_verifying_key,
+            tokens: folder.join("tokens.csv"),
+            audit_policy: folder.join("audit-policy.yaml"),
+        };
+        let tokens = format!("{ADMIN_TOKEN},admin,1,system:masters\n{APIVIP_TOKEN},apivip,2\n");
+        fs::write(&files.tokens, tokens).context("write the tokens")?;
+        fs::write(&files.audit_policy, AUDIT_POLICY).context("write the audit policy")?;
+        Ok(files)
+    }
+}
+
+/// One apiserver, running or not.
+#[derive(Debug)]
+pub(super) struct Apiserver<'lab> {
+    lab: &'lab Lab,
+    number: u8,
+    certificate: KeyFiles,
+    authority: PathBuf,
+    arguments: Vec<String>,
+    proxied: bool,
+    audit_log: PathBuf,
+    process: Option<Spawned>,
+    proxies: Vec<Spawned>,
+}
+
+impl<'lab> Apiserver<'lab> {
+    pub(super) fn new(
+        lab: &'lab Lab,
+        number: u8,
+        authority: &Authority,
+        files: &SharedFiles,
+        etcd: &str,
+        options: RealOptions,
+    ) -> Result<Self> {
+        let mut names = lab.apiserver_addresses(number);
+        names.extend(lab.families().iter().map(|family| crate::lab::addresses::vip(*family)));
+        names.push(std::net::Ipv4Addr::LOCALHOST.into());
+        let mut made = Self {
+            lab,
+            number,
+            certificate: authority.server(&format!("apiserver-{number}"), &names)?,
+            authority: files.authority.clone(),
+            arguments: Vec::new(),
+            proxied: options.slices_v1,
+            audit_log: lab.dir().join(format!("audit-{number}.log")),
+            process: None,
+            proxies: Vec::new(),
+        };
+        made.arguments = made.flags(files, etcd, options);
+        Ok(made)
+    }
+
+    fn flags(&self, files: &SharedFiles, etcd: &str, options: RealOptions) -> Vec<String> {
+        let families = self.lab.options().families;
+        // Behind a proxy it keeps its port, so that what it publishes is where the proxy listens.
+        let bind = match families {
+            _ if self.proxied => "127.0.0.1",
+            Families::V4 => "0.0.0.0",
+            Families::V6 | Families::Dual => "::",
+        };
+        let ranges = match families {
+            Families::V4 => "10.96.0.0/16",
+            Families::V6 => "fd00:10:96::/112",
+            Families::Dual => "10.96.0.0/16,fd00:10:96::/112",
+        };
+        let reconciler = match options.endpoints {
+            EndpointsBy::Apiservers => "lease",
+            EndpointsBy::Test => "none",
+        };
+        let address = self.lab.apiserver_addresses(self.number)[0];
+        let path = |path: &Path| path.display().to_string();
+        [
+            ("advertise-address", address.to_string()),
+            ("audit-log-path", path(&self.audit_log)),
+            ("audit-policy-file", path(&files.audit_policy)),
+            ("authorization-mode", "RBAC".to_owned()),
+            ("bind-address", bind.to_owned()),
+            ("client-ca-file", path(&files.authority)),
+            ("disable-admission-plugins", UNNEEDED_ADMISSION.to_owned()),
+            ("enable-priority-and-fairness", "false".to_owned()),
+            ("endpoint-reconciler-type", reconciler.to_owned()),
+            ("etcd-servers", etcd.to_owned()),
+            ("feature-gates", format!("IPv6DualStack={}", families == Families::Dual)),
+            ("profiling", "false".to_owned()),
+            ("secure-port", PORT.to_string()),
+            ("service-account-issuer", "https://kubernetes.default.svc".to_owned()),
+            ("service-account-key-file", path(&files.token_verifying_key)),
+            ("service-account-signing-key-file", path(&files.token_signing_key)),
+            ("service-cluster-ip-range", ranges.to_owned()),
+            ("tls-cert-file", path(&self.certificate.certificate)),
+            ("tls-private-key-file", path(&self.certificate.key)),
+            ("token-auth-file", path(&files.tokens)),
+        ]
+        .map(|(flag, value)| format!("--{flag}={value}"))
+        .into()
+    }
+
+    pub(super) fn start(&mut self) -> Result<()> {
+        if self.process.is_some() {
+            bail!("apiserver {} runs already", self.number);
+        }
+        let namespace = self.lab.apiserver(self.number);
+        let name = format!("apiserver-{}", self.number);
+        let mut command = namespace.command(super::cached("kube-apiserver-1.20.2")?);
+        command.args(&self.arguments);
+        self.process = Some(Spawned::start(&name, command, self.lab.dir())?);
+        if !self.proxied {
+            return Ok(());
+        }
+        for address in self.lab.apiserver_addresses(self.number) {
+            let mut command = namespace.command(command::program("slice-proxy")?);
+            command.arg("--listen").arg(SocketAddr::new(address, PORT).to_string());
+            command.arg("--cert").arg(&self.certificate.certificate).arg("--key").arg(&self.certificate.key);
+            command.arg("--upstream").arg(format!("https://127.0.0.1:{PORT}"));
+            command.arg("--upstream-ca").arg(&self.authority);
+            command.args(["--upstream-server-name", "kubernetes.default.svc"]);
+            self.proxies.push(Spawned::start(
+                &format!("slice-proxy-{}", self.number),
+                command,
+                self.lab.dir(),
+            )?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn stop(&mut self) -> Result<()> {
+        let process = self.running()?;
+        process.signal(Signal::TERM)?;
+        process.wait(STOP_LIMIT)?;
+        self.gone();
+        Ok(())
+    }
+
+    pub(super) fn kill(&mut self) -> Result<()> {
+        self.running()?.kill()?;
+        self.gone();
+        Ok(())
+    }
+
+    fn gone(&mut self) {
+        self.process = None;
+        self.proxies.clear();
+    }
+
+    /// Sends a signal to the apiserver and its proxies.
+    pub(super) fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.running()?.signal(signal)?;
+        self.proxies.iter_mut().try_for_each(|proxy| proxy.signal(signal))
+    }
+
+    pub(super) fn wait_until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut question: impl FnMut() -> bool,
+    ) -> Result<()> {
+        self.running()?.wait_until(what, limit, |_| Ok(question().then_some(())))
+    }
+
+    pub(super) fn audit_log(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(&self.audit_log).context("read the audit log")?;
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).context("parse the audit log")).collect()
+    }
+
+    fn running(&mut self) -> Result<&mut Spawned> {
+        self.process.as_mut().with_context(|| format!("apiserver {} does not run", self.number))
+    }
+}

@@ -1,0 +1,208 @@
+//! The real control plane: etcd and kube-apiserver 1.20, one apiserver per apiserver namespace of a lab.
+//! In: a lab and [`RealOptions`]. Out: a [`RealControlPlane`] whose apiservers can be started, stopped, killed and
+//! paused, and a [`Client`] for what the tests write. `scripts/real-control-plane` provides the programs.
+
+mod apiserver;
+mod client;
+mod etcd;
+mod objects;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+pub use apiserver::PORT;
+pub use client::Client;
+
+use crate::kubeconfig::{self, Kubeconfig};
+use crate::lab::{Families, Lab};
+use crate::pki::Authority;
+use crate::process::{Signal, Spawned};
+use apiserver::Apiserver;
+
+/// Longest until an apiserver is ready. Three of them, started together on two cores, take about 15 s.
+const READY_LIMIT: Duration = Duration::from_secs(180);
+
+/// The token of a user who may do everything.
+pub const ADMIN_TOKEN: &str = "lab-admin-token";
+/// The token of the user `apivip`, who may get, list and watch services, endpoints and endpointslices in `default`.
+pub const APIVIP_TOKEN: &str = "lab-apivip-token";
+
+/// How the control plane is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealOptions {
+    /// Who writes the endpoints of the Service `kubernetes`.
+    pub endpoints: EndpointsBy,
+    /// Whether a proxy in front of each apiserver also serves EndpointSlices as `discovery.k8s.io/v1`, as current
+    /// apiservers do.
+    pub slices_v1: bool,
+}
+
+/// Who writes the endpoints of the Service `kubernetes`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EndpointsBy {
+    /// The apiservers, each keeping a lease of 15 s: the first family of the lab only.
+    #[default]
+    Apiservers,
+    /// The test, with [`Client::publish`].
+    Test,
+}
+
+/// A running control plane. Dropping it kills all of it.
+#[derive(Debug)]
+pub struct RealControlPlane<'lab> {
+    lab: &'lab Lab,
+    authority: Authority,
+    apiservers: Vec<Apiserver<'lab>>,
+    _etcd: Spawned,
+}
+
+impl<'lab> RealControlPlane<'lab> {
+    /// Starts etcd and every apiserver, and waits until all are ready and user `apivip` may read. In a dual-stack lab
+    /// the Service `kubernetes` gets its second virtual IP, which apiservers leave to whoever wants it.
+    pub fn start(lab: &'lab Lab, options: RealOptions) -> Result<Self> {
+        let authority = Authority::new(lab.dir(), "ca")?;
+        let files = apiserver::SharedFiles::write(lab.dir(), &authority)?;
+        let (etcd, etcd_url) = etcd::start(lab)?;
+        let apiservers = (1..=lab.options().apiservers)
+            .map(|i| Apiserver::new(lab, i, &authority, &files, &etcd_url, options))
+            .collect::<Result<_>>()?;
+        let mut made = Self { lab, authority, apiservers, _etcd: etcd };
+        for apiserver in &mut made.apiservers {
+            apiserver.start()?;
+        }
+        for i in 1..=lab.options().apiservers {
+            made.wait_ready(i)?;
+        }
+        for (path, object) in objects::apivip_permissions() {
+            made.client(1).post(path, &object)?;
+        }
+        if lab.options().families == Families::Dual {
+            made.client(1).patch(objects::KUBERNETES_SERVICE, &objects::both_virtual_ips())?;
+        }
+        Ok(made)
+    }
+
+    /// The authority that signed the apiservers' certificates.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// A client of apiserver `i` that may do everything. It calls from the switch, not through the node.
+    pub fn client(&self, i: u8) -> Client<'lab> {
+        Client::new(self.lab.fabric(), self.address(i), self.authority.certificate(), ADMIN_TOKEN)
+    }
+
+    /// Where apiserver `i` listens, in the lab's first family.
+    pub fn address(&self, i: u8) -> SocketAddr {
+        SocketAddr::new(self.lab.apiserver_addresses(i)[0], PORT)
+    }
+
+    /// Writes a kubeconfig that names apiserver `i` and user `apivip`, and returns its path.
+    pub fn kubeconfig(&self, i: u8) -> Result<PathBuf> {
+        let path = self.lab.dir().join(format!("kubeconfig-{i}.yaml"));
+        let authority = kubeconfig::Authority::Inline(self.authority.pem().to_owned());
+        let user = kubeconfig::User::Token(APIVIP_TOKEN.to_owned());
+        Kubeconfig::new(format!("https://{}", self.address(i)), authority, user).write(&path)?;
+        Ok(path)
+    }
+
+    /// Starts apiserver `i` after a stop or kill, without waiting for it to be ready.
+    pub fn start_apiserver(&mut self, i: u8) -> Result<()> {
+        self.apiserver(i)?.start()
+    }
+
+    /// Stops apiserver `i` with SIGTERM, upon which it takes itself out of the endpoints, and waits for its end.
+    pub fn stop_apiserver(&mut self, i: u8) -> Result<()> {
+        self.apiserver(i)?.stop()
+    }
+
+    /// Kills apiserver `i` with SIGKILL.
+    pub fn kill_apiserver(&mut self, i: u8) -> Result<()> {
+        self.apiserver(i)?.kill()
+    }
+
+    /// Stops apiserver `i` from running: its sockets stay open and nothing answers.
+    pub fn pause_apiserver(&mut self, i: u8) -> Result<()> {
+        self.apiserver(i)?.signal(Signal::STOP)
+    }
+
+    /// Lets a paused apiserver run on.
+    pub fn resume_apiserver(&mut self, i: u8) -> Result<()> {
+        self.apiserver(i)?.signal(Signal::CONT)
+    }
+
+    /// Waits until apiserver `i` answers `/readyz` with 200.
+    pub fn wait_ready(&mut self, i: u8) -> Result<()> {
+        let client = self.client(i);
+        self.apiserver(i)?.wait_until("/readyz to be ok", READY_LIMIT, || client.is_ready())
+    }
+
+    /// Waits until the Endpoints of the Service `kubernetes` are these, whatever their order.
+    pub fn wait_for_endpoints(&self, expected: &[SocketAddr], limit: Duration) -> Result<()> {
+        let mut expected = expected.to_vec();
+        expected.sort();
+        let deadline = Instant::now() + limit;
+        loop {
+            let mut last = self.endpoints();
+            if let Ok(addresses) = &mut last {
+                addresses.sort();
+                if *addresses == expected {
+                    return Ok(());
+                }
+            }
+            if Instant::now() >= deadline {
+                bail!("the endpoints did not become {expected:?} within {limit:?}, last seen: {last:?}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// The Endpoints of the Service `kubernetes`, from the first apiserver that answers.
+    pub fn endpoints(&self) -> Result<Vec<SocketAddr>> {
+        let mut last = None;
+        for i in 1..=self.lab.options().apiservers {
+            match self.client(i).get("/api/v1/namespaces/default/endpoints/kubernetes") {
+                Ok(object) => return objects::endpoint_addresses(&object),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("a lab without apiservers")?)
+    }
+
+    /// Where the requests of user `user` to apiserver `i` came from, as its audit log has it, oldest first.
+    /// The proxy of [`RealOptions::slices_v1`] stands in between: the apiserver sees its address then.
+    pub fn audit_source_ips(&mut self, i: u8, user: &str) -> Result<Vec<String>> {
+        let events = self.apiserver(i)?.audit_log()?;
+        let by_user = events.iter().filter(|event| event["user"]["username"] == user);
+        let addresses = by_user.filter_map(|event| event["sourceIPs"][0].as_str());
+        Ok(addresses.map(str::to_owned).collect())
+    }
+
+    /// Every finished request of apiserver `i`, as `audit.k8s.io/v1` events, oldest first.
+    pub fn audit_log(&mut self, i: u8) -> Result<Vec<Value>> {
+        self.apiserver(i)?.audit_log()
+    }
+
+    fn apiserver(&mut self, i: u8) -> Result<&mut Apiserver<'lab>> {
+        usize::from(i)
+            .checked_sub(1)
+            .and_then(|index| self.apiservers.get_mut(index))
+            .with_context(|| format!("there is no apiserver {i}"))
+    }
+}
+
+/// The path of a program in the cache that `scripts/real-control-plane` fills.
+fn cached(name: &str) -> Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let user = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    let cache = set("APIVIP_CACHE").or_else(|| Some(user()?.join("apivip")));
+    let path = cache.context("neither APIVIP_CACHE nor HOME is set")?.join(name);
+    if !path.is_file() {
+        bail!("{} is missing: run scripts/real-control-plane first", path.display());
+    }
+    Ok(path)
+}

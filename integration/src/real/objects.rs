@@ -1,0 +1,90 @@
+//! The API objects that the harness writes and reads, as JSON. Pure.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::lab::addresses;
+
+const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+/// The path of the Service `kubernetes`.
+pub(super) const KUBERNETES_SERVICE: &str = "/api/v1/namespaces/default/services/kubernetes";
+const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints";
+const SLICES: &str = "/apis/discovery.k8s.io/v1beta1/namespaces/default/endpointslices";
+
+/// What user `apivip` may do, no more than the daemon needs: collection and object of each.
+pub(super) fn apivip_permissions() -> [(&'static str, Value); 2] {
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": { "name": "apivip" },
+        "rules": [
+            { "apiGroups": [""], "resources": ["services", "endpoints"], "verbs": ["get", "list", "watch"] },
+            { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"] },
+        ],
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": { "name": "apivip" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "apivip" },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "apivip" }],
+    });
+    [(ROLES, role), (BINDINGS, binding)]
+}
+
+/// The change that gives the Service `kubernetes` a virtual IP of each family.
+pub(super) fn both_virtual_ips() -> Value {
+    json!({ "spec": {
+        "ipFamilyPolicy": "RequireDualStack",
+        "clusterIPs": [addresses::VIP_V4, addresses::VIP_V6],
+    } })
+}
+
+/// Endpoints and one EndpointSlice per family of the Service `kubernetes`: collection and object of each.
+pub(super) fn kubernetes_endpoints(addresses: &[IpAddr], port: u16) -> [(&'static str, Value); 3] {
+    let port = json!({ "name": "https", "port": port, "protocol": "TCP" });
+    let all: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
+    let subsets = if all.is_empty() { json!([]) } else { json!([{ "addresses": all, "ports": [port] }]) };
+    // Without the label, a cluster's mirroring controller would make slices of its own out of these.
+    let metadata =
+        json!({ "name": "kubernetes", "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } });
+    let endpoints =
+        json!({ "apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets });
+    let slice = |name: &str, family: &str, of_family: fn(&IpAddr) -> bool| {
+        let endpoints: Vec<Value> = addresses
+            .iter()
+            .filter(|ip| of_family(ip))
+            .map(|ip| json!({ "addresses": [ip], "conditions": { "ready": true } }))
+            .collect();
+        json!({
+            "apiVersion": "discovery.k8s.io/v1beta1", "kind": "EndpointSlice",
+            "metadata": { "name": name, "labels": { "kubernetes.io/service-name": "kubernetes" } },
+            "addressType": family, "endpoints": endpoints, "ports": [port],
+        })
+    };
+    [
+        (ENDPOINTS, endpoints),
+        (SLICES, slice("kubernetes", "IPv4", IpAddr::is_ipv4)),
+        (SLICES, slice("kubernetes-ipv6", "IPv6", IpAddr::is_ipv6)),
+    ]
+}
+
+/// The addresses in an Endpoints object.
+pub(super) fn endpoint_addresses(object: &Value) -> Result<Vec<SocketAddr>> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut found = Vec::new();
+    for subset in list(&object["subsets"]) {
+        for address in list(&subset["addresses"]) {
+            let ip = address["ip"].as_str().context("read an endpoint's address")?;
+            for port in list(&subset["ports"]) {
+                let port = port["port"].as_u64().and_then(|port| port.try_into().ok());
+                found.push(SocketAddr::new(
+                    ip.parse().context("parse an endpoint's address")?,
+                    port.context("read a port")?,
+                ));
+            }
+        }
+    }
+    Ok(found)
+}
