@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::apiserver::Connection;
 use crate::config::VERSION;
+use crate::model::desired::Hold;
 use crate::model::snapshot::Affinity;
 use crate::model::types::{Backend, ServiceKey, Vip};
 use crate::report::Report;
@@ -133,8 +134,10 @@ fn summary(report: &Report) -> String {
     match report.phase {
         Phase::Starting => "the API has not been read yet; rules of an earlier run, if any, still stand".to_owned(),
         Phase::Waiting => "the API publishes nothing that can be programmed; the node was left as it was".to_owned(),
-        Phase::Programmed if report.holds.is_empty() => "the kernel has what the API publishes".to_owned(),
-        Phase::Programmed => "the kernel has the last good rules".to_owned(),
+        Phase::Programmed if report.holds.iter().any(Hold::keeps) => {
+            "the kernel keeps the last good rules where the API publishes none".to_owned()
+        }
+        Phase::Programmed => "the kernel has what the API publishes".to_owned(),
         Phase::Failed => format!(
             "the kernel refused the rules, what stood before still stands: {}",
             report.last_error.as_deref().unwrap_or("no reason given")

@@ -72,7 +72,7 @@ impl Node {
 
     /// The route that host traffic to `to` takes, or `None` if there is none.
     async fn route_to(&self, to: IpAddr) -> Result<Option<RouteMessage>, HostError> {
-        let mut answers = self.handle.route().get(host_route(to)?.build()).execute().boxed_local();
+        let mut answers = self.handle.route().get(lookup_request(to)?).execute().boxed_local();
         match answers.next().await {
             Some(Ok(route)) => Ok(Some(route)),
             Some(Err(error)) if is_unroutable(&error) => Ok(None),
@@ -228,6 +228,16 @@ const EHOSTUNREACH: i32 = 113;
 fn host_route(to: IpAddr) -> Result<RouteMessageBuilder<IpAddr>, HostError> {
     let len = if to.is_ipv4() { 32 } else { 128 };
     RouteMessageBuilder::<IpAddr>::new().destination_prefix(to, len).map_err(|e| invalid(to, &e))
+}
+
+/// The kernel refuses a lookup that says anything but the destination.
+fn lookup_request(to: IpAddr) -> Result<RouteMessage, HostError> {
+    let mut request = host_route(to)?.build();
+    request.header.table = 0;
+    request.header.protocol = RouteProtocol::Unspec;
+    request.header.scope = RouteScope::Universe;
+    request.header.kind = RouteType::Unspec;
+    Ok(request)
 }
 
 /// Only our own routes; a kernel before 4.20 ignores the filter and lists all.

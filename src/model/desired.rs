@@ -111,6 +111,13 @@ pub enum Hold {
     },
 }
 
+impl Hold {
+    /// Whether earlier rules stay in place.
+    pub fn keeps(&self) -> bool {
+        !matches!(self, Self::NoEndpoints { kept: false, .. })
+    }
+}
+
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
