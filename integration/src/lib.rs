@@ -1,1 +1,4 @@
 //! The harness that proves apivip from the outside.
+
+pub mod sim;
+pub mod tls;
