@@ -9,6 +9,7 @@ pub mod body;
 pub mod control;
 pub mod https;
 pub mod listen;
+pub mod load;
 pub mod objects;
 pub mod protocol;
 
