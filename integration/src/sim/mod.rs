@@ -12,6 +12,7 @@ pub mod listen;
 pub mod load;
 pub mod objects;
 pub mod protocol;
+pub mod slice_proxy;
 
 #[cfg(test)]
 mod fixture;
