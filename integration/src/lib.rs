@@ -10,3 +10,5 @@ pub mod packets;
 pub mod pki;
 pub mod process;
 pub mod real;
+pub mod sim;
+pub mod tls;

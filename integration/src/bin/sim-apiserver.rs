@@ -1,0 +1,64 @@
+//! A simulated kube-apiserver; see [`integration::sim::apiserver`].
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+use integration::sim::apiserver::{self, Config};
+
+/// A simulated kube-apiserver for tests.
+#[derive(Parser)]
+#[command(name = "sim-apiserver")]
+struct Arguments {
+    /// Name in greetings, logs and statistics
+    #[arg(long)]
+    name: String,
+    /// Address to serve HTTPS on; repeatable
+    #[arg(long, value_name = "ADDR:PORT", required = true)]
+    listen: Vec<SocketAddr>,
+    /// Certificate chain, PEM
+    #[arg(long)]
+    cert: PathBuf,
+    /// Key, PEM
+    #[arg(long)]
+    key: PathBuf,
+    /// CA of client certificates, PEM
+    #[arg(long)]
+    client_ca: Option<PathBuf>,
+    /// Accepted bearer token; repeatable
+    #[arg(long)]
+    token: Vec<String>,
+    /// Unix socket that takes orders
+    #[arg(long, value_name = "PATH")]
+    control: PathBuf,
+    /// Access log, JSON lines
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
+    /// Plain TCP address that greets and echoes; repeatable
+    #[arg(long, value_name = "ADDR:PORT")]
+    echo: Vec<SocketAddr>,
+    /// Answer 404 for discovery.k8s.io/v1, as Kubernetes 1.20 does
+    #[arg(long)]
+    no_discovery_v1: bool,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let bound = apiserver::start(Config {
+        name: arguments.name,
+        listen: arguments.listen,
+        cert: arguments.cert,
+        key: arguments.key,
+        client_ca: arguments.client_ca,
+        tokens: arguments.token,
+        control: arguments.control,
+        access_log: arguments.access_log,
+        echo: arguments.echo,
+        no_discovery_v1: arguments.no_discovery_v1,
+    })
+    .await?;
+    println!("ready");
+    bound.run().await;
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! One request of an API client: credentials, ordered faults, then the real answer.
+//!
+//! In: the request and its connection. Out: the answer; a watch goes on in [`super::watch`].
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use super::route::{ResourceRequest, Route, Verb, route};
+use super::server::Connection;
+use super::state::State;
+use super::status;
+use super::store::Key;
+use super::watch;
+use crate::sim::access_log::What;
+use crate::sim::body::{AnswerBody, full};
+use crate::sim::protocol::{Canned, Faults};
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+type Answer = Response<AnswerBody>;
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    Known,
+    Anonymous,
+    /// A token that nobody issued: refused everywhere, even where anonymous requests are welcome.
+    Wrong,
+}
+
+/// Answers one request.
+pub(super) async fn handle(
+    state: Arc<State>,
+    connection: Connection,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
+    let uri = request.uri();
+    let what = route(request.method(), uri.path(), uri.query().unwrap_or_default(), state.slices_v1);
+    state.log.write(connection.peer, connection.local, logged(&request));
+    state.count(verb_of(&what, &request), uri.path());
+    let faults = state.faults.borrow().clone();
+    if faults.delay_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(faults.delay_ms)).await;
+    }
+    let identity = identify(&state, connection, request.headers());
+    Ok(answer(&state, connection, &request, what, identity, &faults))
+}
+
+fn answer(
+    state: &Arc<State>,
+    connection: Connection,
+    request: &Request<Incoming>,
+    what: Route,
+    identity: Identity,
+    faults: &Faults,
+) -> Answer {
+    let public = matches!(what, Route::Ready | Route::Live | Route::Version) && faults.anonymous_health;
+    if identity == Identity::Wrong || (identity == Identity::Anonymous && !public) {
+        return status::answer(401, "Unauthorized", Value::Null);
+    }
+    if let Some(answer) = ordered(faults, &what, request.uri().path()) {
+        return answer;
+    }
+    match what {
+        Route::Ready => health("readyz", faults.readyz),
+        Route::Live => health("livez", faults.livez),
+        Route::Version => version(state.slices_v1),
+        Route::Bad(message) => status::answer(400, &message, Value::Null),
+        Route::NotAllowed => {
+            status::answer(405, "the server does not allow this method on the resource", Value::Null)
+        }
+        Route::Unknown => full(StatusCode::NOT_FOUND, TEXT, "404 page not found\n"),
+        Route::Resource(resource) => match resource.verb {
+            Verb::Get => object(state, &resource),
+            Verb::List => list(state, &resource),
+            Verb::Watch => watch::start(state, connection.peer, &path_and_query(request), *resource, faults),
+        },
+    }
+}
+
+fn identify(state: &State, connection: Connection, headers: &HeaderMap) -> Identity {
+    let Some(tokens) = &state.tokens else { return Identity::Known };
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    match given.map(|value| value.strip_prefix("Bearer ").unwrap_or_default()) {
+        Some(token) if tokens.iter().any(|known| known == token) => Identity::Known,
+        Some(_) => Identity::Wrong,
+        None if connection.certified => Identity::Known,
+        None => Identity::Anonymous,
+    }
+}
+
+/// The answer that was ordered for this request, if any.
+fn ordered(faults: &Faults, what: &Route, path: &str) -> Option<Answer> {
+    let canned = faults.answer.as_ref().filter(|_| path.starts_with("/api"))?;
+    let resource = match what {
+        Route::Resource(request) => Some(request),
+        _ => None,
+    };
+    let verb = resource.map(|request| request.verb.name());
+    if canned.verb.is_some() && canned.verb.as_deref() != verb
+        || canned.resource.is_some() && canned.resource != resource.map(|request| request.scope.resource)
+    {
+        return None;
+    }
+    Some(match (&canned.body, resource) {
+        (None, Some(request)) => status::for_request(canned.status, request),
+        (None, None) => status::answer(canned.status, "simulated failure", Value::Null),
+        (Some(body), _) => with_body(canned, body),
+    })
+}
+
+fn with_body(canned: &Canned, body: &str) -> Answer {
+    let status = StatusCode::from_u16(canned.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = full(status, JSON, body.to_owned());
+    if let Some(Ok(value)) = canned.content_type.as_deref().map(str::parse) {
+        answer.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
+    answer
+}
+
+fn health(check: &str, code: u16) -> Answer {
+    let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = match status.is_success() {
+        true => "ok".to_owned(),
+        false => format!("[+]ping ok\n[-]etcd failed: reason withheld\n{check} check failed\n"),
+    };
+    full(status, TEXT, body)
+}
+
+fn version(slices_v1: bool) -> Answer {
+    let minor = if slices_v1 { "30" } else { "20" };
+    let body = json!({"major": "1", "minor": minor, "gitVersion": format!("v1.{minor}.0-sim"), "platform": "linux/amd64"});
+    full(StatusCode::OK, JSON, body.to_string())
+}
+
+fn object(state: &State, request: &ResourceRequest) -> Answer {
+    let key = Key {
+        resource: request.scope.resource,
+        namespace: request.scope.namespace.clone().unwrap_or_default(),
+        name: request.path_name.clone().unwrap_or_default(),
+    };
+    match state.store().object(&key) {
+        Some(object) => full(StatusCode::OK, JSON, object.to_string()),
+        None => status::for_request(404, request),
+    }
+}
+
+/// Everything fits into one page, so `limit` is not looked at.
+fn list(state: &State, request: &ResourceRequest) -> Answer {
+    let store = state.store();
+    if request.resource_version > store.version() {
+        return status::too_large(request.resource_version, store.version());
+    }
+    let items: Vec<Value> = store.list(&request.scope).iter().map(|object| item(object)).collect();
+    let kind = request.kind();
+    let body = json!({
+        "kind": format!("{}List", kind.kind),
+        "apiVersion": kind.api_version,
+        "metadata": {"resourceVersion": store.version().to_string()},
+        "items": if items.is_empty() { Value::Null } else { Value::Array(items) },
+    });
+    full(StatusCode::OK, JSON, body.to_string())
+}
+
+/// Inside a typed list the items carry no kind and apiVersion of their own.
+fn item(object: &Value) -> Value {
+    let mut item = object.clone();
+    if let Some(fields) = item.as_object_mut() {
+        fields.remove("kind");
+        fields.remove("apiVersion");
+    }
+    item
+}
+
+fn logged(request: &Request<Incoming>) -> What {
+    let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+    What::Request {
+        method: request.method().to_string(),
+        path: path_and_query(request),
+        version: format!("{:?}", request.version()),
+        user_agent: agent.unwrap_or_default().to_owned(),
+    }
+}
+
+fn path_and_query(request: &Request<Incoming>) -> String {
+    request.uri().path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string)
+}
+
+fn verb_of<'a>(what: &Route, request: &'a Request<Incoming>) -> &'a str {
+    match what {
+        Route::Resource(resource) => resource.verb.name(),
+        _ if request.method() == http::Method::GET => "get",
+        _ => request.method().as_str(),
+    }
+}

@@ -1,0 +1,120 @@
+//! One simulated kube-apiserver.
+//!
+//! In: TLS connections of API clients, plain TCP connections to the echo ports, and commands on a unix socket.
+//! Out: answers in the form of a real server, or in the form of the fault that was ordered, and an access log.
+//! Every process has a store of its own; the test writes the same objects into each.
+
+pub mod connections;
+pub mod route;
+pub mod selector;
+pub mod status;
+pub mod store;
+
+mod admin;
+mod echo;
+mod handler;
+mod server;
+mod state;
+mod watch;
+mod watches;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+
+use super::access_log::AccessLog;
+use super::listen;
+use crate::tls;
+use state::State;
+
+/// What a simulated apiserver is started with.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Its name, in greetings, logs and statistics.
+    pub name: String,
+    /// Where it serves HTTPS.
+    pub listen: Vec<SocketAddr>,
+    /// Its certificate chain, PEM.
+    pub cert: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// Who signs client certificates; absent means that none is asked for.
+    pub client_ca: Option<PathBuf>,
+    /// Bearer tokens that are accepted. Without tokens and client CA nobody is asked for credentials.
+    pub tokens: Vec<String>,
+    /// The control socket.
+    pub control: PathBuf,
+    /// The access log.
+    pub access_log: Option<PathBuf>,
+    /// Plain TCP ports that greet and echo.
+    pub echo: Vec<SocketAddr>,
+    /// Answers 404 for `discovery.k8s.io/v1`, as Kubernetes 1.20 does.
+    pub no_discovery_v1: bool,
+}
+
+/// A running server. Dropping it closes its sockets and resets its connections, as a killed process does.
+pub struct Bound {
+    /// The HTTPS addresses with their real ports.
+    pub api: Vec<SocketAddr>,
+    /// The echo addresses with their real ports.
+    pub echo: Vec<SocketAddr>,
+    state: Arc<State>,
+    tasks: JoinSet<()>,
+}
+
+impl Bound {
+    /// Serves until the process ends.
+    pub async fn run(mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.tasks.abort_all();
+        self.state.api.reset_all();
+        self.state.echo.reset_all();
+    }
+}
+
+/// Binds every socket and starts to serve.
+pub async fn start(config: Config) -> Result<Bound> {
+    let tls =
+        tls::server_config(&config.cert, &config.key, config.client_ca.as_deref(), tls::ALPN_H2_AND_HTTP1)?;
+    let log = AccessLog::open(&config.name, config.access_log.as_deref())?;
+    let state = Arc::new(State::new(&config, log));
+    let mut tasks = JoinSet::new();
+    let mut api = Vec::new();
+    for addr in &config.listen {
+        let listener = listen::bind(*addr)?;
+        api.push(listener.local_addr()?);
+        tasks.spawn(server::serve(listener, tls.clone(), state.clone()));
+    }
+    let mut echo = Vec::new();
+    for addr in &config.echo {
+        let listener = listen::bind(*addr)?;
+        echo.push(listener.local_addr()?);
+        tasks.spawn(echo::serve(listener, state.clone()));
+    }
+    tasks.spawn(admin::serve(control_socket(&config)?, state.clone()));
+    Ok(Bound { api, echo, state, tasks })
+}
+
+/// A socket file left by an earlier process is in the way of bind, and nobody else may own this path.
+fn control_socket(config: &Config) -> Result<UnixListener> {
+    let path = &config.control;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove old control socket {}", path.display()));
+        }
+        _ => {}
+    }
+    UnixListener::bind(path).with_context(|| format!("listen on control socket {}", path.display()))
+}
+
+#[cfg(test)]
+mod loopback_tests;

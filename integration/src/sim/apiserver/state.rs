@@ -1,0 +1,99 @@
+//! What the tasks of one simulated apiserver share.
+//!
+//! In: changes from the control socket and counts from the handlers. Out: the store and faults as they are now.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::Config;
+use super::connections::Connections;
+use super::store::Store;
+use super::watches::Watches;
+use crate::sim::access_log::AccessLog;
+use crate::sim::protocol::{Faults, RequestCount};
+
+/// Different paths that are counted one by one; later ones count as `other`.
+const MAX_PATHS: usize = 500;
+
+/// The shared state.
+pub(super) struct State {
+    pub(super) name: String,
+    pub(super) slices_v1: bool,
+    /// Accepted bearer tokens; `None` when nobody is asked for credentials.
+    pub(super) tokens: Option<Vec<String>>,
+    pub(super) api: Arc<Connections>,
+    pub(super) echo: Arc<Connections>,
+    pub(super) tls_failed: AtomicU64,
+    pub(super) watches: Arc<Watches>,
+    pub(super) log: AccessLog,
+    pub(super) faults: watch::Sender<Faults>,
+    store: Mutex<Store>,
+    changed: watch::Sender<u64>,
+    requests: Mutex<BTreeMap<(String, String), u64>>,
+}
+
+impl State {
+    pub(super) fn new(config: &Config, log: AccessLog) -> Self {
+        let asks = config.client_ca.is_some() || !config.tokens.is_empty();
+        Self {
+            name: config.name.clone(),
+            slices_v1: !config.no_discovery_v1,
+            tokens: asks.then(|| config.tokens.clone()),
+            api: Arc::default(),
+            echo: Arc::default(),
+            tls_failed: AtomicU64::new(0),
+            watches: Arc::default(),
+            log,
+            faults: watch::Sender::new(Faults::default()),
+            store: Mutex::default(),
+            changed: watch::Sender::new(0),
+            requests: Mutex::default(),
+        }
+    }
+
+    /// Reads the store.
+    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the store and wakes every watch.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
+        let mut store = self.store();
+        let result = change(&mut store);
+        let version = store.version();
+        drop(store);
+        self.changed.send_replace(version);
+        result
+    }
+
+    /// Ticks at every change of the store.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Counts one request.
+    pub(super) fn count(&self, verb: &str, path: &str) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = (verb.to_owned(), path.to_owned());
+        if requests.len() >= MAX_PATHS && !requests.contains_key(&key) {
+            key.1 = "other".to_owned();
+        }
+        *requests.entry(key).or_default() += 1;
+    }
+
+    /// The counts so far.
+    pub(super) fn request_counts(&self) -> Vec<RequestCount> {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests
+            .iter()
+            .map(|((verb, path), count)| RequestCount {
+                verb: verb.clone(),
+                path: path.clone(),
+                count: *count,
+            })
+            .collect()
+    }
+}

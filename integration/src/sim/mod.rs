@@ -1,0 +1,17 @@
+//! Simulated peers: apiservers, clients under load, and a translator in front of a real old apiserver.
+//!
+//! Each program of `src/bin` only parses arguments and calls one of these modules, so that a test can also start
+//! the same thing inside its own process.
+
+pub mod access_log;
+pub mod apiserver;
+pub mod body;
+pub mod control;
+pub mod https;
+pub mod listen;
+pub mod load;
+pub mod objects;
+pub mod protocol;
+
+#[cfg(test)]
+mod fixture;
