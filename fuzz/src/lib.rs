@@ -41,7 +41,11 @@ pub fn key() -> ServiceKey {
 /// The states of the fixed policy that the tables are made for.
 pub fn policy(masquerade: Masquerade) -> Policy {
     let cidrs = ["10.244.0.0/16", "fd00:10:244::/56"];
-    Policy { service: key(), masquerade, cluster_cidrs: cidrs.iter().filter_map(|c| c.parse().ok()).collect() }
+    Policy {
+        service: key(),
+        masquerade,
+        cluster_cidrs: cidrs.iter().filter_map(|c| c.parse().ok()).collect(),
+    }
 }
 
 /// The states that `desired` is made of, for the target that reads the kernel.
@@ -75,7 +79,11 @@ fn check_backends(snapshot: &Snapshot, allow_loopback: bool) {
         assert_ne!(frontend.vip.port(), 0, "a virtual IP with port 0");
         for backend in &frontend.backends {
             let ip = backend.ip();
-            assert_eq!(ip.is_ipv4(), frontend.vip.is_ipv4(), "{backend} is of another family than its virtual IP");
+            assert_eq!(
+                ip.is_ipv4(),
+                frontend.vip.is_ipv4(),
+                "{backend} is of another family than its virtual IP"
+            );
             assert!(!vips.contains(&ip), "{backend} is a virtual IP");
             assert!(allow_loopback || !ip.is_loopback(), "{backend} is a loopback address");
             assert!(!ip.is_unspecified() && !ip.is_multicast(), "{backend} is no unicast address");

@@ -46,10 +46,14 @@ fn check_words(table: &Table) {
 
 fn check_name(name: &str) {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    assert!(!name.is_empty() && name.len() <= 128 && name.chars().all(fine), "nft does not take the name {name:?}");
+    assert!(
+        !name.is_empty() && name.len() <= 128 && name.chars().all(fine),
+        "nft does not take the name {name:?}"
+    );
 }
 
 fn check_comment(comment: &str) {
-    let fine = comment.len() <= COMMENT_MAX && !comment.contains(['"', '\\']) && !comment.contains(char::is_control);
+    let fine =
+        comment.len() <= COMMENT_MAX && !comment.contains(['"', '\\']) && !comment.contains(char::is_control);
     assert!(fine, "nft does not take the comment {comment:?}");
 }

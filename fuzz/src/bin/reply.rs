@@ -7,7 +7,9 @@ use std::sync::LazyLock;
 use apivip::dataplane::nft::reply::{self, Observed};
 use apivip::dataplane::nft::table::Table;
 use apivip::dataplane::nft::{build, wire};
-use apivip::model::objects::{ClusterView, EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Published};
+use apivip::model::objects::{
+    ClusterView, EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Published,
+};
 use apivip::model::objects::{Service, ServicePort};
 use apivip_fuzz::{desired, table::check_transaction};
 use libfuzzer_sys::fuzz_target;
@@ -28,7 +30,8 @@ fn view() -> ClusterView {
     let mut service = Service::default();
     service.spec.cluster_ip = "10.96.0.1".to_owned();
     service.spec.ports = vec![ServicePort { name: String::new(), port: 443, protocol: String::new() }];
-    let addresses = ["192.0.2.11", "192.0.2.12", "192.0.2.13"].map(|ip| EndpointAddress { ip: ip.to_owned() });
+    let addresses =
+        ["192.0.2.11", "192.0.2.12", "192.0.2.13"].map(|ip| EndpointAddress { ip: ip.to_owned() });
     let subset = EndpointSubset {
         addresses: addresses.to_vec(),
         ports: vec![EndpointPort { port: Some(6443), ..EndpointPort::default() }],

@@ -12,7 +12,8 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let Ok(service) = serde_json::from_slice::<Service>(data) else { return };
     let slices = ["IPv4", "IPv6"].map(|family| slice(&service, family));
-    let published = Published::Slices(BTreeMap::from(slices.map(|slice| (slice.metadata.name.clone(), slice))));
+    let published =
+        Published::Slices(BTreeMap::from(slices.map(|slice| (slice.metadata.name.clone(), slice))));
     apivip_fuzz::check(&ClusterView { service: Some(service), published });
 });
 
@@ -33,7 +34,11 @@ fn slice(service: &Service, family: &str) -> EndpointSlice {
         .spec
         .ports
         .iter()
-        .map(|port| EndpointPort { name: port.name.clone(), port: Some(6443), protocol: port.protocol.clone() })
+        .map(|port| EndpointPort {
+            name: port.name.clone(),
+            port: Some(6443),
+            protocol: port.protocol.clone(),
+        })
         .collect();
     EndpointSlice {
         metadata: ObjectMeta { name: family.to_owned(), ..ObjectMeta::default() },

@@ -72,9 +72,12 @@ impl Found {
     }
 
     fn check(self) {
-        let service = service();
-        check(&ClusterView { service: Some(service.clone()), published: Published::Slices(self.slices) });
-        check(&ClusterView { service: Some(service), published: Published::Endpoints(self.endpoints) });
+        if !self.slices.is_empty() {
+            check(&ClusterView { service: Some(service()), published: Published::Slices(self.slices) });
+        }
+        if self.endpoints.is_some() {
+            check(&ClusterView { service: Some(service()), published: Published::Endpoints(self.endpoints) });
+        }
     }
 }
 

@@ -32,8 +32,8 @@ fn scenery() {
     act("The scene: a cluster on one machine, made of network namespaces.");
     lines(&format!(
         "pod 10.244.0.11 --- node 192.0.2.1 ---+--- apiserver 1  192.0.2.11:6443\n\
-         {0:39}+--- apiserver 2  192.0.2.12:6443\n\
-         {0:39}+--- apiserver 3  192.0.2.13:6443",
+         {0:38}+--- apiserver 2  192.0.2.12:6443\n\
+         {0:38}+--- apiserver 3  192.0.2.13:6443",
         ""
     ));
     say("Pods know the Kubernetes API by its virtual IP, 10.96.0.1:443. No machine has that address.");
@@ -48,7 +48,9 @@ fn without(stage: &Stage) -> Result<()> {
 }
 
 fn start(stage: &Stage) -> Result<Daemon> {
-    act("The daemon starts on the node. It reads the Service and its endpoints from an apiserver and programs the kernel.");
+    act(
+        "The daemon starts on the node. It reads the Service and its endpoints from an apiserver and programs the kernel.",
+    );
     typed("apivip run --kubeconfig kubeconfig");
     let options = DaemonOptions::kubeconfig(&stage.kubeconfig);
     let daemon = Daemon::start(stage.lab.node(), stage.lab.dir(), &options)?;
@@ -57,7 +59,9 @@ fn start(stage: &Stage) -> Result<Daemon> {
 }
 
 fn requests(stage: &Stage) -> Result<()> {
-    act("Now the pod reaches the API: each new connection goes to one of the apiservers, which sees the pod's own address.");
+    act(
+        "Now the pod reaches the API: each new connection goes to one of the apiservers, which sees the pod's own address.",
+    );
     for number in 1..=5 {
         request(stage, stage.lab.pod(1), "pod", &number.to_string())?;
     }
@@ -82,7 +86,8 @@ fn removal(stage: &Stage, daemon: &Daemon) -> Result<()> {
     let status = load.wait(COMMAND_LIMIT)?;
     ensure!(status.success(), "the load generator failed\n{}", load.tail());
     for (second, counts) in stage.connections_by_second(begin)?.iter().take(SECONDS as usize).enumerate() {
-        let note = if second == REMOVED_AFTER as usize { "   apiserver 3 is no longer published" } else { "" };
+        let note =
+            if second == REMOVED_AFTER as usize { "   apiserver 3 is no longer published" } else { "" };
         let [one, two, three] = counts;
         lines(&format!(
             "second {}: apiserver 1 {one:>3}, apiserver 2 {two:>3}, apiserver 3 {three:>3} connections{note}",

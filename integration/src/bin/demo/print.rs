@@ -22,6 +22,6 @@ pub(crate) fn typed(command: &str) {
 /// Output of a program.
 pub(crate) fn lines(text: &str) {
     for line in text.trim_end().lines() {
-        println!("     {}", line.replace('\t', "    "));
+        println!("{}", format!("     {}", line.replace('\t', "    ")).trim_end());
     }
 }

@@ -92,9 +92,12 @@ impl Stage {
 
     /// Which apiserver got the request of this name, and the client's address that it saw.
     pub(crate) fn who_answered(&self, name: &str) -> Result<(String, IpAddr)> {
-        let asked = |entry: &Entry| matches!(&entry.what, What::Request { user_agent, .. } if user_agent == name);
+        let asked =
+            |entry: &Entry| matches!(&entry.what, What::Request { user_agent, .. } if user_agent == name);
         let found = self.entries()?.into_iter().flatten().find(asked);
-        found.map(|entry| (entry.server, entry.peer.ip())).with_context(|| format!("no apiserver logged request {name}"))
+        found
+            .map(|entry| (entry.server, entry.peer.ip()))
+            .with_context(|| format!("no apiserver logged request {name}"))
     }
 
     /// Starts a generator of TLS connections in the pod.
@@ -112,7 +115,9 @@ impl Stage {
     pub(crate) fn connections_by_second(&self, begin: u64) -> Result<Vec<[u32; 3]>> {
         let mut seconds = vec![[0; 3]; SECONDS as usize + 1];
         for (server, entries) in self.entries()?.iter().enumerate() {
-            for entry in entries.iter().filter(|entry| entry.what == What::Connection && entry.time_us >= begin) {
+            for entry in
+                entries.iter().filter(|entry| entry.what == What::Connection && entry.time_us >= begin)
+            {
                 let second = usize::try_from((entry.time_us - begin) / 1_000_000)?;
                 if let Some(count) = seconds.get_mut(second).and_then(|counts| counts.get_mut(server)) {
                     *count += 1;
