@@ -1,6 +1,6 @@
 //! nf_tables, spoken over netlink: no nft binary is needed at run time.
 //!
-//! [`build`] turns a desired state into a typed [`table::Table`]; [`text`] and [`wire`] write that same table as nft
+//! [`build`] turns a desired state into a typed [`table::Table`]; `text` and [`wire`] write that same table as nft
 //! syntax and as netlink messages; [`socket`] carries the messages.
 
 mod attr;

@@ -1,7 +1,7 @@
 //! The typed form of `table inet apivip`: what both the nft text and the netlink messages are written from.
 //!
 //! In: nothing but values. The vocabulary is closed on purpose: a match or statement exists here only if
-//! [`super::text`] and [`super::wire`] can both write it.
+//! `text` and [`super::wire`] can both write it.
 
 use std::net::{IpAddr, SocketAddr};
 

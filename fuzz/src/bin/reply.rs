@@ -1,0 +1,42 @@
+//! What the kernel says -> the next transaction. Input: the bytes of netlink datagrams.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use apivip::dataplane::nft::reply::{self, Observed};
+use apivip::dataplane::nft::table::Table;
+use apivip::dataplane::nft::{build, wire};
+use apivip::model::objects::{
+    ClusterView, EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Published,
+};
+use apivip::model::objects::{Service, ServicePort};
+use apivip_fuzz::{desired, table::check_transaction};
+use libfuzzer_sys::fuzz_target;
+
+static TABLE: LazyLock<Table> = LazyLock::new(|| build::table(&desired(&view())));
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(replies) = reply::parse(data) else { return };
+    let mut observed = Observed::default();
+    replies.into_iter().for_each(|reply| observed.add(reply.content));
+    check_transaction(&TABLE, &observed);
+    let removal = wire::remove(&observed);
+    assert_eq!(removal.len(), usize::from(observed.exists), "what is there is removed, and nothing else");
+});
+
+/// One virtual IP with three backends.
+fn view() -> ClusterView {
+    let mut service = Service::default();
+    service.spec.cluster_ip = "10.96.0.1".to_owned();
+    service.spec.ports = vec![ServicePort { name: String::new(), port: 443, protocol: String::new() }];
+    let addresses =
+        ["192.0.2.11", "192.0.2.12", "192.0.2.13"].map(|ip| EndpointAddress { ip: ip.to_owned() });
+    let subset = EndpointSubset {
+        addresses: addresses.to_vec(),
+        ports: vec![EndpointPort { port: Some(6443), ..EndpointPort::default() }],
+        ..EndpointSubset::default()
+    };
+    let endpoints = Endpoints { subsets: vec![subset], ..Endpoints::default() };
+    ClusterView { service: Some(service), published: Published::Endpoints(Some(endpoints)) }
+}

@@ -1,0 +1,131 @@
+//! What `scripts/demo` shows: a node, a pod and three simulated apiservers, each in a network namespace, and the daemon
+//! at work between them. Everything that it makes goes when it ends.
+
+mod print;
+mod stage;
+
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use integration::command::{self, COMMAND_LIMIT};
+use integration::daemon::{Daemon, DaemonOptions};
+use integration::netns::Namespace;
+
+use print::{act, lines, say, typed};
+use stage::{REMOVED_AFTER, SECONDS, Stage, VIP};
+
+fn main() -> Result<()> {
+    let stage = Stage::build()?;
+    scenery();
+    without(&stage)?;
+    let mut daemon = start(&stage)?;
+    requests(&stage)?;
+    removal(&stage, &daemon)?;
+    inspect(&stage, &daemon)?;
+    crash(&stage, &mut daemon)?;
+    cleanup(&stage, &daemon)
+}
+
+fn scenery() {
+    act("The scene: a cluster on one machine, made of network namespaces.");
+    lines(&format!(
+        "pod 10.244.0.11 --- node 192.0.2.1 ---+--- apiserver 1  192.0.2.11:6443\n\
+         {0:38}+--- apiserver 2  192.0.2.12:6443\n\
+         {0:38}+--- apiserver 3  192.0.2.13:6443",
+        ""
+    ));
+    say("Pods know the Kubernetes API by its virtual IP, 10.96.0.1:443. No machine has that address.");
+}
+
+fn without(stage: &Stage) -> Result<()> {
+    act("Without apivip (and without kube-proxy) nobody answers there.");
+    let asked = stage.ask(stage.lab.pod(1), "before")?;
+    ensure!(!asked.status.success(), "the virtual IP answers before apivip has started");
+    lines(&asked.stderr);
+    Ok(())
+}
+
+fn start(stage: &Stage) -> Result<Daemon> {
+    act(
+        "The daemon starts on the node. It reads the Service and its endpoints from an apiserver and programs the kernel.",
+    );
+    typed("apivip run --kubeconfig kubeconfig");
+    let options = DaemonOptions::kubeconfig(&stage.kubeconfig);
+    let daemon = Daemon::start(stage.lab.node(), stage.lab.dir(), &options)?;
+    lines(&daemon.log());
+    Ok(daemon)
+}
+
+fn requests(stage: &Stage) -> Result<()> {
+    act(
+        "Now the pod reaches the API: each new connection goes to one of the apiservers, which sees the pod's own address.",
+    );
+    for number in 1..=5 {
+        request(stage, stage.lab.pod(1), "pod", &number.to_string())?;
+    }
+    say("The node's own processes reach it too, and are seen with the node's address.");
+    request(stage, stage.lab.node(), "node", "6")
+}
+
+fn request(stage: &Stage, from: &Namespace, who: &str, number: &str) -> Result<()> {
+    let asked = stage.ask(from, number)?;
+    ensure!(asked.status.success(), "request {number} failed: {}", asked.stderr.trim());
+    let (server, client) = stage.who_answered(number)?;
+    lines(&format!("request {number} from the {who}: {server} answered, and saw a client at {client}"));
+    Ok(())
+}
+
+fn removal(stage: &Stage, daemon: &Daemon) -> Result<()> {
+    act("An apiserver is taken out of the endpoints while the pod opens 200 TLS connections a second.");
+    let mut load = stage.start_load()?;
+    let begin = stage::now_us();
+    thread::sleep(Duration::from_secs(REMOVED_AFTER.into()));
+    stage.publish(&[1, 2])?;
+    let status = load.wait(COMMAND_LIMIT)?;
+    ensure!(status.success(), "the load generator failed\n{}", load.tail());
+    for (second, counts) in stage.connections_by_second(begin)?.iter().take(SECONDS as usize).enumerate() {
+        let note =
+            if second == REMOVED_AFTER as usize { "   apiserver 3 is no longer published" } else { "" };
+        let [one, two, three] = counts;
+        lines(&format!(
+            "second {}: apiserver 1 {one:>3}, apiserver 2 {two:>3}, apiserver 3 {three:>3} connections{note}",
+            second + 1
+        ));
+    }
+    let report = load.stdout();
+    say("What became of all of them, as the pod saw it:");
+    lines(report.lines().find(|line| line.contains("connections in")).unwrap_or(&report));
+    say("The daemon's log of the change: one transaction, commit_us microseconds long.");
+    lines(daemon.log().lines().last().unwrap_or_default());
+    Ok(())
+}
+
+fn inspect(stage: &Stage, daemon: &Daemon) -> Result<()> {
+    act("What an operator asks the daemon.");
+    typed("apivip status");
+    let mut status = Command::new(command::program("apivip")?);
+    status.arg("status").arg("--run-dir").arg(daemon.run_dir());
+    lines(&command::run(status, "")?);
+    act("What an operator sees in the kernel, with any nft. The comments say what each chain is for.");
+    typed("nft list table inet apivip");
+    lines(&stage.lab.node().run("nft", &["list", "table", "inet", "apivip"])?);
+    Ok(())
+}
+
+fn crash(stage: &Stage, daemon: &mut Daemon) -> Result<()> {
+    act("The daemon is killed. The rules are the kernel's, so the pod goes on.");
+    daemon.kill()?;
+    request(stage, stage.lab.pod(1), "pod", "7")
+}
+
+fn cleanup(stage: &Stage, daemon: &Daemon) -> Result<()> {
+    act("Only `apivip cleanup` takes the rules away, and says what it removed.");
+    typed("apivip cleanup");
+    let mut cleanup = stage.lab.node().command(command::program("apivip")?);
+    cleanup.arg("cleanup").arg("--run-dir").arg(daemon.run_dir());
+    lines(&command::run(cleanup, "")?);
+    ensure!(!stage.ask(stage.lab.pod(1), "after")?.status.success(), "{VIP} answers after the cleanup");
+    Ok(())
+}

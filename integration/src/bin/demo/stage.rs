@@ -1,0 +1,153 @@
+//! Everything that the daemon works with: the lab, the apiservers in it, and clients.
+//! In: which apiservers are published. Out: what clients got, and what the apiservers saw.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use apivip::model::types::Family;
+use integration::command::{self, COMMAND_LIMIT, Finished};
+use integration::kubeconfig::{Authority as Verify, Kubeconfig, User};
+use integration::lab::{Lab, LabOptions, addresses};
+use integration::netns::Namespace;
+use integration::pki::Authority;
+use integration::process::Spawned;
+use integration::sim::access_log::{self, Entry, What};
+use integration::sim::control::Control;
+use integration::sim::objects::{self, Port};
+use tokio::runtime::Runtime;
+
+/// What clients dial.
+pub(crate) const VIP: &str = "10.96.0.1:443";
+/// How long the load lasts, and when an apiserver is taken away, in seconds.
+pub(crate) const SECONDS: u32 = 6;
+pub(crate) const REMOVED_AFTER: u32 = 3;
+/// New connections per second.
+const RATE: &str = "200";
+/// What the daemon and every client show to an apiserver.
+const TOKEN: &str = "demo";
+/// Longest that an apiserver may take to start. It takes some ten milliseconds.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// The lab and its apiservers. Dropping it removes everything.
+pub(crate) struct Stage {
+    servers: Vec<Server>,
+    runtime: Runtime,
+    authority: Authority,
+    pub(crate) kubeconfig: PathBuf,
+    // Declared last: the apiservers end before their namespaces.
+    pub(crate) lab: Lab,
+}
+
+struct Server {
+    control: Control,
+    access_log: PathBuf,
+    _process: Spawned,
+}
+
+impl Stage {
+    /// Makes the lab and starts three apiservers that publish themselves.
+    pub(crate) fn build() -> Result<Self> {
+        let lab = Lab::start(LabOptions { apiservers: 3, ..LabOptions::default() })?;
+        let runtime = Runtime::new().context("start the runtime")?;
+        let authority = Authority::new(lab.dir(), "ca")?;
+        let servers = (1..=3).map(|i| server(&lab, &authority, i)).collect::<Result<Vec<_>>>()?;
+        let kubeconfig = lab.dir().join("kubeconfig");
+        let server = format!("https://{}:6443", lab.apiserver_address(1, Family::V4));
+        let verify = Verify::File(authority.certificate().to_owned());
+        Kubeconfig::new(server, verify, User::Token(TOKEN.to_owned())).write(&kubeconfig)?;
+        let stage = Self { servers, runtime, authority, kubeconfig, lab };
+        for server in &stage.servers {
+            stage.runtime.block_on(server.control.wait_ready(START_LIMIT))?;
+        }
+        let service = objects::service(&[addresses::VIP_V4.into()], &[Port::new("https", 443)], false);
+        stage.put(&service)?;
+        stage.publish(&[1, 2, 3])?;
+        Ok(stage)
+    }
+
+    /// Writes the EndpointSlice with these apiservers, as the apiservers themselves do when one comes or goes.
+    pub(crate) fn publish(&self, apiservers: &[u8]) -> Result<()> {
+        let backends: Vec<IpAddr> =
+            apiservers.iter().map(|i| self.lab.apiserver_address(*i, Family::V4)).collect();
+        objects::endpoint_slices(&backends, &[Port::new("https", 6443)])
+            .iter()
+            .try_for_each(|slice| self.put(slice))
+    }
+
+    fn put(&self, object: &serde_json::Value) -> Result<()> {
+        self.servers.iter().try_for_each(|s| self.runtime.block_on(s.control.put(object, None)).map(drop))
+    }
+
+    /// Asks the virtual IP for the API's version from a namespace. `name` marks the request in the access log.
+    pub(crate) fn ask(&self, from: &Namespace, name: &str) -> Result<Finished> {
+        let mut curl = from.command("curl");
+        curl.args(["--silent", "--show-error", "--max-time", "3", "--user-agent", name])
+            .args(["--header", &format!("Authorization: Bearer {TOKEN}"), "--cacert"])
+            .arg(self.authority.certificate())
+            .arg(format!("https://{VIP}/version"));
+        command::finish(curl, "", COMMAND_LIMIT)
+    }
+
+    /// Which apiserver got the request of this name, and the client's address that it saw.
+    pub(crate) fn who_answered(&self, name: &str) -> Result<(String, IpAddr)> {
+        let asked =
+            |entry: &Entry| matches!(&entry.what, What::Request { user_agent, .. } if user_agent == name);
+        let found = self.entries()?.into_iter().flatten().find(asked);
+        found
+            .map(|entry| (entry.server, entry.peer.ip()))
+            .with_context(|| format!("no apiserver logged request {name}"))
+    }
+
+    /// Starts a generator of TLS connections in the pod.
+    pub(crate) fn start_load(&self) -> Result<Spawned> {
+        let mut load = self.lab.pod(1).command(command::program("load")?);
+        load.args(["--kind", "tls", "--token", TOKEN, "--target", VIP, "--rate", RATE])
+            .args(["--duration", &SECONDS.to_string(), "--ca"])
+            .arg(self.authority.certificate());
+        let mut load = Spawned::start("load", load, self.lab.dir())?;
+        load.wait_for_line("started", START_LIMIT)?;
+        Ok(load)
+    }
+
+    /// New connections that each apiserver accepted in each second after `begin`.
+    pub(crate) fn connections_by_second(&self, begin: u64) -> Result<Vec<[u32; 3]>> {
+        let mut seconds = vec![[0; 3]; SECONDS as usize + 1];
+        for (server, entries) in self.entries()?.iter().enumerate() {
+            for entry in
+                entries.iter().filter(|entry| entry.what == What::Connection && entry.time_us >= begin)
+            {
+                let second = usize::try_from((entry.time_us - begin) / 1_000_000)?;
+                if let Some(count) = seconds.get_mut(second).and_then(|counts| counts.get_mut(server)) {
+                    *count += 1;
+                }
+            }
+        }
+        Ok(seconds)
+    }
+
+    fn entries(&self) -> Result<Vec<Vec<Entry>>> {
+        self.servers.iter().map(|server| access_log::read(&server.access_log)).collect()
+    }
+}
+
+fn server(lab: &Lab, authority: &Authority, i: u8) -> Result<Server> {
+    let name = format!("apiserver {i}");
+    let address = lab.apiserver_address(i, Family::V4);
+    let files = authority.server(&format!("apiserver-{i}"), &[address, addresses::VIP_V4.into()])?;
+    let (control, access_log) =
+        (lab.dir().join(format!("apiserver-{i}.sock")), lab.dir().join(format!("apiserver-{i}.access")));
+    let mut command = lab.apiserver(i).command(command::program("sim-apiserver")?);
+    command.args(["--name", &name, "--token", TOKEN, "--listen", &format!("{address}:6443")]);
+    command.arg("--cert").arg(&files.certificate).arg("--key").arg(&files.key);
+    command.arg("--control").arg(&control).arg("--access-log").arg(&access_log);
+    let process = Spawned::start(&format!("apiserver-{i}"), command, lab.dir())?;
+    Ok(Server { control: Control::new(control), access_log, _process: process })
+}
+
+/// Microseconds since 1970.
+pub(crate) fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
