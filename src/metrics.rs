@@ -84,7 +84,8 @@ impl Default for Metrics {
         let programmed = gauge("programmed", "1 while the kernel has the desired state");
         let frontends = gauge("frontends", "Virtual IPs and ports that are redirected");
         let backends = gauge("backends", "Apiservers that new connections can be sent to");
-        let holds = gauge("holds", "Parts of the rules that are kept although the API no longer publishes them");
+        let holds =
+            gauge("holds", "Parts of the rules that are kept although the API no longer publishes them");
         let metrics = Self {
             registry,
             commits,

@@ -39,7 +39,10 @@ mod tests {
 
     #[test]
     fn effective_set_is_read_from_its_line() {
-        assert_eq!(effective("Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t0000000000001000\n"), Some(1 << 12));
+        assert_eq!(
+            effective("Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t0000000000001000\n"),
+            Some(1 << 12)
+        );
         assert_eq!(effective("Name:\tx\n"), None);
         assert_eq!(effective("CapEff:\tzz\n"), None);
     }

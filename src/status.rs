@@ -132,8 +132,12 @@ fn word(value: &impl Serialize) -> String {
 fn summary(report: &Report) -> String {
     use crate::report::Phase;
     match report.phase {
-        Phase::Starting => "the API has not been read yet; rules of an earlier run, if any, still stand".to_owned(),
-        Phase::Waiting => "the API publishes nothing that can be programmed; the node was left as it was".to_owned(),
+        Phase::Starting => {
+            "the API has not been read yet; rules of an earlier run, if any, still stand".to_owned()
+        }
+        Phase::Waiting => {
+            "the API publishes nothing that can be programmed; the node was left as it was".to_owned()
+        }
         Phase::Programmed if report.holds.iter().any(Hold::keeps) => {
             "the kernel keeps the last good rules where the API publishes none".to_owned()
         }
@@ -166,7 +170,12 @@ impl Display for Status {
             if !frontend.port_name.is_empty() {
                 write!(f, " ({})", frontend.port_name)?;
             }
-            writeln!(f, " of {}{}", self.service, if frontend.client_affinity { ", by client address" } else { "" })?;
+            writeln!(
+                f,
+                " of {}{}",
+                self.service,
+                if frontend.client_affinity { ", by client address" } else { "" }
+            )?;
             for backend in &frontend.backends {
                 writeln!(f, "{:<10}   {:<28} {} connections", "", backend.address, backend.connections)?;
             }

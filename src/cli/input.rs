@@ -28,7 +28,8 @@ impl Objects {
     /// Reads a file (`-`: standard input) and takes in every object of the Service `key`.
     pub(super) fn read(&mut self, path: &Path, key: &ServiceKey) -> anyhow::Result<()> {
         let text = read(path)?;
-        let documents: Vec<Value> = documents(&text).with_context(|| format!("{}: not YAML or JSON", path.display()))?;
+        let documents: Vec<Value> =
+            documents(&text).with_context(|| format!("{}: not YAML or JSON", path.display()))?;
         ensure!(documents.iter().any(|d| !d.is_null()), "{}: holds no object", path.display());
         for document in documents.into_iter().filter(|d| !d.is_null()) {
             self.take(document, key).with_context(|| path.display().to_string())?;
@@ -112,7 +113,8 @@ fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(object: Value, kind: &str) -> anyhow::Result<T> {
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name").to_owned();
+    let name =
+        object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name").to_owned();
     serde_json::from_value(object).with_context(|| format!("{kind} {name}"))
 }
 

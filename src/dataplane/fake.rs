@@ -66,10 +66,7 @@ impl Dataplane for FakeKernel {
         Ok(Applied { took: Duration::ZERO, steps: 1 })
     }
 
-    async fn connections(
-        &mut self,
-        state: &DesiredState,
-    ) -> Result<BTreeMap<Backend, u64>, DataplaneError> {
+    async fn connections(&mut self, state: &DesiredState) -> Result<BTreeMap<Backend, u64>, DataplaneError> {
         let kernel = self.0.borrow();
         let wanted: BTreeSet<Backend> =
             state.frontends.iter().flat_map(|f| f.backends.iter().copied()).collect();

@@ -119,7 +119,9 @@ impl Node {
 
     async fn delete(&self, ip: IpAddr, route: RouteMessage) -> Result<(), HostError> {
         match self.handle.route().del(route).execute().await {
-            Err(error) if errno(&error) != Some(ESRCH) => Err(failed(format!("delete the route to {ip}"), error)),
+            Err(error) if errno(&error) != Some(ESRCH) => {
+                Err(failed(format!("delete the route to {ip}"), error))
+            }
             _ => Ok(()),
         }
     }
@@ -166,11 +168,8 @@ impl Host for Node {
 
     async fn ensure_routes(&mut self, state: &DesiredState) -> Result<(), DataplaneError> {
         let mut own = self.own_routes().await?;
-        let vips: BTreeMap<IpAddr, IpAddr> = state
-            .frontends
-            .iter()
-            .filter_map(|f| f.backends.first().map(|b| (f.vip.ip(), b.ip())))
-            .collect();
+        let vips: BTreeMap<IpAddr, IpAddr> =
+            state.frontends.iter().filter_map(|f| f.backends.first().map(|b| (f.vip.ip(), b.ip()))).collect();
         for (vip, backend) in vips {
             let ours = own.remove(&vip);
             if ours.is_none() && self.route_to(vip).await?.is_some() {

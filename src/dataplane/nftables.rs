@@ -81,10 +81,7 @@ impl Dataplane for Nftables {
         Ok(Applied { took: started.elapsed(), steps: committed.steps })
     }
 
-    async fn connections(
-        &mut self,
-        state: &DesiredState,
-    ) -> Result<BTreeMap<Backend, u64>, DataplaneError> {
+    async fn connections(&mut self, state: &DesiredState) -> Result<BTreeMap<Backend, u64>, DataplaneError> {
         let observed = self.observe().await?;
         let counts = build::counter_names(state)
             .into_iter()

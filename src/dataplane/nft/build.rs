@@ -36,7 +36,10 @@ pub fn table(state: &DesiredState) -> Table {
         comment: "apivip: leads the virtual IP of the Kubernetes API to live apiservers",
         counters: backends
             .iter()
-            .map(|b| Counter { name: backend_name(*b), comment: format!("connections sent to apiserver {b}") })
+            .map(|b| Counter {
+                name: backend_name(*b),
+                comment: format!("connections sent to apiserver {b}"),
+            })
             .collect(),
         chains,
     }
@@ -124,12 +127,7 @@ fn frontend_chain(state: &DesiredState, frontend: &DesiredFrontend) -> Chain {
             rules.push(Rule::new(Vec::new(), Action::Balance { by, targets }));
         }
     }
-    Chain {
-        name: frontend_name(frontend.vip),
-        comment: frontend_comment(state, frontend),
-        hook: None,
-        rules,
-    }
+    Chain { name: frontend_name(frontend.vip), comment: frontend_comment(state, frontend), hook: None, rules }
 }
 
 /// The Service and the port's name, of which only what a DNS label may hold is taken over.

@@ -93,10 +93,7 @@ pub(super) fn acting(action: &Action, map_id: u32) -> Vec<Attr> {
 
 /// Reference to a named counter.
 pub(super) fn counter(name: &str) -> Attr {
-    expression(
-        "objref",
-        &[be32(OBJREF_TYPE, super::kernel::object::TYPE_COUNTER), string(OBJREF_NAME, name)],
-    )
+    expression("objref", &[be32(OBJREF_TYPE, super::kernel::object::TYPE_COUNTER), string(OBJREF_NAME, name)])
 }
 
 /// `NFTA_DATA_VERDICT` of a goto, for set elements.
@@ -244,11 +241,7 @@ fn bitwise(mask: &[u8]) -> Attr {
 fn compare(operator: u32, value: &[u8]) -> Attr {
     expression(
         "cmp",
-        &[
-            be32(CMP_SREG, reg::R1),
-            be32(CMP_OP, operator),
-            nest(CMP_DATA, &[bytes(data::VALUE, value)]),
-        ],
+        &[be32(CMP_SREG, reg::R1), be32(CMP_OP, operator), nest(CMP_DATA, &[bytes(data::VALUE, value)])],
     )
 }
 
@@ -260,10 +253,7 @@ fn immediate(register: u32, value: &[u8]) -> Attr {
 }
 
 fn verdict(code: i32, chain: Option<&str>) -> Attr {
-    expression(
-        "immediate",
-        &[be32(IMMEDIATE_DREG, reg::VERDICT), verdict_data(IMMEDIATE_DATA, code, chain)],
-    )
+    expression("immediate", &[be32(IMMEDIATE_DREG, reg::VERDICT), verdict_data(IMMEDIATE_DATA, code, chain)])
 }
 
 fn verdict_data(kind: u16, code: i32, chain: Option<&str>) -> Attr {

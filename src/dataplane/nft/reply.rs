@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use netlink_packet_core::{
-    ErrorBuffer, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLA_HEADER_SIZE, NetlinkBuffer, NlaBuffer,
+    ErrorBuffer, NLA_HEADER_SIZE, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlaBuffer,
     NlasIterator,
 };
 

@@ -62,11 +62,8 @@ fn everybody(state: &DesiredState, family: Family) -> Chain {
 
 /// A client that is balanced to itself would drop a packet that comes from its own address.
 fn hairpin(backend: IpAddr) -> Rule {
-    Rule::new(
-        vec![Match::SourceAddress(backend), Match::DestinationAddress(backend)],
-        Action::Masquerade,
-    )
-    .because("hairpin: the client is the apiserver's own host")
+    Rule::new(vec![Match::SourceAddress(backend), Match::DestinationAddress(backend)], Action::Masquerade)
+        .because("hairpin: the client is the apiserver's own host")
 }
 
 /// The kernel chose the source for the route to the virtual IP, before the destination was translated.

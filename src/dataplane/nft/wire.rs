@@ -58,7 +58,9 @@ pub fn replace(table: &Table, observed: &Observed) -> Vec<Step> {
     if in_place {
         steps.push(flush_rules());
         steps.extend(observed.regular_chains().map(delete_chain));
-        steps.extend(observed.counters.keys().filter(|c| !wanted.contains(c.as_str())).map(|c| delete_counter(c)));
+        steps.extend(
+            observed.counters.keys().filter(|c| !wanted.contains(c.as_str())).map(|c| delete_counter(c)),
+        );
     }
     let kept = |c: &Counter| observed.counters.get(&c.name).copied();
     steps.extend(table.counters.iter().map(|c| add_counter(c, kept(c).unwrap_or_default())));
@@ -273,7 +275,12 @@ fn add_rule(chain: &Chain, rule: &Rule, map_id: u32) -> Step {
         nest(rule::EXPRESSIONS, &expressions),
     ];
     attrs.extend(rule.comment.as_deref().map(|text| comment(rule::USERDATA, text)));
-    step(format!("add rule in chain {}: {rule}", chain.name), msg::NEWRULE, NLM_F_CREATE | NLM_F_APPEND, &attrs)
+    step(
+        format!("add rule in chain {}: {rule}", chain.name),
+        msg::NEWRULE,
+        NLM_F_CREATE | NLM_F_APPEND,
+        &attrs,
+    )
 }
 
 #[cfg(test)]
