@@ -41,11 +41,13 @@ pub enum RejectReason {
     PortOutOfRange,
     /// The port is absent, which means every port.
     NoPort,
+    /// More than a virtual IP is programmed with.
+    TooMany,
 }
 
 impl RejectReason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::IsVip,
         Self::Unspecified,
         Self::Loopback,
@@ -59,6 +61,7 @@ impl RejectReason {
         Self::PortZero,
         Self::PortOutOfRange,
         Self::NoPort,
+        Self::TooMany,
     ];
 
     /// The value of a metric label.
@@ -77,6 +80,7 @@ impl RejectReason {
             Self::PortZero => "port_zero",
             Self::PortOutOfRange => "port_out_of_range",
             Self::NoPort => "no_port",
+            Self::TooMany => "too_many",
         }
     }
 }
@@ -97,6 +101,7 @@ impl fmt::Display for RejectReason {
             Self::PortZero => "port 0 cannot be connected to",
             Self::PortOutOfRange => "is not a TCP port (1 to 65535)",
             Self::NoPort => "has no port number",
+            Self::TooMany => "is one too many; a virtual IP gets at most 64 backends and a Service 32 virtual IPs and ports",
         })
     }
 }

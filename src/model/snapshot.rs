@@ -5,13 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
 use super::address::{self, RejectReason};
 use super::objects::{ClusterView, Endpoint, EndpointPort, Published, Service, ServicePort};
 use super::types::{Backend, Family, Vip};
+
+/// The most backends of one virtual IP. Control planes have 1 to 9 apiservers; a transaction must fit a netlink message.
+pub const MAX_BACKENDS: usize = 64;
+/// The most virtual IPs times ports of the Service; `kubernetes` has 1 or 2.
+pub const MAX_FRONTENDS: usize = 32;
 
 /// What the API says of the Service, fit to be programmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,8 +137,9 @@ impl Snapshot {
                 (vip, Frontend { vip, port_name: (*name).to_owned(), affinity, backends })
             })
             .collect();
+        let frontends = bounded(frontends, &mut rejected);
         let service = if frontends.is_empty() { ServiceStatus::Unusable } else { ServiceStatus::Found };
-        Self { generation, service, frontends: frontends.into_values().collect(), rejected }
+        Self { generation, service, frontends, rejected }
     }
 
     /// Every virtual IP, without ports.
@@ -145,6 +151,24 @@ impl Snapshot {
     pub fn backends(&self) -> BTreeSet<Backend> {
         self.frontends.iter().flat_map(|f| f.backends.iter().copied()).collect()
     }
+}
+
+/// Cuts what no real cluster has, so that a broken one cannot make the transaction too large to be sent.
+fn bounded(frontends: BTreeMap<Vip, Frontend>, rejected: &mut BTreeSet<Rejection>) -> Vec<Frontend> {
+    let mut too_many = |address: SocketAddr| {
+        let text = address.ip().to_string();
+        rejected.insert(rejection(&text, Some(address.port().into()), RejectReason::TooMany));
+    };
+    let mut kept: Vec<Frontend> = frontends.into_values().collect();
+    for frontend in kept.drain(MAX_FRONTENDS.min(kept.len())..) {
+        too_many(frontend.vip);
+    }
+    for frontend in &mut kept {
+        for backend in frontend.backends.drain(MAX_BACKENDS.min(frontend.backends.len())..) {
+            too_many(backend);
+        }
+    }
+    kept
 }
 
 /// What every address is held against.
