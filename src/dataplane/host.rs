@@ -182,7 +182,7 @@ impl Host for Node {
             if ours.as_ref().is_some_and(|ours| same(ours, &wanted)) {
                 continue;
             }
-            let source = preferred_source(&wanted);
+            let source = preferred_source(&wanted).map(tracing::field::display);
             self.handle
                 .route()
                 .add(wanted)
@@ -190,7 +190,7 @@ impl Host for Node {
                 .execute()
                 .await
                 .map_err(|e| failed(format!("add a route to {vip}"), e))?;
-            tracing::info!(%vip, ?source, "added a route to the virtual IP: the node had none");
+            tracing::info!(%vip, source, "added a route to the virtual IP: the node had none");
         }
         for (ip, route) in own {
             self.delete(ip, route).await?;
