@@ -1,6 +1,8 @@
 //! The node's own addresses and routes, over rtnetlink: which source address is right for each backend, who holds
 //! the virtual IP, and the route that host traffic needs on a node without a default route.
 
+mod messages;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
@@ -9,11 +11,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_sys::AsyncSocket;
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
@@ -21,6 +21,9 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use super::{DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView, PreferredSource};
 use crate::model::types::Family;
+use messages::{
+    destination, dump_request, host_route, lookup_request, output_interface, preferred_source, same,
+};
 
 /// Marks our routes (`ip route show proto 97`). 97 is free in the kernel's rtnetlink.h and in iproute2's rt_protos.
 pub const ROUTE_PROTOCOL: u8 = 97;
@@ -179,7 +182,7 @@ impl Host for Node {
             if ours.as_ref().is_some_and(|ours| same(ours, &wanted)) {
                 continue;
             }
-            let source = preferred_source(&wanted);
+            let source = preferred_source(&wanted).map(tracing::field::display);
             self.handle
                 .route()
                 .add(wanted)
@@ -187,7 +190,7 @@ impl Host for Node {
                 .execute()
                 .await
                 .map_err(|e| failed(format!("add a route to {vip}"), e))?;
-            tracing::info!(%vip, ?source, "added a route to the virtual IP: the node had none");
+            tracing::info!(%vip, source, "added a route to the virtual IP: the node had none");
         }
         for (ip, route) in own {
             self.delete(ip, route).await?;
@@ -223,64 +226,6 @@ const EACCES: i32 = 13;
 const EAFNOSUPPORT: i32 = 97;
 const ENETUNREACH: i32 = 101;
 const EHOSTUNREACH: i32 = 113;
-
-fn host_route(to: IpAddr) -> Result<RouteMessageBuilder<IpAddr>, HostError> {
-    let len = if to.is_ipv4() { 32 } else { 128 };
-    RouteMessageBuilder::<IpAddr>::new().destination_prefix(to, len).map_err(|e| invalid(to, &e))
-}
-
-/// The kernel refuses a lookup that says anything but the destination.
-fn lookup_request(to: IpAddr) -> Result<RouteMessage, HostError> {
-    let mut request = host_route(to)?.build();
-    request.header.table = 0;
-    request.header.protocol = RouteProtocol::Unspec;
-    request.header.scope = RouteScope::Universe;
-    request.header.kind = RouteType::Unspec;
-    Ok(request)
-}
-
-/// Only our own routes; a kernel before 4.20 ignores the filter and lists all.
-fn dump_request(family: Family) -> RouteMessage {
-    match family {
-        Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
-            .scope(RouteScope::Universe)
-            .kind(RouteType::Unspec)
-            .build(),
-        Family::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
-            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
-            .scope(RouteScope::Universe)
-            .kind(RouteType::Unspec)
-            .build(),
-    }
-}
-
-fn destination(route: &RouteMessage) -> Option<IpAddr> {
-    route.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
-        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
-        _ => None,
-    })
-}
-
-fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
-    route.attributes.iter().find_map(|a| match a {
-        RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
-        RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
-        _ => None,
-    })
-}
-
-fn output_interface(route: &RouteMessage) -> Option<u32> {
-    route.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Oif(index) => Some(*index),
-        _ => None,
-    })
-}
-
-fn same(ours: &RouteMessage, wanted: &RouteMessage) -> bool {
-    preferred_source(ours) == preferred_source(wanted) && output_interface(ours) == output_interface(wanted)
-}
 
 fn errno(error: &rtnetlink::Error) -> Option<i32> {
     match error {

@@ -1,0 +1,69 @@
+//! The route messages that are sent, and what is read from those that come back. Values only: nothing is sent here.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::RouteMessageBuilder;
+
+use super::{HostError, ROUTE_PROTOCOL, invalid};
+use crate::model::types::Family;
+
+pub(super) fn host_route(to: IpAddr) -> Result<RouteMessageBuilder<IpAddr>, HostError> {
+    let len = if to.is_ipv4() { 32 } else { 128 };
+    RouteMessageBuilder::<IpAddr>::new().destination_prefix(to, len).map_err(|e| invalid(to, &e))
+}
+
+/// The kernel refuses a lookup that says anything but the destination.
+pub(super) fn lookup_request(to: IpAddr) -> Result<RouteMessage, HostError> {
+    let mut request = host_route(to)?.build();
+    request.header.table = 0;
+    request.header.protocol = RouteProtocol::Unspec;
+    request.header.scope = RouteScope::Universe;
+    request.header.kind = RouteType::Unspec;
+    Ok(request)
+}
+
+/// Only our own routes; a kernel before 4.20 ignores the filter and lists all.
+pub(super) fn dump_request(family: Family) -> RouteMessage {
+    match family {
+        Family::V4 => RouteMessageBuilder::<Ipv4Addr>::new()
+            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
+            .scope(RouteScope::Universe)
+            .kind(RouteType::Unspec)
+            .build(),
+        Family::V6 => RouteMessageBuilder::<Ipv6Addr>::new()
+            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
+            .scope(RouteScope::Universe)
+            .kind(RouteType::Unspec)
+            .build(),
+    }
+}
+
+pub(super) fn destination(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    })
+}
+
+pub(super) fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
+    route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    })
+}
+
+pub(super) fn output_interface(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+pub(super) fn same(ours: &RouteMessage, wanted: &RouteMessage) -> bool {
+    preferred_source(ours) == preferred_source(wanted) && output_interface(ours) == output_interface(wanted)
+}
