@@ -1,6 +1,7 @@
 //! The harness that proves apivip from the outside.
 
 pub mod command;
+pub mod control_plane;
 pub mod daemon;
 pub mod kubeconfig;
 pub mod lab;

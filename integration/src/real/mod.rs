@@ -7,7 +7,7 @@ mod client;
 mod etcd;
 mod objects;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -174,17 +174,34 @@ impl<'lab> RealControlPlane<'lab> {
     }
 
     /// Where the requests of user `user` to apiserver `i` came from, as its audit log has it, oldest first.
-    /// The proxy of [`RealOptions::slices_v1`] stands in between: the apiserver sees its address then.
-    pub fn audit_source_ips(&mut self, i: u8, user: &str) -> Result<Vec<String>> {
-        let events = self.apiserver(i)?.audit_log()?;
+    /// The proxy of [`RealOptions::slices_v1`] tells the apiserver whom it speaks for.
+    pub fn audit_source_ips(&self, i: u8, user: &str) -> Result<Vec<String>> {
+        let events = self.audit_log(i)?;
         let by_user = events.iter().filter(|event| event["user"]["username"] == user);
         let addresses = by_user.filter_map(|event| event["sourceIPs"][0].as_str());
         Ok(addresses.map(str::to_owned).collect())
     }
 
     /// Every finished request of apiserver `i`, as `audit.k8s.io/v1` events, oldest first.
-    pub fn audit_log(&mut self, i: u8) -> Result<Vec<Value>> {
-        self.apiserver(i)?.audit_log()
+    pub fn audit_log(&self, i: u8) -> Result<Vec<Value>> {
+        let index = usize::from(i).checked_sub(1);
+        let apiserver = index.and_then(|index| self.apiservers.get(index));
+        apiserver.with_context(|| format!("there is no apiserver {i}"))?.audit_log()
+    }
+
+    /// Makes the Service `kubernetes` have these virtual IPs, which cannot be changed while it exists.
+    pub fn put_service(&self, vips: &[IpAddr], affinity: bool) -> Result<()> {
+        let client = self.client(1);
+        let service = objects::kubernetes_service(vips, affinity);
+        match client.status("GET", objects::KUBERNETES_SERVICE)? {
+            404 => client.post(objects::SERVICES, &service).map(drop),
+            _ => client.patch(objects::KUBERNETES_SERVICE, &service).map(drop),
+        }
+    }
+
+    /// Deletes the Service `kubernetes`.
+    pub fn delete_service(&self) -> Result<()> {
+        self.client(1).delete(objects::KUBERNETES_SERVICE).map(drop)
     }
 
     fn apiserver(&mut self, i: u8) -> Result<&mut Apiserver<'lab>> {

@@ -14,6 +14,9 @@ pub(super) const KUBERNETES_SERVICE: &str = "/api/v1/namespaces/default/services
 const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints";
 const SLICES: &str = "/apis/discovery.k8s.io/v1beta1/namespaces/default/endpointslices";
 
+/// The collection that it is in.
+pub(super) const SERVICES: &str = "/api/v1/namespaces/default/services";
+
 /// What user `apivip` may do, no more than the daemon needs: collection and object of each.
 pub(super) fn apivip_permissions() -> [(&'static str, Value); 2] {
     let role = json!({
@@ -39,6 +42,25 @@ pub(super) fn both_virtual_ips() -> Value {
         "ipFamilyPolicy": "RequireDualStack",
         "clusterIPs": [addresses::VIP_V4, addresses::VIP_V6],
     } })
+}
+
+/// The Service `kubernetes` with these virtual IPs.
+pub(super) fn kubernetes_service(vips: &[IpAddr], affinity: bool) -> Value {
+    let mut spec = json!({
+        "clusterIP": vips.first(),
+        "sessionAffinity": if affinity { "ClientIP" } else { "None" },
+        "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443 }],
+    });
+    // A server without the feature refuses the second field.
+    if vips.len() > 1 {
+        spec["clusterIPs"] = json!(vips);
+        spec["ipFamilyPolicy"] = json!("RequireDualStack");
+    }
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "kubernetes", "namespace": "default" },
+        "spec": spec,
+    })
 }
 
 /// Endpoints and one EndpointSlice per family of the Service `kubernetes`: collection and object of each.

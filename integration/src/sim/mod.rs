@@ -7,6 +7,7 @@ pub mod access_log;
 pub mod apiserver;
 pub mod body;
 pub mod control;
+pub mod fleet;
 pub mod https;
 pub mod listen;
 pub mod load;

@@ -1,0 +1,190 @@
+//! One face for the simulated and the real control plane, so that a scenario runs against each.
+//!
+//! In: a lab and a [`Variant`]. Out: a [`ControlPlane`]: what it publishes is the scenario's choice, and what its
+//! apiservers saw can be asked. Nothing is published, and the simulation has no Service, until the scenario says so.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::command;
+use crate::kubeconfig::{self, Kubeconfig, User};
+use crate::lab::Lab;
+use crate::netns::Namespace;
+use crate::pki::Authority;
+use crate::real::{APIVIP_TOKEN, EndpointsBy, PORT, RealControlPlane, RealOptions};
+use crate::sim::access_log::What;
+use crate::sim::fleet::{Fleet, TOKEN};
+
+/// The port that clients dial.
+pub const SERVICE_PORT: u16 = 443;
+
+/// The name that apiservers are verified by.
+pub const SERVER_NAME: &str = "kubernetes.default.svc";
+
+/// How the requests of [`ControlPlane::fetch`] are told from the daemon's.
+const USER_AGENT: &str = "lab-client";
+
+/// The kinds of control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Simulated, with EndpointSlices.
+    SimulatedSlices,
+    /// Simulated, with Endpoints only, as Kubernetes 1.20.
+    SimulatedEndpoints,
+    /// Real, with Endpoints.
+    RealEndpoints,
+    /// Real, with EndpointSlices through a proxy in front of each apiserver.
+    RealSlices,
+}
+
+/// A running control plane of one kind. Dropping it ends all of it.
+#[derive(Debug)]
+pub struct ControlPlane<'lab> {
+    lab: &'lab Lab,
+    plane: Plane<'lab>,
+}
+
+#[derive(Debug)]
+enum Plane<'lab> {
+    Simulated { fleet: Fleet, authority: Authority },
+    Real(RealControlPlane<'lab>),
+}
+
+impl<'lab> ControlPlane<'lab> {
+    /// Starts every apiserver of the lab and waits until they answer.
+    pub fn start(lab: &'lab Lab, variant: Variant) -> Result<Self> {
+        let simulated = |slices| -> Result<Plane<'lab>> {
+            let authority = Authority::new(lab.dir(), "ca")?;
+            Ok(Plane::Simulated { fleet: Fleet::start(lab, &authority, slices)?, authority })
+        };
+        let real = |slices_v1| -> Result<Plane<'lab>> {
+            let options = RealOptions { endpoints: EndpointsBy::Test, slices_v1 };
+            Ok(Plane::Real(RealControlPlane::start(lab, options)?))
+        };
+        let plane = match variant {
+            Variant::SimulatedSlices => simulated(true)?,
+            Variant::SimulatedEndpoints => simulated(false)?,
+            Variant::RealEndpoints => real(false)?,
+            Variant::RealSlices => real(true)?,
+        };
+        Ok(Self { lab, plane })
+    }
+
+    /// Writes a kubeconfig that names apiserver 1, and returns its path.
+    pub fn kubeconfig(&self) -> Result<PathBuf> {
+        self.kubeconfig_naming(SocketAddr::new(self.lab.apiserver_addresses(1)[0], PORT))
+    }
+
+    /// Writes a kubeconfig that names this server, and returns its path.
+    pub fn kubeconfig_naming(&self, server: SocketAddr) -> Result<PathBuf> {
+        let name = format!("kubeconfig-{}-{}.yaml", server.ip(), server.port());
+        let path = self.lab.dir().join(name.replace(':', "_"));
+        let authority = kubeconfig::Authority::File(self.authority().to_owned());
+        let user = User::Token(self.token().to_owned());
+        Kubeconfig::new(format!("https://{server}"), authority, user).write(&path)?;
+        Ok(path)
+    }
+
+    /// Where apiserver `i` listens, one address per family, IPv4 first.
+    pub fn apiservers(&self, i: u8) -> Vec<SocketAddr> {
+        self.lab.apiserver_addresses(i).into_iter().map(|ip| SocketAddr::new(ip, PORT)).collect()
+    }
+
+    /// Publishes every address of these apiservers and nothing else.
+    pub fn publish_apiservers(&self, numbers: &[u8]) -> Result<()> {
+        self.publish(&numbers.iter().flat_map(|i| self.lab.apiserver_addresses(*i)).collect::<Vec<_>>())
+    }
+
+    /// Publishes these addresses as endpoints and nothing else, in every form.
+    pub fn publish(&self, addresses: &[IpAddr]) -> Result<()> {
+        match &self.plane {
+            Plane::Simulated { fleet, .. } => fleet.publish(addresses),
+            Plane::Real(real) => real.client(1).publish(addresses, PORT),
+        }
+    }
+
+    /// Writes the Service with these virtual IPs. A real apiserver keeps those that it has given.
+    pub fn put_service(&self, vips: &[IpAddr], affinity: bool) -> Result<()> {
+        match &self.plane {
+            Plane::Simulated { fleet, .. } => fleet.put_service(vips, affinity),
+            Plane::Real(real) => real.put_service(vips, affinity),
+        }
+    }
+
+    /// Deletes the Service. Real apiservers write it again within seconds.
+    pub fn delete_service(&self) -> Result<()> {
+        match &self.plane {
+            Plane::Simulated { fleet, .. } => fleet.delete_service(),
+            Plane::Real(real) => real.delete_service(),
+        }
+    }
+
+    /// The certificate that verifies every apiserver.
+    pub fn authority(&self) -> &Path {
+        match &self.plane {
+            Plane::Simulated { authority, .. } => authority.certificate(),
+            Plane::Real(real) => real.authority().certificate(),
+        }
+    }
+
+    /// What the daemon and other clients show to be let in.
+    pub fn token(&self) -> &'static str {
+        match &self.plane {
+            Plane::Simulated { .. } => TOKEN,
+            Plane::Real(_) => APIVIP_TOKEN,
+        }
+    }
+
+    /// Asks `/readyz` of the virtual IP from a namespace, over TLS, and returns the answer. The server must prove
+    /// that it is an apiserver.
+    pub fn fetch(&self, from: &Namespace, vip: IpAddr) -> Result<String> {
+        let host = if vip.is_ipv6() { format!("[{vip}]") } else { vip.to_string() };
+        let mut curl = from.command("curl");
+        curl.args(["-sS", "--fail", "-m", "5", "--noproxy", "*", "-A", USER_AGENT]);
+        curl.args(["--resolve", &format!("{SERVER_NAME}:{SERVICE_PORT}:{host}"), "--cacert"]);
+        curl.arg(self.authority());
+        curl.args(["-H", &format!("Authorization: Bearer {}", self.token())]);
+        curl.arg(format!("https://{SERVER_NAME}:{SERVICE_PORT}/readyz"));
+        command::run(curl, "").with_context(|| format!("reach {vip} from {}", from.name()))
+    }
+
+    /// Which client addresses apiserver `i` saw in requests of [`ControlPlane::fetch`], oldest first.
+    pub fn source_addresses(&self, i: u8) -> Result<Vec<IpAddr>> {
+        match &self.plane {
+            Plane::Simulated { fleet, .. } => {
+                let ours = |what: &What| matches!(what, What::Request { user_agent, .. } if user_agent == USER_AGENT);
+                let log = fleet.access_log(i)?;
+                Ok(log.iter().filter(|entry| ours(&entry.what)).map(|entry| entry.peer.ip()).collect())
+            }
+            Plane::Real(real) => {
+                let log = real.audit_log(i)?;
+                log.iter().filter(|event| event["userAgent"] == USER_AGENT).map(audited_source).collect()
+            }
+        }
+    }
+
+    /// The simulated apiservers, for what only they can do.
+    pub fn fleet(&mut self) -> Result<&mut Fleet> {
+        match &mut self.plane {
+            Plane::Simulated { fleet, .. } => Ok(fleet),
+            Plane::Real(_) => bail!("this control plane is real"),
+        }
+    }
+
+    /// The real control plane, for what only it can do.
+    pub fn real(&mut self) -> Result<&mut RealControlPlane<'lab>> {
+        match &mut self.plane {
+            Plane::Real(real) => Ok(real),
+            Plane::Simulated { .. } => bail!("this control plane is simulated"),
+        }
+    }
+}
+
+/// A proxy in between has put the client before itself.
+fn audited_source(event: &Value) -> Result<IpAddr> {
+    let address = event["sourceIPs"][0].as_str().context("find the source of an audited request")?;
+    address.parse().with_context(|| format!("parse the source of an audited request: {address}"))
+}

@@ -1,0 +1,155 @@
+//! One simulated apiserver per apiserver of a lab, run and ordered about together.
+//!
+//! In: a lab, and which API form it serves. Out: a [`Fleet`] that stores objects in all of its servers, and tells what
+//! each of them saw. Its methods block, so that a scenario reads from top to bottom.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use super::access_log::{self, Entry};
+use super::control::Control;
+use super::objects::{self, Port};
+use super::protocol::Resource;
+use crate::command;
+use crate::lab::{Lab, addresses};
+use crate::pki::Authority;
+use crate::process::{Signal, Spawned};
+
+/// The port that apiservers listen on and publish.
+pub const API_PORT: u16 = 6443;
+/// The port of each server that greets and echoes.
+pub const ECHO_PORT: u16 = 7007;
+/// The Service's port that leads to [`ECHO_PORT`].
+pub const ECHO_SERVICE_PORT: u16 = 7;
+/// What a client shows to be let in.
+pub const TOKEN: &str = "lab-token";
+
+/// Longest until a server answers. It usually takes some ten milliseconds.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Running servers, numbered from 1. Dropping it ends them.
+#[derive(Debug)]
+pub struct Fleet {
+    servers: Vec<Server>,
+    runtime: Runtime,
+}
+
+#[derive(Debug)]
+struct Server {
+    control: Control,
+    access_log: PathBuf,
+    process: Spawned,
+    takes_orders: bool,
+}
+
+impl Fleet {
+    /// Starts the servers, without any object, and waits until they answer. Without `slices` they have no
+    /// discovery.k8s.io/v1, as Kubernetes 1.20.
+    pub fn start(lab: &Lab, authority: &Authority, slices: bool) -> Result<Self> {
+        let numbers = 1..=lab.options().apiservers;
+        let servers = numbers.map(|i| server(lab, authority, i, slices)).collect::<Result<_>>()?;
+        let fleet = Self { servers, runtime: Runtime::new().context("start the runtime")? };
+        for server in &fleet.servers {
+            fleet.runtime.block_on(server.control.wait_ready(START_LIMIT))?;
+        }
+        Ok(fleet)
+    }
+
+    /// Writes the Service with the ports `https` and `echo` and these cluster IPs; none makes it headless.
+    pub fn put_service(&self, vips: &[IpAddr], affinity: bool) -> Result<()> {
+        let ports = [Port::new("https", 443), Port::new("echo", ECHO_SERVICE_PORT)];
+        self.put(&objects::service(vips, &ports, affinity))
+    }
+
+    /// Deletes the Service.
+    pub fn delete_service(&self) -> Result<()> {
+        self.on_all(|control| async move {
+            control.delete(Resource::Services, objects::NAMESPACE, objects::SERVICE, None).await.map(drop)
+        })
+    }
+
+    /// Writes Endpoints with these addresses and one slice per family, which is empty where there is no address.
+    pub fn publish(&self, backends: &[IpAddr]) -> Result<()> {
+        let ports = endpoint_ports();
+        let of = |v6: bool| backends.iter().copied().filter(|ip| ip.is_ipv6() == v6).collect::<Vec<_>>();
+        self.put(&objects::endpoint_slice(objects::SERVICE, "IPv4", &of(false), &ports))?;
+        self.put(&objects::endpoint_slice("kubernetes-v6", "IPv6", &of(true), &ports))?;
+        self.put(&objects::endpoints(backends, &ports))
+    }
+
+    /// Stores an object in every server.
+    pub fn put(&self, object: &Value) -> Result<()> {
+        self.on_all(|control| async move { control.put(object, None).await.map(drop) })
+    }
+
+    /// Gives an order to every server that takes orders.
+    pub fn on_all<F: Future<Output = Result<()>>>(&self, order: impl Fn(Control) -> F) -> Result<()> {
+        let servers = self.servers.iter().filter(|server| server.takes_orders);
+        servers.map(|server| self.runtime.block_on(order(server.control.clone()))).collect()
+    }
+
+    /// Gives an order to server `i`.
+    pub fn on<T, F: Future<Output = Result<T>>>(&self, i: u8, order: impl FnOnce(Control) -> F) -> Result<T> {
+        self.runtime.block_on(order(self.server(i)?.control.clone()))
+    }
+
+    /// What server `i` saw, oldest first.
+    pub fn access_log(&self, i: u8) -> Result<Vec<Entry>> {
+        access_log::read(&self.server(i)?.access_log)
+    }
+
+    /// Stops server `i` from running: its sockets stay open and nothing answers. It misses every later order.
+    pub fn pause(&mut self, i: u8) -> Result<()> {
+        self.signal(i, Signal::STOP)
+    }
+
+    /// Kills server `i` with SIGKILL.
+    pub fn kill(&mut self, i: u8) -> Result<()> {
+        self.signal(i, Signal::KILL)
+    }
+
+    fn signal(&mut self, i: u8, signal: Signal) -> Result<()> {
+        let server = usize::from(i).checked_sub(1).and_then(|index| self.servers.get_mut(index));
+        let server = server.with_context(|| format!("there is no apiserver {i}"))?;
+        server.takes_orders = false;
+        server.process.signal(signal)
+    }
+
+    fn server(&self, i: u8) -> Result<&Server> {
+        let server = usize::from(i).checked_sub(1).and_then(|index| self.servers.get(index));
+        server.with_context(|| format!("there is no apiserver {i}"))
+    }
+}
+
+/// The ports that every endpoint has.
+pub fn endpoint_ports() -> [Port; 2] {
+    [Port::new("https", API_PORT), Port::new("echo", ECHO_PORT)]
+}
+
+fn server(lab: &Lab, authority: &Authority, i: u8, slices: bool) -> Result<Server> {
+    let own = lab.apiserver_addresses(i);
+    let vips = lab.families().iter().map(|family| addresses::vip(*family));
+    let names: Vec<IpAddr> = own.iter().copied().chain(vips).collect();
+    let files = authority.server(&format!("apiserver-{i}"), &names)?;
+    let file = |end: &str| lab.dir().join(format!("apiserver-{i}.{end}"));
+    let (control, access_log) = (file("sock"), file("access"));
+    let mut command = lab.apiserver(i).command(command::program("sim-apiserver")?);
+    command.args(["--name", &format!("apiserver {i}"), "--token", TOKEN]);
+    for address in own {
+        command.arg("--listen").arg(SocketAddr::new(address, API_PORT).to_string());
+        command.arg("--echo").arg(SocketAddr::new(address, ECHO_PORT).to_string());
+    }
+    command.arg("--cert").arg(&files.certificate).arg("--key").arg(&files.key);
+    command.arg("--control").arg(&control).arg("--access-log").arg(&access_log);
+    if !slices {
+        command.arg("--no-discovery-v1");
+    }
+    let process = Spawned::start(&format!("apiserver-{i}"), command, lab.dir())?;
+    Ok(Server { control: Control::new(control), access_log, process, takes_orders: true })
+}

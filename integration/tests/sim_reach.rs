@@ -1,0 +1,117 @@
+//! Pods and the host reach a simulated apiserver through the virtual IP, in every kind of network and with every API
+//! form, and the apiserver sees the address that the documentation promises.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+use apivip::model::types::Family;
+use integration::control_plane::{ControlPlane, Variant};
+use integration::daemon::{Daemon, DaemonOptions};
+use integration::lab::{Families, Lab, LabOptions, PodAttachment, addresses};
+use integration::netns::Namespace;
+
+/// Requests of each client, to different apiservers.
+const REQUESTS: usize = 6;
+
+fn start<'lab>(lab: &'lab Lab, variant: Variant, arguments: &[&str]) -> Result<(ControlPlane<'lab>, Daemon)> {
+    let plane = ControlPlane::start(lab, variant)?;
+    let vips: Vec<IpAddr> = lab.families().iter().map(|family| addresses::vip(*family)).collect();
+    plane.put_service(&vips, false)?;
+    plane.publish_apiservers(&[1, 2, 3])?;
+    let mut options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
+    options.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    let daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
+    Ok((plane, daemon))
+}
+
+/// Asks the virtual IP from `from`; returns the addresses that all apiservers together saw because of it.
+fn seen(lab: &Lab, plane: &ControlPlane<'_>, from: &Namespace, family: Family) -> Result<BTreeSet<IpAddr>> {
+    let before = (1..=3).map(|i| plane.source_addresses(i)).collect::<Result<Vec<_>>>()?;
+    for _ in 0..REQUESTS {
+        let answer =
+            plane.fetch(from, addresses::vip(family)).with_context(|| format!("{:?}", lab.options()))?;
+        ensure!(answer == "ok", "the answer is {answer:?}");
+    }
+    let (mut all, mut count) = (BTreeSet::new(), 0);
+    for (i, before) in (1..=3).zip(before) {
+        let sources = plane.source_addresses(i)?;
+        all.extend(sources[before.len()..].iter().copied());
+        count += sources.len() - before.len();
+    }
+    ensure!(count == REQUESTS, "{count} of {REQUESTS} requests are in the access logs");
+    Ok(all)
+}
+
+fn pods_and_host_keep_their_addresses(options: LabOptions, variant: Variant) -> Result<()> {
+    let lab = Lab::start(options)?;
+    let (plane, daemon) = start(&lab, variant, &[])?;
+    for family in lab.families().iter().copied() {
+        let pod = seen(&lab, &plane, lab.pod(1), family)?;
+        ensure!(pod == [addresses::pod(1, family)].into(), "{options:?}: the pod was seen as {pod:?}");
+        let node = seen(&lab, &plane, lab.node(), family)?;
+        ensure!(node == [addresses::node(family)].into(), "{options:?}: the node was seen as {node:?}");
+    }
+    let form = daemon.status()?["api"]["api"].clone();
+    let expected = if variant == Variant::SimulatedSlices { "slices" } else { "endpoints" };
+    ensure!(form == expected, "the daemon reads {form} instead of {expected}");
+    Ok(())
+}
+
+#[test]
+fn routed_pods_and_host_reach_an_apiserver_over_ipv4_and_are_seen_as_themselves() -> Result<()> {
+    pods_and_host_keep_their_addresses(LabOptions::default(), Variant::SimulatedSlices)
+}
+
+#[test]
+fn routed_pods_and_host_reach_an_apiserver_over_ipv6_and_are_seen_as_themselves() -> Result<()> {
+    let options = LabOptions { families: Families::V6, ..LabOptions::default() };
+    pods_and_host_keep_their_addresses(options, Variant::SimulatedSlices)
+}
+
+#[test]
+fn dual_stack_works_with_slices_and_with_endpoints_alone() -> Result<()> {
+    let options = LabOptions { families: Families::Dual, ..LabOptions::default() };
+    pods_and_host_keep_their_addresses(options, Variant::SimulatedSlices)?;
+    pods_and_host_keep_their_addresses(options, Variant::SimulatedEndpoints)
+}
+
+#[test]
+fn bridged_pods_reach_an_apiserver_whether_or_not_netfilter_sees_the_bridge() -> Result<()> {
+    for netfilter in [false, true] {
+        let attachment = PodAttachment::Bridged { netfilter };
+        let options = LabOptions { families: Families::Dual, attachment, ..LabOptions::default() };
+        pods_and_host_keep_their_addresses(options, Variant::SimulatedSlices)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn masquerade_and_cluster_cidr_decide_which_address_an_apiserver_sees() -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+    let (plane, mut daemon) = start(&lab, Variant::SimulatedSlices, &[])?;
+    let (v4, v6) = (addresses::POD_RANGE_V4, addresses::POD_RANGE_V6);
+    let (other_v4, other_v6) = ("10.245.0.0/24", "fd00:10:245::/64");
+    let cases: [(&[&str], bool); 6] = [
+        (&["--masquerade", "always"], true),
+        (&["--masquerade", "never"], false),
+        (&["--cluster-cidr", v4, "--cluster-cidr", v6], false),
+        (&["--cluster-cidr", other_v4, "--cluster-cidr", other_v6], true),
+        (&["--masquerade", "never", "--cluster-cidr", other_v4, "--cluster-cidr", other_v6], false),
+        (&["--masquerade", "always", "--cluster-cidr", v4, "--cluster-cidr", v6], true),
+    ];
+    for (arguments, masqueraded) in cases {
+        daemon.stop()?;
+        let mut options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
+        options.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
+        for family in [Family::V4, Family::V6] {
+            let expected = if masqueraded { addresses::node(family) } else { addresses::pod(1, family) };
+            let pod = seen(&lab, &plane, lab.pod(1), family)?;
+            ensure!(pod == [expected].into(), "{arguments:?}: the pod was seen as {pod:?}, not {expected}");
+            let node = seen(&lab, &plane, lab.node(), family)?;
+            ensure!(node == [addresses::node(family)].into(), "{arguments:?}: the node was seen as {node:?}");
+        }
+    }
+    Ok(())
+}
