@@ -11,5 +11,6 @@ pub mod packets;
 pub mod pki;
 pub mod process;
 pub mod real;
+pub mod refusal;
 pub mod sim;
 pub mod tls;

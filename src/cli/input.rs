@@ -115,7 +115,8 @@ fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
 fn parse<T: for<'de> Deserialize<'de>>(object: Value, kind: &str) -> anyhow::Result<T> {
     let name =
         object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name").to_owned();
-    serde_json::from_value(object).with_context(|| format!("{kind} {name}"))
+    // Its message begins with the field, as in `spec.ports: invalid type`.
+    serde_path_to_error::deserialize(object).with_context(|| format!("{kind} {name}"))
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
