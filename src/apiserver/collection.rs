@@ -49,12 +49,15 @@ pub(super) enum Counted {
 pub(super) struct Collection {
     resource: Resource,
     position: Position,
+    /// Was listed since it was last forgotten.
     listed: bool,
+    /// The server did not have our version, and nothing was heard since.
+    refused: bool,
 }
 
 impl Collection {
     pub(super) fn new(resource: Resource) -> Self {
-        Self { resource, position: Position::List(ListFrom::Cache), listed: false }
+        Self { resource, position: Position::List(ListFrom::Cache), listed: false, refused: false }
     }
 
     /// Forgets the position: the next list is read through to etcd, as a version of another collection says nothing
@@ -69,6 +72,19 @@ impl Collection {
         self.listed
     }
 
+    /// Lists if there is no version that a watch could continue from.
+    pub(super) async fn catch_up(
+        &mut self,
+        client: &Client,
+        key: &ServiceKey,
+        sink: &impl Sink,
+    ) -> Result<(), ApiError> {
+        while let Position::List(_) = self.position {
+            self.step(client, key, sink).await?;
+        }
+        Ok(())
+    }
+
     /// Lists and watches until something fails.
     pub(super) async fn follow(
         &mut self,
@@ -76,36 +92,34 @@ impl Collection {
         key: &ServiceKey,
         sink: &impl Sink,
     ) -> Result<Infallible, ApiError> {
-        // Without progress in between, a second refusal of our resourceVersion is the server's fault.
-        let mut refused = false;
         loop {
-            let failure = match self.position.clone() {
-                Position::List(from) => match self.list(client, key, &from, sink).await {
-                    Ok(()) => continue,
-                    Err(failure) => failure,
-                },
-                Position::Watch(version) => match self.watch(client, key, &version, sink).await {
-                    Ok(()) => {
-                        refused = false;
-                        continue;
-                    }
-                    Err(failure) => {
-                        refused &= self.position == Position::Watch(version);
-                        failure
-                    }
-                },
-            };
-            match failure {
-                ApiError::Expired { .. } | ApiError::FromTheFuture { .. } if !refused => {
-                    tracing::debug!(reason = %failure, "listing anew");
-                    refused = true;
-                    self.position = Position::List(ListFrom::Newest);
-                }
-                failure => {
-                    self.recover(&failure);
-                    return Err(failure);
-                }
+            self.step(client, key, sink).await?;
+        }
+    }
+
+    /// One list, or one watch to its end. A server that does not have our version is listed anew within the session;
+    /// if it then refuses the version that it just gave, that is an error like any other.
+    async fn step(&mut self, client: &Client, key: &ServiceKey, sink: &impl Sink) -> Result<(), ApiError> {
+        let before = self.position.clone();
+        let result = match &before {
+            Position::List(from) => self.list(client, key, from, sink).await,
+            Position::Watch(version) => self.watch(client, key, version, sink).await,
+        };
+        if matches!(before, Position::Watch(_)) && (result.is_ok() || self.position != before) {
+            self.refused = false;
+        }
+        match result {
+            Err(ApiError::Expired { .. } | ApiError::FromTheFuture { .. }) if !self.refused => {
+                self.refused = true;
+                self.position = Position::List(ListFrom::Newest);
+                Ok(())
             }
+            Err(failure) => {
+                self.refused = false;
+                self.recover(&failure);
+                Err(failure)
+            }
+            Ok(()) => Ok(()),
         }
     }
 

@@ -180,3 +180,6 @@ fn turn(connection: &mut Connection, state: State) {
         connection.since = SystemTime::now();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,7 @@ mod session;
 mod store;
 mod watch;
 
-pub use access::{Access, AccessError, load};
+pub use access::{Access, AccessError, TLS_NAME, load};
 pub use connection::{Api, Connection, State};
 
 use backoff::Backoff;

@@ -13,7 +13,7 @@ use super::access::Access;
 use super::candidates::Candidates;
 use super::client::Client;
 use super::collection::{Collection, Counted, Sink};
-use super::connection::Reporter;
+use super::connection::{Api, Reporter};
 use super::decode::Change;
 use super::error::ApiError;
 use super::resource::Resource;
@@ -103,18 +103,19 @@ pub(super) async fn run(
     let client = Client::open(access, &hub.candidates).await?;
     let session = Session { hub, opened: Notify::new() };
     let Collections { service, slices, endpoints } = collections;
+    // The whole view first: a server whose watches fail can at least be listed.
+    service.catch_up(&client, &hub.key, &session).await?;
+    decide(slices, endpoints, &client, &session).await?;
     let service = service.follow(&client, &hub.key, &session);
     let endpoints = async {
-        // The second request waits for the first answer: by then it is known whether the connection is HTTP/2, and
-        // both watches share it instead of racing to dial two.
+        // When both watches resume, the second request waits for the first answer: by then it is known whether the
+        // connection is HTTP/2, and they share it instead of racing to dial two.
         session.opened.notified().await;
         follow_endpoints(slices, endpoints, &client, &session).await
     };
     tokio::try_join!(service, endpoints).map(|(never, _)| never)
 }
 
-/// Follows slices where the server has them, else Endpoints. Every session decides anew: the next server may be newer.
-/// Whichever form takes over begins with a list, as the view holds the other form until then.
 async fn follow_endpoints(
     slices: &mut Collection,
     endpoints: &mut Collection,
@@ -123,17 +124,39 @@ async fn follow_endpoints(
 ) -> Result<Infallible, ApiError> {
     let key = &session.hub.key;
     loop {
-        let asked = match slices.follow(client, key, session).await {
-            Err(ApiError::NotFound { asked }) => asked,
-            other => return other,
-        };
-        if slices.is_listed() {
-            endpoints.forget();
+        match decide(slices, endpoints, client, session).await? {
+            Api::Endpoints => return endpoints.follow(client, key, session).await,
+            _ => match slices.follow(client, key, session).await {
+                // Only a list decides: a resumed watch may be refused for other reasons.
+                Err(ApiError::NotFound { .. }) => {
+                    endpoints.forget();
+                    slices.forget();
+                }
+                other => return other,
+            },
         }
-        slices.forget();
-        // Only a list decides: a watch is refused with 404 for other reasons too.
-        if asked.verb == "list" {
-            return endpoints.follow(client, key, session).await;
+    }
+}
+
+/// Slices where the server has them, else Endpoints. Every session decides anew: the next server may be newer.
+/// Whichever form takes over begins with a list, as the view holds the other form until then.
+async fn decide(
+    slices: &mut Collection,
+    endpoints: &mut Collection,
+    client: &Client,
+    session: &Session<'_>,
+) -> Result<Api, ApiError> {
+    let key = &session.hub.key;
+    match slices.catch_up(client, key, session).await {
+        Ok(()) => Ok(Api::Slices),
+        Err(ApiError::NotFound { .. }) => {
+            if slices.is_listed() {
+                endpoints.forget();
+            }
+            slices.forget();
+            endpoints.catch_up(client, key, session).await?;
+            Ok(Api::Endpoints)
         }
+        Err(failure) => Err(failure),
     }
 }

@@ -1,1 +1,10 @@
+//! The whole module against apiservers on loopback: real sockets, TLS and HTTP, scripted answers.
 
+mod cluster;
+mod failures;
+mod fake;
+mod forms;
+pub(crate) mod pki;
+mod reconnect;
+mod running;
+mod tls;

@@ -222,7 +222,7 @@ fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, AccessError> {
     std::fs::read(path).map_err(|error| unreadable(advise(&error)))
 }
 
-fn advise(error: &std::io::Error) -> String {
+pub(super) fn advise(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "no such file; correct the path".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied; let this user read it".to_owned(),

@@ -1,1 +1,311 @@
+use std::path::PathBuf;
 
+use tempfile::TempDir;
+
+use super::*;
+use crate::apiserver::tests::pki::Pki;
+
+/// A kubeconfig with good certificates around it, to be spoiled.
+struct Case {
+    folder: TempDir,
+    text: String,
+}
+
+impl Case {
+    fn new() -> Self {
+        let pki = Pki::new("cluster");
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = pki.leaf("node", false);
+        for (name, content) in [("ca.crt", pki.ca_pem()), ("client.crt", certificate), ("client.key", key)] {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        let text = "\
+apiVersion: v1
+kind: Config
+current-context: node
+contexts:
+- name: node
+  context: {cluster: here, user: kubelet}
+- name: lost
+  context: {cluster: nowhere, user: kubelet}
+- name: stranger
+  context: {cluster: here, user: nobody}
+clusters:
+- name: here
+  cluster:
+    server: https://[2001:db8::1]:6443
+    certificate-authority: ca.crt
+users:
+- name: kubelet
+  user:
+    client-certificate: client.crt
+    client-key: client.key
+";
+        Self { folder, text: text.into() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn replace(mut self, from: &str, to: &str) -> Self {
+        assert!(self.text.contains(from), "{from}");
+        self.text = self.text.replace(from, to);
+        self
+    }
+
+    fn write(self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        std::fs::write(self.path(name), content).unwrap();
+        self
+    }
+
+    async fn load(&self, context: Option<&str>) -> Result<Access, AccessError> {
+        let path = self.path("kubeconfig");
+        std::fs::write(&path, &self.text).unwrap();
+        load(Some(&path), context).await
+    }
+
+    /// The error must be one line with all of `parts`, and `FOLDER` stands for the kubeconfig's.
+    async fn fails(&self, context: Option<&str>, parts: &[&str]) {
+        let error = self.load(context).await.unwrap_err().to_string();
+        self.check(&error, parts);
+    }
+
+    fn check(&self, error: &str, parts: &[&str]) {
+        println!("{error}");
+        assert!(!error.contains('\n'), "{error}");
+        for part in parts {
+            let part = part.replace("FOLDER", self.folder.path().to_str().unwrap());
+            assert!(error.contains(&part), "{error:?} lacks {part:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_good_kubeconfig_with_relative_paths() {
+    let case = Case::new();
+    let access = case.load(None).await.unwrap();
+    assert_eq!(access.server().to_string(), "[2001:db8::1]:6443");
+    assert_eq!(access.tls_name(), "kubernetes.default.svc");
+    assert!(access.ca().ends_with("/ca.crt"), "{}", access.ca());
+    access.tls_config().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_server_has_a_default_port_and_the_name_can_be_chosen() {
+    let case = Case::new()
+        .replace("https://[2001:db8::1]:6443", "https://api.example/\n    tls-server-name: k8s.example");
+    let access = case.load(None).await.unwrap();
+    assert_eq!((access.server().to_string().as_str(), access.tls_name()), ("api.example:443", "k8s.example"));
+}
+
+#[tokio::test]
+async fn renewed_client_certificates_are_read_by_the_next_session() {
+    let case = Case::new();
+    let access = case.load(None).await.unwrap();
+    let (certificate, key) = Pki::new("cluster").leaf("node", false);
+    let case = case.write("client.crt", certificate);
+    let error = access.tls_config().await.unwrap_err();
+    assert!(error.contains("KeyMismatch"), "{error}");
+    let _case = case.write("client.key", key);
+    access.tls_config().await.unwrap();
+}
+
+#[tokio::test]
+async fn files_that_are_not_there_or_not_readable() {
+    let case = Case::new();
+    let missing = load(Some(&case.path("nothing")), None).await.unwrap_err().to_string();
+    case.check(&missing, &["read the kubeconfig FOLDER/nothing: no such file"]);
+    let folder = load(Some(case.folder.path()), None).await.unwrap_err().to_string();
+    case.check(&folder, &["read the kubeconfig FOLDER: it is a directory"]);
+    let device = load(Some(Path::new("/dev/zero")), None).await.unwrap_err().to_string();
+    case.check(&device, &["read the kubeconfig /dev/zero: it is not a regular file"]);
+    for (name, what) in [
+        ("ca.crt", "certificate-authority"),
+        ("client.crt", "client-certificate"),
+        ("client.key", "client-key"),
+    ] {
+        let case = Case::new();
+        std::fs::remove_file(case.path(name)).unwrap();
+        case.fails(None, &[&format!("read the {what} FOLDER/{name}: no such file")]).await;
+    }
+    Case::new()
+        .replace("    client-certificate: client.crt\n    client-key: client.key\n", "    tokenFile: token\n")
+        .fails(None, &["read the token file FOLDER/token: No such file"])
+        .await;
+}
+
+#[test]
+fn a_forbidden_file_says_so() {
+    let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    assert_eq!(kubeconfig::advise(&denied), "permission denied; let this user read it");
+}
+
+#[tokio::test]
+async fn files_that_are_no_kubeconfig() {
+    let texts: [(&[u8], &str); 6] = [
+        (b"", "kubeconfig FOLDER/kubeconfig is empty"),
+        (b" \n\n", "kubeconfig FOLDER/kubeconfig is empty"),
+        (b"\t{a: ]", "FOLDER/kubeconfig is not a kubeconfig in YAML: "),
+        (b"hello", "FOLDER/kubeconfig is not a kubeconfig in YAML: "),
+        (b"\x7fELF\x02\xff", "FOLDER/kubeconfig is not a kubeconfig in YAML: "),
+        (b"\xff\xfea", "FOLDER/kubeconfig is not a kubeconfig in YAML: UTF-16"),
+    ];
+    for (text, part) in texts {
+        let case = Case::new().write("kubeconfig", text);
+        let error = load(Some(&case.path("kubeconfig")), None).await.unwrap_err().to_string();
+        case.check(&error, &[part]);
+    }
+}
+
+#[tokio::test]
+async fn names_that_lead_nowhere() {
+    let case = Case::new();
+    case.fails(
+        Some("mars"),
+        &["kubeconfig FOLDER/kubeconfig has no context named \"mars\"; it has: node, lost"],
+    )
+    .await;
+    case.fails(Some("lost"), &["has no cluster named \"nowhere\"; it has: here"]).await;
+    case.fails(Some("stranger"), &["has no user named \"nobody\"; it has: kubelet"]).await;
+    let case = Case::new().replace("current-context: node\n", "");
+    case.fails(None, &["has no current-context; choose one of: node, lost, stranger"]).await;
+    assert!(case.load(Some("node")).await.is_ok());
+}
+
+#[tokio::test]
+async fn clusters_that_are_refused() {
+    let server = "https://[2001:db8::1]:6443";
+    let cases = [
+        (server, "http://192.0.2.1:8080", "its server http://192.0.2.1:8080 is plain http://"),
+        (server, "192.0.2.1:6443", "is not a URL of the form https://HOST:PORT"),
+        (server, "https://a b", "is not a URL of the form https://HOST:PORT"),
+        (server, "https://rancher.example/k8s/clusters/c-1", "has a path, so it is a proxy"),
+        ("server: https", "other: https", "cluster \"here\": it has no server"),
+        (
+            "certificate-authority: ca.crt",
+            "insecure-skip-tls-verify: true",
+            "insecure-skip-tls-verify, which is not",
+        ),
+        ("certificate-authority: ca.crt", "extra: 1", "cluster \"here\": it has no certificate-authority"),
+        (
+            "certificate-authority: ca.crt",
+            "certificate-authority: ca.crt\n    tls-server-name: 'a b'",
+            "tls-server-name \"a b\"",
+        ),
+        ("certificate-authority: ca.crt", "certificate-authority-data: '%'", "certificate authority"),
+    ];
+    for (from, to, part) in cases {
+        Case::new().replace(from, to).fails(None, &["kubeconfig FOLDER/kubeconfig, ", part]).await;
+    }
+}
+
+#[tokio::test]
+async fn certificates_that_cannot_be_used() {
+    let (other, _) = Pki::new("cluster").leaf("node", false);
+    Case::new()
+        .write("client.crt", other)
+        .fails(None, &["user \"kubelet\": the client key does not match"])
+        .await;
+    Case::new()
+        .write("client.crt", "text")
+        .fails(None, &["the client certificate holds no certificate"])
+        .await;
+    Case::new().write("client.key", "text").fails(None, &["the client key holds no private key"]).await;
+    let broken = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    Case::new()
+        .write("client.key", broken)
+        .fails(None, &["the client certificate or key cannot be used"])
+        .await;
+    Case::new()
+        .replace("    client-key: client.key\n", "")
+        .fails(None, &["user \"kubelet\": it has a client-certificate but no client-key"])
+        .await;
+    Case::new()
+        .write("ca.crt", "text")
+        .fails(None, &["FOLDER/ca.crt: holds no certificate in PEM form"])
+        .await;
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    Case::new()
+        .write("ca.crt", broken)
+        .fails(None, &["FOLDER/ca.crt: holds a certificate that does not parse"])
+        .await;
+}
+
+#[tokio::test]
+async fn a_ca_that_has_expired() {
+    let old = Pki::expired("old-ca").ca_pem();
+    Case::new()
+        .write("ca.crt", &old)
+        .fails(
+            None,
+            &[
+                "certificate-authority FOLDER/ca.crt: every certificate in it has expired",
+                "CN=old-ca",
+                "2021",
+            ],
+        )
+        .await;
+    let both = format!("{old}{}", Pki::new("new-ca").ca_pem());
+    assert!(Case::new().write("ca.crt", both).load(None).await.is_ok(), "one good certificate is enough");
+}
+
+#[tokio::test]
+async fn users_that_are_refused() {
+    let credentials = "    client-certificate: client.crt\n    client-key: client.key\n";
+    let cases = [
+        ("    auth-provider: {name: gcp}\n", "auth-provider \"gcp\" is not supported"),
+        ("    exec: {apiVersion: client.authentication.k8s.io/v1}\n", "its exec plugin has no command"),
+        ("    token: \"a\\nb\"\n", "its token is empty or holds characters"),
+    ];
+    for (user, part) in cases {
+        Case::new().replace(credentials, user).fails(None, &["user \"kubelet\": ", part]).await;
+    }
+    let case = Case::new().replace(credentials, "    tokenFile: token\n").write("token", "\n");
+    case.fails(None, &["read the token file FOLDER/token: it does not hold a token"]).await;
+}
+
+#[tokio::test]
+async fn a_credential_plugin_is_not_run_before_it_is_needed() {
+    let credentials = "    client-certificate: client.crt\n    client-key: client.key\n";
+    let exec = "    exec: {apiVersion: client.authentication.k8s.io/v1, command: ./plugin}\n";
+    let access = Case::new().replace(credentials, exec).load(None).await.unwrap();
+    let error = access.tls_config().await.unwrap_err();
+    assert!(error.contains("unable to run auth exec"), "{error}");
+}
+
+#[test]
+fn a_pod_has_what_it_needs_or_is_told_what_is_missing() {
+    install_provider();
+    let case = Case::new();
+    let environment = |name: &str| match name {
+        "KUBERNETES_SERVICE_HOST" => Some("fd00:10:96::1".to_owned()),
+        "KUBERNETES_SERVICE_PORT" => Some("443".to_owned()),
+        _ => None,
+    };
+    let fails = |error: AccessError, parts: &[&str]| {
+        case.check(&error.to_string(), parts);
+        case.check(&error.to_string(), &["name a kubeconfig with --kubeconfig FILE"]);
+    };
+    let folder = case.folder.path();
+    fails(incluster::load(|_| None, folder).unwrap_err(), &["KUBERNETES_SERVICE_HOST is not set"]);
+    fails(
+        incluster::load(|_| Some("x".into()), folder).unwrap_err(),
+        &["KUBERNETES_SERVICE_PORT is \"x\", not a port"],
+    );
+    fails(
+        incluster::load(environment, &folder.join("none")).unwrap_err(),
+        &["CA FOLDER/none/ca.crt: No such file"],
+    );
+    fails(incluster::load(environment, folder).unwrap_err(), &["token FOLDER/token: No such file"]);
+    std::fs::write(folder.join("token"), "secret\n").unwrap();
+    let access = incluster::load(environment, folder).unwrap();
+    assert_eq!(access.server().to_string(), "[fd00:10:96::1]:443");
+    let token = access.token().unwrap();
+    assert_eq!(token.header(), "Bearer secret");
+    std::fs::write(folder.join("token"), "renewed\n").unwrap();
+    assert_eq!(token.header(), "Bearer renewed");
+    std::fs::remove_file(folder.join("token")).unwrap();
+    assert_eq!(token.header(), "Bearer renewed", "the last one is kept");
+    assert!(!format!("{access:?}").contains("renewed"));
+}

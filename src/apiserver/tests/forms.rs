@@ -1,0 +1,152 @@
+//! Both forms of endpoints, the resourceVersions that are asked for, and both forms of 410.
+
+use super::cluster::{Reply, event, status};
+use super::running::{eventually, one};
+use crate::apiserver::Api;
+
+const SERVICES: &str = "/api/v1/namespaces/default/services?fieldSelector=metadata.name%3Dkubernetes";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices\
+                      ?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes";
+const WATCH: &str = "&watch=true&allowWatchBookmarks=true";
+
+/// A watch that ends within its first second without a word is taken for a fault.
+async fn outlast_a_short_watch() {
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+}
+
+#[tokio::test]
+async fn slices_are_listed_from_the_cache_and_watched_over_one_connection() {
+    let (cluster, fake, mut running) = one(&["h2", "http/1.1"]).await;
+    let mut asked = fake.asked();
+    asked.sort();
+    let with = |target: &str| format!("HTTP/2.0 Bearer secret-token {target}");
+    assert_eq!(
+        asked,
+        [
+            with(&format!("{SERVICES}&resourceVersion=0")),
+            with(&format!("{SERVICES}{WATCH}&resourceVersion=101")),
+            with(&format!("{SLICES}&resourceVersion=0")),
+            with(&format!("{SLICES}{WATCH}&resourceVersion=101")),
+        ]
+    );
+    assert_eq!(fake.connections(), 1);
+    let first = running.snapshots.borrow().clone().unwrap();
+    let other = "127.0.0.9:6443".parse().unwrap();
+    cluster.set_backends(&[other]);
+    let second = running.backends(&[other]).await;
+    assert_eq!((first.snapshot.generation, second.snapshot.generation), (1, 2));
+    assert!(second.received > first.received);
+    let connection = running.connection(|c| c.events == 1).await;
+    assert_eq!((connection.api, connection.address), (Api::Slices, Some(fake.address)));
+}
+
+#[tokio::test]
+async fn http1_needs_no_more_than_two_connections() {
+    let (cluster, fake, mut running) = one(&["http/1.1"]).await;
+    let other = "127.0.0.9:6443".parse().unwrap();
+    cluster.set_backends(&[other]);
+    running.backends(&[other]).await;
+    assert_eq!(fake.connections(), 2);
+    assert!(fake.asked().iter().all(|asked| asked.starts_with("HTTP/1.1 ")), "{:?}", fake.asked());
+}
+
+#[tokio::test]
+async fn without_slices_endpoints_do_and_every_session_decides_anew() {
+    let (cluster, fake, mut running) = one(&["h2"]).await;
+    cluster.serve_slices(false);
+    outlast_a_short_watch().await;
+    // The watch of slices is refused, the list decides, Endpoints take over without a new session.
+    cluster.end_watches();
+    let connection = running.connection(|c| c.api == Api::Endpoints).await;
+    assert_eq!(connection.reconnects, 0);
+    running.synced(&cluster).await;
+    let other = "127.0.0.9:6443".parse().unwrap();
+    cluster.set_backends(&[other]);
+    running.backends(&[other]).await;
+    // The next session finds slices again, and takes nothing for known.
+    cluster.serve_slices(true);
+    cluster.send("services", "broken\n");
+    running.connection(|c| c.api == Api::Slices).await;
+    running.synced(&cluster).await;
+    let third = "127.0.0.10:6443".parse().unwrap();
+    cluster.set_backends(&[third]);
+    running.backends(&[third]).await;
+    drop(fake);
+}
+
+#[tokio::test]
+async fn watches_resume_from_events_and_bookmarks() {
+    let (cluster, fake, mut running) = one(&["h2"]).await;
+    let bookmarked = cluster.bookmark();
+    running.connection(|c| c.bookmarks == 2).await;
+    outlast_a_short_watch().await;
+    cluster.end_watches();
+    let resumed = format!("{SERVICES}{WATCH}&resourceVersion={bookmarked}");
+    eventually("resumed", || fake.asked().iter().any(|asked| asked.ends_with(&resumed))).await;
+    let resumed = format!("{SLICES}{WATCH}&resourceVersion={bookmarked}");
+    eventually("resumed", || fake.asked().iter().any(|asked| asked.ends_with(&resumed))).await;
+    running.synced(&cluster).await;
+    let connection = running.connection.borrow().clone();
+    assert_eq!((connection.relists, connection.reconnects), (0, 0));
+}
+
+#[tokio::test]
+async fn a_410_in_the_stream_lists_anew_without_a_version() {
+    let (cluster, fake, mut running) = one(&["h2"]).await;
+    cluster.send("endpointslices", &event("ERROR", &status(410, "too old resource version: 101 (207)")));
+    let connection = running.connection(|c| c.relists == 1).await;
+    assert_eq!(connection.reconnects, 0);
+    eventually("a list", || fake.asked().iter().any(|asked| asked.ends_with(SLICES))).await;
+    running.synced(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_410_at_the_start_of_a_watch_lists_anew_without_a_version() {
+    let (cluster, fake, mut running) = one(&["h2"]).await;
+    cluster.bookmark();
+    running.connection(|c| c.bookmarks == 2).await;
+    cluster.fault(
+        "endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes&watch",
+        1,
+        Reply::status(410, "Gone"),
+    );
+    let moved = "127.0.0.9:6443".parse().unwrap();
+    cluster.end_watches();
+    cluster.set_backends(&[moved]);
+    running.backends(&[moved]).await;
+    let connection = running.connection(|c| c.relists == 1).await;
+    assert_eq!(connection.reconnects, 0);
+    assert!(fake.asked().iter().any(|asked| asked.ends_with(SLICES)), "{:?}", fake.asked());
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_every_version_is_not_asked_in_a_loop() {
+    let (cluster, fake, mut running) = one(&["h2"]).await;
+    cluster.fault(
+        "endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes&watch",
+        1000,
+        Reply::status(410, "Gone"),
+    );
+    cluster.bookmark();
+    running.connection(|c| c.bookmarks == 2).await;
+    cluster.end_watches();
+    running.error(&["watch endpointslices.discovery.k8s.io", "(410)"]).await;
+    let before = fake.asked().len();
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let after = fake.asked().len();
+    assert!(after - before < 40, "{} requests in a second", after - before);
+}
+
+#[tokio::test]
+async fn a_lagging_server_is_asked_for_the_newest() {
+    let (cluster, fake, mut running) = one(&["h2"]).await;
+    cluster.fault(
+        "resourceVersion=101",
+        2,
+        Reply::status(504, "Timeout: Too large resource version: 101, current: 7"),
+    );
+    cluster.send("endpointslices", "broken\n");
+    running.synced(&cluster).await;
+    eventually("a list", || fake.asked().iter().any(|asked| asked.ends_with(SLICES))).await;
+    running.synced(&cluster).await;
+}

@@ -1,0 +1,128 @@
+//! The module under test, started with a kubeconfig, and what a test waits for.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::cluster::Cluster;
+use super::fake::Fake;
+use super::pki::Pki;
+use crate::apiserver::{Access, ApiConfig, Connection, Published, TLS_NAME, load, run};
+use crate::model::snapshot::SnapshotOptions;
+
+/// Far beyond what anything here takes: what is waited for happens, or the test fails.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// `run`, and its outputs.
+pub(crate) struct Running {
+    pub(crate) snapshots: watch::Receiver<Option<Published>>,
+    pub(crate) connection: watch::Receiver<Connection>,
+    task: JoinHandle<()>,
+    _folder: TempDir,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A kubeconfig in a folder of its own, with relative paths.
+pub(crate) fn kubeconfig(server: &str, ca_pem: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ca.crt"), ca_pem).unwrap();
+    std::fs::write(folder.path().join("token"), "secret-token\n").unwrap();
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: node\n\
+         contexts: [{{name: node, context: {{cluster: here, user: apivip}}}}]\n\
+         clusters: [{{name: here, cluster: {{server: '{server}', certificate-authority: ca.crt}}}}]\n\
+         users: [{{name: apivip, user: {{tokenFile: token}}}}]\n"
+    );
+    let path = folder.path().join("kubeconfig");
+    std::fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+/// Starts `run` with `bootstrap` as the kubeconfig's server.
+pub(crate) async fn start(bootstrap: SocketAddr, ca_pem: &str) -> Running {
+    let (folder, path) = kubeconfig(&format!("https://{bootstrap}"), ca_pem);
+    let access = load(Some(&path), None).await.unwrap();
+    assert_eq!(access.tls_name(), TLS_NAME);
+    start_with(access, folder)
+}
+
+fn start_with(access: Access, folder: TempDir) -> Running {
+    let (snapshot_sender, snapshots) = watch::channel(None);
+    let (connection_sender, connection) = watch::channel(Connection::default());
+    let config = ApiConfig {
+        access,
+        service: "default/kubernetes".parse().unwrap(),
+        snapshot: SnapshotOptions { allow_loopback: true },
+    };
+    let task = tokio::spawn(run(config, snapshot_sender, connection_sender));
+    Running { snapshots, connection, task, _folder: folder }
+}
+
+impl Running {
+    /// Waits until the published backends are exactly these.
+    pub(crate) async fn backends(&mut self, wanted: &[SocketAddr]) -> Published {
+        let wanted = wanted.iter().copied().collect();
+        let matches = |published: &Option<Published>| {
+            published.as_ref().is_some_and(|published| published.snapshot.backends() == wanted)
+        };
+        let found = tokio::time::timeout(LIMIT, self.snapshots.wait_for(matches)).await;
+        let found = found.unwrap_or_else(|_| panic!("never saw {wanted:?}; {:?}", self.connection.borrow()));
+        found.unwrap().clone().unwrap()
+    }
+
+    /// Waits until the connection is as `matches` says.
+    pub(crate) async fn connection(&mut self, matches: impl Fn(&Connection) -> bool) -> Connection {
+        let mut receiver = self.connection.clone();
+        let found = tokio::time::timeout(LIMIT, receiver.wait_for(|c| matches(c))).await;
+        match found {
+            Ok(connection) => connection.unwrap().clone(),
+            Err(_) => panic!("never saw it; {:?}", self.connection.borrow()),
+        }
+    }
+
+    /// Waits until the last error is one line that holds all of `parts`.
+    pub(crate) async fn error(&mut self, parts: &[&str]) -> String {
+        let holds = |error: &String| parts.iter().all(|part| error.contains(part));
+        let connection = self.connection(|c| c.last_error.as_ref().is_some_and(holds)).await;
+        let error = connection.last_error.unwrap();
+        assert!(!error.contains('\n'), "{error}");
+        error
+    }
+
+    /// Waits until both watches of the cluster are open.
+    pub(crate) async fn synced(&mut self, cluster: &Cluster) {
+        self.connection(|c| c.state == crate::apiserver::State::Synced).await;
+        eventually("two watches", || cluster.watchers() == 2).await;
+    }
+}
+
+/// Waits until `holds`.
+pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(LIMIT, async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "never: {what}");
+}
+
+/// One server on 127.0.0.1 with a good certificate, itself the only endpoint, and `run` synced with it.
+pub(crate) async fn one(protocols: &[&str]) -> (Cluster, Fake, Running) {
+    let pki = Pki::new("cluster");
+    let cluster = Cluster::new(&[]);
+    let fake = Fake::start(1, 0, pki.server(TLS_NAME, false, protocols), cluster.clone()).await;
+    cluster.set_backends(&[fake.address]);
+    let mut running = start(fake.address, &pki.ca_pem()).await;
+    running.backends(&[fake.address]).await;
+    running.synced(&cluster).await;
+    (cluster, fake, running)
+}
