@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 
 mod certificates;
 mod error;
+mod file;
 mod incluster;
 mod kubeconfig;
 mod prepare;

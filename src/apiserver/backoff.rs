@@ -10,8 +10,9 @@ const FIRST: Duration = Duration::from_millis(200);
 /// The longest delay: 5,000 nodes that all lost the API ask it for 330 connections a second at most.
 const LONGEST: Duration = Duration::from_secs(15);
 
-/// A session that lasted so long was a success, and the next failure starts from the first delay again.
-const SUCCESS: Duration = Duration::from_secs(60);
+/// A session that lasted so long was a success, and the next failure starts from the first delay again. As long as
+/// the longest delay, so that sessions which keep failing cost a server no more than the delays allow.
+const SUCCESS: Duration = LONGEST;
 
 /// Exponential backoff with jitter.
 #[derive(Debug, Default)]
@@ -65,8 +66,8 @@ mod tests {
         let steps: Vec<u128> =
             (0..9).map(|_| backoff.next(Duration::ZERO, &mut upper()).as_millis()).collect();
         assert_eq!(steps, [200, 400, 800, 1600, 3200, 6400, 12_800, 15_000, 15_000]);
-        assert_eq!(backoff.next(Duration::from_secs(59), &mut upper()).as_millis(), 15_000);
-        assert_eq!(backoff.next(Duration::from_secs(60), &mut upper()).as_millis(), 200);
+        assert_eq!(backoff.next(Duration::from_secs(14), &mut upper()).as_millis(), 15_000);
+        assert_eq!(backoff.next(Duration::from_secs(15), &mut upper()).as_millis(), 200);
     }
 
     #[test]

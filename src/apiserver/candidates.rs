@@ -1,8 +1,8 @@
 //! Which apiserver is dialled next. Pure: what a name resolves to is an argument.
 //!
 //! In: published endpoints and virtual IPs of each snapshot, which address worked and which failed. Out: the ring of
-//! candidates from the right starting point. A virtual IP is never among them once the snapshot names it: the
-//! daemon must not depend on the rules that it programs.
+//! candidates from the right starting point. A virtual IP is never among them while an endpoint is known: the daemon
+//! must not depend on the rules that it programs.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -92,12 +92,20 @@ impl Candidates {
             Slot::Endpoint(address) => vec![address],
             Slot::Bootstrap => resolved.to_vec(),
         };
-        addresses.retain(|address| !self.is_vip(*address));
+        if self.knows_endpoints() {
+            addresses.retain(|address| !self.is_vip(*address));
+        }
         if !addresses.is_empty() {
             let shift = self.failures % addresses.len();
             addresses.rotate_left(shift);
         }
         addresses
+    }
+
+    /// Nothing of `slot` could be connected to. A dial that is given up halfway thus continues behind it next time,
+    /// however many servers hang.
+    pub(super) fn passed(&mut self, slot: Slot) {
+        self.start = Start::After(slot);
     }
 
     /// A connection to `address` stands.
@@ -127,7 +135,11 @@ impl Candidates {
 
     /// Whether the current connection goes through a virtual IP though an endpoint could be dialled instead.
     pub(super) fn is_through_vip(&self) -> bool {
-        self.ring.len() > 1 && self.address().is_some_and(|address| self.is_vip(address))
+        self.knows_endpoints() && self.address().is_some_and(|address| self.is_vip(address))
+    }
+
+    fn knows_endpoints(&self) -> bool {
+        self.ring.len() > 1
     }
 
     fn is_vip(&self, address: SocketAddr) -> bool {
@@ -205,12 +217,22 @@ mod tests {
     }
 
     #[test]
+    fn a_dial_that_was_given_up_continues_where_it_stopped() {
+        let mut candidates = three();
+        candidates.passed(Slot::Endpoint(address(12)));
+        candidates.passed(Slot::Endpoint(address(13)));
+        candidates.failed();
+        assert_eq!(lasts(&candidates), [0, 11, 12, 13]);
+    }
+
+    #[test]
     fn the_virtual_ip_is_dialled_until_it_is_known_as_one() {
         let mut candidates = Candidates::new(0);
         assert_eq!(candidates.addresses(Slot::Bootstrap, &[vip()]), [vip()]);
         candidates.connected(Slot::Bootstrap, vip());
         candidates.publish(&snapshot(&[]));
         assert!(!candidates.is_through_vip(), "there is no other way yet");
+        assert_eq!(candidates.addresses(Slot::Bootstrap, &[vip()]), [vip()], "nor is there after a failure");
         candidates.publish(&snapshot(&[address(11)]));
         assert!(candidates.is_through_vip());
         assert!(candidates.addresses(Slot::Bootstrap, &[vip()]).is_empty());

@@ -27,9 +27,10 @@ use super::error::{ApiError, DialError, one_line};
 use super::explain::{Expected, explain};
 use super::resource::Asked;
 
-/// How long a server may take until the head of its answer. It must be above the 3 s for which an apiserver waits
-/// for its cache to reach a resourceVersion; dead connections are noticed sooner, by PING and keepalive.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long it may take to connect (15 s, see the dialer) and to get the head of the answer: for that, an apiserver
+/// waits 3 s if its cache must reach a resourceVersion first. Dead connections are noticed sooner, by PING and
+/// keepalive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// HTTP/2 PING: pause between two, and how long the answer may take.
 const PING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));

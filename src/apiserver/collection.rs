@@ -14,8 +14,12 @@ use super::resource::{Asked, ListFrom, Resource};
 use super::watch;
 use crate::model::types::ServiceKey;
 
-/// A watch that ends sooner than this without a word was not worth starting again at once.
+/// A watch that ends sooner than this without a word, or after another such, was not worth starting again at once.
 const SHORT_WATCH: Duration = Duration::from_secs(1);
+
+/// How long after one list that answers a refused resourceVersion the next refusal is an error like any other: a
+/// server that refuses what it just gave must not be asked in a loop.
+const BETWEEN_REFUSALS: Duration = Duration::from_secs(60);
 
 /// Where the next request continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,13 +55,16 @@ pub(super) struct Collection {
     position: Position,
     /// Was listed since it was last forgotten.
     listed: bool,
-    /// The server did not have our version, and nothing was heard since.
-    refused: bool,
+    /// When a refused version was last answered with a list.
+    refused_at: Option<Instant>,
+    /// The last watch ended within [`SHORT_WATCH`].
+    was_short: bool,
 }
 
 impl Collection {
     pub(super) fn new(resource: Resource) -> Self {
-        Self { resource, position: Position::List(ListFrom::Cache), listed: false, refused: false }
+        let position = Position::List(ListFrom::Cache);
+        Self { resource, position, listed: false, refused_at: None, was_short: false }
     }
 
     /// Forgets the position: the next list is read through to etcd, as a version of another collection says nothing
@@ -97,30 +104,36 @@ impl Collection {
         }
     }
 
-    /// One list, or one watch to its end. A server that does not have our version is listed anew within the session;
-    /// if it then refuses the version that it just gave, that is an error like any other.
-    async fn step(&mut self, client: &Client, key: &ServiceKey, sink: &impl Sink) -> Result<(), ApiError> {
-        let before = self.position.clone();
-        let result = match &before {
+    /// One list, or one watch to its end. A server that does not have our version is listed anew within the session.
+    pub(super) async fn step(
+        &mut self,
+        client: &Client,
+        key: &ServiceKey,
+        sink: &impl Sink,
+    ) -> Result<(), ApiError> {
+        let result = match &self.position.clone() {
             Position::List(from) => self.list(client, key, from, sink).await,
             Position::Watch(version) => self.watch(client, key, version, sink).await,
         };
-        if matches!(before, Position::Watch(_)) && (result.is_ok() || self.position != before) {
-            self.refused = false;
-        }
         match result {
-            Err(ApiError::Expired { .. } | ApiError::FromTheFuture { .. }) if !self.refused => {
-                self.refused = true;
+            Err(ApiError::Expired { .. } | ApiError::FromTheFuture { .. }) if self.may_list_anew() => {
                 self.position = Position::List(ListFrom::Newest);
                 Ok(())
             }
             Err(failure) => {
-                self.refused = false;
                 self.recover(&failure);
                 Err(failure)
             }
             Ok(()) => Ok(()),
         }
+    }
+
+    fn may_list_anew(&mut self) -> bool {
+        let may = self.refused_at.is_none_or(|at| at.elapsed() >= BETWEEN_REFUSALS);
+        if may {
+            self.refused_at = Some(Instant::now());
+        }
+        may
     }
 
     async fn list(
@@ -164,7 +177,9 @@ impl Collection {
             },
         )
         .await?;
-        if !heard && started.elapsed() < SHORT_WATCH {
+        let is_short = started.elapsed() < SHORT_WATCH;
+        let was_short = std::mem::replace(&mut self.was_short, is_short);
+        if is_short && (was_short || !heard) {
             let problem = "ended the watch as soon as it had begun".to_owned();
             return Err(ApiError::Protocol { asked, problem });
         }

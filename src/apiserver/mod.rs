@@ -75,18 +75,23 @@ pub async fn run(
         reporter: Mutex::new(Reporter::new(connection)),
         snapshots,
     };
+    read(&access, &hub).await;
+}
+
+/// One session after the other.
+async fn read(access: &Access, hub: &Hub) {
     let mut collections = Collections::new();
     let mut backoff = Backoff::default();
     loop {
         let ended = tokio::select! {
-            ended = session::run(&access, &mut collections, &hub) => ended,
+            ended = session::run(access, &mut collections, hub) => ended,
             () = hub.snapshots.closed() => return,
         };
         let error = match ended {
             Ok(never) => match never {},
             Err(error) => error,
         };
-        let delay = settle(&hub, &error, &mut backoff);
+        let delay = settle(hub, &error, &mut backoff);
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = hub.snapshots.closed() => return,

@@ -116,6 +116,8 @@ pub(super) async fn run(
     tokio::try_join!(service, endpoints).map(|(never, _)| never)
 }
 
+/// Every watch that ended may have ended with its connection, and the next be with another server: so that is decided
+/// anew before each, not only in each session.
 async fn follow_endpoints(
     slices: &mut Collection,
     endpoints: &mut Collection,
@@ -123,22 +125,26 @@ async fn follow_endpoints(
     session: &Session<'_>,
 ) -> Result<Infallible, ApiError> {
     let key = &session.hub.key;
+    let mut refused = false;
     loop {
         match decide(slices, endpoints, client, session).await? {
-            Api::Endpoints => return endpoints.follow(client, key, session).await,
-            _ => match slices.follow(client, key, session).await {
+            Api::Endpoints => endpoints.step(client, key, session).await?,
+            _ => match slices.step(client, key, session).await {
                 // Only a list decides: a resumed watch may be refused for other reasons.
-                Err(ApiError::NotFound { .. }) => {
+                Err(failure @ ApiError::NotFound { .. }) => {
                     endpoints.forget();
                     slices.forget();
+                    if std::mem::replace(&mut refused, true) {
+                        return Err(failure);
+                    }
                 }
-                other => return other,
+                other => other?,
             },
         }
     }
 }
 
-/// Slices where the server has them, else Endpoints. Every session decides anew: the next server may be newer.
+/// Slices where the server has them, else Endpoints. The next server may be newer, or older.
 /// Whichever form takes over begins with a list, as the view holds the other form until then.
 async fn decide(
     slices: &mut Collection,

@@ -7,4 +7,6 @@ mod forms;
 pub(crate) mod pki;
 mod reconnect;
 mod running;
+mod storms;
 mod tls;
+mod vip;

@@ -10,7 +10,7 @@ use x509_parser::time::ASN1Time;
 
 use super::certificates::check_ca;
 use super::kubeconfig::server_name;
-use super::{Access, AccessError, Server, TLS_NAME, Token};
+use super::{Access, AccessError, Server, TLS_NAME, Token, file};
 use crate::apiserver::error::one_line;
 
 /// Where the kubelet mounts the service account.
@@ -37,7 +37,7 @@ pub(super) fn load(variable: impl Fn(&str) -> Option<String>, folder: &Path) -> 
 
     let ca = folder.join("ca.crt");
     let place = format!("the service account's CA {}", ca.display());
-    let pem = std::fs::read(&ca).map_err(|error| absent(format!("read {place}: {error}")))?;
+    let pem = file::read(&ca).map_err(|cause| absent(format!("read {place}: {cause}")))?;
     let ders = CertificateDer::pem_slice_iter(&pem)
         .map(|der| der.map(|der| der.to_vec()))
         .collect::<Result<Vec<_>, _>>()

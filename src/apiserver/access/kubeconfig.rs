@@ -11,7 +11,7 @@ use x509_parser::time::ASN1Time;
 
 use super::certificates::{check_ca, check_identity};
 use super::token::bearer;
-use super::{Access, AccessError, Server, TLS_NAME, Token};
+use super::{Access, AccessError, Server, TLS_NAME, Token, file};
 use crate::apiserver::error::one_line;
 
 /// Loads `path` with `context`, or with its current-context.
@@ -211,23 +211,7 @@ fn check_user(user: &AuthInfo) -> Result<(), String> {
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, AccessError> {
-    let unreadable = |cause: String| AccessError::Unreadable { what, path: path.to_owned(), cause };
-    let metadata = std::fs::metadata(path).map_err(|error| unreadable(advise(&error)))?;
-    if metadata.is_dir() {
-        return Err(unreadable("it is a directory; name a file".to_owned()));
-    }
-    if !metadata.is_file() {
-        return Err(unreadable("it is not a regular file".to_owned()));
-    }
-    std::fs::read(path).map_err(|error| unreadable(advise(&error)))
-}
-
-pub(super) fn advise(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => "no such file; correct the path".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "permission denied; let this user read it".to_owned(),
-        _ => error.to_string(),
-    }
+    file::read(path).map_err(|cause| AccessError::Unreadable { what, path: path.to_owned(), cause })
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {

@@ -1,3 +1,6 @@
+mod certificates;
+mod pod;
+
 use std::path::PathBuf;
 
 use tempfile::TempDir;
@@ -131,14 +134,12 @@ async fn files_that_are_not_there_or_not_readable() {
     }
     Case::new()
         .replace("    client-certificate: client.crt\n    client-key: client.key\n", "    tokenFile: token\n")
-        .fails(None, &["read the token file FOLDER/token: No such file"])
+        .fails(None, &["read the token file FOLDER/token: no such file"])
         .await;
-}
-
-#[test]
-fn a_forbidden_file_says_so() {
-    let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-    assert_eq!(kubeconfig::advise(&denied), "permission denied; let this user read it");
+    Case::new()
+        .replace("    client-certificate: client.crt\n    client-key: client.key\n", "    tokenFile: .\n")
+        .fails(None, &["read the token file FOLDER/.: it is a directory"])
+        .await;
 }
 
 #[tokio::test]
@@ -201,56 +202,6 @@ async fn clusters_that_are_refused() {
 }
 
 #[tokio::test]
-async fn certificates_that_cannot_be_used() {
-    let (other, _) = Pki::new("cluster").leaf("node", false);
-    Case::new()
-        .write("client.crt", other)
-        .fails(None, &["user \"kubelet\": the client key does not match"])
-        .await;
-    Case::new()
-        .write("client.crt", "text")
-        .fails(None, &["the client certificate holds no certificate"])
-        .await;
-    Case::new().write("client.key", "text").fails(None, &["the client key holds no private key"]).await;
-    let broken = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-    Case::new()
-        .write("client.key", broken)
-        .fails(None, &["the client certificate or key cannot be used"])
-        .await;
-    Case::new()
-        .replace("    client-key: client.key\n", "")
-        .fails(None, &["user \"kubelet\": it has a client-certificate but no client-key"])
-        .await;
-    Case::new()
-        .write("ca.crt", "text")
-        .fails(None, &["FOLDER/ca.crt: holds no certificate in PEM form"])
-        .await;
-    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    Case::new()
-        .write("ca.crt", broken)
-        .fails(None, &["FOLDER/ca.crt: holds a certificate that does not parse"])
-        .await;
-}
-
-#[tokio::test]
-async fn a_ca_that_has_expired() {
-    let old = Pki::expired("old-ca").ca_pem();
-    Case::new()
-        .write("ca.crt", &old)
-        .fails(
-            None,
-            &[
-                "certificate-authority FOLDER/ca.crt: every certificate in it has expired",
-                "CN=old-ca",
-                "2021",
-            ],
-        )
-        .await;
-    let both = format!("{old}{}", Pki::new("new-ca").ca_pem());
-    assert!(Case::new().write("ca.crt", both).load(None).await.is_ok(), "one good certificate is enough");
-}
-
-#[tokio::test]
 async fn users_that_are_refused() {
     let credentials = "    client-certificate: client.crt\n    client-key: client.key\n";
     let cases = [
@@ -272,40 +223,4 @@ async fn a_credential_plugin_is_not_run_before_it_is_needed() {
     let access = Case::new().replace(credentials, exec).load(None).await.unwrap();
     let error = access.tls_config().await.unwrap_err();
     assert!(error.contains("unable to run auth exec"), "{error}");
-}
-
-#[test]
-fn a_pod_has_what_it_needs_or_is_told_what_is_missing() {
-    install_provider();
-    let case = Case::new();
-    let environment = |name: &str| match name {
-        "KUBERNETES_SERVICE_HOST" => Some("fd00:10:96::1".to_owned()),
-        "KUBERNETES_SERVICE_PORT" => Some("443".to_owned()),
-        _ => None,
-    };
-    let fails = |error: AccessError, parts: &[&str]| {
-        case.check(&error.to_string(), parts);
-        case.check(&error.to_string(), &["name a kubeconfig with --kubeconfig FILE"]);
-    };
-    let folder = case.folder.path();
-    fails(incluster::load(|_| None, folder).unwrap_err(), &["KUBERNETES_SERVICE_HOST is not set"]);
-    fails(
-        incluster::load(|_| Some("x".into()), folder).unwrap_err(),
-        &["KUBERNETES_SERVICE_PORT is \"x\", not a port"],
-    );
-    fails(
-        incluster::load(environment, &folder.join("none")).unwrap_err(),
-        &["CA FOLDER/none/ca.crt: No such file"],
-    );
-    fails(incluster::load(environment, folder).unwrap_err(), &["token FOLDER/token: No such file"]);
-    std::fs::write(folder.join("token"), "secret\n").unwrap();
-    let access = incluster::load(environment, folder).unwrap();
-    assert_eq!(access.server().to_string(), "[fd00:10:96::1]:443");
-    let token = access.token().unwrap();
-    assert_eq!(token.header(), "Bearer secret");
-    std::fs::write(folder.join("token"), "renewed\n").unwrap();
-    assert_eq!(token.header(), "Bearer renewed");
-    std::fs::remove_file(folder.join("token")).unwrap();
-    assert_eq!(token.header(), "Bearer renewed", "the last one is kept");
-    assert!(!format!("{access:?}").contains("renewed"));
 }

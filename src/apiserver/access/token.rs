@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use http::HeaderValue;
 
+use super::file;
+
 /// Reads the token anew for every request, which is every few minutes. If it cannot be read the last one is used: some
 /// tools remove the file after the start.
 pub(in crate::apiserver) struct Token {
@@ -38,9 +40,10 @@ impl std::fmt::Debug for Token {
     }
 }
 
-fn read(file: &Path) -> Result<HeaderValue, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
-    bearer(&text).ok_or_else(|| "it does not hold a token".to_owned())
+fn read(path: &Path) -> Result<HeaderValue, String> {
+    let bytes = file::read(path)?;
+    let token = std::str::from_utf8(&bytes).ok().and_then(bearer);
+    token.ok_or_else(|| "it does not hold a token".to_owned())
 }
 
 /// The header for a token, without the white space around it that editors leave.

@@ -6,9 +6,6 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// The virtual IP of the Service.
-pub(crate) const VIP: &str = "10.96.0.1";
-
 /// What a server answers.
 #[derive(Clone)]
 pub(crate) enum Reply {
@@ -187,7 +184,7 @@ impl State {
     fn service(&self) -> String {
         let metadata = self.metadata("kubernetes");
         format!(
-            r#"{{"kind":"Service","apiVersion":"v1",{metadata},"spec":{{"clusterIP":"{VIP}","clusterIPs":["{VIP}"],"ports":[{{"name":"https","port":443,"protocol":"TCP"}}]}}}}"#
+            r#"{{"kind":"Service","apiVersion":"v1",{metadata},"spec":{{"clusterIP":"10.96.0.1","clusterIPs":["10.96.0.1"],"ports":[{{"name":"https","port":443,"protocol":"TCP"}}]}}}}"#
         )
     }
 

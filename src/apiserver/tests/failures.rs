@@ -132,14 +132,3 @@ async fn an_event_of_8_mib_is_refused_and_the_collection_listed_anew() {
     running.backends(&[moved]).await;
     assert!(fake.connections() >= 3);
 }
-
-#[tokio::test]
-async fn a_watch_that_ends_at_once_is_not_started_in_a_loop() {
-    let (cluster, fake, mut running) = one(&["h2"]).await;
-    cluster.fault("watch", usize::MAX, Reply::Ended(Bytes::new()));
-    cluster.end_watches();
-    running.error(&["ended the watch as soon as it had begun"]).await;
-    let before = fake.asked().len();
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    assert!(fake.asked().len() - before < 40, "{:?}", fake.asked());
-}

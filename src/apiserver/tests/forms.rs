@@ -68,6 +68,7 @@ async fn without_slices_endpoints_do_and_every_session_decides_anew() {
     cluster.send("services", "broken\n");
     running.connection(|c| c.api == Api::Slices).await;
     running.synced(&cluster).await;
+    assert_eq!(running.connection.borrow().reconnects, 1);
     let third = "127.0.0.10:6443".parse().unwrap();
     cluster.set_backends(&[third]);
     running.backends(&[third]).await;
@@ -120,24 +121,6 @@ async fn a_410_at_the_start_of_a_watch_lists_anew_without_a_version() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_every_version_is_not_asked_in_a_loop() {
-    let (cluster, fake, mut running) = one(&["h2"]).await;
-    cluster.fault(
-        "endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes&watch",
-        1000,
-        Reply::status(410, "Gone"),
-    );
-    cluster.bookmark();
-    running.connection(|c| c.bookmarks == 2).await;
-    cluster.end_watches();
-    running.error(&["watch endpointslices.discovery.k8s.io", "(410)"]).await;
-    let before = fake.asked().len();
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    let after = fake.asked().len();
-    assert!(after - before < 40, "{} requests in a second", after - before);
-}
-
-#[tokio::test]
 async fn a_lagging_server_is_asked_for_the_newest() {
     let (cluster, fake, mut running) = one(&["h2"]).await;
     cluster.fault(
@@ -149,4 +132,24 @@ async fn a_lagging_server_is_asked_for_the_newest() {
     running.synced(&cluster).await;
     eventually("a list", || fake.asked().iter().any(|asked| asked.ends_with(SLICES))).await;
     running.synced(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_server_that_gains_slices_is_noticed_within_the_session() {
+    let (cluster, _fake, mut running) = one(&["h2"]).await;
+    cluster.serve_slices(false);
+    outlast_a_short_watch().await;
+    cluster.end_watches();
+    running.connection(|c| c.api == Api::Endpoints).await;
+    running.synced(&cluster).await;
+    // A server that ends its watches to be replaced: the connection is made anew without a word to the session.
+    cluster.serve_slices(true);
+    outlast_a_short_watch().await;
+    cluster.end_watches();
+    let connection = running.connection(|c| c.api == Api::Slices).await;
+    assert_eq!(connection.reconnects, 0);
+    running.synced(&cluster).await;
+    let other = "127.0.0.9:6443".parse().unwrap();
+    cluster.set_backends(&[other]);
+    running.backends(&[other]).await;
 }

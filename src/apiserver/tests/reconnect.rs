@@ -97,3 +97,14 @@ async fn nobody_listens_ends_the_run() {
     );
     eventually("no watch", || cluster.watchers() == 0).await;
 }
+
+#[tokio::test]
+async fn however_many_servers_hang_one_that_answers_is_found() {
+    let (_cluster, mut fakes, mut running) = several(5).await;
+    let last = fakes.pop().unwrap();
+    // They accept, as the kernel does that for a stopped process, and each costs the dial all the time it may take.
+    for fake in &fakes {
+        fake.fall_silent();
+    }
+    running.connection(|c| c.state == State::Synced && c.address == Some(last.address)).await;
+}

@@ -22,7 +22,7 @@ pub(crate) struct Running {
     pub(crate) snapshots: watch::Receiver<Option<Published>>,
     pub(crate) connection: watch::Receiver<Connection>,
     task: JoinHandle<()>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Drop for Running {
@@ -64,10 +64,15 @@ fn start_with(access: Access, folder: TempDir) -> Running {
         snapshot: SnapshotOptions { allow_loopback: true },
     };
     let task = tokio::spawn(run(config, snapshot_sender, connection_sender));
-    Running { snapshots, connection, task, _folder: folder }
+    Running { snapshots, connection, task, folder }
 }
 
 impl Running {
+    /// Where the files lie that the kubeconfig names.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// Waits until the published backends are exactly these.
     pub(crate) async fn backends(&mut self, wanted: &[SocketAddr]) -> Published {
         let wanted = wanted.iter().copied().collect();

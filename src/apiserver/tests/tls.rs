@@ -4,7 +4,7 @@ use super::cluster::Cluster;
 use super::fake::Fake;
 use super::pki::Pki;
 use super::running::{Running, start};
-use crate::apiserver::TLS_NAME;
+use crate::apiserver::{State, TLS_NAME};
 
 async fn refused(server: &Pki, trusted: &Pki, name: &str, expired: bool) -> (Fake, Running) {
     let cluster = Cluster::new(&[]);
@@ -58,4 +58,13 @@ async fn a_server_without_tls() {
     let mut running = start(address, &Pki::new("cluster").ca_pem()).await;
     running.error(&[&address.to_string(), "does not speak TLS"]).await;
     plain.abort();
+}
+
+#[tokio::test]
+async fn a_ca_that_was_replaced_on_disk_is_trusted_by_the_next_session() {
+    let (old, new) = (Pki::new("old"), Pki::new("new"));
+    let (_fake, mut running) = refused(&new, &old, TLS_NAME, false).await;
+    running.error(&["not signed by the cluster CA"]).await;
+    std::fs::write(running.folder().join("ca.crt"), new.ca_pem()).unwrap();
+    running.connection(|c| c.state == State::Synced).await;
 }

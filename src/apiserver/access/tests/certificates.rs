@@ -1,0 +1,54 @@
+//! Certificates and keys that cannot work, found before anything is dialled.
+
+use super::Case;
+use crate::apiserver::tests::pki::Pki;
+
+#[tokio::test]
+async fn certificates_that_cannot_be_used() {
+    let (other, _) = Pki::new("cluster").leaf("node", false);
+    Case::new()
+        .write("client.crt", other)
+        .fails(None, &["user \"kubelet\": the client key does not match"])
+        .await;
+    Case::new()
+        .write("client.crt", "text")
+        .fails(None, &["the client certificate holds no certificate"])
+        .await;
+    Case::new().write("client.key", "text").fails(None, &["the client key holds no private key"]).await;
+    let broken = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    Case::new()
+        .write("client.key", broken)
+        .fails(None, &["the client certificate or key cannot be used"])
+        .await;
+    Case::new()
+        .replace("    client-key: client.key\n", "")
+        .fails(None, &["user \"kubelet\": it has a client-certificate but no client-key"])
+        .await;
+    Case::new()
+        .write("ca.crt", "text")
+        .fails(None, &["FOLDER/ca.crt: holds no certificate in PEM form"])
+        .await;
+    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    Case::new()
+        .write("ca.crt", broken)
+        .fails(None, &["FOLDER/ca.crt: holds a certificate that does not parse"])
+        .await;
+}
+
+#[tokio::test]
+async fn a_ca_that_has_expired() {
+    let old = Pki::expired("old-ca").ca_pem();
+    Case::new()
+        .write("ca.crt", &old)
+        .fails(
+            None,
+            &[
+                "certificate-authority FOLDER/ca.crt: every certificate in it has expired",
+                "CN=old-ca",
+                "2021",
+            ],
+        )
+        .await;
+    let both = format!("{old}{}", Pki::new("new-ca").ca_pem());
+    assert!(Case::new().write("ca.crt", both).load(None).await.is_ok(), "one good certificate is enough");
+}
