@@ -1,1 +1,171 @@
+use std::net::SocketAddr;
 
+use tokio::task::LocalSet;
+use tokio::time::advance;
+
+use super::*;
+use crate::dataplane::fake::FakeKernel;
+use crate::model::desired::{Masquerade, NodeView, PreferredSource};
+use crate::model::snapshot::{Affinity, Frontend, ServiceStatus};
+
+struct Rig {
+    kernel: FakeKernel,
+    metrics: Arc<Metrics>,
+    snapshots: watch::Sender<Option<Published>>,
+    reports: watch::Receiver<Report>,
+    queries: mpsc::Sender<TotalsQuery>,
+    stop: watch::Sender<bool>,
+}
+
+/// Runs `test` beside a reconciler on a fake kernel, on a paused clock.
+fn with_reconciler<F: Future<Output = ()>>(test: impl FnOnce(Rig) -> F) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(LocalSet::new().run_until(async {
+        let kernel = FakeKernel::default();
+        let metrics = Arc::new(Metrics::default());
+        let (snapshots, snapshots_out) = watch::channel(None);
+        let (reports_in, reports) = watch::channel(Report::default());
+        let (queries, queries_out) = mpsc::channel(1);
+        let (stop, stop_out) = watch::channel(false);
+        let policy = Policy {
+            service: "default/kubernetes".parse().unwrap(),
+            masquerade: Masquerade::Auto,
+            cluster_cidrs: Vec::new(),
+        };
+        let reconciler =
+            Reconciler::new(kernel.clone(), kernel.clone(), policy, Arc::clone(&metrics), reports_in);
+        let inputs = Inputs { snapshots: snapshots_out, queries: queries_out, stop: stop_out };
+        let running = tokio::task::spawn_local(reconciler.run(inputs));
+        let done = stop.clone();
+        test(Rig { kernel, metrics, snapshots, reports, queries, stop }).await;
+        done.send_replace(true);
+        running.await.unwrap();
+    }));
+}
+
+impl Rig {
+    /// Publishes a snapshot and waits until the reconciler has dealt with it.
+    async fn publish(&mut self, generation: u64, service: ServiceStatus, backends: &[u8]) {
+        let frontend = Frontend {
+            vip: SocketAddr::from(([10, 96, 0, 1], 443)),
+            port_name: String::new(),
+            affinity: Affinity::None,
+            backends: backends.iter().map(|n| backend(*n)).collect(),
+        };
+        let frontends = if service == ServiceStatus::Found { vec![frontend] } else { Vec::new() };
+        let snapshot = Arc::new(Snapshot { generation, service, frontends, rejected: BTreeSet::new() });
+        self.snapshots.send_replace(Some(Published { snapshot, received: Instant::now() }));
+        self.reports.changed().await.unwrap();
+        self.reports.borrow_and_update();
+    }
+
+    fn backends(&self) -> Vec<Backend> {
+        self.kernel.programmed().map(|s| s.frontends[0].backends.clone()).unwrap_or_default()
+    }
+}
+
+fn backend(n: u8) -> Backend {
+    SocketAddr::from(([192, 0, 2, n], 6443))
+}
+
+#[test]
+fn nothing_is_touched_before_the_first_view() {
+    with_reconciler(async |rig| {
+        advance(Duration::from_secs(60)).await;
+        assert_eq!(rig.kernel.commits(), 0);
+        assert_eq!(rig.reports.borrow().phase, Phase::Starting);
+    });
+}
+
+#[test]
+fn a_first_view_without_backends_leaves_the_kernel_as_it_is() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[]).await;
+        assert_eq!(rig.kernel.commits(), 0);
+        assert_eq!(rig.reports.borrow().phase, Phase::Waiting);
+        rig.publish(2, ServiceStatus::Missing, &[]).await;
+        assert_eq!(rig.kernel.commits(), 0);
+    });
+}
+
+#[test]
+fn a_change_is_programmed_once_and_the_same_view_again_is_not() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
+        assert_eq!(rig.backends(), [backend(11), backend(12)]);
+        rig.publish(2, ServiceStatus::Found, &[11, 12]).await;
+        assert_eq!(rig.kernel.commits(), 1);
+        rig.publish(3, ServiceStatus::Found, &[12]).await;
+        assert_eq!(rig.backends(), [backend(12)]);
+        assert_eq!(rig.kernel.commits(), 2);
+    });
+}
+
+#[test]
+fn an_emptied_service_keeps_the_last_good_rules_and_says_so() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        rig.publish(2, ServiceStatus::Found, &[]).await;
+        assert_eq!(rig.backends(), [backend(11)]);
+        assert_eq!(rig.reports.borrow().holds.len(), 1);
+        rig.publish(3, ServiceStatus::Missing, &[]).await;
+        assert_eq!(rig.reports.borrow().holds, [Hold::ServiceMissing]);
+        assert_eq!(rig.kernel.commits(), 1);
+        assert_eq!(rig.reports.borrow().phase, Phase::Programmed);
+    });
+}
+
+#[test]
+fn a_refused_commit_is_tried_again_until_the_kernel_takes_it() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        rig.kernel.set_failing(true);
+        rig.publish(2, ServiceStatus::Found, &[12]).await;
+        let report = rig.reports.borrow().clone();
+        assert_eq!(report.phase, Phase::Failed);
+        assert!(report.last_error.unwrap().contains("commit the transaction"));
+        assert_eq!(rig.backends(), [backend(11)], "what stood before still stands");
+        rig.kernel.set_failing(false);
+        rig.reports.changed().await.unwrap();
+        assert_eq!(rig.backends(), [backend(12)]);
+        let text = rig.metrics.encode(&crate::apiserver::Connection::default(), &BTreeMap::new()).unwrap();
+        assert!(!text.contains("apivip_commits_total{outcome=\"failed\"} 0"), "{text}");
+    });
+}
+
+#[test]
+fn totals_go_on_when_a_backend_leaves() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
+        rig.kernel.set_connections(backend(11), 7);
+        rig.publish(2, ServiceStatus::Found, &[12]).await;
+        let (query, answer) = oneshot::channel();
+        rig.queries.send(query).await.unwrap();
+        assert_eq!(answer.await.unwrap()[&backend(11)], 7);
+    });
+}
+
+#[test]
+fn a_change_of_the_node_is_programmed_with_the_next_step() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        let source = PreferredSource::Address([192, 0, 2, 1].into());
+        rig.kernel.set_node(NodeView {
+            preferred: BTreeMap::from([(backend(11).ip(), source)]),
+            ..NodeView::default()
+        });
+        rig.publish(2, ServiceStatus::Found, &[11]).await;
+        assert_eq!(rig.kernel.commits(), 2);
+        assert_eq!(rig.kernel.programmed().unwrap().source.preferred.len(), 1);
+    });
+}
+
+#[test]
+fn a_stop_ends_it_even_if_the_api_client_is_gone() {
+    with_reconciler(async |rig| {
+        drop(rig.snapshots);
+        advance(Duration::from_secs(1)).await;
+        rig.stop.send_replace(true);
+    });
+}

@@ -169,4 +169,4 @@ pub(super) fn backend_addresses(state: &DesiredState, family: Family) -> BTreeSe
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,1 +1,127 @@
+use netlink_packet_core::{NetlinkBuffer, NlasIterator};
+use proptest::prelude::*;
 
+use super::super::build;
+use super::super::build::tests::any_state;
+use super::super::reply::{Content, Count, parse};
+use super::*;
+
+/// The messages of a batch as (type, flags, sequence, attributes).
+fn messages(bytes: &[u8]) -> Vec<(u16, u16, u32, Vec<u8>)> {
+    let mut rest = bytes;
+    let mut all = Vec::new();
+    while !rest.is_empty() {
+        let message = NetlinkBuffer::new_checked(rest).unwrap();
+        let (kind, flags, sequence) = (message.message_type(), message.flags(), message.sequence_number());
+        all.push((kind, flags, sequence, message.payload()[4..].to_vec()));
+        let len = usize::try_from(message.length()).unwrap();
+        assert_eq!(len % 4, 0, "a message that is not aligned");
+        rest = &rest[len..];
+    }
+    all
+}
+
+fn walk(attrs: &[u8]) {
+    for attr in NlasIterator::new(attrs) {
+        let attr = attr.unwrap();
+        assert!(usize::from(attr.length()) <= 0xffff);
+        if attr.nested_flag() {
+            walk(attr.value());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn every_batch_is_well_formed(state in any_state(), first in any::<u32>()) {
+        let steps = replace(&build::table(&state), &Observed::default());
+        let batch = batch(&steps, first);
+        let messages = messages(&batch.bytes);
+        prop_assert_eq!(messages.len(), steps.len() + 2);
+        prop_assert_eq!(messages[0].0, BATCH_BEGIN);
+        prop_assert_eq!(messages.last().unwrap().0, BATCH_END);
+        for (index, (kind, flags, sequence, attrs)) in messages.iter().enumerate() {
+            prop_assert_eq!(*sequence, first.wrapping_add(u32::try_from(index).unwrap()));
+            let is_last = index == steps.len();
+            prop_assert_eq!(flags & NLM_F_ACK != 0, is_last, "only the last step is acknowledged");
+            prop_assert!(index == 0 || index > steps.len() || kind >> 8 == SUBSYSTEM);
+            walk(attrs);
+        }
+    }
+
+    #[test]
+    fn chains_and_counters_that_are_sent_read_back_as_they_were(state in any_state()) {
+        let table = build::table(&state);
+        let batch = batch(&replace(&table, &Observed::default()), 1);
+        let mut observed = Observed::default();
+        for reply in parse(&batch.bytes).unwrap() {
+            observed.add(reply.content);
+        }
+        prop_assert!(observed.exists && !observed.foreign);
+        prop_assert!(observed.has_base_chains_of(&table));
+        prop_assert_eq!(observed.chains.len(), table.chains.len());
+        prop_assert_eq!(observed.counters.len(), table.counters.len());
+    }
+}
+
+fn state(backends: &[&str]) -> crate::model::desired::DesiredState {
+    crate::model::desired::DesiredState {
+        service: "default/kubernetes".parse().unwrap(),
+        frontends: vec![crate::model::desired::DesiredFrontend {
+            vip: "10.96.0.1:443".parse().unwrap(),
+            port_name: String::new(),
+            affinity: crate::model::snapshot::Affinity::None,
+            backends: backends.iter().map(|b| b.parse().unwrap()).collect(),
+            guard: true,
+        }],
+        source: crate::model::desired::SourcePolicy::default(),
+    }
+}
+
+/// What the kernel would have after `table` was programmed.
+fn observed(table: &Table) -> Observed {
+    let mut observed = Observed::default();
+    for reply in parse(&batch(&replace(table, &Observed::default()), 1).bytes).unwrap() {
+        // The simulation of a dump must not take the anonymous map for a named one.
+        if !matches!(reply.content, Content::Set { .. }) {
+            observed.add(reply.content);
+        }
+    }
+    observed
+}
+
+fn whats(steps: &[Step]) -> Vec<&str> {
+    steps.iter().map(|s| s.what.as_str()).collect()
+}
+
+#[test]
+fn a_replacement_keeps_table_base_chains_and_wanted_counters() {
+    let before = build::table(&state(&["192.0.2.11:6443", "192.0.2.12:6443"]));
+    let after = build::table(&state(&["192.0.2.12:6443", "192.0.2.13:6443"]));
+    let steps = replace(&after, &observed(&before));
+    let whats = whats(&steps);
+    assert!(!whats.contains(&"delete table inet apivip"));
+    assert!(!whats.iter().any(|w| w.contains("chain nat-") && !w.contains("rule")), "{whats:?}");
+    assert!(whats.contains(&"delete counter backend-192.0.2.11-6443"));
+    assert!(!whats.contains(&"delete counter backend-192.0.2.12-6443"));
+    assert!(whats.contains(&"add counter backend-192.0.2.13-6443"));
+}
+
+#[test]
+fn a_table_that_was_tampered_with_is_made_anew_and_its_counters_go_on() {
+    let table = build::table(&state(&["192.0.2.11:6443"]));
+    let mut tampered = observed(&table);
+    tampered.foreign = true;
+    tampered.counters.insert("backend-192.0.2.11-6443".to_owned(), Count { packets: 7, bytes: 420 });
+    let steps = replace(&table, &tampered);
+    assert_eq!(whats(&steps)[0], "delete table inet apivip");
+    let mut again = Observed::default();
+    parse(&batch(&steps, 1).bytes).unwrap().into_iter().for_each(|r| again.add(r.content));
+    assert_eq!(again.counters["backend-192.0.2.11-6443"], Count { packets: 7, bytes: 420 });
+}
+
+#[test]
+fn there_is_nothing_to_remove_where_no_table_is() {
+    assert!(remove(&Observed::default()).is_empty());
+}
