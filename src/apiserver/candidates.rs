@@ -67,6 +67,13 @@ impl Candidates {
         }
         self.ring = backends.into_iter().map(Slot::Endpoint).collect();
         self.ring.insert(Slot::Bootstrap);
+        // The bootstrap server is often one of the endpoints: should it fail, the next is the one behind it.
+        if let Some((slot @ Slot::Bootstrap, address)) = &mut self.connected
+            && self.ring.contains(&Slot::Endpoint(*address))
+        {
+            *slot = Slot::Endpoint(*address);
+            self.start = Start::At(*slot);
+        }
     }
 
     /// The ring, beginning with the slot to dial first.
@@ -238,6 +245,15 @@ mod tests {
         assert!(candidates.addresses(Slot::Bootstrap, &[vip()]).is_empty());
         candidates.restart();
         assert_eq!((candidates.address(), lasts(&candidates)), (None, vec![11, 0]));
+    }
+
+    #[test]
+    fn a_bootstrap_server_that_is_an_endpoint_is_left_like_one() {
+        let mut candidates = Candidates::new(0);
+        candidates.connected(Slot::Bootstrap, address(11));
+        candidates.publish(&snapshot(&[address(11), address(12)]));
+        candidates.failed();
+        assert_eq!(lasts(&candidates), [12, 0, 11]);
     }
 
     #[test]

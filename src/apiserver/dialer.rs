@@ -86,6 +86,10 @@ impl Dialer {
                 if begin.elapsed() >= DIAL_LIMIT {
                     return Err(failed);
                 }
+                // The bootstrap server may stand for an endpoint that was just tried.
+                if failed.attempts.iter().any(|(tried, _)| *tried == address) {
+                    continue;
+                }
                 match self.attempt(address).await {
                     Ok(stream) => {
                         self.lock().connected(slot, address);
@@ -181,5 +185,26 @@ async fn resolve(server: &Server) -> Result<Vec<SocketAddr>, String> {
         Err(_) => {
             Err(format!("the name {host} does not resolve: no answer within {} s", RESOLVE_TIMEOUT.as_secs()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_set_to_notice_a_dead_peer() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let stream = Direct.call(uri).await.unwrap().into_inner();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+        let keepalive = (
+            socket.tcp_keepalive_time().unwrap(),
+            socket.tcp_keepalive_interval().unwrap(),
+            socket.tcp_keepalive_retries().unwrap(),
+        );
+        assert_eq!(keepalive, KEEPALIVE);
     }
 }
