@@ -10,6 +10,7 @@ use integration::command::program;
 use integration::control_plane::{SERVICE_PORT, Variant};
 use integration::lab::{Families, Lab, LabOptions, addresses};
 use integration::neighbour::Neighbour;
+use integration::netns::Namespace;
 use integration::process::Spawned;
 use integration::scenario::{Scenario, commits, guarded};
 use integration::sim::access_log::{self, What};
@@ -49,10 +50,10 @@ impl Listener {
         Ok(access_log::read(&self.access_log)?.iter().filter(|entry| entry.what == What::Connection).count())
     }
 
-    /// Fails unless it gets every connection of pod and node in every family.
-    fn gets_everything(&self, what: &str, lab: &Lab, scenario: &Scenario<'_>) -> Result<()> {
+    /// Fails unless it gets every connection of these clients in every family.
+    fn gets_all(&self, what: &str, lab: &Lab, scenario: &Scenario<'_>, clients: &[&Namespace]) -> Result<()> {
         for family in lab.families().iter().copied() {
-            for from in [lab.pod(1), lab.node()] {
+            for from in clients {
                 for _ in 0..4 {
                     let before = self.accepted()?;
                     scenario.plane.fetch(from, addresses::vip(family)).with_context(|| what.to_owned())?;
@@ -87,14 +88,24 @@ fn a_local_route_leads_to_a_listener_and_back_without_a_commit() -> Result<()> {
     ensure!(guarded(&daemon.status()?, true), "{:#}", daemon.status()?);
     scenario.expect_everybody("before the local route")?;
     let before = commits(&daemon)?;
-    for neighbour in [None, Some(Neighbour::KubeProxyNftTranslation)] {
+    let (pod, node) = (lab.pod(1), lab.node());
+    for (neighbour, clients) in [
+        (None, &[pod, node] as &[&Namespace]),
+        (Some(Neighbour::KubeProxyNftTranslation), &[pod, node]),
+        // Its checks in the output hook reject whatever the node itself still addresses to a virtual IP after the
+        // translation, so the listener is left to pods and other hosts.
+        (Some(Neighbour::KubeProxyNft), &[pod]),
+    ] {
         if let Some(neighbour) = neighbour {
-            neighbour.load(lab.node(), lab.families())?;
+            neighbour.load(node, lab.families())?;
         }
         local_routes(&lab, "add")?;
-        listener.gets_everything(&format!("with a local route and {neighbour:?}"), &lab, &scenario)?;
+        listener.gets_all(&format!("with a local route and {neighbour:?}"), &lab, &scenario, clients)?;
         local_routes(&lab, "del")?;
         scenario.expect_everybody(&format!("after the local route, with {neighbour:?}"))?;
+        if let Some(neighbour) = neighbour {
+            neighbour.remove(node, lab.families())?;
+        }
     }
     let now = commits(&daemon)?;
     ensure!(now == before, "{} commits were made\n{}", now - before, daemon.log());
