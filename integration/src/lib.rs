@@ -5,6 +5,7 @@ pub mod control_plane;
 pub mod daemon;
 pub mod kubeconfig;
 pub mod lab;
+pub mod load;
 pub mod netns;
 pub mod nft;
 pub mod packets;
