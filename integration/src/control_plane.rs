@@ -73,6 +73,14 @@ impl<'lab> ControlPlane<'lab> {
         Ok(Self { lab, plane })
     }
 
+    /// Starts every apiserver and publishes all of them for the Service, which has the lab's virtual IPs.
+    pub fn serving(lab: &'lab Lab, variant: Variant) -> Result<Self> {
+        let made = Self::start(lab, variant)?;
+        made.put_service(&lab.vips(), false)?;
+        made.publish_apiservers(&(1..=lab.options().apiservers).collect::<Vec<_>>())?;
+        Ok(made)
+    }
+
     /// Writes a kubeconfig that names apiserver 1, and returns its path.
     pub fn kubeconfig(&self) -> Result<PathBuf> {
         self.kubeconfig_naming(SocketAddr::new(self.lab.apiserver_addresses(1)[0], PORT))

@@ -1,6 +1,7 @@
 //! The daemon under test, run as an operator runs it.
 //! In: a namespace, a kubeconfig, arguments. Out: a [`Daemon`] that can be asked, stopped and killed.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -87,6 +88,14 @@ impl Daemon {
             .wait_until(what, limit, |_| Ok(ask_status(&program, &run_dir).ok().filter(|s| wanted(s))))
     }
 
+    /// Waits until exactly these backends serve the virtual IP and port.
+    pub fn wait_for_backends(&mut self, vip: SocketAddr, backends: &[SocketAddr]) -> Result<Value> {
+        let mut wanted: Vec<SocketAddr> = backends.to_vec();
+        wanted.sort();
+        let what = format!("{vip} served by {wanted:?}");
+        self.wait_for_status(&what, PROGRAMMED_LIMIT, |status| backends_of(status, vip) == wanted)
+    }
+
     /// What `apivip status --json` says.
     pub fn status(&self) -> Result<Value> {
         ask_status(&self.program, &self.run_dir)
@@ -95,6 +104,15 @@ impl Daemon {
     /// What `apivip status --metrics` says.
     pub fn metrics(&self) -> Result<String> {
         command::run(status_command(&self.program, &self.run_dir, "--metrics"), "")
+    }
+
+    /// The value of one metric, written as in the text, with its labels.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let text = self.metrics()?;
+        let values = text.lines().filter_map(|line| line.rsplit_once(' '));
+        let value = values.filter(|(series, _)| *series == name).map(|(_, value)| value).next();
+        let value = value.with_context(|| format!("find the metric {name} in\n{text}"))?;
+        value.parse().with_context(|| format!("parse the metric {name}"))
     }
 
     /// Its process id.
@@ -129,6 +147,17 @@ impl Daemon {
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
     }
+}
+
+/// The backends of one virtual IP and port, in order; none where it is not programmed.
+pub fn backends_of(status: &Value, vip: SocketAddr) -> Vec<SocketAddr> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let frontends = list(&status["frontends"]).into_iter().filter(|f| f["vip"] == vip.to_string());
+    let backends = frontends.flat_map(|frontend| list(&frontend["backends"]));
+    let mut found: Vec<SocketAddr> =
+        backends.filter_map(|backend| backend["address"].as_str()?.parse().ok()).collect();
+    found.sort();
+    found
 }
 
 /// Runs the daemon to its end, for starts that must fail. Fails if it still runs after `limit`.

@@ -143,6 +143,11 @@ impl Lab {
         }
     }
 
+    /// The virtual IPs, one per family, IPv4 first.
+    pub fn vips(&self) -> Vec<IpAddr> {
+        self.families().iter().map(|family| addresses::vip(*family)).collect()
+    }
+
     /// Takes the cable of apiserver number `i` out of the switch. Nobody is told.
     pub fn unplug(&self, i: u8) -> Result<()> {
         self.port(i, "down")

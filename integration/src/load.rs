@@ -40,8 +40,14 @@ impl Load {
             load.args(["--target", &target.to_string()]);
         }
         let mut process = Spawned::start(name, load, folder)?;
-        process.wait_for_line("started", LIMIT)?;
-        Ok(Self { process, rate })
+        match process.wait_for_line("started", LIMIT) {
+            Ok(_) => Ok(Self { process, rate }),
+            // Its report says why no connection succeeded.
+            Err(error) => Err(match (Self { process, rate }).finish() {
+                Ok(report) => error.context(report.to_string()),
+                Err(_) => error,
+            }),
+        }
     }
 
     /// Ends the run once every attempt is accounted for.

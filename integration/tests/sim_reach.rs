@@ -14,17 +14,6 @@ use integration::netns::Namespace;
 /// Requests of each client, to different apiservers.
 const REQUESTS: usize = 6;
 
-fn start<'lab>(lab: &'lab Lab, variant: Variant, arguments: &[&str]) -> Result<(ControlPlane<'lab>, Daemon)> {
-    let plane = ControlPlane::start(lab, variant)?;
-    let vips: Vec<IpAddr> = lab.families().iter().map(|family| addresses::vip(*family)).collect();
-    plane.put_service(&vips, false)?;
-    plane.publish_apiservers(&[1, 2, 3])?;
-    let mut options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
-    options.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-    let daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
-    Ok((plane, daemon))
-}
-
 /// Asks the virtual IP from `from`; returns the addresses that all apiservers together saw because of it.
 fn seen(lab: &Lab, plane: &ControlPlane<'_>, from: &Namespace, family: Family) -> Result<BTreeSet<IpAddr>> {
     let before = (1..=3).map(|i| plane.source_addresses(i)).collect::<Result<Vec<_>>>()?;
@@ -45,7 +34,8 @@ fn seen(lab: &Lab, plane: &ControlPlane<'_>, from: &Namespace, family: Family) -
 
 fn pods_and_host_keep_their_addresses(options: LabOptions, variant: Variant) -> Result<()> {
     let lab = Lab::start(options)?;
-    let (plane, daemon) = start(&lab, variant, &[])?;
+    let plane = ControlPlane::serving(&lab, variant)?;
+    let daemon = Daemon::start(lab.node(), lab.dir(), &DaemonOptions::kubeconfig(plane.kubeconfig()?))?;
     for family in lab.families().iter().copied() {
         let pod = seen(&lab, &plane, lab.pod(1), family)?;
         ensure!(pod == [addresses::pod(1, family)].into(), "{options:?}: the pod was seen as {pod:?}");
@@ -89,7 +79,7 @@ fn bridged_pods_reach_an_apiserver_whether_or_not_netfilter_sees_the_bridge() ->
 #[test]
 fn masquerade_and_cluster_cidr_decide_which_address_an_apiserver_sees() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let (plane, mut daemon) = start(&lab, Variant::SimulatedSlices, &[])?;
+    let plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
     let (v4, v6) = (addresses::POD_RANGE_V4, addresses::POD_RANGE_V6);
     let (other_v4, other_v6) = ("10.245.0.0/24", "fd00:10:245::/64");
     let cases: [(&[&str], bool); 6] = [
@@ -101,10 +91,9 @@ fn masquerade_and_cluster_cidr_decide_which_address_an_apiserver_sees() -> Resul
         (&["--masquerade", "always", "--cluster-cidr", v4, "--cluster-cidr", v6], true),
     ];
     for (arguments, masqueraded) in cases {
-        daemon.stop()?;
         let mut options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
         options.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
+        let _daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
         for family in [Family::V4, Family::V6] {
             let expected = if masqueraded { addresses::node(family) } else { addresses::pod(1, family) };
             let pod = seen(&lab, &plane, lab.pod(1), family)?;

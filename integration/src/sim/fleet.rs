@@ -140,7 +140,7 @@ fn server(lab: &Lab, authority: &Authority, i: u8, slices: bool) -> Result<Serve
     let file = |end: &str| lab.dir().join(format!("apiserver-{i}.{end}"));
     let (control, access_log) = (file("sock"), file("access"));
     let mut command = lab.apiserver(i).command(command::program("sim-apiserver")?);
-    command.args(["--name", &format!("apiserver {i}"), "--token", TOKEN]);
+    command.args(["--name", &format!("apiserver-{i}"), "--token", TOKEN]);
     for address in own {
         command.arg("--listen").arg(SocketAddr::new(address, API_PORT).to_string());
         command.arg("--echo").arg(SocketAddr::new(address, ECHO_PORT).to_string());

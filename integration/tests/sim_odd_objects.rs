@@ -1,0 +1,123 @@
+//! What the API may say of the Service besides the usual: nothing, no address, no endpoint, addresses that must not be
+//! programmed, another virtual IP, or that a client stays with one apiserver.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use integration::control_plane::{ControlPlane, Variant};
+use integration::daemon::{Daemon, DaemonOptions, backends_of};
+use integration::lab::{Lab, LabOptions, addresses};
+use integration::sim::fleet::endpoint_ports;
+use integration::sim::objects::{self, Port};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const VIP: IpAddr = IpAddr::V4(addresses::VIP_V4);
+
+/// One of each of the addresses that the last test publishes.
+const REASONS: [&str; 6] = ["is_vip", "loopback", "link_local", "multicast", "wrong_family", "port_zero"];
+
+fn start(lab: &Lab) -> Result<(ControlPlane<'_>, Daemon)> {
+    let plane = ControlPlane::serving(lab, Variant::SimulatedSlices)?;
+    let daemon = Daemon::start(lab.node(), lab.dir(), &DaemonOptions::kubeconfig(plane.kubeconfig()?))?;
+    Ok((plane, daemon))
+}
+
+fn all(plane: &ControlPlane<'_>) -> Vec<SocketAddr> {
+    (1..=3).flat_map(|i| plane.apiservers(i)).collect()
+}
+
+#[test]
+fn the_last_good_rules_stay_when_the_api_publishes_none_and_the_status_says_why() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let (plane, mut daemon) = start(&lab)?;
+    let vip = SocketAddr::new(VIP, 443);
+    for (why, what) in [
+        ("the Service has no ClusterIP", 0),
+        ("the Service does not exist", 1),
+        ("no endpoint of 10.96.0.1:443 is published", 2),
+    ] {
+        match what {
+            0 => plane.put_service(&[], false)?,
+            1 => plane.delete_service()?,
+            _ => plane.publish(&[])?,
+        }
+        let status =
+            daemon.wait_for_status(why, LIMIT, |status| status["holds"].to_string().contains(why))?;
+        ensure!(backends_of(&status, vip) == all(&plane), "{why}: {:#}", status["frontends"]);
+        ensure!(status["summary"].to_string().contains("keeps the last good rules"), "{}", status["summary"]);
+        ensure!(plane.fetch(lab.pod(1), VIP)? == "ok", "{why}: the virtual IP does not answer");
+        plane.put_service(&[VIP], false)?;
+        plane.publish_apiservers(&[1, 2, 3])?;
+        daemon.wait_for_status("no hold", LIMIT, |status| status["holds"] == serde_json::json!([]))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_service_recreated_with_another_address_moves_the_rules_there() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let (plane, mut daemon) = start(&lab)?;
+    let other: IpAddr = "10.96.0.99".parse()?;
+    plane.delete_service()?;
+    plane.put_service(&[other], false)?;
+    daemon.wait_for_backends(SocketAddr::new(other, 443), &all(&plane))?;
+    ensure!(plane.fetch(lab.pod(1), other)? == "ok", "the new virtual IP does not answer");
+    let table = lab.node().nft_text("table inet apivip")?;
+    ensure!(!table.contains("10.96.0.1 "), "the old virtual IP is left in\n{table}");
+    ensure!(plane.fetch(lab.pod(1), VIP).is_err(), "the old virtual IP still answers");
+    Ok(())
+}
+
+#[test]
+fn with_client_affinity_one_pod_always_meets_the_same_apiserver() -> Result<()> {
+    let lab = Lab::start(LabOptions { pods: 2, ..LabOptions::default() })?;
+    let (plane, mut daemon) = start(&lab)?;
+    plane.put_service(&[VIP], true)?;
+    daemon.wait_for_status("client affinity", LIMIT, |status| {
+        status["frontends"][0]["client_affinity"] == true
+    })?;
+    for number in [1, 2] {
+        for _ in 0..12 {
+            plane.fetch(lab.pod(number), VIP)?;
+        }
+        let pod = addresses::pod(number, apivip::model::types::Family::V4);
+        let mut met = BTreeSet::new();
+        for i in 1..=3 {
+            if plane.source_addresses(i)?.contains(&pod) {
+                met.insert(i);
+            }
+        }
+        ensure!(met.len() == 1, "pod {number} met apiservers {met:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn addresses_that_must_not_be_programmed_are_told_and_the_good_ones_work() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let (mut plane, mut daemon) = start(&lab)?;
+    let good = lab.apiserver_addresses(1)[0];
+    let bad = ["10.96.0.1", "127.0.0.1", "169.254.1.1", "224.0.0.1", "2001:db8::5"];
+    let mut listed = vec![good];
+    for text in bad {
+        listed.push(text.parse()?);
+    }
+    let no_port =
+        objects::endpoint_slice("no-port", "IPv4", &["192.0.2.12".parse()?], &[Port::new("https", 0)]);
+    plane.fleet()?.put(&no_port)?;
+    plane.fleet()?.put(&objects::endpoint_slice("kubernetes", "IPv4", &listed, &endpoint_ports()))?;
+    let status = daemon.wait_for_backends(SocketAddr::new(VIP, 443), &[SocketAddr::new(good, 6443)])?;
+    let rejected = status["rejected"].as_array().context("no list of rejected addresses")?;
+    for text in bad.into_iter().chain(["192.0.2.12 port 0"]) {
+        let told = rejected.iter().filter_map(|r| r.as_str()).any(|r| r.starts_with(&format!("{text}:")));
+        ensure!(told, "{text} is not among {rejected:?}");
+    }
+    for reason in REASONS {
+        let count = daemon.metric(&format!("apivip_rejected_addresses_total{{reason=\"{reason}\"}}"))?;
+        ensure!(count == 1, "{reason}: counted {count} times\n{}", daemon.metrics()?);
+    }
+    ensure!(plane.fetch(lab.pod(1), VIP)? == "ok", "the good address does not answer");
+    Ok(())
+}
