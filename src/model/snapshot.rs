@@ -10,8 +10,12 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 
 use super::address::{self, RejectReason};
-use super::objects::{ClusterView, Endpoint, EndpointPort, Published, Service, ServicePort};
+use super::objects::{ClusterView, Published, Service, ServicePort};
 use super::types::{Backend, Family, Vip};
+
+mod usable;
+
+use usable::{Judge, Usable};
 
 /// The most backends of one virtual IP. Control planes have 1 to 9 apiservers; a transaction must fit a netlink message.
 pub const MAX_BACKENDS: usize = 64;
@@ -169,95 +173,6 @@ fn bounded(frontends: BTreeMap<Vip, Frontend>, rejected: &mut BTreeSet<Rejection
         }
     }
     kept
-}
-
-/// What every address is held against.
-#[derive(Clone, Copy)]
-struct Judge<'a> {
-    vips: &'a BTreeSet<IpAddr>,
-    options: SnapshotOptions,
-}
-
-/// Usable addresses by port name and family: those that take new connections, and those that only still serve.
-#[derive(Default)]
-struct Usable {
-    ready: BTreeMap<(String, Family), BTreeSet<Backend>>,
-    serving: BTreeMap<(String, Family), BTreeSet<Backend>>,
-}
-
-impl Usable {
-    fn add_slice(
-        &mut self,
-        slice: &super::objects::EndpointSlice,
-        judge: Judge<'_>,
-        rejected: &mut BTreeSet<Rejection>,
-    ) {
-        let family = match slice.address_type.as_str() {
-            "IPv4" => Some(Family::V4),
-            "IPv6" => Some(Family::V6),
-            _ => None,
-        };
-        for endpoint in &slice.endpoints {
-            let Some(ready) = takes_connections(endpoint) else { continue };
-            for address in &endpoint.addresses {
-                match family {
-                    Some(family) => {
-                        self.add(address, Some(family), &slice.ports, ready, judge, rejected);
-                    }
-                    None => {
-                        rejected.insert(rejection(address, None, RejectReason::NotAnIpSlice));
-                    }
-                }
-            }
-        }
-    }
-
-    fn add(
-        &mut self,
-        text: &str,
-        family: Option<Family>,
-        ports: &[EndpointPort],
-        ready: bool,
-        judge: Judge<'_>,
-        rejected: &mut BTreeSet<Rejection>,
-    ) {
-        let ip = match address::backend(text, family, judge.vips, judge.options.allow_loopback) {
-            Ok(ip) => ip,
-            Err(reason) => {
-                rejected.insert(rejection(text, None, reason));
-                return;
-            }
-        };
-        for port in ports.iter().filter(|p| is_tcp(&p.protocol)) {
-            match port_number(port.port) {
-                Ok(number) => {
-                    let set = if ready { &mut self.ready } else { &mut self.serving };
-                    set.entry((port.name.clone(), Family::of(ip)))
-                        .or_default()
-                        .insert(Backend::new(ip, number));
-                }
-                Err(reason) => {
-                    rejected.insert(rejection(text, port.port, reason));
-                }
-            }
-        }
-    }
-
-    /// Ready endpoints; where there are none, those that still serve while they terminate.
-    fn backends(&self, name: &str, family: Family) -> Vec<Backend> {
-        let key = (name.to_owned(), family);
-        let set = self.ready.get(&key).or_else(|| self.serving.get(&key));
-        set.into_iter().flatten().copied().collect()
-    }
-}
-
-/// `Some(true)` if ready, `Some(false)` if it only still serves, `None` if it must get nothing.
-fn takes_connections(endpoint: &Endpoint) -> Option<bool> {
-    match (endpoint.conditions.ready, endpoint.conditions.serving) {
-        (None | Some(true), _) => Some(true),
-        (Some(false), Some(true)) => Some(false),
-        (Some(false), _) => None,
-    }
 }
 
 /// `clusterIPs`, or `clusterIP` where the server is too old to have the former. Empty means headless.

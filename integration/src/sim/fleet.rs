@@ -90,8 +90,8 @@ impl Fleet {
 
     /// Gives an order to every server that takes orders.
     pub fn on_all<F: Future<Output = Result<()>>>(&self, order: impl Fn(Control) -> F) -> Result<()> {
-        let servers = self.servers.iter().filter(|server| server.takes_orders);
-        servers.map(|server| self.runtime.block_on(order(server.control.clone()))).collect()
+        let mut servers = self.servers.iter().filter(|server| server.takes_orders);
+        servers.try_for_each(|server| self.runtime.block_on(order(server.control.clone())))
     }
 
     /// Gives an order to server `i`.
