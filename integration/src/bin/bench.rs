@@ -24,8 +24,7 @@ fn main() -> Result<()> {
     let binary = program("apivip")?;
     println!("binary: {} bytes", std::fs::metadata(&binary)?.len());
     let lab = Lab::start(LabOptions { families: Families::V4, ..LabOptions::default() })?;
-    let mut control_plane = ControlPlane::start(&lab, Variant::SimulatedSlices)?;
-    control_plane.publish_apiservers(&[1, 2, 3])?;
+    let mut control_plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
     let options = DaemonOptions::kubeconfig(control_plane.kubeconfig()?);
     let mut daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
     idle("idle, 1 Service in the cluster", &daemon)?;
