@@ -13,10 +13,9 @@ use integration::lab::{Lab, LabOptions, addresses};
 use integration::netns::Namespace;
 use integration::pki::Authority;
 use integration::process::Spawned;
-use integration::sim::access_log::{self, Entry, What};
-use integration::sim::control::Control;
+use integration::sim::access_log::{Entry, What};
+use integration::sim::fleet::{API_PORT, Fleet, TOKEN};
 use integration::sim::objects::{self, Port};
-use tokio::runtime::Runtime;
 
 /// What clients dial.
 pub(crate) const VIP: &str = "10.96.0.1:443";
@@ -25,44 +24,31 @@ pub(crate) const SECONDS: u32 = 6;
 pub(crate) const REMOVED_AFTER: u32 = 3;
 /// New connections per second.
 const RATE: &str = "200";
-/// What the daemon and every client show to an apiserver.
-const TOKEN: &str = "demo";
-/// Longest that an apiserver may take to start. It takes some ten milliseconds.
+/// Longest until the first of them stands. It takes some milliseconds.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// The lab and its apiservers. Dropping it removes everything.
 pub(crate) struct Stage {
-    servers: Vec<Server>,
-    runtime: Runtime,
+    fleet: Fleet,
     authority: Authority,
     pub(crate) kubeconfig: PathBuf,
     // Declared last: the apiservers end before their namespaces.
     pub(crate) lab: Lab,
 }
 
-struct Server {
-    control: Control,
-    access_log: PathBuf,
-    _process: Spawned,
-}
-
 impl Stage {
     /// Makes the lab and starts three apiservers that publish themselves.
     pub(crate) fn build() -> Result<Self> {
         let lab = Lab::start(LabOptions { apiservers: 3, ..LabOptions::default() })?;
-        let runtime = Runtime::new().context("start the runtime")?;
         let authority = Authority::new(lab.dir(), "ca")?;
-        let servers = (1..=3).map(|i| server(&lab, &authority, i)).collect::<Result<Vec<_>>>()?;
+        let fleet = Fleet::start(&lab, &authority, true)?;
         let kubeconfig = lab.dir().join("kubeconfig");
-        let server = format!("https://{}:6443", lab.apiserver_address(1, Family::V4));
+        let server = format!("https://{}:{API_PORT}", lab.apiserver_address(1, Family::V4));
         let verify = Verify::File(authority.certificate().to_owned());
         Kubeconfig::new(server, verify, User::Token(TOKEN.to_owned())).write(&kubeconfig)?;
-        let stage = Self { servers, runtime, authority, kubeconfig, lab };
-        for server in &stage.servers {
-            stage.runtime.block_on(server.control.wait_ready(START_LIMIT))?;
-        }
         let service = objects::service(&[addresses::VIP_V4.into()], &[Port::new("https", 443)], false);
-        stage.put(&service)?;
+        fleet.put(&service)?;
+        let stage = Self { fleet, authority, kubeconfig, lab };
         stage.publish(&[1, 2, 3])?;
         Ok(stage)
     }
@@ -71,13 +57,9 @@ impl Stage {
     pub(crate) fn publish(&self, apiservers: &[u8]) -> Result<()> {
         let backends: Vec<IpAddr> =
             apiservers.iter().map(|i| self.lab.apiserver_address(*i, Family::V4)).collect();
-        objects::endpoint_slices(&backends, &[Port::new("https", 6443)])
+        objects::endpoint_slices(&backends, &[Port::new("https", API_PORT)])
             .iter()
-            .try_for_each(|slice| self.put(slice))
-    }
-
-    fn put(&self, object: &serde_json::Value) -> Result<()> {
-        self.servers.iter().try_for_each(|s| self.runtime.block_on(s.control.put(object, None)).map(drop))
+            .try_for_each(|slice| self.fleet.put(slice))
     }
 
     /// Asks the virtual IP for the API's version from a namespace. `name` marks the request in the access log.
@@ -128,22 +110,8 @@ impl Stage {
     }
 
     fn entries(&self) -> Result<Vec<Vec<Entry>>> {
-        self.servers.iter().map(|server| access_log::read(&server.access_log)).collect()
+        (1..=3).map(|i| self.fleet.access_log(i)).collect()
     }
-}
-
-fn server(lab: &Lab, authority: &Authority, i: u8) -> Result<Server> {
-    let name = format!("apiserver {i}");
-    let address = lab.apiserver_address(i, Family::V4);
-    let files = authority.server(&format!("apiserver-{i}"), &[address, addresses::VIP_V4.into()])?;
-    let (control, access_log) =
-        (lab.dir().join(format!("apiserver-{i}.sock")), lab.dir().join(format!("apiserver-{i}.access")));
-    let mut command = lab.apiserver(i).command(command::program("sim-apiserver")?);
-    command.args(["--name", &name, "--token", TOKEN, "--listen", &format!("{address}:6443")]);
-    command.arg("--cert").arg(&files.certificate).arg("--key").arg(&files.key);
-    command.arg("--control").arg(&control).arg("--access-log").arg(&access_log);
-    let process = Spawned::start(&format!("apiserver-{i}"), command, lab.dir())?;
-    Ok(Server { control: Control::new(control), access_log, _process: process })
 }
 
 /// Microseconds since 1970.
