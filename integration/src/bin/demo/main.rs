@@ -78,7 +78,7 @@ fn request(stage: &Stage, from: &Namespace, who: &str, number: &str) -> Result<(
 }
 
 fn removal(stage: &Stage, daemon: &Daemon) -> Result<()> {
-    act("An apiserver is taken out of the endpoints while the pod opens 200 TLS connections a second.");
+    act("An apiserver is taken out of the endpoints while the pod opens 100 TLS connections a second.");
     let mut load = stage.start_load()?;
     let begin = stage::now_us();
     thread::sleep(Duration::from_secs(REMOVED_AFTER.into()));

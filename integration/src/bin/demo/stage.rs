@@ -23,7 +23,7 @@ pub(crate) const VIP: &str = "10.96.0.1:443";
 pub(crate) const SECONDS: u32 = 6;
 pub(crate) const REMOVED_AFTER: u32 = 3;
 /// New connections per second.
-const RATE: &str = "200";
+const RATE: &str = "100";
 /// Longest until the first of them stands. It takes some milliseconds.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
