@@ -110,7 +110,7 @@ fn a_file_that_it_names_does_not_serve() -> Result<()> {
         (with_ca(&nowhere), &["certificate-authority", named.as_str(), "no such file"] as &[&str]),
         (with_ca(node.folder.path()), &["certificate-authority", "directory"]),
         (with_ca(&node.path("text.pem")), &["certificate-authority", "text.pem"]),
-        (with_user(User::TokenFile(nowhere.clone())), &["token file", &named, "No such file"]),
+        (with_user(User::TokenFile(nowhere.clone())), &["token file", &named, "no such file"]),
         (
             with_user(User::Files(KeyFiles { key: nowhere.clone(), ..client.clone() })),
             &["client-key", &named, "no such file"],

@@ -125,6 +125,12 @@ fn frontend_chain(state: &DesiredState, frontend: &DesiredFrontend) -> Chain {
             let targets =
                 several.iter().map(|b| Target { chain: backend_name(*b), comment: comment(b) }).collect();
             rules.push(Rule::new(Vec::new(), Action::Balance { by, targets }));
+            // The kernel switches the elements of a map and the rules of a chain one after the other: a packet that
+            // meets the old rule with the map already gone would leave without a mapping, and hang for good.
+            rules.push(
+                Rule::new(Vec::new(), Action::Goto(backend_name(several[0])))
+                    .because("only a packet that passes while the rules are replaced comes here"),
+            );
         }
     }
     Chain { name: frontend_name(frontend.vip), comment: frontend_comment(state, frontend), hook: None, rules }
