@@ -126,8 +126,7 @@ impl Metrics {
         let frontends = report.programmed.as_ref().map_or(&[][..], |state| &state.frontends);
         self.programmed.set(i64::from(report.phase == Phase::Programmed));
         self.frontends.set(count(frontends.len()));
-        let backends: std::collections::BTreeSet<_> = frontends.iter().flat_map(|f| &f.backends).collect();
-        self.backends.set(count(backends.len()));
+        self.backends.set(count(report.programmed.as_ref().map_or(0, |state| state.backends().len())));
         self.holds.set(count(report.holds.len()));
     }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
@@ -82,10 +82,7 @@ impl<D: Dataplane, H: Host> Reconciler<D, H> {
         loop {
             tokio::select! {
                 biased;
-                stop = inputs.stop.wait_for(|stop| *stop) => {
-                    let _ = stop;
-                    return (self.dataplane, self.host);
-                }
+                _ = inputs.stop.wait_for(|stop| *stop) => return (self.dataplane, self.host),
                 changed = inputs.snapshots.changed(), if feeding => feeding = changed.is_ok(),
                 () = self.host.changed() => {}
                 () = sleep(retry.unwrap_or(RETRY_MAX)), if retry.is_some() => {}
@@ -143,18 +140,15 @@ impl<D: Dataplane, H: Host> Reconciler<D, H> {
     fn addresses(&self, snapshot: &Snapshot) -> (BTreeSet<IpAddr>, BTreeSet<IpAddr>) {
         let mut vips = snapshot.vip_addresses();
         let mut backends: BTreeSet<IpAddr> = snapshot.backends().iter().map(|b| b.ip()).collect();
-        for frontend in self.applied.iter().flat_map(|state| &state.frontends) {
-            vips.insert(frontend.vip.ip());
-            backends.extend(frontend.backends.iter().map(|b| b.ip()));
+        if let Some(applied) = &self.applied {
+            vips.extend(applied.frontends.iter().map(|f| f.vip.ip()));
+            backends.extend(applied.backends().iter().map(|b| b.ip()));
         }
         (vips, backends)
     }
 
     async fn commit(&mut self, desired: DesiredState, published: &Published) -> Result<(), DataplaneError> {
-        // The counters of backends that leave go with this commit.
-        self.count().await;
-        let started = Instant::now();
-        let applied = match self.dataplane.apply(&desired).await {
+        let applied = match self.dataplane.apply(&desired, self.applied.as_deref()).await {
             Ok(applied) => applied,
             Err(error) => {
                 self.metrics.commit_failed();
@@ -162,12 +156,13 @@ impl<D: Dataplane, H: Host> Reconciler<D, H> {
             }
         };
         self.metrics.committed(applied.took, published.received.elapsed());
+        self.ledger.update(&applied.connections_before);
         tracing::info!(
             generation = published.snapshot.generation,
             frontends = desired.frontends.len(),
             backends = desired.frontends.iter().map(|f| f.backends.len()).sum::<usize>(),
             messages = applied.steps,
-            commit_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            commit_us = u64::try_from(applied.took.as_micros()).unwrap_or(u64::MAX),
             "programmed table inet apivip"
         );
         self.applied = Some(Arc::new(desired));

@@ -27,6 +27,13 @@ struct State {
     routes: BTreeSet<IpAddr>,
 }
 
+impl State {
+    fn counted(&self, state: &DesiredState) -> BTreeMap<Backend, u64> {
+        let wanted = state.backends();
+        self.connections.iter().filter(|(b, _)| wanted.contains(b)).map(|(b, n)| (*b, *n)).collect()
+    }
+}
+
 impl FakeKernel {
     /// What is programmed now.
     pub fn programmed(&self) -> Option<DesiredState> {
@@ -55,22 +62,24 @@ impl FakeKernel {
 }
 
 impl Dataplane for FakeKernel {
-    async fn apply(&mut self, state: &DesiredState) -> Result<Applied, DataplaneError> {
+    async fn apply(
+        &mut self,
+        state: &DesiredState,
+        before: Option<&DesiredState>,
+    ) -> Result<Applied, DataplaneError> {
         let mut kernel = self.0.borrow_mut();
         if kernel.failing {
             let source = io::Error::from(io::ErrorKind::PermissionDenied);
             return Err(NftError::Refused { step: "commit the transaction".to_owned(), source }.into());
         }
+        let connections_before = before.map(|state| kernel.counted(state)).unwrap_or_default();
         kernel.programmed = Some(state.clone());
         kernel.commits += 1;
-        Ok(Applied { took: Duration::ZERO, steps: 1 })
+        Ok(Applied { connections_before, took: Duration::ZERO, steps: 1 })
     }
 
     async fn connections(&mut self, state: &DesiredState) -> Result<BTreeMap<Backend, u64>, DataplaneError> {
-        let kernel = self.0.borrow();
-        let wanted: BTreeSet<Backend> =
-            state.frontends.iter().flat_map(|f| f.backends.iter().copied()).collect();
-        Ok(kernel.connections.iter().filter(|(b, _)| wanted.contains(b)).map(|(b, n)| (*b, *n)).collect())
+        Ok(self.0.borrow().counted(state))
     }
 
     async fn remove(&mut self) -> Result<bool, DataplaneError> {

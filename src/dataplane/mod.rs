@@ -15,8 +15,12 @@ use crate::model::types::Backend;
 
 /// Something that leads virtual IPs to backends.
 pub trait Dataplane {
-    /// Programs `state`, whole or not at all: after an error, what stood before still stands.
-    fn apply(&mut self, state: &DesiredState) -> impl Future<Output = Result<Applied, DataplaneError>>;
+    /// Programs `state` in place of `before`, whole or not at all: after an error, what stood before still stands.
+    fn apply(
+        &mut self,
+        state: &DesiredState,
+        before: Option<&DesiredState>,
+    ) -> impl Future<Output = Result<Applied, DataplaneError>>;
 
     /// Connections to each backend of `state`, as the kernel counts them now.
     fn connections(
@@ -48,8 +52,11 @@ pub trait Host {
 }
 
 /// A state that was programmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
+    /// Connections to each backend of the state that was replaced, as the kernel counted them last: the counters of
+    /// backends that are gone went with it.
+    pub connections_before: BTreeMap<Backend, u64>,
     /// Time from asking the kernel to its answer.
     pub took: Duration,
     /// Messages in the transaction.

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::nft::build;
 use super::nft::reply::Observed;
-use super::nft::socket::{Committed, NftError, NftSocket};
+use super::nft::socket::{NftError, NftSocket, Replaced};
 use super::nft::table::Table;
 use super::{Applied, Dataplane, DataplaneError};
 use crate::model::desired::DesiredState;
@@ -29,7 +29,7 @@ pub struct Nftables {
 type Answer<T> = oneshot::Sender<Result<T, NftError>>;
 
 enum Request {
-    Replace(Table, Answer<Committed>),
+    Replace(Table, Answer<Replaced>),
     Observe(Answer<Observed>),
     Remove(Answer<bool>),
 }
@@ -73,20 +73,30 @@ fn serve(socket: &mut NftSocket, request: Request) {
     }
 }
 
+/// Connections to each backend of `state` that has a counter in the table.
+fn counted(observed: &Observed, state: &DesiredState) -> BTreeMap<Backend, u64> {
+    let count = |backend: Backend| {
+        observed.counters.get(&build::backend_name(backend)).map(|count| (backend, count.packets))
+    };
+    state.backends().into_iter().filter_map(count).collect()
+}
+
 impl Dataplane for Nftables {
-    async fn apply(&mut self, state: &DesiredState) -> Result<Applied, DataplaneError> {
+    async fn apply(
+        &mut self,
+        state: &DesiredState,
+        before: Option<&DesiredState>,
+    ) -> Result<Applied, DataplaneError> {
         let started = Instant::now();
         let table = build::table(state);
-        let committed = self.ask(|answer| Request::Replace(table, answer)).await?;
-        Ok(Applied { took: started.elapsed(), steps: committed.steps })
+        let replaced = self.ask(|answer| Request::Replace(table, answer)).await?;
+        let took = started.elapsed();
+        let connections_before = before.map(|state| counted(&replaced.before, state)).unwrap_or_default();
+        Ok(Applied { connections_before, took, steps: replaced.steps })
     }
 
     async fn connections(&mut self, state: &DesiredState) -> Result<BTreeMap<Backend, u64>, DataplaneError> {
-        let observed = self.observe().await?;
-        let counts = build::counter_names(state)
-            .into_iter()
-            .filter_map(|(name, backend)| observed.counters.get(&name).map(|c| (backend, c.packets)));
-        Ok(counts.collect())
+        Ok(counted(&self.observe().await?, state))
     }
 
     async fn remove(&mut self) -> Result<bool, DataplaneError> {

@@ -136,6 +136,13 @@ impl fmt::Display for Hold {
     }
 }
 
+impl DesiredState {
+    /// Every backend of every frontend, each once.
+    pub fn backends(&self) -> BTreeSet<Backend> {
+        self.frontends.iter().flat_map(|f| f.backends.iter().copied()).collect()
+    }
+}
+
 /// Computes the desired state. `last` is the one that was programmed last, if any.
 pub fn desire(
     snapshot: &Snapshot,

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use tokio::task::LocalSet;
 use tokio::time::advance;

@@ -2,7 +2,7 @@
 //!
 //! `rules/README.md` explains the result hook by hook.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::source::source_chains;
@@ -13,8 +13,7 @@ use crate::model::types::{Backend, Family};
 
 /// The table that programs `state`.
 pub fn table(state: &DesiredState) -> Table {
-    let backends: BTreeSet<Backend> =
-        state.frontends.iter().flat_map(|f| f.backends.iter().copied()).collect();
+    let backends = state.backends();
     let mut chains = vec![
         dispatch(
             "nat-prerouting",
@@ -48,11 +47,6 @@ pub fn table(state: &DesiredState) -> Table {
 /// The name of a backend's chain and counter.
 pub fn backend_name(backend: Backend) -> String {
     name("backend", backend)
-}
-
-/// The backends of a state by the name of their counter.
-pub fn counter_names(state: &DesiredState) -> BTreeMap<String, Backend> {
-    state.frontends.iter().flat_map(|f| &f.backends).map(|b| (backend_name(*b), *b)).collect()
 }
 
 fn frontend_name(vip: SocketAddr) -> String {
@@ -165,13 +159,7 @@ fn backend_chain(backend: Backend) -> Chain {
 
 /// Addresses of one family among the backends of a state, each once.
 pub(super) fn backend_addresses(state: &DesiredState, family: Family) -> BTreeSet<IpAddr> {
-    state
-        .frontends
-        .iter()
-        .flat_map(|f| &f.backends)
-        .map(|b| b.ip())
-        .filter(|ip| Family::of(*ip) == family)
-        .collect()
+    state.backends().iter().map(|b| b.ip()).filter(|ip| Family::of(*ip) == family).collect()
 }
 
 #[cfg(test)]

@@ -50,10 +50,12 @@ pub enum NftError {
     Unsteady,
 }
 
-/// A transaction that was committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Committed {
-    /// Steps of the transaction. 0: there was nothing to do, and nothing was sent.
+/// A replacement that was committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// The table as it stood before, with the last values of counters that the replacement took away.
+    pub before: Observed,
+    /// Steps of the transaction.
     pub steps: usize,
     /// Bytes sent.
     pub bytes: usize,
@@ -88,16 +90,19 @@ impl NftSocket {
     }
 
     /// Makes the kernel's table equal to `table`, in one transaction.
-    pub fn replace(&mut self, table: &Table) -> Result<Committed, NftError> {
+    pub fn replace(&mut self, table: &Table) -> Result<Replaced, NftError> {
         // Somebody may change the table between the look and the commit; then the commit fails as a whole.
-        let observed = self.observe()?;
-        match self.commit(&wire::replace(table, &observed)) {
-            Err(NftError::Refused { source, .. }) if is_race(&source) => {
-                let observed = self.observe()?;
-                self.commit(&wire::replace(table, &observed))
-            }
+        match self.replace_once(table) {
+            Err(NftError::Refused { source, .. }) if is_race(&source) => self.replace_once(table),
             outcome => outcome,
         }
+    }
+
+    fn replace_once(&mut self, table: &Table) -> Result<Replaced, NftError> {
+        let before = self.observe()?;
+        let steps = wire::replace(table, &before);
+        let bytes = self.commit(&steps)?;
+        Ok(Replaced { before, steps: steps.len(), bytes })
     }
 
     /// Removes the table. `false`: there was none.
@@ -158,9 +163,10 @@ impl NftSocket {
         }
     }
 
-    fn commit(&mut self, steps: &[Step]) -> Result<Committed, NftError> {
+    /// Sends the steps as one transaction, unless there are none, and returns how many bytes that took.
+    fn commit(&mut self, steps: &[Step]) -> Result<usize, NftError> {
         if steps.is_empty() {
-            return Ok(Committed { steps: 0, bytes: 0 });
+            return Ok(0);
         }
         let batch = wire::batch(steps, self.sequence.wrapping_add(1));
         let last = batch.first_sequence.wrapping_add(u32::try_from(steps.len()).unwrap_or(u32::MAX));
@@ -169,25 +175,21 @@ impl NftSocket {
         let mut refused = None;
         loop {
             let replies = match self.receive() {
-                Err(_) if refused.is_some() => Vec::new(),
-                replies => replies?,
+                Ok(replies) => replies,
+                Err(error) => return Err(refused.unwrap_or(error)),
             };
-            let quiet = replies.is_empty();
             for reply in replies {
                 match verdict(&batch, last, &reply) {
                     Verdict::NotOurs => {}
-                    Verdict::Accepted => return refused.map_or(Ok(committed(&batch)), Err),
+                    Verdict::Accepted => return refused.map_or(Ok(batch.bytes.len()), Err),
                     Verdict::Refused(error, end) => {
-                        let first = refused.get_or_insert(error);
+                        let first = refused.unwrap_or(error);
                         if end {
-                            tracing::debug!(error = %first, "transaction refused");
-                            return refused.map_or(Ok(committed(&batch)), Err);
+                            return Err(first);
                         }
+                        refused = Some(first);
                     }
                 }
-            }
-            if quiet {
-                return refused.map_or(Ok(committed(&batch)), Err);
             }
         }
     }
@@ -232,10 +234,6 @@ fn verdict(batch: &Batch, last: u32, reply: &Reply) -> Verdict {
         }
         _ => Verdict::NotOurs,
     }
-}
-
-fn committed(batch: &Batch) -> Committed {
-    Committed { steps: batch.steps.len(), bytes: batch.bytes.len() }
 }
 
 /// ENOENT, EEXIST, EBUSY: what the table held when it was looked at is no longer what it holds.
