@@ -77,6 +77,11 @@ impl<'lab> RealControlPlane<'lab> {
         for i in 1..=lab.options().apiservers {
             made.wait_ready(i)?;
         }
+        // Ready servers may still be about to make the namespace `default`, and this Service in it.
+        let client = made.client(1);
+        made.apiserver(1)?.wait_until("the Service kubernetes to exist", READY_LIMIT, || {
+            client.status("GET", objects::KUBERNETES_SERVICE).is_ok_and(|status| status == 200)
+        })?;
         for (path, object) in objects::apivip_permissions() {
             made.client(1).post(path, &object)?;
         }
