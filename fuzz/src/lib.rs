@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use apivip::model::desired::{DesiredState, Masquerade, NodeView, Policy, PreferredSource, desire};
 use apivip::model::objects::{ClusterView, Published};
-use apivip::model::snapshot::{Snapshot, SnapshotOptions};
+use apivip::model::snapshot::{MAX_BACKENDS, MAX_FRONTENDS, Snapshot, SnapshotOptions};
 use apivip::model::types::ServiceKey;
 
 /// Every policy, every strictness: builds the table and checks it.
@@ -75,8 +75,10 @@ fn silences(view: &ClusterView) -> [ClusterView; 2] {
 
 fn check_backends(snapshot: &Snapshot, allow_loopback: bool) {
     let vips = snapshot.vip_addresses();
+    assert!(snapshot.frontends.len() <= MAX_FRONTENDS, "more virtual IPs than a transaction holds");
     for frontend in &snapshot.frontends {
         assert_ne!(frontend.vip.port(), 0, "a virtual IP with port 0");
+        assert!(frontend.backends.len() <= MAX_BACKENDS, "more backends than a transaction holds");
         for backend in &frontend.backends {
             let ip = backend.ip();
             assert_eq!(

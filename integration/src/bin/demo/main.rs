@@ -31,9 +31,9 @@ fn main() -> Result<()> {
 fn scenery() {
     act("The scene: a cluster on one machine, made of network namespaces.");
     lines(&format!(
-        "pod 10.244.0.11 --- node 192.0.2.1 ---+--- apiserver 1  192.0.2.11:6443\n\
-         {0:38}+--- apiserver 2  192.0.2.12:6443\n\
-         {0:38}+--- apiserver 3  192.0.2.13:6443",
+        "pod 10.244.0.11 --- node 192.0.2.1 ---+--- apiserver-1  192.0.2.11:6443\n\
+         {0:38}+--- apiserver-2  192.0.2.12:6443\n\
+         {0:38}+--- apiserver-3  192.0.2.13:6443",
         ""
     ));
     say("Pods know the Kubernetes API by its virtual IP, 10.96.0.1:443. No machine has that address.");
@@ -87,10 +87,10 @@ fn removal(stage: &Stage, daemon: &Daemon) -> Result<()> {
     ensure!(status.success(), "the load generator failed\n{}", load.tail());
     for (second, counts) in stage.connections_by_second(begin)?.iter().take(SECONDS as usize).enumerate() {
         let note =
-            if second == REMOVED_AFTER as usize { "   apiserver 3 is no longer published" } else { "" };
+            if second == REMOVED_AFTER as usize { "   apiserver-3 is no longer published" } else { "" };
         let [one, two, three] = counts;
         lines(&format!(
-            "second {}: apiserver 1 {one:>3}, apiserver 2 {two:>3}, apiserver 3 {three:>3} connections{note}",
+            "second {}: apiserver-1 {one:>3}, apiserver-2 {two:>3}, apiserver-3 {three:>3} connections{note}",
             second + 1
         ));
     }
