@@ -8,9 +8,9 @@
 //! next apiserver, with fresh credentials, and resumes where the last one stopped.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::model::snapshot::{Snapshot, SnapshotOptions};
+use crate::model::snapshot::SnapshotOptions;
 use crate::model::types::ServiceKey;
 
 pub mod access;
@@ -33,6 +33,8 @@ mod watch;
 pub use access::{Access, AccessError, TLS_NAME, load};
 pub use connection::{Api, Connection, State};
 
+pub use crate::model::published::Published;
+
 use backoff::Backoff;
 use candidates::Candidates;
 use connection::Reporter;
@@ -49,15 +51,6 @@ pub struct ApiConfig {
     pub service: ServiceKey,
     /// How strictly addresses are judged.
     pub snapshot: SnapshotOptions,
-}
-
-/// A snapshot, and when it became known.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// The snapshot.
-    pub snapshot: Arc<Snapshot>,
-    /// When the last byte of the event or list arrived that it follows from.
-    pub received: Instant,
 }
 
 /// Reads the API until nobody listens for snapshots any more, or until the task is aborted. Publishes once both first

@@ -1,8 +1,11 @@
 //! The pure model: what the API publishes, what follows for the node. No I/O, no clock, no runtime.
 
 pub mod address;
+pub mod balance;
 pub mod cidr;
 pub mod desired;
+pub mod health;
 pub mod objects;
+pub mod published;
 pub mod snapshot;
 pub mod types;

@@ -1,0 +1,177 @@
+//! The words of health: what a probe found, what state a backend is in, and the [`HealthView`] that goes to the
+//! reconciler.
+//!
+//! [`machine::Health`] turns probes into states; time is an argument everywhere.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::snapshot::Snapshot;
+use super::types::Backend;
+
+pub mod machine;
+mod run;
+mod tracker;
+
+/// Why a probe failed. A closed set: these are labels of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailReason {
+    /// Nothing listens there (ECONNREFUSED).
+    Refused,
+    /// The connection was reset or closed before the answer was whole.
+    Reset,
+    /// No answer in time.
+    Timeout,
+    /// No route, or a router or neighbour said so (ENETUNREACH, EHOSTUNREACH and their like).
+    Unreachable,
+    /// TLS failed, but not over the certificate.
+    Tls,
+    /// The certificate does not chain to the cluster's CA, has expired, is not yet valid, or carries another name.
+    BadCertificate,
+    /// What came back is not HTTP, or is an answer that no apiserver gives.
+    Protocol,
+}
+
+impl FailReason {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Refused,
+        Self::Reset,
+        Self::Timeout,
+        Self::Unreachable,
+        Self::Tls,
+        Self::BadCertificate,
+        Self::Protocol,
+    ];
+
+    /// The label in logs, status and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Tls => "tls",
+            Self::BadCertificate => "bad-certificate",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
+impl fmt::Display for FailReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+/// What one probe found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A PING was answered: the process runs. Says nothing of its readiness, and does not end a suspicion.
+    Alive,
+    /// `/readyz` says 200, or 401 or 403, which an apiserver without anonymous access says.
+    Ready,
+    /// `/readyz` says 5xx: alive, and not to be given new connections.
+    Unready,
+    /// No answer that an apiserver would give.
+    Failed(FailReason),
+}
+
+/// One finished probe.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// When its first packet was due.
+    pub started: Instant,
+    /// When it was decided.
+    pub finished: Instant,
+    /// What it found.
+    pub outcome: Outcome,
+    /// One round trip to the backend, if one was measured: of the TCP handshake or of a PING.
+    pub round_trip: Option<Duration>,
+}
+
+/// The state of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Not probed yet. Used like [`State::Up`]: the control plane publishes it, and nothing speaks against it.
+    Unknown,
+    /// Answers and is ready: gets new connections.
+    Up,
+    /// Alive, but unready or removed from the endpoints: keeps its connections and gets no new ones.
+    Draining,
+    /// Does not answer while another backend does.
+    Down,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Unknown, Self::Up, Self::Draining, Self::Down];
+
+    /// The label in logs, status and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Draining => "draining",
+            Self::Down => "down",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+/// The health of one backend, as others see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendHealth {
+    /// Its state.
+    pub state: State,
+    /// When it entered the state.
+    pub since: Instant,
+    /// When the first sign of the latest change of state was noticed.
+    pub noticed: Instant,
+    /// Whether the control plane publishes it.
+    pub published: bool,
+    /// Whether its latest probe was answered. A backend that is Down and answers waits for its hold-down to end.
+    pub answering: bool,
+    /// Its established flows are to be ended: it is Down beyond doubt, or has drained for long enough.
+    pub ending: bool,
+    /// Why its latest probe failed, while it does.
+    pub failing: Option<FailReason>,
+    /// Smoothed round trip.
+    pub round_trip: Option<Duration>,
+    /// How much longer it has to answer before it counts as Up again, when it was decided last.
+    pub hold_down: Duration,
+}
+
+/// A snapshot together with the health of its backends, so that the two are never mixed.
+#[derive(Clone, Debug)]
+pub struct HealthView {
+    /// What the control plane publishes.
+    pub snapshot: Arc<Snapshot>,
+    /// When the news that this view holds became known: the snapshot's last byte, or the sign of a change of state.
+    pub noticed: Instant,
+    /// Every backend that is probed: the published ones, and those removed a short while ago.
+    pub backends: BTreeMap<Backend, BackendHealth>,
+}
+
+impl HealthView {
+    /// A view in which nothing was probed.
+    pub fn unprobed(snapshot: Arc<Snapshot>, now: Instant) -> Self {
+        Self { snapshot, noticed: now, backends: BTreeMap::new() }
+    }
+
+    /// The state of a backend; [`State::Unknown`] if it is not probed.
+    pub fn state(&self, backend: Backend) -> State {
+        self.backends.get(&backend).map_or(State::Unknown, |health| health.state)
+    }
+}

@@ -1,0 +1,160 @@
+//! All backends together: who is tracked, who bears witness for whom, what follows for each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::tracker::{Thresholds, Tracker};
+use super::{BackendHealth, Outcome, Probe, State};
+use crate::model::types::{Backend, Family};
+
+pub use super::tracker::{HOLD_MAX, TIMEOUT_MAX, TIMEOUT_MIN};
+
+/// What the operator configured.
+#[derive(Clone, Copy, Debug)]
+pub struct HealthOptions {
+    /// Failed probes in a row before a backend is Down, or unready ones before it drains. At least 1.
+    pub fall: u32,
+    /// Answered probes in a row before a backend is Up again. At least 1.
+    pub rise: u32,
+    /// How long a backend that is no longer published is probed on.
+    pub removal_grace: Duration,
+    /// After how long of draining the remaining flows are ended; `None`: never.
+    pub drain_timeout: Option<Duration>,
+}
+
+/// How a backend is to be probed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// The kept-open connection with its PINGs is enough, and `/readyz` now and then. Without one: a fresh probe at
+    /// each interval.
+    Steady,
+    /// `/readyz` at each interval, over the kept-open connection or a fresh one: the backend is Down.
+    Watchful,
+    /// A fresh probe every 50 ms: a decision is near.
+    Burst,
+}
+
+/// What the prober of one backend is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Directive {
+    /// How often.
+    pub pace: Pace,
+    /// How long one probe, or a PING, may take.
+    pub timeout: Duration,
+    /// A probe must have been started at or after this time; if none was, one is due now.
+    pub not_before: Option<Instant>,
+}
+
+/// The health of all backends.
+#[derive(Debug)]
+pub struct Health {
+    options: HealthOptions,
+    backends: BTreeMap<Backend, Tracker>,
+}
+
+impl Health {
+    /// Nothing is tracked yet.
+    pub fn new(options: HealthOptions) -> Self {
+        Self { options, backends: BTreeMap::new() }
+    }
+
+    /// Takes over which backends the control plane publishes. A family of which it publishes none keeps those that
+    /// it had: nobody knows better ones.
+    pub fn publish(&mut self, published: &BTreeSet<Backend>, now: Instant) {
+        let has = |family| published.iter().any(|b| Family::of(b.ip()) == family);
+        let (v4, v6) = (has(Family::V4), has(Family::V6));
+        for (backend, tracker) in &mut self.backends {
+            let replaced = if backend.is_ipv4() { v4 } else { v6 };
+            if replaced && tracker.removed.is_none() && !published.contains(backend) {
+                tracker.removed = Some(now);
+                if tracker.state != State::Down {
+                    tracker.enter(State::Draining, now);
+                }
+            }
+        }
+        for backend in published {
+            let tracker = self.backends.entry(*backend).or_insert_with(|| Tracker::new(now));
+            if tracker.removed.take().is_some() && tracker.state == State::Draining {
+                tracker.enter(State::Unknown, now);
+            }
+        }
+    }
+
+    /// Something speaks against a backend: its connection ended, or a PING was not answered.
+    pub fn cue(&mut self, backend: Backend, now: Instant) {
+        if let Some(tracker) = self.backends.get_mut(&backend) {
+            tracker.cue(now);
+        }
+    }
+
+    /// Takes in a finished probe.
+    pub fn observe(&mut self, backend: Backend, probe: Probe) {
+        let thresholds = self.thresholds();
+        let Some(tracker) = self.backends.get_mut(&backend) else { return };
+        tracker.observe(probe, thresholds);
+        if !matches!(probe.outcome, Outcome::Failed(_)) {
+            for (_, other) in self.backends.iter_mut().filter(|(other, _)| **other != backend) {
+                if let Some(run) = &mut other.run {
+                    run.witnessed(probe.started);
+                }
+            }
+        }
+        for tracker in self.backends.values_mut() {
+            tracker.judge(probe.finished, thresholds);
+        }
+    }
+
+    /// Forgets backends whose grace after their removal is over.
+    pub fn expire(&mut self, now: Instant) {
+        let grace = self.options.removal_grace;
+        self.backends.retain(|_, tracker| tracker.removed.is_none_or(|removed| now < removed + grace));
+    }
+
+    /// When [`Self::expire`] or [`Self::backends`] will say something new without a probe.
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let removals = self.backends.values().filter_map(|t| Some(t.removed? + self.options.removal_grace));
+        let drains = self.backends.values().filter(|t| t.state == State::Draining);
+        let cuts = drains.filter_map(|t| Some(t.since + self.options.drain_timeout?)).filter(|at| *at > now);
+        removals.chain(cuts).min()
+    }
+
+    /// What the prober of `backend` is to do; `None` if it is not tracked.
+    pub fn directive(&self, backend: Backend) -> Option<Directive> {
+        let tracker = self.backends.get(&backend)?;
+        let unwitnessed = |t: &Tracker| {
+            let run = t.run.as_ref().filter(|run| !run.has_witness() && t.state != State::Down)?;
+            Some(run.since)
+        };
+        let others = self.backends.iter().filter(|(other, _)| **other != backend);
+        Some(Directive {
+            pace: match tracker.state {
+                _ if tracker.is_pending(self.thresholds()) => Pace::Burst,
+                State::Down => Pace::Watchful,
+                _ if tracker.run.is_some() => Pace::Watchful,
+                _ => Pace::Steady,
+            },
+            timeout: tracker.timeout(),
+            not_before: others.filter_map(|(_, t)| unwitnessed(t)).max(),
+        })
+    }
+
+    /// Every tracked backend.
+    pub fn backends(&self, now: Instant) -> BTreeMap<Backend, BackendHealth> {
+        self.backends.iter().map(|(b, t)| (*b, t.health(now, self.is_ending(t, now)))).collect()
+    }
+
+    fn is_ending(&self, tracker: &Tracker, now: Instant) -> bool {
+        match tracker.state {
+            State::Down => tracker.run.as_ref().is_some_and(|run| run.is_certain(self.options.fall)),
+            State::Draining => {
+                let limit = self.options.drain_timeout;
+                limit.is_some_and(|limit| now.saturating_duration_since(tracker.since) >= limit)
+            }
+            State::Unknown | State::Up => false,
+        }
+    }
+
+    fn thresholds(&self) -> Thresholds {
+        Thresholds { fall: self.options.fall, rise: self.options.rise }
+    }
+}
