@@ -14,6 +14,7 @@ pub mod lock;
 pub mod metrics;
 pub mod model;
 pub mod privileges;
+pub mod probe;
 pub mod reconcile;
 pub mod report;
 pub mod status;

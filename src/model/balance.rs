@@ -106,7 +106,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn some_of_some_are_chosen(times in proptest::collection::vec(0u64..200, 1..9), policy in 0..3) {
+        fn some_of_some_are_chosen(times in proptest::collection::vec(0u64..200, 1..9), policy in 0usize..3) {
             let policy = [Balance::Random, Balance::LocalFirst, Balance::Nearest][policy];
             let all: Vec<Candidate> = (11..).zip(times).map(|(last, ms)| candidate(last, ms)).collect();
             let chosen = lasts(policy, &all, &all[..1]);

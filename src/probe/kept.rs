@@ -1,0 +1,209 @@
+//! An open connection to an apiserver, over which it is asked again and again.
+//!
+//! In: a TLS stream. Out: [`News`], one at a time. It drives the protocol itself, so nothing happens on it while
+//! nobody waits for its news. Deadlines are the owner's.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use h2::{Ping, PingPong};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
+
+use super::failure::{BoxError, reason};
+use super::metered::{Allowance, Metered};
+use super::request::{Question, is_last, outcome};
+use super::socket::ask_by_keepalive;
+use crate::model::health::{FailReason, Outcome};
+
+/// HTTP/2: what a server may send unasked. Its body is never read.
+const WINDOW: u32 = 16 * 1024;
+/// The headers of an answer. Real ones take about 500 bytes.
+const HEADERS: u32 = 8 * 1024;
+/// HTTP/1.1: the body must be read before the next question. `ok`, or a line for each of about 50 checks.
+const BODY: usize = 8 * 1024;
+/// How long that may take once the status is known.
+const BODY_TIME: Duration = Duration::from_millis(50);
+
+/// What happened on the connection.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The PING of that time was answered.
+    Pong(Instant),
+    /// `/readyz`, asked at `asked`, was answered.
+    Answer {
+        asked: Instant,
+        outcome: Outcome,
+        /// The server closes the connection after it.
+        last: bool,
+    },
+    /// `/readyz`, asked at that time, will not be answered.
+    Unanswered(Instant, FailReason),
+    /// The connection is over.
+    Ended(FailReason),
+}
+
+struct Answer {
+    outcome: Outcome,
+    last: bool,
+}
+
+enum Requests {
+    H2(h2::client::SendRequest<Bytes>, PingPong),
+    H1(hyper::client::conn::http1::SendRequest<Empty<Bytes>>),
+}
+
+/// The connection.
+pub(super) struct Kept {
+    driver: BoxFuture<'static, FailReason>,
+    ended: Option<FailReason>,
+    requests: Requests,
+    question: Question,
+    allowance: Allowance,
+    pinged: Option<Instant>,
+    asked: Option<(Instant, BoxFuture<'static, Result<Answer, BoxError>>)>,
+}
+
+impl Kept {
+    /// Speaks HTTP/2 if the server chose it, else HTTP/1.1.
+    pub(super) async fn open(stream: TlsStream<Metered>, question: Question) -> Result<Self, BoxError> {
+        let (metered, tls) = stream.get_ref();
+        let allowance = metered.allowance();
+        let (driver, requests) = if tls.alpn_protocol() == Some(b"h2") {
+            open_h2(stream).await?
+        } else {
+            ask_by_keepalive(metered.stream())?;
+            open_h1(stream).await?
+        };
+        Ok(Self { driver, ended: None, requests, question, allowance, pinged: None, asked: None })
+    }
+
+    /// Whether PINGs can be sent.
+    pub(super) fn can_ping(&self) -> bool {
+        matches!(self.requests, Requests::H2(..))
+    }
+
+    /// When the PING was sent that is not answered yet.
+    pub(super) fn pinged(&self) -> Option<Instant> {
+        self.pinged
+    }
+
+    /// When `/readyz` was asked for, if that is not answered yet.
+    pub(super) fn asked(&self) -> Option<Instant> {
+        self.asked.as_ref().map(|(at, _)| *at)
+    }
+
+    /// Sends a PING, unless one is on its way.
+    pub(super) fn ping(&mut self, now: Instant) {
+        let Requests::H2(_, pings) = &mut self.requests else { return };
+        self.allowance.renew();
+        if self.pinged.is_none() && pings.send_ping(Ping::opaque()).is_ok() {
+            self.pinged = Some(now);
+        }
+    }
+
+    /// Asks for `/readyz`. An earlier question is taken back.
+    pub(super) fn ask(&mut self, now: Instant) {
+        self.allowance.renew();
+        let answer = match &mut self.requests {
+            Requests::H2(sender, _) => ask_h2(sender.clone(), self.question.h2()).boxed(),
+            Requests::H1(sender) => ask_h1(sender.send_request(self.question.h1())).boxed(),
+        };
+        self.asked = Some((now, answer));
+    }
+
+    /// The next news. Losing this future loses nothing.
+    pub(super) async fn news(&mut self) -> News {
+        poll_fn(|cx| self.poll_news(cx)).await
+    }
+
+    /// What was received before the end is told before the end.
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<News> {
+        if self.ended.is_none() {
+            if let Poll::Ready(reason) = self.driver.poll_unpin(cx) {
+                self.ended = Some(reason);
+            }
+        }
+        if let Some((asked, answer)) = &mut self.asked {
+            if let Poll::Ready(result) = answer.poll_unpin(cx) {
+                let asked = *asked;
+                self.asked = None;
+                return Poll::Ready(match result {
+                    Ok(Answer { outcome, last }) => News::Answer { asked, outcome, last },
+                    Err(error) => News::Unanswered(asked, self.why(&error)),
+                });
+            }
+        }
+        if let (Some(sent), Requests::H2(_, pings)) = (self.pinged, &mut self.requests) {
+            if let Poll::Ready(Ok(_)) = pings.poll_pong(cx) {
+                self.pinged = None;
+                return Poll::Ready(News::Pong(sent));
+            }
+        }
+        self.ended.map_or(Poll::Pending, |reason| Poll::Ready(News::Ended(reason)))
+    }
+
+    /// The end of the connection, if there is one, says more than what a question heard of it.
+    fn why(&self, error: &BoxError) -> FailReason {
+        self.ended.unwrap_or_else(|| reason(error.as_ref()))
+    }
+}
+
+type Opened = (BoxFuture<'static, FailReason>, Requests);
+
+async fn open_h2(stream: TlsStream<Metered>) -> Result<Opened, BoxError> {
+    let (sender, mut connection) = h2::client::Builder::new()
+        .initial_window_size(WINDOW)
+        .max_header_list_size(HEADERS)
+        .max_concurrent_streams(0)
+        .max_send_buffer_size(WINDOW as usize)
+        .enable_push(false)
+        .handshake(stream)
+        .await?;
+    let pings = connection.ping_pong().ok_or("HTTP/2 without PINGs")?;
+    let driver = async move {
+        match connection.await {
+            Ok(()) => FailReason::Reset,
+            Err(error) => reason(&error),
+        }
+    };
+    Ok((driver.boxed(), Requests::H2(sender, pings)))
+}
+
+async fn open_h1(stream: TlsStream<Metered>) -> Result<Opened, BoxError> {
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    builder.max_buf_size(HEADERS as usize).max_headers(64);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+    let driver = async move {
+        match connection.await {
+            Ok(()) => FailReason::Reset,
+            Err(error) => reason(&error),
+        }
+    };
+    Ok((driver.boxed(), Requests::H1(sender)))
+}
+
+async fn ask_h2(
+    sender: h2::client::SendRequest<Bytes>,
+    request: http::Request<()>,
+) -> Result<Answer, BoxError> {
+    let (response, _) = sender.ready().await?.send_request(request, true)?;
+    // Dropping the body tells the server not to send it.
+    Ok(Answer { outcome: outcome(response.await?.status()), last: false })
+}
+
+async fn ask_h1(
+    response: impl Future<Output = hyper::Result<http::Response<hyper::body::Incoming>>>,
+) -> Result<Answer, BoxError> {
+    let response = response.await?;
+    let outcome = outcome(response.status());
+    let last = is_last(response.version(), response.headers());
+    let body = timeout(BODY_TIME, Limited::new(response.into_body(), BODY).collect()).await;
+    Ok(Answer { outcome, last: last || !matches!(body, Ok(Ok(_))) })
+}

@@ -1,0 +1,194 @@
+//! The owner of the state machine: takes in snapshots and what the workers found, tells the workers how often to ask,
+//! and publishes views.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant as StdInstant;
+
+use rustls::ClientConfig;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::fresh::Target;
+use super::request::Question;
+use super::timetable::Timetable;
+use super::view;
+use super::worker::{Event, What, Worker};
+use super::{Observer, ProbeConfig};
+use crate::model::health::machine::{Directive, Health};
+use crate::model::health::{HealthView, Outcome};
+use crate::model::published::Published;
+use crate::model::snapshot::Snapshot;
+use crate::model::types::Backend;
+
+/// Events on their way. Workers wait when it is full.
+const EVENTS: usize = 64;
+
+/// The scheduler and all that it starts. Dropping it ends the workers.
+pub(super) struct Scheduler {
+    config: ProbeConfig,
+    question: Question,
+    trust: watch::Receiver<Arc<ClientConfig>>,
+    views: watch::Sender<Option<HealthView>>,
+    observer: Arc<dyn Observer>,
+    health: Health,
+    snapshot: Option<Arc<Snapshot>>,
+    workers: BTreeMap<Backend, watch::Sender<Directive>>,
+    tasks: JoinSet<()>,
+    events: mpsc::Sender<Event>,
+    inbox: mpsc::Receiver<Event>,
+}
+
+enum Woken {
+    Published(bool),
+    Event(Event),
+    Deadline,
+    Unwanted,
+}
+
+impl Scheduler {
+    pub(super) fn new(
+        config: ProbeConfig,
+        trust: watch::Receiver<Arc<ClientConfig>>,
+        views: watch::Sender<Option<HealthView>>,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let (events, inbox) = mpsc::channel(EVENTS);
+        Self {
+            question: Question::new(&config.server_name),
+            health: Health::new(config.health),
+            config,
+            trust,
+            views,
+            observer,
+            snapshot: None,
+            workers: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            events,
+            inbox,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut published: watch::Receiver<Option<Published>>) {
+        published.mark_changed();
+        loop {
+            match self.wait(&mut published).await {
+                Woken::Published(false) | Woken::Unwanted => return,
+                Woken::Published(true) => {
+                    let latest = published.borrow_and_update().clone();
+                    if let Some(latest) = latest {
+                        self.take_over(latest);
+                    }
+                }
+                Woken::Event(event) => self.learn(event),
+                Woken::Deadline => self.pass(),
+            }
+        }
+    }
+
+    async fn wait(&mut self, published: &mut watch::Receiver<Option<Published>>) -> Woken {
+        while self.tasks.try_join_next().is_some() {}
+        let deadline = self.health.next_deadline(Instant::now().into_std());
+        tokio::select! {
+            biased;
+            changed = published.changed() => Woken::Published(changed.is_ok()),
+            () = self.views.closed() => Woken::Unwanted,
+            Some(event) = self.inbox.recv() => Woken::Event(event),
+            () = async {
+                match deadline {
+                    Some(at) => sleep_until(Instant::from_std(at)).await,
+                    None => std::future::pending().await,
+                }
+            } => Woken::Deadline,
+        }
+    }
+
+    /// The view goes out before anyone is asked.
+    fn take_over(&mut self, Published { snapshot, received }: Published) {
+        let now = Instant::now().into_std();
+        self.health.publish(&snapshot.backends(), now);
+        self.health.expire(now);
+        self.snapshot = Some(snapshot);
+        self.publish(now, Some(received));
+        self.direct(None);
+    }
+
+    fn learn(&mut self, Event { backend, what }: Event) {
+        let at = match what {
+            What::Cue(at) => {
+                self.health.cue(backend, at.into_std());
+                at.into_std()
+            }
+            What::Probed(probe) => {
+                let took = probe.finished.saturating_duration_since(probe.started);
+                self.observer.probed(label(probe.outcome), took);
+                self.health.observe(backend, probe);
+                probe.finished
+            }
+        };
+        self.direct(Some(backend));
+        self.publish(at, None);
+    }
+
+    fn pass(&mut self) {
+        let now = Instant::now().into_std();
+        self.health.expire(now);
+        self.direct(None);
+        self.publish(now, None);
+    }
+
+    /// Tells every worker what to do, `concerned` last: those that may bear witness ask before it is asked again.
+    fn direct(&mut self, concerned: Option<Backend>) {
+        let health = self.health.backends(Instant::now().into_std());
+        self.workers.retain(|backend, _| health.contains_key(backend));
+        let (last, first): (Vec<Backend>, Vec<Backend>) =
+            health.into_keys().partition(|backend| Some(*backend) == concerned);
+        for backend in first.into_iter().chain(last) {
+            let Some(directive) = self.health.directive(backend) else { continue };
+            match self.workers.get(&backend) {
+                Some(worker) => {
+                    worker.send_if_modified(|known| {
+                        let changed = *known != directive;
+                        *known = directive;
+                        changed
+                    });
+                }
+                None => self.start(backend, directive),
+            }
+        }
+    }
+
+    fn start(&mut self, backend: Backend, directive: Directive) {
+        let (sender, receiver) = watch::channel(directive);
+        let ProbeConfig { interval, readyz_interval, ref server_name, .. } = self.config;
+        let target =
+            Target { address: backend, name: server_name.clone(), question: self.question.clone() };
+        let times = Timetable::new(interval, readyz_interval, Instant::now());
+        let worker = Worker::new(target, self.trust.clone(), receiver, self.events.clone(), times);
+        self.tasks.spawn(worker.run());
+        self.workers.insert(backend, sender);
+    }
+
+    /// Sends a view if it says something new: a snapshot that was `received`, or a change of health.
+    fn publish(&mut self, now: StdInstant, received: Option<StdInstant>) {
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        let backends = self.health.backends(now);
+        let noticed = match &*self.views.borrow() {
+            Some(last) if *last.snapshot == *snapshot => view::news(&last.backends, &backends, now),
+            _ => Some(received.unwrap_or(now)),
+        };
+        if let Some(noticed) = noticed {
+            self.views.send_replace(Some(HealthView { snapshot, noticed, backends }));
+        }
+    }
+}
+
+fn label(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ready => "ready",
+        Outcome::Alive => "alive",
+        Outcome::Unready => "unready",
+        Outcome::Failed(reason) => reason.label(),
+    }
+}

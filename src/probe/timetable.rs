@@ -1,0 +1,111 @@
+//! When the next PING, question or fresh probe of one backend is due. Pure.
+//!
+//! In: the directive, what the kept-open connection is doing, what was started when. Out: a [`Plan`]. Chance is an
+//! argument: a number from 0 up to, not including, 1.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::health::machine::{Directive, Pace};
+
+/// Between two starts of a burst.
+const BURST: Duration = Duration::from_millis(50);
+
+/// What can be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// A PING on the kept-open connection.
+    Ping,
+    /// `/readyz` on the kept-open connection.
+    Ask,
+    /// A fresh probe.
+    Fresh,
+}
+
+/// The state of the kept-open connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Link {
+    /// It can send PINGs, and none is unanswered.
+    pub(super) may_ping: bool,
+    /// `/readyz` is asked for and not answered.
+    pub(super) asking: bool,
+}
+
+/// What is due when; times in the past are due now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    ping: Option<Instant>,
+    ask: Option<Instant>,
+    fresh: Option<Instant>,
+}
+
+impl Plan {
+    /// What comes next.
+    pub(super) fn next(&self) -> Option<(Instant, Action)> {
+        let ask = self.ask.map(|at| (at, Action::Ask));
+        let fresh = self.fresh.map(|at| (at, Action::Fresh));
+        let ping = self.ping.map(|at| (at, Action::Ping));
+        ask.into_iter().chain(fresh).chain(ping).min_by_key(|(at, _)| *at)
+    }
+}
+
+/// The times of one backend.
+#[derive(Clone, Debug)]
+pub(super) struct Timetable {
+    interval: Duration,
+    readyz_interval: Duration,
+    ping: Instant,
+    readyz: Instant,
+    /// The next probe of a backend that is asked at each interval.
+    regular: Instant,
+    fresh: Option<Instant>,
+    probed: Option<Instant>,
+}
+
+impl Timetable {
+    /// Nothing was started yet: the first probe is due `now`.
+    pub(super) fn new(interval: Duration, readyz_interval: Duration, now: Instant) -> Self {
+        Self { interval, readyz_interval, ping: now, readyz: now, regular: now, fresh: None, probed: None }
+    }
+
+    /// A connection is kept from `now` on. Its PINGs begin anywhere in the interval: nodes that all connected when the
+    /// apiserver came up must not ask in step.
+    pub(super) fn kept(&mut self, now: Instant, chance: f64) {
+        self.ping = now + self.interval.mul_f64(chance);
+        self.readyz = now + self.readyz_interval.mul_f64(chance);
+    }
+
+    /// `action` was started.
+    pub(super) fn started(&mut self, action: Action, now: Instant, chance: f64) {
+        let jitter = 0.9 + chance * 0.2;
+        match action {
+            Action::Ping => self.ping = now + self.interval.mul_f64(jitter),
+            Action::Ask => self.readyz = now + self.readyz_interval.mul_f64(jitter),
+            Action::Fresh => self.fresh = Some(now),
+        }
+        if action != Action::Ping {
+            self.regular = now + self.interval.mul_f64(jitter);
+            self.probed = Some(now);
+        }
+    }
+
+    /// What to do. `crowded`: no further fresh probe fits.
+    pub(super) fn plan(&self, directive: Directive, link: Option<Link>, crowded: bool) -> Plan {
+        let owed = directive.not_before.map(Instant::from_std);
+        let owed = owed.filter(|demanded| self.probed.is_none_or(|probed| probed < *demanded));
+        let ping = link.and_then(|link| link.may_ping.then_some(self.ping));
+        let (ask, fresh) = match (directive.pace, link) {
+            (Pace::Burst, _) => (None, Some(self.fresh.map_or(self.regular, |latest| latest + BURST))),
+            (Pace::Steady | Pace::Watchful, None) => (None, owed.or(Some(self.regular))),
+            (_, Some(_)) if owed.is_some() => (owed, None),
+            (_, Some(link)) if link.asking => (None, None),
+            (Pace::Watchful, Some(_)) => (Some(self.readyz.min(self.regular)), None),
+            (Pace::Steady, Some(_)) => (Some(self.readyz), None),
+        };
+        Plan { ping, ask, fresh: fresh.filter(|_| !crowded) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
