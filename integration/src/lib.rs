@@ -3,6 +3,7 @@
 pub mod command;
 pub mod control_plane;
 pub mod daemon;
+pub mod flows;
 pub mod kubeconfig;
 pub mod lab;
 pub mod load;

@@ -1,6 +1,7 @@
 //! Desired state -> the kernel. What the reconciler needs of a dataplane, and the dataplanes themselves.
 
 pub mod fake;
+pub mod flows;
 pub mod host;
 pub mod nft;
 pub mod nftables;

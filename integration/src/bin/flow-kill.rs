@@ -1,0 +1,44 @@
+//! Runs one order to end the flows of a backend in the current network namespace, and prints the report as JSON.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use apivip::dataplane::flows::{FlowKiller, FlowOptions, Flows, KillOrder};
+use clap::Parser;
+
+#[derive(Parser)]
+struct Arguments {
+    /// The dead backend
+    #[arg(long, value_name = "ADDR:PORT")]
+    backend: SocketAddr,
+    /// A virtual IP that leads to it; repeatable
+    #[arg(long, value_name = "ADDR:PORT", required = true)]
+    vip: Vec<SocketAddr>,
+    /// Answer clients with resets of our own
+    #[arg(long)]
+    own_reset: bool,
+    /// Flows nudged per second
+    #[arg(long, default_value_t = FlowOptions::default().rate)]
+    rate: u32,
+    /// Milliseconds to go on for
+    #[arg(long, default_value_t = 15_000)]
+    bound_ms: u64,
+    /// Cancel the order after so many milliseconds
+    #[arg(long)]
+    cancel_after_ms: Option<u64>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let bound = Duration::from_millis(arguments.bound_ms);
+    let mut flows = Flows::open(FlowOptions { rate: arguments.rate, bound })?;
+    let backend = arguments.backend;
+    flows.start(KillOrder { backend, vips: arguments.vip, own_reset: arguments.own_reset });
+    if let Some(after) = arguments.cancel_after_ms {
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        flows.cancel(backend);
+    }
+    println!("{}", serde_json::to_string(&flows.finished().await)?);
+    Ok(())
+}

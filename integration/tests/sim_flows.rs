@@ -1,0 +1,97 @@
+//! The flows of a dead backend end at the client: of every kind, from pods and from the host, in both families, and
+//! nobody else's do.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, ensure};
+use integration::flows::{FlowStage, Held, Kind};
+use integration::lab::{Families, Lab, LabOptions, PodAttachment};
+
+const ALL_KINDS: [(Kind, usize); 3] = [(Kind::Idle, 12), (Kind::Busy, 9), (Kind::HalfClosed, 9)];
+
+fn check(what: &str, held: &Held, since: SystemTime) -> Result<()> {
+    let (open, told) = held.count(1, &["reset", "aborted"]);
+    ensure!(told > 0, "{what}: no connection led to the dead backend: {held:?}");
+    ensure!(open == 0, "{what}: {open} connections to the dead backend hang: {held:?}");
+    for i in [2, 3] {
+        let (open, told) = held.count(i, &["reset", "aborted"]);
+        ensure!(open > 0 && told == 0, "{what}: connections to backend {i} were cut: {held:?}");
+    }
+    let times = held.times(1, since);
+    println!("{what}: {} told, {:.1} to {:.1} ms", times.len(), times[0], times[times.len() - 1]);
+    Ok(())
+}
+
+fn everybody_is_told(attachment: PodAttachment) -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, attachment, ..LabOptions::default() })?;
+    let stage = FlowStage::start(&lab)?;
+    let pod = stage.hold(lab.pod(1), lab.families(), &ALL_KINDS)?;
+    let host = stage.hold(lab.node(), lab.families(), &ALL_KINDS)?;
+    lab.unplug(1)?;
+    stage.lead(&[1], true)?;
+    let since = SystemTime::now();
+    for family in lab.families() {
+        let report = stage.kill(1, *family, &[], &[])?;
+        ensure!(report["remaining"] == serde_json::json!({}), "{report}");
+        ensure!(report["sockets"].as_u64() > Some(0) && report["nudged"].as_u64() > Some(0), "{report}");
+        ensure!(report["degraded"].is_null(), "{report}");
+    }
+    check("pod", &pod.finish()?, since)?;
+    check("host", &host.finish()?, since)
+}
+
+#[test]
+fn clients_of_routed_pods_and_of_the_host_are_told() -> Result<()> {
+    everybody_is_told(PodAttachment::Routed)
+}
+
+#[test]
+fn clients_of_bridged_pods_and_of_the_host_are_told() -> Result<()> {
+    everybody_is_told(PodAttachment::Bridged { netfilter: true })
+}
+
+#[test]
+fn clients_are_told_without_the_kill_rule_by_resets_of_our_own() -> Result<()> {
+    for attachment in [PodAttachment::Routed, PodAttachment::Bridged { netfilter: true }] {
+        let lab = Lab::start(LabOptions { families: Families::Dual, attachment, ..LabOptions::default() })?;
+        let stage = FlowStage::start(&lab)?;
+        let pod = stage.hold(lab.pod(1), lab.families(), &ALL_KINDS)?;
+        let host = stage.hold(lab.node(), lab.families(), &ALL_KINDS)?;
+        lab.unplug(1)?;
+        // Nothing was committed: the map still leads to the dead backend.
+        stage.lead(&[], false)?;
+        let since = SystemTime::now();
+        for family in lab.families() {
+            let report = stage.kill(1, *family, &[], &["--own-reset"])?;
+            ensure!(report["remaining"] == serde_json::json!({}), "{report}");
+            ensure!(report["resets"].as_u64() > Some(0), "{report}");
+        }
+        check("pod", &pod.finish()?, since)?;
+        check("host", &host.finish()?, since)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_connection_in_syn_sent_moves_to_another_backend() -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+    let stage = FlowStage::start(&lab)?;
+    lab.unplug(1)?;
+    let mut pod = stage.dial(lab.pod(1), lab.families(), &[(Kind::Idle, 12)])?;
+    let mut host = stage.dial(lab.node(), lab.families(), &[(Kind::Idle, 12)])?;
+    std::thread::sleep(Duration::from_millis(400));
+    stage.lead(&[1], true)?;
+    for family in lab.families() {
+        let report = stage.kill(1, *family, &[], &[])?;
+        ensure!(report["syn_sent"].as_u64() > Some(0), "{report}");
+    }
+    for holder in [&mut pod, &mut host] {
+        holder.wait_open()?;
+    }
+    for held in [pod.finish()?, host.finish()?] {
+        let (open, _) = held.count(1, &[]);
+        let others: usize = [2, 3].iter().map(|i| held.count(*i, &[]).0).sum();
+        ensure!(open == 0 && others == 24, "{held:?}");
+    }
+    Ok(())
+}

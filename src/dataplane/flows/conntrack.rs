@@ -1,0 +1,201 @@
+//! ctnetlink messages: dump the entries of one virtual IP, delete one entry. Pure.
+//!
+//! In: a virtual IP, an entry, or a message body. Out: a message body, or an [`Entry`]. The kernel's side is
+//! `include/uapi/linux/netfilter/nfnetlink_conntrack.h`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::attr::{self, Attr};
+use super::netlink::Malformed;
+use crate::model::types::{Backend, Vip};
+
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`.
+pub(super) const GET: u16 = 0x101;
+/// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`.
+pub(super) const DELETE: u16 = 0x102;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
+/// `sizeof(struct nfgenmsg)`.
+const GENERIC_HEADER: usize = 4;
+
+const TUPLE_ORIG: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const PROTOINFO: u16 = 4;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+const FILTER: u16 = 25;
+
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTO: u16 = 2;
+const TUPLE_ZONE: u16 = 3;
+const IP_V4_SRC: u16 = 1;
+const IP_V4_DST: u16 = 2;
+const IP_V6_SRC: u16 = 3;
+const IP_V6_DST: u16 = 4;
+const PROTO_NUM: u16 = 1;
+const PROTO_SRC_PORT: u16 = 2;
+const PROTO_DST_PORT: u16 = 3;
+const PROTOINFO_TCP: u16 = 1;
+const PROTOINFO_TCP_STATE: u16 = 1;
+
+const FILTER_ORIG_FLAGS: u16 = 1;
+const FILTER_REPLY_FLAGS: u16 = 2;
+const FILTER_IP_SRC: u32 = 1 << 0;
+const FILTER_IP_DST: u32 = 1 << 1;
+const FILTER_PROTO_NUM: u32 = 1 << 3;
+const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
+
+/// How far a connection got, as `enum tcp_conntrack` numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum State {
+    /// The client's SYN has had no answer (SYN_SENT, SYN_SENT2).
+    Unanswered,
+    /// The backend's SYN-ACK has been seen, the client's ACK not yet (SYN_RECV).
+    HalfOpen,
+    /// Somebody may still wait for data: ESTABLISHED, FIN_WAIT, CLOSE_WAIT.
+    Open,
+    /// Nobody does: both sides closed, or a reset was seen.
+    Ended,
+}
+
+impl State {
+    fn of(number: u8) -> Self {
+        match number {
+            1 | 9 => Self::Unanswered,
+            2 => Self::HalfOpen,
+            3..=5 => Self::Open,
+            _ => Self::Ended,
+        }
+    }
+}
+
+/// A connection as its client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Flow {
+    /// The client's own address and port.
+    pub(super) client: SocketAddr,
+    /// What it dialled.
+    pub(super) vip: Vip,
+}
+
+/// One TCP entry of conntrack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) flow: Flow,
+    /// Who answers: the backend.
+    pub(super) answers: Backend,
+    pub(super) state: State,
+    id: Option<[u8; 4]>,
+    /// The zone of both directions.
+    zone: Option<[u8; 2]>,
+    /// The zone of the original direction only.
+    tuple_zone: Option<[u8; 2]>,
+}
+
+/// Asks for the TCP entries whose original destination is `vip` and that `backend` answers; `filtered: false` asks
+/// for all of the family, which every kernel understands.
+pub(super) fn dump(vip: Vip, backend: Backend, filtered: bool) -> Vec<u8> {
+    let mut body = header(vip.ip());
+    if filtered {
+        let protocol = attr::byte(PROTO_NUM, IPPROTO_TCP);
+        body.extend(attr::emit(&[
+            attr::nest(
+                TUPLE_ORIG,
+                &[
+                    attr::nest(TUPLE_IP, &[attr::address(IP_V4_DST, IP_V6_DST, vip.ip())]),
+                    attr::nest(TUPLE_PROTO, &[protocol, attr::be16(PROTO_DST_PORT, vip.port())]),
+                ],
+            ),
+            attr::nest(
+                TUPLE_REPLY,
+                &[attr::nest(TUPLE_IP, &[attr::address(IP_V4_SRC, IP_V6_SRC, backend.ip())])],
+            ),
+            attr::nest(
+                FILTER,
+                &[
+                    attr::native32(FILTER_ORIG_FLAGS, FILTER_IP_DST | FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT),
+                    attr::native32(FILTER_REPLY_FLAGS, FILTER_IP_SRC),
+                ],
+            ),
+        ]));
+    }
+    body
+}
+
+/// Deletes this entry and no later one with the same addresses.
+pub(super) fn delete(entry: &Entry) -> Vec<u8> {
+    let Flow { client, vip } = entry.flow;
+    let mut tuple: Vec<Attr> = vec![
+        attr::nest(
+            TUPLE_IP,
+            &[
+                attr::address(IP_V4_SRC, IP_V6_SRC, client.ip()),
+                attr::address(IP_V4_DST, IP_V6_DST, vip.ip()),
+            ],
+        ),
+        attr::nest(
+            TUPLE_PROTO,
+            &[
+                attr::byte(PROTO_NUM, IPPROTO_TCP),
+                attr::be16(PROTO_SRC_PORT, client.port()),
+                attr::be16(PROTO_DST_PORT, vip.port()),
+            ],
+        ),
+    ];
+    tuple.extend(entry.tuple_zone.map(|zone| attr::bytes(TUPLE_ZONE, &zone)));
+    let mut attrs = vec![attr::nest(TUPLE_ORIG, &tuple)];
+    attrs.extend(entry.zone.map(|zone| attr::bytes(ZONE, &zone)));
+    attrs.extend(entry.id.map(|id| attr::bytes(ID, &id)));
+    let mut body = header(vip.ip());
+    body.extend(attr::emit(&attrs));
+    body
+}
+
+/// Reads one message of a dump. `None`: an entry of another protocol than TCP.
+pub(super) fn entry(body: &[u8]) -> Result<Option<Entry>, Malformed> {
+    let attrs = body.get(GENERIC_HEADER..).ok_or_else(|| Malformed("no room for the family".to_owned()))?;
+    let original = attr::find(attrs, TUPLE_ORIG)?.unwrap_or_default();
+    let reply = attr::find(attrs, TUPLE_REPLY)?.unwrap_or_default();
+    let (Some((client, vip)), Some((answers, _))) = (tuple(original)?, tuple(reply)?) else { return Ok(None) };
+    let tcp = attr::find(attrs, PROTOINFO)?.map(|info| attr::find(info, PROTOINFO_TCP)).transpose()?.flatten();
+    let state = tcp.map(|tcp| attr::fixed::<1>(tcp, PROTOINFO_TCP_STATE)).transpose()?.flatten();
+    Ok(Some(Entry {
+        flow: Flow { client, vip },
+        answers,
+        state: state.map_or(State::Ended, |[number]| State::of(number)),
+        id: attr::fixed(attrs, ID)?,
+        zone: attr::fixed(attrs, ZONE)?,
+        tuple_zone: attr::fixed(original, TUPLE_ZONE)?,
+    }))
+}
+
+/// Source and destination of a TCP tuple.
+fn tuple(attrs: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, Malformed> {
+    let (Some(ip), Some(proto)) = (attr::find(attrs, TUPLE_IP)?, attr::find(attrs, TUPLE_PROTO)?) else {
+        return Ok(None);
+    };
+    if attr::fixed(proto, PROTO_NUM)? != Some([IPPROTO_TCP]) {
+        return Ok(None);
+    }
+    let port = |kind| -> Result<u16, Malformed> {
+        let port = attr::fixed(proto, kind)?.ok_or_else(|| Malformed("a tuple without port".to_owned()))?;
+        Ok(u16::from_be_bytes(port))
+    };
+    let (Some(source), Some(destination)) =
+        (attr::find_address(ip, IP_V4_SRC, IP_V6_SRC)?, attr::find_address(ip, IP_V4_DST, IP_V6_DST)?)
+    else {
+        return Ok(None);
+    };
+    let source = SocketAddr::new(source, port(PROTO_SRC_PORT)?);
+    Ok(Some((source, SocketAddr::new(destination, port(PROTO_DST_PORT)?))))
+}
+
+/// `struct nfgenmsg`.
+fn header(of: IpAddr) -> Vec<u8> {
+    vec![if of.is_ipv4() { AF_INET } else { AF_INET6 }, 0, 0, 0]
+}
+
+#[cfg(test)]
+pub(super) mod tests;

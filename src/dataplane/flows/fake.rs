@@ -1,0 +1,103 @@
+//! A [`FlowKiller`] without a kernel, for tests of what stands above it. It behaves: an order is under way until the
+//! test finishes it, a cancelled one is reported as such, and a new one for the same backend takes its place.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+
+use super::{FlowKiller, KillOrder, KillReport};
+use crate::model::types::Backend;
+
+/// What a test sees and sets. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct FakeFlows(Rc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: RefCell<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    orders: Vec<KillOrder>,
+    under_way: Vec<KillOrder>,
+    finished: VecDeque<KillReport>,
+}
+
+impl FakeFlows {
+    /// Every order so far, oldest first.
+    pub fn orders(&self) -> Vec<KillOrder> {
+        self.0.state.borrow().orders.clone()
+    }
+
+    /// The orders that are under way.
+    pub fn under_way(&self) -> Vec<KillOrder> {
+        self.0.state.borrow().under_way.clone()
+    }
+
+    /// Finishes the order for a backend; `change` may fill the report in. `false`: there is none.
+    pub fn finish(&self, backend: Backend, change: impl FnOnce(&mut KillReport)) -> bool {
+        let mut state = self.0.state.borrow_mut();
+        let Some(at) = state.under_way.iter().position(|order| order.backend == backend) else {
+            return false;
+        };
+        state.under_way.remove(at);
+        let mut report = KillReport::new(backend);
+        change(&mut report);
+        state.finished.push_back(report);
+        self.0.changed.notify_one();
+        true
+    }
+}
+
+impl FlowKiller for FakeFlows {
+    fn start(&mut self, order: KillOrder) {
+        let mut state = self.0.state.borrow_mut();
+        state.under_way.retain(|other| other.backend != order.backend);
+        state.under_way.push(order.clone());
+        state.orders.push(order);
+    }
+
+    fn cancel(&mut self, backend: Backend) {
+        self.finish(backend, |report| report.cancelled = true);
+    }
+
+    async fn finished(&mut self) -> KillReport {
+        loop {
+            let report = self.0.state.borrow_mut().finished.pop_front();
+            match report {
+                Some(report) => return report,
+                None => self.0.changed.notified().await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn orders_are_under_way_until_they_are_finished_or_cancelled() {
+        let order = |last: u8| KillOrder {
+            backend: format!("192.0.2.{last}:6443").parse().unwrap(),
+            vips: vec!["10.96.0.1:443".parse().unwrap()],
+            own_reset: false,
+        };
+        let fake = FakeFlows::default();
+        let mut flows = fake.clone();
+        flows.start(order(11));
+        flows.start(order(11));
+        flows.start(order(12));
+        assert_eq!((fake.orders().len(), fake.under_way().len()), (3, 2));
+        assert!(fake.finish(order(12).backend, |report| report.flows = 7));
+        assert!(!fake.finish(order(12).backend, |_| {}));
+        assert_eq!(flows.finished().await.flows, 7);
+        flows.cancel(order(11).backend);
+        assert!(flows.finished().await.cancelled);
+        assert!(fake.under_way().is_empty());
+    }
+}

@@ -1,0 +1,280 @@
+//! One order under way: looks at conntrack, deletes, destroys, nudges, and looks again.
+//!
+//! In: an order and the kernel; [`Job::step`] is called whenever [`Job::due`] has come. Out: a [`KillReport`] once
+//! nothing is open any more, or the time is up. No step takes longer than some tens of milliseconds.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::conntrack::Flow;
+use super::kernel::Kernel;
+use super::pace::Bucket;
+use super::packet::{self, AnswerKind};
+use super::progress::Progress;
+use super::report::KillReport;
+use super::sender::NotSent;
+use super::sniffer::Sniffer;
+use super::{FlowOptions, KillOrder};
+use crate::model::types::{Backend, Family, Vip};
+
+/// Packets sent in one step, so that another order or a cancellation waits for a few milliseconds only.
+const BATCH: usize = 256;
+/// After the last nudge of a round: clients answer within a round trip, so most flows are gone at the first look.
+const LOOKS: [Duration; 5] = [
+    Duration::from_millis(15),
+    Duration::from_millis(40),
+    Duration::from_millis(120),
+    Duration::from_millis(300),
+    super::progress::ROUND,
+];
+/// While clients' answers are answered: far below a round trip that a person would notice.
+const LISTEN: Duration = Duration::from_millis(2);
+/// Until a socket's buffer has room again.
+const BREATHE: Duration = Duration::from_millis(3);
+
+/// See the module.
+pub(super) struct Job {
+    order: KillOrder,
+    vips: Vec<Vip>,
+    started: Instant,
+    deadline: Instant,
+    look_at: Instant,
+    looks: usize,
+    send_at: Instant,
+    queue: VecDeque<Flow>,
+    progress: Progress,
+    sniffer: Option<Sniffer>,
+    report: KillReport,
+}
+
+impl Job {
+    /// Takes an order up.
+    pub(super) fn new(order: KillOrder, options: &FlowOptions, now: Instant) -> Self {
+        let family = Family::of(order.backend.ip());
+        let vips = order.vips.iter().copied().filter(|vip| Family::of(vip.ip()) == family).collect();
+        let report = KillReport::new(order.backend);
+        Self {
+            vips,
+            started: now,
+            deadline: now + options.bound,
+            look_at: now,
+            // The first look begins the first round.
+            looks: LOOKS.len(),
+            send_at: now,
+            queue: VecDeque::new(),
+            progress: Progress::default(),
+            sniffer: None,
+            report,
+            order,
+        }
+    }
+
+    /// The backend whose flows it ends.
+    pub(super) fn backend(&self) -> Backend {
+        self.order.backend
+    }
+
+    /// When the next step is due.
+    pub(super) fn due(&self, now: Instant) -> Instant {
+        let due = if self.queue.is_empty() { self.look_at } else { self.send_at };
+        if self.order.own_reset && self.sniffer.is_some() { due.min(now + LISTEN) } else { due }
+    }
+
+    /// Does what is due. `Some`: that was the last step.
+    pub(super) fn step(&mut self, kernel: &mut Kernel, bucket: &mut Bucket) -> Option<KillReport> {
+        self.listen(kernel);
+        let now = Instant::now();
+        if !self.queue.is_empty() && now < self.deadline {
+            if now >= self.send_at {
+                self.nudge(kernel, bucket);
+            }
+            return None;
+        }
+        if now < self.look_at.min(self.deadline) {
+            return None;
+        }
+        let read = self.look(kernel);
+        if (read && self.progress.is_done()) || Instant::now() >= self.deadline {
+            self.report.remaining = self.progress.remaining();
+            return Some(self.end());
+        }
+        None
+    }
+
+    /// Ends it before its time.
+    pub(super) fn cancel(mut self) -> KillReport {
+        self.report.cancelled = true;
+        self.end()
+    }
+
+    fn end(&mut self) -> KillReport {
+        self.report.took = self.started.elapsed();
+        self.report.clone()
+    }
+
+    /// Reads conntrack and acts upon it. `false`: it could not be read now.
+    fn look(&mut self, kernel: &mut Kernel) -> bool {
+        let first = self.report.found_after.is_zero();
+        let mut entries = Vec::new();
+        for vip in &self.vips {
+            match kernel.entries(*vip, self.order.backend) {
+                Ok(found) => entries.extend(found),
+                Err(error) => {
+                    self.degrade(&error);
+                    self.look_at = Instant::now() + LOOKS[LOOKS.len() - 1];
+                    return false;
+                }
+            }
+        }
+        let now = Instant::now();
+        let (delete, ended) = self.progress.look(entries, now);
+        if ended {
+            self.report.last_ended = now - self.started;
+        }
+        let deleted = delete.iter().filter(|entry| kernel.delete(entry)).count();
+        self.report.syn_sent += count(deleted);
+        if first {
+            self.report.found_after = self.started.elapsed();
+            self.report.flows = count(self.progress.open().count());
+        }
+        match self.looks.checked_add(1).filter(|next| *next < LOOKS.len()) {
+            Some(next) => self.wait_for_look(next, now),
+            None => self.begin_round(kernel),
+        }
+        true
+    }
+
+    fn wait_for_look(&mut self, next: usize, now: Instant) {
+        let before = self.looks.min(LOOKS.len() - 1);
+        let pause = if next == 0 { LOOKS[0] } else { LOOKS[next] - LOOKS[before] };
+        self.looks = next;
+        self.look_at = now + pause;
+    }
+
+    fn begin_round(&mut self, kernel: &mut Kernel) {
+        kernel.sender.refresh();
+        self.sniff(kernel);
+        self.destroy(kernel);
+        let now = Instant::now();
+        self.queue = self.progress.begin_round(now).into();
+        self.send_at = now;
+        self.report.rounds += u32::from(!self.queue.is_empty());
+        if self.queue.is_empty() {
+            self.wait_for_look(0, now);
+        }
+        if self.report.rounds <= 1 {
+            self.report.nudged_after = self.started.elapsed();
+        }
+    }
+
+    /// From the second round on it matters what clients say: one without the connection has been told, even where
+    /// conntrack does not show it (a reject moves no entry to CLOSE before 6.4).
+    fn sniff(&mut self, kernel: &Kernel) {
+        let wanted = self.order.own_reset || self.report.rounds > 0;
+        let permitted = kernel.sender.refusal(self.order.backend.ip()).is_none();
+        if wanted && permitted && self.sniffer.is_none() && self.progress.open().next().is_some() {
+            match Sniffer::open(&self.vips) {
+                Ok(sniffer) => self.sniffer = Some(sniffer),
+                Err(error) => self.degrade(&error),
+            }
+        }
+    }
+
+    /// The host's own ends of open flows.
+    fn destroy(&mut self, kernel: &mut Kernel) {
+        let open: Vec<Flow> = self.progress.open().collect();
+        let local: HashSet<Flow> =
+            open.into_iter().filter(|flow| kernel.sender.is_local(flow.client.ip())).collect();
+        for vip in self.vips.clone() {
+            if !local.iter().any(|flow| flow.vip == vip) {
+                continue;
+            }
+            match kernel.destroy_sockets(vip, &local) {
+                Ok(destroyed) => {
+                    self.report.sockets += count(destroyed.len());
+                    let now = Instant::now();
+                    destroyed.into_iter().for_each(|flow| self.progress.destroyed(flow, now));
+                }
+                // Its flows are nudged like a pod's.
+                Err(error) => self.degrade(&error),
+            }
+        }
+    }
+
+    /// Sends some of the nudges of this round.
+    fn nudge(&mut self, kernel: &mut Kernel, bucket: &mut Bucket) {
+        for _ in 0..BATCH {
+            let Some(flow) = self.queue.pop_front() else { break };
+            let now = Instant::now();
+            if !self.progress.is_open(flow) {
+                continue;
+            }
+            if !bucket.take(now) {
+                self.queue.push_front(flow);
+                self.send_at = bucket.next(now);
+                return;
+            }
+            let Some(packet) = packet::syn(flow, rand::random()) else { continue };
+            match kernel.sender.send(&packet, flow.client.ip()) {
+                Ok(()) => {
+                    self.progress.nudged(flow, now);
+                    self.report.nudged += 1;
+                }
+                Err(NotSent::Busy) => {
+                    bucket.put_back();
+                    self.queue.push_front(flow);
+                    self.send_at = now + BREATHE;
+                    return;
+                }
+                Err(NotSent::Failed(reason)) => {
+                    bucket.put_back();
+                    self.progress.failed(flow, reason, now);
+                    if let Some(error) = kernel.sender.refusal(flow.client.ip()) {
+                        let error = format!("no raw socket, so idle clients are not told: {error}");
+                        self.degrade(&error);
+                    }
+                }
+            }
+        }
+        if self.queue.is_empty() {
+            let now = Instant::now();
+            if self.report.rounds == 1 {
+                self.report.nudged_after = now - self.started;
+            }
+            self.wait_for_look(0, now);
+        }
+    }
+
+    /// Takes in what clients said, and answers it with resets where the order says so.
+    fn listen(&mut self, kernel: &mut Kernel) {
+        let Some(sniffer) = &self.sniffer else { return };
+        for answer in sniffer.drain() {
+            let now = Instant::now();
+            if self.progress.answered(answer) {
+                self.report.last_ended = now - self.started;
+            }
+            let AnswerKind::Open(expected) = answer.kind else { continue };
+            if !self.order.own_reset || !self.progress.wants_reset(answer.flow, now) {
+                continue;
+            }
+            // The SYN behind the reset asks whether it was taken: a closed port answers with a reset at once.
+            for packet in [packet::rst(answer.flow, expected), packet::syn(answer.flow, rand::random())] {
+                let Some(packet) = packet else { continue };
+                if kernel.sender.send(&packet, answer.flow.client.ip()).is_ok() {
+                    self.progress.nudged(answer.flow, now);
+                }
+            }
+            self.report.resets += 1;
+        }
+    }
+
+    fn degrade(&mut self, what: &dyn std::fmt::Display) {
+        if self.report.degraded.is_none() {
+            self.report.degraded = Some(what.to_string());
+        }
+    }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

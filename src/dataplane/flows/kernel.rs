@@ -1,0 +1,86 @@
+//! What an order asks of the kernel: conntrack's entries, the host's sockets, packets to clients.
+//!
+//! In: a virtual IP and a backend. Out: entries read, entries deleted, sockets destroyed. Owns the sockets for all of
+//! that, opened once.
+
+use std::collections::HashSet;
+
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_SOCK_DIAG};
+
+use super::conntrack::{self, Entry, Flow};
+use super::netlink::{Channel, NetlinkError};
+use super::sender::Sender;
+use super::sockets;
+use crate::model::types::{Backend, Family, Vip};
+
+const EOPNOTSUPP: i32 = 95;
+const EINVAL: i32 = 22;
+
+/// See the module.
+pub(super) struct Kernel {
+    conntrack: Channel,
+    sockets: Option<Channel>,
+    /// The kernel filters dumps itself (5.8 and later; before that it ignores the filter or refuses it).
+    filters: bool,
+    pub(super) sender: Sender,
+}
+
+impl Kernel {
+    /// Only conntrack is indispensable.
+    pub(super) fn open() -> Result<Self, NetlinkError> {
+        Ok(Self {
+            conntrack: Channel::open(NETLINK_NETFILTER, "conntrack")?,
+            sockets: Channel::open(NETLINK_SOCK_DIAG, "the host's sockets").ok(),
+            filters: true,
+            sender: Sender::open(),
+        })
+    }
+
+    /// The TCP entries that lead from `vip` to `backend`.
+    pub(super) fn entries(&mut self, vip: Vip, backend: Backend) -> Result<Vec<Entry>, NetlinkError> {
+        let request = conntrack::dump(vip, backend, self.filters);
+        let bodies = match self.conntrack.dump(conntrack::GET, &request) {
+            Err(error) if self.filters && matches!(error.refusal(), Some(EINVAL | EOPNOTSUPP)) => {
+                self.filters = false;
+                self.conntrack.dump(conntrack::GET, &conntrack::dump(vip, backend, false))?
+            }
+            bodies => bodies?,
+        };
+        // An entry that cannot be read is none that can be acted upon.
+        let entries = bodies.iter().filter_map(|body| conntrack::entry(body).ok().flatten());
+        Ok(entries.filter(|entry| entry.flow.vip == vip && entry.answers == backend).collect())
+    }
+
+    /// Deletes an entry. `false`: it is gone already, or the kernel refused.
+    pub(super) fn delete(&mut self, entry: &Entry) -> bool {
+        self.conntrack.ask(conntrack::DELETE, 0, &conntrack::delete(entry)).is_ok()
+    }
+
+    /// Destroys those of the host's sockets that are the client's end of one of `flows`, and returns which were.
+    pub(super) fn destroy_sockets(
+        &mut self,
+        vip: Vip,
+        flows: &HashSet<Flow>,
+    ) -> Result<Vec<Flow>, NetlinkError> {
+        let Some(channel) = &mut self.sockets else { return Ok(Vec::new()) };
+        let mut destroyed = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            if vip.is_ipv6() && family == Family::V4 {
+                continue;
+            }
+            for body in channel.dump(sockets::LIST, &sockets::list(vip, family))? {
+                let Ok(socket) = sockets::socket(&body) else { continue };
+                if !flows.contains(&socket.flow) {
+                    continue;
+                }
+                match channel.ask(sockets::DESTROY, 0, &sockets::destroy(&socket)) {
+                    Ok(_) => destroyed.push(socket.flow),
+                    Err(error) if error.refusal() == Some(EOPNOTSUPP) => return Err(error),
+                    // It ended between the list and now.
+                    Err(_) => {}
+                }
+            }
+        }
+        Ok(destroyed)
+    }
+}

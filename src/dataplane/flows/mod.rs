@@ -1,0 +1,131 @@
+//! Ends the TCP flows of a dead backend, so that clients are told instead of hanging for 15 minutes.
+//!
+//! In: a [`KillOrder`]. Out: a [`KillReport`]. For each order: conntrack entries that the backend never answered are
+//! deleted, so that the client's next SYN is translated anew; sockets of the host itself are destroyed; every other
+//! open flow is nudged with a bare SYN from the virtual IP, whose answer, a challenge ACK, meets the table's kill
+//! rule and is rejected with a reset that the client accepts. Then conntrack is read again, until nothing is open.
+//!
+//! `conntrack`, `sockets`, `routes`, `packet`, `pace` and `progress` are pure; `netlink`, `sender` and `sniffer` own
+//! sockets; `job` is one order, `worker` the thread on which all of it blocks.
+
+mod attr;
+mod conntrack;
+pub mod fake;
+mod job;
+mod kernel;
+mod netlink;
+mod pace;
+mod packet;
+mod progress;
+mod report;
+mod routes;
+mod sender;
+mod sniffer;
+mod sockets;
+mod worker;
+
+use std::io;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::model::types::{Backend, Vip};
+use kernel::Kernel;
+pub use netlink::{Malformed, NetlinkError};
+pub use report::{KillReport, Remaining};
+use worker::Command;
+
+/// What limits the ending of flows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowOptions {
+    /// Flows nudged per second over all orders. A second's worth may go at once; the rest is spread, so that not all
+    /// clients of a node dial at the same moment.
+    pub rate: u32,
+    /// How long to go on for one order.
+    pub bound: Duration,
+}
+
+impl Default for FlowOptions {
+    /// 5,000 flows are what one node's pods plausibly hold, and 10,000 new connections in 2 s are nothing that an
+    /// apiserver cannot take. 15 s are some 27 rounds: who did not answer by then will not.
+    fn default() -> Self {
+        Self { rate: 5000, bound: Duration::from_secs(15) }
+    }
+}
+
+/// A backend whose flows shall end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KillOrder {
+    /// The dead backend.
+    pub backend: Backend,
+    /// The virtual IPs that lead to it.
+    pub vips: Vec<Vip>,
+    /// The table's kill rule is not in place: answer clients with resets of our own.
+    pub own_reset: bool,
+}
+
+/// Something that ends flows.
+pub trait FlowKiller {
+    /// Takes up an order. One for the same backend that is under way is dropped without a report.
+    fn start(&mut self, order: KillOrder);
+
+    /// Stops ending the flows of a backend that is up again; a report says how far that got. Without such an order
+    /// nothing happens.
+    fn cancel(&mut self, backend: Backend);
+
+    /// The next report. Cancel safe: none is lost when the future is dropped.
+    fn finished(&mut self) -> impl Future<Output = KillReport>;
+}
+
+/// Why no flows can be ended.
+#[derive(Debug, thiserror::Error)]
+pub enum FlowError {
+    /// Conntrack cannot be asked.
+    #[error(transparent)]
+    Conntrack(#[from] NetlinkError),
+    /// No thread.
+    #[error("start the thread that ends flows")]
+    Worker(#[source] io::Error),
+}
+
+/// Ends flows in the network namespace of whoever opened it.
+pub struct Flows {
+    commands: mpsc::Sender<Command>,
+    reports: UnboundedReceiver<KillReport>,
+}
+
+impl Flows {
+    /// Opens the sockets and starts the thread. Needs CAP_NET_ADMIN for anything to succeed later; without
+    /// CAP_NET_RAW clients are told only when they send something, and reports say so.
+    pub fn open(options: FlowOptions) -> Result<Self, FlowError> {
+        let kernel = Kernel::open()?;
+        let (commands, inbox) = mpsc::channel();
+        let (finished, reports) = unbounded_channel();
+        thread::Builder::new()
+            .name("flows".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || worker::run(kernel, &options, &inbox, &finished))
+            .map_err(FlowError::Worker)?;
+        Ok(Self { commands, reports })
+    }
+}
+
+impl FlowKiller for Flows {
+    fn start(&mut self, order: KillOrder) {
+        // The thread ends only after this side of the channel.
+        let _ = self.commands.send(Command::Start(order));
+    }
+
+    fn cancel(&mut self, backend: Backend) {
+        let _ = self.commands.send(Command::Cancel(backend));
+    }
+
+    async fn finished(&mut self) -> KillReport {
+        match self.reports.recv().await {
+            Some(report) => report,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Where each flow of an order stands: which entry to delete, which flow to nudge, which has ended. Pure.
+//!
+//! In: what conntrack shows, what clients answer, what was sent, and the time. Out: what to do next, and in the end
+//! what remains.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::conntrack::{Entry, Flow, State};
+use super::pace::ClientPace;
+use super::packet::{Answer, AnswerKind};
+use super::report::Remaining;
+
+/// A socket sends one challenge ACK per 500 ms (`net.ipv4.tcp_invalid_ratelimit`).
+pub(super) const ROUND: Duration = Duration::from_millis(550);
+/// The ACK that completes a handshake follows within a round trip of the client; past this the SYN-ACK got lost, and
+/// the client still sends SYNs.
+const HALF_OPEN: Duration = Duration::from_millis(300);
+/// A reset that got lost is sent again at the client's next word, but not for each packet of a burst.
+const RESET_AGAIN: Duration = Duration::from_millis(50);
+/// A flow that was asked so often had its chance to answer.
+const ENOUGH: u32 = 2;
+
+/// All flows of one order.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    open: HashMap<Flow, Track>,
+    half_open: HashMap<Flow, Instant>,
+    clients: HashMap<IpAddr, ClientPace>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Track {
+    /// When it was last nudged, or its socket destroyed.
+    nudged: Option<Instant>,
+    times: u32,
+    this_round: bool,
+    failed: Option<Remaining>,
+    reset: Option<Instant>,
+    /// Its client has said that there is no such connection any more, whatever conntrack shows.
+    ended: bool,
+}
+
+impl Progress {
+    /// Takes in what conntrack shows now. Returns the entries to delete, and whether any flow ended since.
+    pub(super) fn look(&mut self, entries: Vec<Entry>, now: Instant) -> (Vec<Entry>, bool) {
+        let mut open = HashMap::new();
+        let mut half_open = HashMap::new();
+        let mut delete = Vec::new();
+        for entry in entries {
+            match entry.state {
+                State::Unanswered => delete.push(entry),
+                State::HalfOpen => {
+                    let since = self.half_open.get(&entry.flow).copied().unwrap_or(now);
+                    half_open.insert(entry.flow, since);
+                    if now.saturating_duration_since(since) >= HALF_OPEN {
+                        delete.push(entry);
+                    }
+                }
+                State::Open => {
+                    // The same addresses may stand in two zones.
+                    let known = || self.open.remove(&entry.flow).unwrap_or_default();
+                    open.entry(entry.flow).or_insert_with(known);
+                }
+                State::Ended => {}
+            }
+        }
+        // What is left of the earlier ones is no longer open.
+        let ended = self.open.values().any(|track| !track.ended);
+        (self.open, self.half_open) = (open, half_open);
+        (delete, ended)
+    }
+
+    /// Flows that have not ended.
+    pub(super) fn open(&self) -> impl Iterator<Item = Flow> {
+        self.open.iter().filter(|(_, track)| !track.ended).map(|(flow, _)| *flow)
+    }
+
+    /// Whether nothing is left to wait for.
+    pub(super) fn is_done(&self) -> bool {
+        self.half_open.is_empty() && self.open().next().is_none()
+    }
+
+    /// Begins a round and returns the flows to nudge in it, those that were never nudged first.
+    pub(super) fn begin_round(&mut self, now: Instant) -> Vec<Flow> {
+        let mut unmoved: HashMap<IpAddr, u32> = HashMap::new();
+        for (flow, track) in &mut self.open {
+            if std::mem::take(&mut track.this_round) && !track.ended {
+                *unmoved.entry(flow.client.ip()).or_default() += 1;
+            }
+        }
+        for (ip, pace) in &mut self.clients {
+            pace.end_round(unmoved.get(ip).copied().unwrap_or_default());
+        }
+        let due = |track: &Track| {
+            !track.ended && track.nudged.is_none_or(|last| now.saturating_duration_since(last) >= ROUND)
+        };
+        let mut flows: Vec<_> =
+            self.open.iter().filter(|(_, track)| due(track)).map(|(flow, track)| (track.nudged, *flow)).collect();
+        flows.sort_unstable_by_key(|(nudged, flow)| (*nudged, flow.client.port()));
+        flows.retain(|(_, flow)| self.clients.entry(flow.client.ip()).or_default().take());
+        flows.into_iter().map(|(_, flow)| flow).collect()
+    }
+
+    /// Whether a flow that was to be nudged still needs it.
+    pub(super) fn is_open(&self, flow: Flow) -> bool {
+        self.open.get(&flow).is_some_and(|track| !track.ended)
+    }
+
+    /// A flow was nudged.
+    pub(super) fn nudged(&mut self, flow: Flow, now: Instant) {
+        if let Some(track) = self.open.get_mut(&flow) {
+            track.nudged = Some(now);
+            track.times += 1;
+            track.this_round = true;
+            track.failed = None;
+        }
+    }
+
+    /// A flow could not be nudged.
+    pub(super) fn failed(&mut self, flow: Flow, reason: Remaining, now: Instant) {
+        if let Some(track) = self.open.get_mut(&flow) {
+            track.nudged = Some(now);
+            track.failed = Some(reason);
+        }
+    }
+
+    /// The host's own end of a flow was destroyed; if it stays open nevertheless, it is nudged in a later round.
+    pub(super) fn destroyed(&mut self, flow: Flow, now: Instant) {
+        if let Some(track) = self.open.get_mut(&flow) {
+            track.nudged = Some(now);
+        }
+    }
+
+    /// A client said something. Returns whether its flow ended by that.
+    pub(super) fn answered(&mut self, answer: Answer) -> bool {
+        let Some(track) = self.open.get_mut(&answer.flow) else { return false };
+        // A reset that nobody asked for may be an answer to something else and be refused by conntrack.
+        let ended = answer.kind == AnswerKind::Closed && !track.ended && track.times > 0;
+        track.ended |= ended;
+        ended
+    }
+
+    /// Whether a reset of our own is due for what a client said, and then counts it as sent.
+    pub(super) fn wants_reset(&mut self, flow: Flow, now: Instant) -> bool {
+        let Some(track) = self.open.get_mut(&flow) else { return false };
+        let wanted =
+            !track.ended && track.reset.is_none_or(|last| now.saturating_duration_since(last) >= RESET_AGAIN);
+        if wanted {
+            track.reset = Some(now);
+        }
+        wanted
+    }
+
+    /// Open flows by the reason that they are.
+    pub(super) fn remaining(&self) -> BTreeMap<Remaining, u64> {
+        let mut remaining = BTreeMap::new();
+        for (flow, track) in self.open.iter().filter(|(_, track)| !track.ended) {
+            let answers = self.clients.get(&flow.client.ip()).is_some_and(|pace| pace.has_answered());
+            let reason = match track.failed {
+                Some(reason) => reason,
+                None if track.times == 0 => Remaining::OutOfTime,
+                None if track.times < ENOUGH && answers => Remaining::OutOfTime,
+                None => Remaining::NoAnswer,
+            };
+            *remaining.entry(reason).or_default() += 1;
+        }
+        remaining
+    }
+}
+
+#[cfg(test)]
+mod tests;

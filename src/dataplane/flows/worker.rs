@@ -1,0 +1,65 @@
+//! The thread that works on orders: all of them take turns, step by step.
+//!
+//! In: commands. Out: reports. It sleeps while there is no order, and ends when nobody can give one.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::job::Job;
+use super::kernel::Kernel;
+use super::pace::Bucket;
+use super::report::KillReport;
+use super::{FlowOptions, KillOrder};
+use crate::model::types::Backend;
+
+/// What the thread is told.
+pub(super) enum Command {
+    Start(KillOrder),
+    Cancel(Backend),
+}
+
+/// Runs until `inbox` is closed.
+pub(super) fn run(
+    mut kernel: Kernel,
+    options: &FlowOptions,
+    inbox: &Receiver<Command>,
+    reports: &UnboundedSender<KillReport>,
+) {
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut bucket = Bucket::new(options.rate, Instant::now());
+    loop {
+        let now = Instant::now();
+        let command = match jobs.iter().map(|job| job.due(now)).min() {
+            Some(due) => inbox.recv_timeout(due.saturating_duration_since(now)),
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match command {
+            Ok(Command::Start(order)) => {
+                jobs.retain(|job| job.backend() != order.backend);
+                jobs.push(Job::new(order, options, Instant::now()));
+            }
+            Ok(Command::Cancel(backend)) => {
+                if let Some(at) = jobs.iter().position(|job| job.backend() == backend) {
+                    report(reports, jobs.swap_remove(at).cancel());
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                jobs.retain_mut(|job| match job.step(&mut kernel, &mut bucket) {
+                    Some(finished) => {
+                        report(reports, finished);
+                        false
+                    }
+                    None => true,
+                });
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Nobody waits any more when the daemon ends.
+fn report(reports: &UnboundedSender<KillReport>, finished: KillReport) {
+    drop(reports.send(finished));
+}
