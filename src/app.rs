@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
@@ -14,16 +14,22 @@ use tokio::task::JoinSet;
 use crate::admin::{self, AdminError, Sources};
 use crate::apiserver::{self, Access, ApiConfig, Connection, Published};
 use crate::config::RunArgs;
+use crate::dataplane::dry_run::{DryRun, Rehearsal};
+use crate::dataplane::flows::{FlowError, FlowOptions, Flows};
 use crate::dataplane::host::Node;
 use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Dataplane, DataplaneError, Host};
 use crate::lock::{Lock, LockError};
 use crate::metrics::Metrics;
+use crate::probe::{self, Observer, ProbeConfig};
 use crate::reconcile::{Inputs, Reconciler};
 use crate::report::Report;
 
 /// Askers that wait for the reconciler; more wait in line.
 const QUERY_QUEUE: usize = 8;
+
+/// How often `/readyz` is asked where nothing speaks against an apiserver: so that 5,000 nodes cost it little.
+const READYZ_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why the daemon could not start or end well.
 #[derive(Debug, thiserror::Error)]
@@ -37,14 +43,31 @@ pub enum AppError {
     /// The kernel.
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
+    /// The kernel's flows.
+    #[error(transparent)]
+    Flows(#[from] FlowError),
+    /// The CA can no longer be read.
+    #[error("read the cluster's CA, {ca}: {cause}")]
+    Trust {
+        /// Where it is.
+        ca: String,
+        /// One line.
+        cause: String,
+    },
+    /// `--probe-server-name`.
+    #[error("--probe-server-name {0:?} is neither a DNS name nor an IP address")]
+    ServerName(String),
 }
 
 /// A daemon that holds the node's lock and its sockets, and has touched nothing else yet.
 pub struct Bound {
     args: RunArgs,
     access: Access,
+    trust: rustls::ClientConfig,
+    probes: ProbeConfig,
     dataplane: Nftables,
     host: Node,
+    flows: Flows,
     admin: UnixListener,
     // Declared last: the lock is dropped after everything that it guards.
     lock: Lock,
@@ -53,11 +76,14 @@ pub struct Bound {
 impl Bound {
     /// Takes the lock, binds the status socket and opens the sockets to the kernel.
     pub fn new(args: RunArgs, access: Access) -> Result<Self, AppError> {
+        let trust = access.trust().map_err(|cause| AppError::Trust { ca: access.ca().to_owned(), cause })?;
+        let probes = probe_config(&args, &access)?;
         let lock = Lock::take(&args.run_dir)?;
         let admin = admin::bind(&args.run_dir)?;
         let dataplane = Nftables::open()?;
         let host = Node::open()?;
-        Ok(Self { args, access, dataplane, host, admin, lock })
+        let flows = Flows::open(FlowOptions { rate: args.health.flow_kill_rate, ..FlowOptions::default() })?;
+        Ok(Self { args, access, trust, probes, dataplane, host, flows, admin, lock })
     }
 
     /// The folder with lock and socket.
@@ -67,7 +93,7 @@ impl Bound {
 
     /// Works until `stop` is true. Rules stay unless `--cleanup-on-exit` was given.
     pub async fn run(self, stop: watch::Receiver<bool>) -> Result<(), AppError> {
-        let Self { args, access, dataplane, host, admin, lock } = self;
+        let Self { args, access, trust, probes, dataplane, host, flows, admin, lock } = self;
         let (snapshots_in, snapshots) = watch::channel::<Option<Published>>(None);
         let (connection_in, connection) = watch::channel(Connection::default());
         let (report_in, report) = watch::channel(Report::default());
@@ -76,7 +102,7 @@ impl Bound {
         let mut tasks = JoinSet::new();
         tasks.spawn(apiserver::run(
             ApiConfig {
-                access,
+                access: access.clone(),
                 service: args.table.service.clone(),
                 snapshot: args.table.snapshot_options(),
             },
@@ -92,8 +118,28 @@ impl Bound {
             totals,
         };
         tasks.spawn(admin::serve(admin, sources));
-        let reconciler = Reconciler::new(dataplane, host, args.table.policy(), metrics, report_in);
-        let (mut dataplane, mut host) = reconciler.run(Inputs { snapshots, queries, stop }).await;
+        let (trust_in, trust) = watch::channel(Arc::new(trust));
+        let (views_in, views) = watch::channel(None);
+        tasks.spawn(apiserver::follow_trust(access, trust_in));
+        tasks.spawn(probe::run(
+            probes,
+            trust,
+            snapshots,
+            views_in,
+            Arc::clone(&metrics) as Arc<dyn Observer>,
+        ));
+        let policy = args.table.policy();
+        let inputs = Inputs { views, queries, stop };
+        if args.dry_run {
+            tracing::warn!("dry run: rules, routes and flows are left as they are");
+            let reconciler = Reconciler::new(DryRun, Rehearsal(host), DryRun, policy, metrics, report_in);
+            reconciler.run(inputs).await;
+            tasks.shutdown().await;
+            drop(lock);
+            return Ok(());
+        }
+        let reconciler = Reconciler::new(dataplane, host, flows, policy, metrics, report_in);
+        let (mut dataplane, mut host) = reconciler.run(inputs).await;
         tasks.shutdown().await;
         if args.cleanup_on_exit {
             let table = dataplane.remove().await?;
@@ -103,4 +149,17 @@ impl Bound {
         drop(lock);
         Ok(())
     }
+}
+
+fn probe_config(args: &RunArgs, access: &Access) -> Result<ProbeConfig, AppError> {
+    let server_name = match &args.health.probe_server_name {
+        None => access.server_name(),
+        Some(name) => name.clone().try_into().map_err(|_| AppError::ServerName(name.clone()))?,
+    };
+    Ok(ProbeConfig {
+        interval: args.health.probe_interval,
+        readyz_interval: READYZ_INTERVAL,
+        server_name,
+        health: args.health.options(),
+    })
 }

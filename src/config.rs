@@ -1,14 +1,19 @@
 //! Arguments and environment (`APIVIP_*`) -> validated configuration, before anything is opened or bound.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::model::balance::Balance;
 use crate::model::cidr::Cidr;
 use crate::model::desired::{Masquerade, Policy};
 use crate::model::snapshot::SnapshotOptions;
 use crate::model::types::ServiceKey;
+
+mod health;
+
+pub use health::HealthArgs;
 
 /// Version and commit, as `apivip --version` prints them.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("APIVIP_COMMIT"), ")");
@@ -53,6 +58,10 @@ pub struct TableArgs {
     #[arg(long, env = "APIVIP_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',')]
     pub cluster_cidr: Vec<Cidr>,
 
+    /// Which of the apiservers that are up share new connections
+    #[arg(long, env = "APIVIP_BALANCE", value_enum, default_value_t = BalanceArg::Random)]
+    pub balance: BalanceArg,
+
     /// Accept loopback addresses as endpoints; they only ever serve the node's own traffic
     #[arg(long, env = "APIVIP_ALLOW_LOOPBACK_ENDPOINTS")]
     pub allow_loopback_endpoints: bool,
@@ -69,6 +78,11 @@ impl TableArgs {
                 MasqueradeArg::Never => Masquerade::Never,
             },
             cluster_cidrs: self.cluster_cidr.clone(),
+            balance: match self.balance {
+                BalanceArg::Random => Balance::Random,
+                BalanceArg::LocalFirst => Balance::LocalFirst,
+                BalanceArg::Nearest => Balance::Nearest,
+            },
         }
     }
 
@@ -89,6 +103,17 @@ pub enum MasqueradeArg {
     Never,
 }
 
+/// Values of `--balance`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BalanceArg {
+    /// All, at random
+    Random,
+    /// This node's own apiserver alone while it is up, else all
+    LocalFirst,
+    /// Those with the shortest round trips
+    Nearest,
+}
+
 /// Arguments of `apivip run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
@@ -103,6 +128,14 @@ pub struct RunArgs {
     /// What the table holds.
     #[command(flatten)]
     pub table: TableArgs,
+
+    /// How apiservers are asked whether they live.
+    #[command(flatten)]
+    pub health: HealthArgs,
+
+    /// Probe and log, but leave the kernel's rules, routes and flows as they are
+    #[arg(long, env = "APIVIP_DRY_RUN")]
+    pub dry_run: bool,
 
     /// Folder of the lock and of the socket that `apivip status` asks
     #[arg(long, env = "APIVIP_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
@@ -160,6 +193,10 @@ pub struct RenderArgs {
     /// The source address that this node's routes give to a backend, which the daemon asks the kernel for. Repeatable
     #[arg(long, value_name = "BACKEND=ADDRESS", value_parser = preferred_source)]
     pub source_address: Vec<(IpAddr, IpAddr)>,
+
+    /// An apiserver, as ADDRESS:PORT, that does not answer while others do. Repeatable
+    #[arg(long, value_name = "BACKEND")]
+    pub dead: Vec<SocketAddr>,
 }
 
 /// Arguments of `apivip cleanup`.

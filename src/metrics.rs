@@ -17,6 +17,11 @@ use crate::model::address::RejectReason;
 use crate::model::types::Backend;
 use crate::report::{Phase, Report};
 
+mod health;
+
+use health::HealthMetrics;
+pub use health::Stage;
+
 /// Seconds. A commit takes some 0.2 ms alone and seconds behind another program's.
 const BUCKETS: [f64; 14] =
     [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
@@ -43,6 +48,7 @@ pub struct Metrics {
     frontends: Gauge,
     backends: Gauge,
     holds: Gauge,
+    health: HealthMetrics,
 }
 
 impl Default for Metrics {
@@ -72,7 +78,7 @@ impl Default for Metrics {
         let reaction_seconds = Histogram::new(BUCKETS);
         registry.register_with_unit(
             "reaction",
-            "Time from the arrival of a watch event to the commit that follows from it",
+            "Time from the arrival of a watch event, or the first sign of a change of health, to the commit that follows",
             Unit::Seconds,
             reaction_seconds.clone(),
         );
@@ -83,9 +89,10 @@ impl Default for Metrics {
         };
         let programmed = gauge("programmed", "1 while the kernel has the desired state");
         let frontends = gauge("frontends", "Virtual IPs and ports that are redirected");
-        let backends = gauge("backends", "Apiservers that new connections can be sent to");
+        let backends = gauge("backends", "Apiservers that share new connections");
         let holds =
             gauge("holds", "Parts of the rules that are kept although the API no longer publishes them");
+        let health = HealthMetrics::new(&mut registry);
         let metrics = Self {
             registry,
             commits,
@@ -96,6 +103,7 @@ impl Default for Metrics {
             frontends,
             backends,
             holds,
+            health,
         };
         metrics.state(&Report::default());
         metrics

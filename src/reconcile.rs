@@ -1,24 +1,30 @@
-//! The single owner of the dataplane: takes in snapshots and changes of the node, programs what follows from them,
-//! retries what failed, and reports.
+//! The single owner of the dataplane: takes in health views and changes of the node, programs what follows from them,
+//! has the flows of dead backends ended, retries what failed, and reports.
 //!
-//! In: snapshots, node events, questions about counters. Out: commits, and a [`Report`] after each.
+//! In: views, node events, questions about counters. Out: commits, kill orders, and a [`Report`] after each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
-use crate::apiserver::Published;
+use crate::dataplane::flows::FlowKiller;
 use crate::dataplane::{Dataplane, DataplaneError, Host};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::model::desired::{DesiredState, Hold, Policy, desire};
+use crate::model::health::HealthView;
 use crate::model::snapshot::{Rejection, Snapshot};
 use crate::model::types::Backend;
 use crate::report::{Phase, Report};
+
+mod commit;
+mod history;
+
+use history::History;
 
 /// A refused commit is tried again after this, doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -28,10 +34,12 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// A question for the totals of all backends.
 pub type TotalsQuery = oneshot::Sender<BTreeMap<Backend, u64>>;
 
+type Views = watch::Receiver<Option<HealthView>>;
+
 /// What the reconciler is fed with.
 pub struct Inputs {
-    /// The API's view; `None` until the first full list.
-    pub snapshots: watch::Receiver<Option<Published>>,
+    /// What the API publishes and probes say; `None` until the first full list.
+    pub views: Views,
     /// Questions about counters.
     pub queries: mpsc::Receiver<TotalsQuery>,
     /// Resolves when the daemon is to stop.
@@ -39,11 +47,15 @@ pub struct Inputs {
 }
 
 /// Owns the dataplane.
-pub struct Reconciler<D, H> {
+pub struct Reconciler<D, H, F> {
     dataplane: D,
     host: H,
+    flows: F,
     policy: Policy,
     applied: Option<Arc<DesiredState>>,
+    /// Backends whose flows are being ended, or were; `true`: without the help of a rule.
+    ending: BTreeMap<Backend, bool>,
+    history: History,
     ledger: Ledger,
     known_rejections: BTreeSet<Rejection>,
     known_holds: Vec<Hold>,
@@ -52,11 +64,12 @@ pub struct Reconciler<D, H> {
     reports: watch::Sender<Report>,
 }
 
-impl<D: Dataplane, H: Host> Reconciler<D, H> {
+impl<D: Dataplane, H: Host, F: FlowKiller> Reconciler<D, H, F> {
     /// A reconciler that has programmed nothing yet.
     pub fn new(
         dataplane: D,
         host: H,
+        flows: F,
         policy: Policy,
         metrics: Arc<Metrics>,
         reports: watch::Sender<Report>,
@@ -64,8 +77,11 @@ impl<D: Dataplane, H: Host> Reconciler<D, H> {
         Self {
             dataplane,
             host,
+            flows,
             policy,
             applied: None,
+            ending: BTreeMap::new(),
+            history: History::default(),
             ledger: Ledger::default(),
             known_rejections: BTreeSet::new(),
             known_holds: Vec::new(),
@@ -83,7 +99,11 @@ impl<D: Dataplane, H: Host> Reconciler<D, H> {
             tokio::select! {
                 biased;
                 _ = inputs.stop.wait_for(|stop| *stop) => return (self.dataplane, self.host),
-                changed = inputs.snapshots.changed(), if feeding => feeding = changed.is_ok(),
+                changed = inputs.views.changed(), if feeding => feeding = changed.is_ok(),
+                report = self.flows.finished() => {
+                    self.history.ended(&report, &self.metrics);
+                    continue;
+                }
                 () = self.host.changed() => {}
                 () = sleep(retry.unwrap_or(RETRY_MAX)), if retry.is_some() => {}
                 Some(query) = inputs.queries.recv() => {
@@ -91,82 +111,63 @@ impl<D: Dataplane, H: Host> Reconciler<D, H> {
                     continue;
                 }
             }
-            let published = inputs.snapshots.borrow_and_update().clone();
-            let Some(published) = published else { continue };
-            retry = match self.reconcile(&published).await {
+            let view = inputs.views.borrow_and_update().clone();
+            let Some(view) = view else { continue };
+            let mut later = inputs.views.clone();
+            retry = match self.reconcile(&view, &mut later).await {
                 Ok(()) => None,
                 Err(_) => Some(retry.map_or(RETRY_MIN, |wait: Duration| (wait * 2).min(RETRY_MAX))),
             };
         }
     }
 
-    async fn reconcile(&mut self, published: &Published) -> Result<(), DataplaneError> {
-        let snapshot = &published.snapshot;
-        self.note_rejections(snapshot);
-        let outcome = self.program(published).await;
+    async fn reconcile(&mut self, view: &HealthView, later: &mut Views) -> Result<(), DataplaneError> {
+        self.note_rejections(&view.snapshot);
+        self.history.look(view);
+        let outcome = self.program(view, later).await;
         match &outcome {
             Ok(()) => {
                 if self.logged_error.take().is_some() {
                     tracing::info!("the kernel takes the rules again");
                 }
             }
-            Err(error) => self.note_failure(error),
+            Err(error) => self.note_failure(view, error),
         }
         outcome
     }
 
-    async fn program(&mut self, published: &Published) -> Result<(), DataplaneError> {
-        let snapshot = &published.snapshot;
-        let (vips, backends) = self.addresses(snapshot);
+    async fn program(&mut self, view: &HealthView, later: &mut Views) -> Result<(), DataplaneError> {
+        let (vips, backends) = self.addresses(view);
         let node = self.host.view(&vips, &backends).await?;
-        let (desired, holds) = desire(snapshot, self.applied.as_deref(), &node, &self.policy);
+        let (desired, holds) = desire(view, self.applied.as_deref(), &node, &self.policy);
         self.note_holds(&holds);
         // Rules of an earlier run may stand: a first view without backends must not empty them.
         if self.applied.is_none() && desired.frontends.is_empty() {
-            self.report(snapshot, Phase::Waiting);
+            self.report(view, Phase::Waiting);
             return Ok(());
         }
         if self.applied.as_deref() != Some(&desired) {
-            self.commit(desired, published).await?;
+            self.commit(desired, view, &node, later).await?;
         }
+        self.history.committed(Instant::now(), &self.metrics);
         if let Some(applied) = self.applied.clone() {
+            self.end_flows(&applied, false);
             self.host.ensure_routes(&applied).await?;
         }
-        self.report(snapshot, Phase::Programmed);
+        self.report(view, Phase::Programmed);
         Ok(())
     }
 
     /// Every address that the desired state may hold: published now, or programmed earlier and perhaps kept.
-    fn addresses(&self, snapshot: &Snapshot) -> (BTreeSet<IpAddr>, BTreeSet<IpAddr>) {
-        let mut vips = snapshot.vip_addresses();
-        let mut backends: BTreeSet<IpAddr> = snapshot.backends().iter().map(|b| b.ip()).collect();
+    fn addresses(&self, view: &HealthView) -> (BTreeSet<IpAddr>, BTreeSet<IpAddr>) {
+        let mut vips = view.snapshot.vip_addresses();
+        let mut backends: BTreeSet<IpAddr> = view.snapshot.backends().iter().map(|b| b.ip()).collect();
+        backends.extend(view.backends.keys().map(|b| b.ip()));
         if let Some(applied) = &self.applied {
             vips.extend(applied.frontends.iter().map(|f| f.vip.ip()));
             backends.extend(applied.backends().iter().map(|b| b.ip()));
         }
         (vips, backends)
-    }
-
-    async fn commit(&mut self, desired: DesiredState, published: &Published) -> Result<(), DataplaneError> {
-        let applied = match self.dataplane.apply(&desired, self.applied.as_deref()).await {
-            Ok(applied) => applied,
-            Err(error) => {
-                self.metrics.commit_failed();
-                return Err(error);
-            }
-        };
-        self.metrics.committed(applied.took, published.received.elapsed());
-        self.ledger.update(&applied.connections_before);
-        tracing::info!(
-            generation = published.snapshot.generation,
-            frontends = desired.frontends.len(),
-            backends = desired.frontends.iter().map(|f| f.backends.len()).sum::<usize>(),
-            messages = applied.steps,
-            commit_us = u64::try_from(applied.took.as_micros()).unwrap_or(u64::MAX),
-            "programmed table inet apivip"
-        );
-        self.applied = Some(Arc::new(desired));
-        Ok(())
     }
 
     async fn answer(&mut self, query: TotalsQuery) {
@@ -201,25 +202,25 @@ impl<D: Dataplane, H: Host> Reconciler<D, H> {
         self.known_holds = holds.to_vec();
     }
 
-    fn note_failure(&mut self, error: &DataplaneError) {
+    fn note_failure(&mut self, view: &HealthView, error: &DataplaneError) {
         let text = chain(error);
         if self.logged_error.as_ref() != Some(&text) {
             tracing::error!(error = %text, "cannot program the kernel; what stood before still stands");
         }
         self.reports.send_modify(|report| {
             report.phase = Phase::Failed;
+            report.view = Some(view.clone());
             report.last_error = Some(text.clone());
         });
         self.logged_error = Some(text);
     }
 
-    fn report(&self, snapshot: &Snapshot, phase: Phase) {
+    fn report(&self, view: &HealthView, phase: Phase) {
         let report = Report {
             phase,
-            generation: snapshot.generation,
+            view: Some(view.clone()),
             programmed: self.applied.clone(),
             holds: self.known_holds.clone(),
-            rejected: snapshot.rejected.clone(),
             last_error: None,
         };
         self.metrics.state(&report);

@@ -1,12 +1,11 @@
 //! What the reconciler tells the rest of the daemon.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::model::desired::{DesiredState, Hold};
-use crate::model::snapshot::Rejection;
+use crate::model::health::HealthView;
 
 /// Whether the kernel has what it should have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -28,14 +27,12 @@ pub enum Phase {
 pub struct Report {
     /// Whether the kernel has what it should have.
     pub phase: Phase,
-    /// The snapshot that this step looked at.
-    pub generation: u64,
+    /// What this step looked at; `None` before the first.
+    pub view: Option<HealthView>,
     /// What is programmed.
     pub programmed: Option<Arc<DesiredState>>,
     /// What is kept although the API no longer says so.
     pub holds: Vec<Hold>,
-    /// Addresses that were left out.
-    pub rejected: BTreeSet<Rejection>,
     /// Why the phase is [`Phase::Failed`].
     pub last_error: Option<String>,
 }

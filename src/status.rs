@@ -13,6 +13,10 @@ use crate::model::snapshot::Affinity;
 use crate::model::types::{Backend, ServiceKey, Vip};
 use crate::report::Report;
 
+mod backend;
+
+pub use backend::BackendStatus;
+
 /// The state of one daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -66,17 +70,8 @@ pub struct FrontendStatus {
     pub client_affinity: bool,
     /// Whether a local route may take the virtual IP over.
     pub guard: bool,
-    /// Who serves it.
+    /// Who serves it, who could, and who did.
     pub backends: Vec<BackendStatus>,
-}
-
-/// One apiserver.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct BackendStatus {
-    /// Address and port.
-    pub address: Backend,
-    /// Connections sent there, by all frontends together.
-    pub connections: u64,
 }
 
 impl Status {
@@ -93,12 +88,9 @@ impl Status {
             port_name: f.port_name.clone(),
             client_affinity: f.affinity == Affinity::ClientIP,
             guard: f.guard,
-            backends: f
-                .backends
-                .iter()
-                .map(|b| BackendStatus { address: *b, connections: totals.get(b).copied().unwrap_or(0) })
-                .collect(),
+            backends: backend::of(f, report, totals),
         });
+        let snapshot = report.view.as_ref().map(|view| &view.snapshot);
         Self {
             version: VERSION.to_owned(),
             pid: std::process::id(),
@@ -106,7 +98,7 @@ impl Status {
             service: service.to_string(),
             phase: word(&report.phase),
             summary: summary(report),
-            generation: report.generation,
+            generation: snapshot.map_or(0, |s| s.generation),
             api: ApiStatus {
                 state: word(&connection.state),
                 since: connection.since.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
@@ -116,7 +108,7 @@ impl Status {
             },
             frontends: frontends.collect(),
             holds: report.holds.iter().map(ToString::to_string).collect(),
-            rejected: report.rejected.iter().map(ToString::to_string).collect(),
+            rejected: snapshot.iter().flat_map(|s| &s.rejected).map(ToString::to_string).collect(),
         }
     }
 }
@@ -141,7 +133,7 @@ fn summary(report: &Report) -> String {
         Phase::Programmed if report.holds.iter().any(Hold::keeps) => {
             "the kernel keeps the last good rules where the API publishes none".to_owned()
         }
-        Phase::Programmed => "the kernel has what the API publishes".to_owned(),
+        Phase::Programmed => "the kernel has what the API publishes and the probes say".to_owned(),
         Phase::Failed => format!(
             "the kernel refused the rules, what stood before still stands: {}",
             report.last_error.as_deref().unwrap_or("no reason given")
@@ -177,7 +169,7 @@ impl Display for Status {
                 if frontend.client_affinity { ", by client address" } else { "" }
             )?;
             for backend in &frontend.backends {
-                writeln!(f, "{:<10}   {:<28} {} connections", "", backend.address, backend.connections)?;
+                writeln!(f, "{:<10}   {backend}", "")?;
             }
         }
         for hold in &self.holds {
@@ -191,7 +183,7 @@ impl Display for Status {
 }
 
 /// Two units are enough to read.
-fn duration(seconds: u64) -> String {
+pub(crate) fn duration(seconds: u64) -> String {
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, s) => format!("{s}s"),
         (0, 0, m, s) => format!("{m}m{s}s"),

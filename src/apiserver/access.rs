@@ -9,7 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kube::Config;
+use kube::client::ConfigExt;
 use rustls::pki_types::ServerName;
+
+use super::error::one_line;
 
 mod certificates;
 mod error;
@@ -95,6 +98,16 @@ impl Access {
     /// What the CA came from, for messages.
     pub fn ca(&self) -> &str {
         &self.ca
+    }
+
+    /// The TLS settings to verify an apiserver without showing credentials, with the CA read anew.
+    ///
+    /// # Errors
+    /// One line that says what can no longer be read.
+    pub fn trust(&self) -> Result<rustls::ClientConfig, String> {
+        let mut config = self.config.clone();
+        config.auth_info = kube::config::AuthInfo::default();
+        config.rustls_client_config().map_err(|error| one_line(&error.to_string()))
     }
 
     pub(super) fn config(&self) -> &Config {

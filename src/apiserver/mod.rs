@@ -28,10 +28,12 @@ mod list;
 pub mod resource;
 mod session;
 mod store;
+mod trust;
 mod watch;
 
 pub use access::{Access, AccessError, TLS_NAME, load};
 pub use connection::{Api, Connection, State};
+pub use trust::follow_trust;
 
 pub use crate::model::published::Published;
 

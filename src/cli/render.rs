@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 
@@ -10,7 +12,9 @@ use super::input::Objects;
 use crate::config::RenderArgs;
 use crate::dataplane::nft;
 use crate::model::desired::{DesiredState, NodeView, PreferredSource, desire};
+use crate::model::health::{BackendHealth, FailReason, HealthView, State};
 use crate::model::snapshot::Snapshot;
+use crate::model::types::Backend;
 
 pub(super) fn render(args: &RenderArgs) -> Result<(), Failure> {
     let (desired, remarks) = desired(args).map_err(Failure::Configuration)?;
@@ -36,7 +40,28 @@ pub fn desired(args: &RenderArgs) -> anyhow::Result<(DesiredState, Vec<String>)>
         .map(|(backend, source)| (*backend, PreferredSource::Address(*source)))
         .collect();
     let node = NodeView { preferred, ..NodeView::default() };
-    let (desired, holds) = desire(&snapshot, None, &node, &args.table.policy());
-    let remarks = snapshot.rejected.iter().map(|r| format!("left out {r}"));
+    let rejected = snapshot.rejected.clone();
+    let view = health(snapshot, &args.dead);
+    let (desired, holds) = desire(&view, None, &node, &args.table.policy());
+    let remarks = rejected.iter().map(|r| format!("left out {r}"));
     Ok((desired, remarks.chain(holds.iter().map(ToString::to_string)).collect()))
+}
+
+/// What probes would say if only `dead` did not answer.
+fn health(snapshot: Snapshot, dead: &[Backend]) -> HealthView {
+    let now = Instant::now();
+    let down = BackendHealth {
+        state: State::Down,
+        since: now,
+        noticed: now,
+        published: true,
+        answering: false,
+        ending: true,
+        failing: Some(FailReason::Timeout),
+        round_trip: None,
+        held_until: None,
+    };
+    let mut view = HealthView::unprobed(Arc::new(snapshot), now);
+    view.backends = dead.iter().map(|backend| (*backend, down)).collect();
+    view
 }

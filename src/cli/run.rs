@@ -28,7 +28,9 @@ async fn daemon(args: RunArgs) -> Result<(), Failure> {
     let access = apiserver::load(args.kubeconfig.as_deref(), args.context.as_deref())
         .await
         .map_err(Failure::configuration)?;
-    privileges::require_net_admin().map_err(Failure::configuration)?;
+    if !args.dry_run {
+        privileges::require_net_admin().map_err(Failure::configuration)?;
+    }
     let stop = stop_on_signal().context("listen for signals").map_err(Failure::Runtime)?;
     let bound = Bound::new(args, access).map_err(Failure::runtime)?;
     tracing::info!(

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::nft::socket::NftError;
 use super::{Applied, Dataplane, DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView};
@@ -15,13 +17,14 @@ use crate::model::types::Backend;
 
 /// What a test sees and sets. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct FakeKernel(Rc<RefCell<State>>);
+pub struct FakeKernel(Rc<RefCell<State>>, Rc<Notify>);
 
 #[derive(Debug, Default)]
 struct State {
     programmed: Option<DesiredState>,
     commits: u32,
     failing: bool,
+    blocked: bool,
     connections: BTreeMap<Backend, u64>,
     node: NodeView,
     routes: BTreeSet<IpAddr>,
@@ -50,6 +53,12 @@ impl FakeKernel {
         self.0.borrow_mut().failing = failing;
     }
 
+    /// From now on let commits wait for another program's (or no longer).
+    pub fn set_blocked(&self, blocked: bool) {
+        self.0.borrow_mut().blocked = blocked;
+        self.1.notify_waiters();
+    }
+
     /// Sets what the kernel's counter of a backend says.
     pub fn set_connections(&self, backend: Backend, count: u64) {
         self.0.borrow_mut().connections.insert(backend, count);
@@ -67,6 +76,9 @@ impl Dataplane for FakeKernel {
         state: &DesiredState,
         before: Option<&DesiredState>,
     ) -> Result<Applied, DataplaneError> {
+        while self.0.borrow().blocked {
+            self.1.notified().await;
+        }
         let mut kernel = self.0.borrow_mut();
         if kernel.failing {
             let source = io::Error::from(io::ErrorKind::PermissionDenied);

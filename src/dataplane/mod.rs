@@ -1,5 +1,6 @@
 //! Desired state -> the kernel. What the reconciler needs of a dataplane, and the dataplanes themselves.
 
+pub mod dry_run;
 pub mod fake;
 pub mod flows;
 pub mod host;

@@ -1,6 +1,7 @@
-//! Snapshot + last good state + what the node looks like -> [`DesiredState`], the input of every dataplane.
+//! Snapshot + health + last good state + what the node looks like -> [`DesiredState`], the input of every dataplane.
 //!
-//! Fail-open lives here and nowhere else: a view without backends never empties the ones that were programmed.
+//! Fail-open lives here and nowhere else: neither a view without backends nor one in which none answers ever empties
+//! the ones that were programmed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,9 +9,13 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use super::balance::Balance;
 use super::cidr::Cidr;
-use super::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
+use super::health::{FailReason, HealthView};
+use super::snapshot::{Affinity, Frontend, ServiceStatus};
 use super::types::{Backend, ServiceKey, Vip};
+
+mod select;
 
 /// Everything a node is programmed with. Equal states program nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +37,10 @@ pub struct DesiredFrontend {
     pub port_name: String,
     /// How a client is tied to a backend.
     pub affinity: Affinity,
-    /// At least one backend, ordered, each once.
+    /// They share new connections: at least one, ordered, each once.
     pub backends: Vec<Backend>,
+    /// Backends whose established flows are to be ended; ordered, each once, none of them among `backends`.
+    pub dead: Vec<Backend>,
     /// Leave a flow alone while a local route of this node owns the virtual IP.
     pub guard: bool,
 }
@@ -90,6 +97,8 @@ pub struct Policy {
     pub masquerade: Masquerade,
     /// `--cluster-cidr`.
     pub cluster_cidrs: Vec<Cidr>,
+    /// `--balance`.
+    pub balance: Balance,
 }
 
 /// Why something that was programmed earlier stays although the API no longer says so.
@@ -109,12 +118,25 @@ pub enum Hold {
         /// Whether earlier backends stay in place. If not, the virtual IP is left to whoever serves it.
         kept: bool,
     },
+    /// Some backends of this virtual IP answer, but none is ready: those that answer are used.
+    NoneReady {
+        /// The frontend.
+        vip: Vip,
+    },
+    /// No backend of this virtual IP and port answers probes: the last good ones stay, and no flow is ended.
+    NoneAnswers {
+        /// The frontend.
+        vip: Vip,
+        /// Why, if all fail for the same reason.
+        #[serde(rename = "failure")]
+        reason: Option<FailReason>,
+    },
 }
 
 impl Hold {
     /// Whether earlier rules stay in place.
     pub fn keeps(&self) -> bool {
-        !matches!(self, Self::NoEndpoints { kept: false, .. })
+        !matches!(self, Self::NoEndpoints { kept: false, .. } | Self::NoneReady { .. })
     }
 }
 
@@ -132,61 +154,96 @@ impl fmt::Display for Hold {
             Self::NoEndpoints { vip, kept: false } => {
                 write!(f, "no endpoint of {vip} is known; the address is left alone")
             }
+            Self::NoneReady { vip } => {
+                write!(f, "no apiserver of {vip} is ready; those that answer are used")
+            }
+            Self::NoneAnswers { vip, reason: Some(FailReason::BadCertificate) } => write!(
+                f,
+                "no apiserver of {vip} shows a certificate that this node can verify; the last good ones stay: check \
+                 this node's clock and its CA file"
+            ),
+            Self::NoneAnswers { vip, reason } => {
+                write!(f, "no apiserver of {vip} answers probes")?;
+                if let Some(reason) = reason {
+                    write!(f, " ({reason})")?;
+                }
+                f.write_str("; the last good ones stay and no connection is ended: check this node's network")
+            }
         }
     }
 }
 
 impl DesiredState {
-    /// Every backend of every frontend, each once.
+    /// Every backend that gets new connections, each once.
     pub fn backends(&self) -> BTreeSet<Backend> {
         self.frontends.iter().flat_map(|f| f.backends.iter().copied()).collect()
+    }
+
+    /// Every backend whose flows are to be ended, with the virtual IPs that may have led to it.
+    pub fn dead(&self) -> BTreeMap<Backend, Vec<Vip>> {
+        let mut dead: BTreeMap<Backend, Vec<Vip>> = BTreeMap::new();
+        for frontend in &self.frontends {
+            for backend in &frontend.dead {
+                dead.entry(*backend).or_default().push(frontend.vip);
+            }
+        }
+        dead
     }
 }
 
 /// Computes the desired state. `last` is the one that was programmed last, if any.
 pub fn desire(
-    snapshot: &Snapshot,
+    view: &HealthView,
     last: Option<&DesiredState>,
     node: &NodeView,
     policy: &Policy,
 ) -> (DesiredState, Vec<Hold>) {
+    let snapshot = &view.snapshot;
     let earlier = last.map_or(&[][..], |state| &state.frontends);
     let mut holds = Vec::new();
-    let frontends = match snapshot.service {
-        ServiceStatus::Found => {
-            snapshot.frontends.iter().filter_map(|f| frontend(f, earlier, &mut holds)).collect()
-        }
-        ServiceStatus::Missing => keep(earlier, Hold::ServiceMissing, &mut holds),
-        ServiceStatus::Headless => keep(earlier, Hold::ServiceHeadless, &mut holds),
-        ServiceStatus::Unusable => keep(earlier, Hold::ServiceUnusable, &mut holds),
+    let whole = match snapshot.service {
+        ServiceStatus::Found => None,
+        ServiceStatus::Missing => Some(Hold::ServiceMissing),
+        ServiceStatus::Headless => Some(Hold::ServiceHeadless),
+        ServiceStatus::Unusable => Some(Hold::ServiceUnusable),
     };
+    let kept: Vec<Frontend> = match whole {
+        None => Vec::new(),
+        Some(_) => earlier.iter().map(without_endpoints).collect(),
+    };
+    let listed = if whole.is_some() { &kept } else { &snapshot.frontends };
+    let mut frontends = Vec::new();
+    for published in listed {
+        let earlier = earlier.iter().find(|e| e.vip == published.vip);
+        let selection = select::select(view, published, earlier, node, policy.balance);
+        if published.backends.is_empty() && whole.is_none() {
+            holds.push(Hold::NoEndpoints { vip: published.vip, kept: earlier.is_some() });
+        }
+        if published.backends.is_empty() && earlier.is_none() {
+            continue;
+        }
+        holds.extend(selection.hold);
+        frontends.push(DesiredFrontend {
+            vip: published.vip,
+            port_name: published.port_name.clone(),
+            affinity: published.affinity,
+            backends: selection.backends,
+            dead: selection.dead,
+            guard: true,
+        });
+    }
+    holds.splice(0..0, whole);
     (assemble(frontends, node, policy), holds)
 }
 
-fn keep(earlier: &[DesiredFrontend], hold: Hold, holds: &mut Vec<Hold>) -> Vec<DesiredFrontend> {
-    holds.push(hold);
-    earlier.to_vec()
-}
-
-fn frontend(
-    published: &Frontend,
-    earlier: &[DesiredFrontend],
-    holds: &mut Vec<Hold>,
-) -> Option<DesiredFrontend> {
-    let backends = if published.backends.is_empty() {
-        let kept = earlier.iter().find(|e| e.vip == published.vip).map(|e| e.backends.clone());
-        holds.push(Hold::NoEndpoints { vip: published.vip, kept: kept.is_some() });
-        kept?
-    } else {
-        published.backends.clone()
-    };
-    Some(DesiredFrontend {
-        vip: published.vip,
-        port_name: published.port_name.clone(),
-        affinity: published.affinity,
-        backends,
-        guard: true,
-    })
+/// What is programmed, as if it were published with its endpoints gone.
+fn without_endpoints(earlier: &DesiredFrontend) -> Frontend {
+    Frontend {
+        vip: earlier.vip,
+        port_name: earlier.port_name.clone(),
+        affinity: earlier.affinity,
+        backends: Vec::new(),
+    }
 }
 
 fn assemble(mut frontends: Vec<DesiredFrontend>, node: &NodeView, policy: &Policy) -> DesiredState {

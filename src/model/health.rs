@@ -149,8 +149,8 @@ pub struct BackendHealth {
     pub failing: Option<FailReason>,
     /// Smoothed round trip.
     pub round_trip: Option<Duration>,
-    /// How much longer it has to answer before it counts as Up again, when it was decided last.
-    pub hold_down: Duration,
+    /// Until when it must go on answering before it is Up again, if it does answer and failed repeatedly.
+    pub held_until: Option<Instant>,
 }
 
 /// A snapshot together with the health of its backends, so that the two are never mixed.

@@ -6,13 +6,16 @@ use tokio::time::advance;
 
 use super::*;
 use crate::dataplane::fake::FakeKernel;
+use crate::dataplane::flows::fake::FakeFlows;
+use crate::model::balance::Balance;
 use crate::model::desired::{Masquerade, NodeView, PreferredSource};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus};
 
 struct Rig {
     kernel: FakeKernel,
     metrics: Arc<Metrics>,
-    snapshots: watch::Sender<Option<Published>>,
+    flows: FakeFlows,
+    views: watch::Sender<Option<HealthView>>,
     reports: watch::Receiver<Report>,
     queries: mpsc::Sender<TotalsQuery>,
     stop: watch::Sender<bool>,
@@ -25,7 +28,8 @@ fn with_reconciler<F: Future<Output = ()>>(test: impl FnOnce(Rig) -> F) {
     runtime.block_on(LocalSet::new().run_until(async {
         let kernel = FakeKernel::default();
         let metrics = Arc::new(Metrics::default());
-        let (snapshots, snapshots_out) = watch::channel(None);
+        let flows = FakeFlows::default();
+        let (views, views_out) = watch::channel(None);
         let (reports_in, reports) = watch::channel(Report::default());
         let (queries, queries_out) = mpsc::channel(1);
         let (stop, stop_out) = watch::channel(false);
@@ -33,13 +37,15 @@ fn with_reconciler<F: Future<Output = ()>>(test: impl FnOnce(Rig) -> F) {
             service: "default/kubernetes".parse().unwrap(),
             masquerade: Masquerade::Auto,
             cluster_cidrs: Vec::new(),
+            balance: Balance::Random,
         };
+        let (dataplane, host) = (kernel.clone(), kernel.clone());
         let reconciler =
-            Reconciler::new(kernel.clone(), kernel.clone(), policy, Arc::clone(&metrics), reports_in);
-        let inputs = Inputs { snapshots: snapshots_out, queries: queries_out, stop: stop_out };
+            Reconciler::new(dataplane, host, flows.clone(), policy, Arc::clone(&metrics), reports_in);
+        let inputs = Inputs { views: views_out, queries: queries_out, stop: stop_out };
         let running = tokio::task::spawn_local(reconciler.run(inputs));
         let done = stop.clone();
-        test(Rig { kernel, metrics, snapshots, reports, queries, stop }).await;
+        test(Rig { kernel, metrics, flows, views, reports, queries, stop }).await;
         done.send_replace(true);
         running.await.unwrap();
     }));
@@ -56,7 +62,12 @@ impl Rig {
         };
         let frontends = if service == ServiceStatus::Found { vec![frontend] } else { Vec::new() };
         let snapshot = Arc::new(Snapshot { generation, service, frontends, rejected: BTreeSet::new() });
-        self.snapshots.send_replace(Some(Published { snapshot, received: Instant::now() }));
+        self.show(HealthView::unprobed(snapshot, Instant::now())).await;
+    }
+
+    /// Gives the reconciler a view and waits until it has dealt with it.
+    async fn show(&mut self, view: HealthView) {
+        self.views.send_replace(Some(view));
         self.reports.changed().await.unwrap();
         self.reports.borrow_and_update();
     }
@@ -165,8 +176,10 @@ fn a_change_of_the_node_is_programmed_with_the_next_step() {
 #[test]
 fn a_stop_ends_it_even_if_the_api_client_is_gone() {
     with_reconciler(async |rig| {
-        drop(rig.snapshots);
+        drop(rig.views);
         advance(Duration::from_secs(1)).await;
         rig.stop.send_replace(true);
     });
 }
+
+mod deaths;

@@ -115,7 +115,10 @@ pub(super) fn dump(vip: Vip, backend: Backend, filtered: bool) -> Vec<u8> {
             attr::nest(
                 FILTER,
                 &[
-                    attr::native32(FILTER_ORIG_FLAGS, FILTER_IP_DST | FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT),
+                    attr::native32(
+                        FILTER_ORIG_FLAGS,
+                        FILTER_IP_DST | FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT,
+                    ),
                     attr::native32(FILTER_REPLY_FLAGS, FILTER_IP_SRC),
                 ],
             ),
@@ -158,8 +161,11 @@ pub(super) fn entry(body: &[u8]) -> Result<Option<Entry>, Malformed> {
     let attrs = body.get(GENERIC_HEADER..).ok_or_else(|| Malformed("no room for the family".to_owned()))?;
     let original = attr::find(attrs, TUPLE_ORIG)?.unwrap_or_default();
     let reply = attr::find(attrs, TUPLE_REPLY)?.unwrap_or_default();
-    let (Some((client, vip)), Some((answers, _))) = (tuple(original)?, tuple(reply)?) else { return Ok(None) };
-    let tcp = attr::find(attrs, PROTOINFO)?.map(|info| attr::find(info, PROTOINFO_TCP)).transpose()?.flatten();
+    let (Some((client, vip)), Some((answers, _))) = (tuple(original)?, tuple(reply)?) else {
+        return Ok(None);
+    };
+    let tcp =
+        attr::find(attrs, PROTOINFO)?.map(|info| attr::find(info, PROTOINFO_TCP)).transpose()?.flatten();
     let state = tcp.map(|tcp| attr::fixed::<1>(tcp, PROTOINFO_TCP_STATE)).transpose()?.flatten();
     Ok(Some(Entry {
         flow: Flow { client, vip },

@@ -14,32 +14,30 @@ use crate::model::types::{Backend, Family};
 /// The table that programs `state`.
 pub fn table(state: &DesiredState) -> Table {
     let backends = state.backends();
+    let mut counters: Vec<Counter> = super::kill::counted_backends(state).collect();
+    counters.extend(super::kill::counters(state));
     let mut chains = vec![
         dispatch(
             "nat-prerouting",
-            Hook::Prerouting,
+            Hook::NatPrerouting,
             "traffic of pods and other hosts; ahead of kube-proxy, since a flow's first mapping stands",
             state,
         ),
-        dispatch("nat-output", Hook::Output, "traffic of this node's own processes", state),
+        dispatch("nat-output", Hook::NatOutput, "traffic of this node's own processes", state),
     ];
     let (postrouting, source) = match state.source.masquerade {
         Masquerade::Never => (None, Vec::new()),
         _ => (Some(postrouting(state)), source_chains(state)),
     };
     chains.extend(postrouting);
+    chains.extend(super::kill::base_chains(state));
     chains.extend(state.frontends.iter().map(|f| frontend_chain(state, f)));
     chains.extend(backends.iter().map(|b| backend_chain(*b)));
+    chains.extend(super::kill::dead_chains(state));
     chains.extend(source);
     Table {
         comment: "apivip: leads the virtual IP of the Kubernetes API to live apiservers",
-        counters: backends
-            .iter()
-            .map(|b| Counter {
-                name: backend_name(*b),
-                comment: format!("connections sent to apiserver {b}"),
-            })
-            .collect(),
+        counters,
         chains,
     }
 }
@@ -54,7 +52,7 @@ fn frontend_name(vip: SocketAddr) -> String {
 }
 
 /// nft names hold letters, digits, '.', '-' and '_', so an IPv6 address has '_' for ':'.
-fn name(prefix: &str, address: SocketAddr) -> String {
+pub(super) fn name(prefix: &str, address: SocketAddr) -> String {
     format!("{prefix}-{}-{}", address.ip().to_string().replace(':', "_"), address.port())
 }
 
@@ -92,7 +90,7 @@ fn postrouting(state: &DesiredState) -> Chain {
     Chain {
         name: "nat-postrouting".to_owned(),
         comment: "mends source addresses to which no reply would come back".to_owned(),
-        hook: Some(Hook::Postrouting),
+        hook: Some(Hook::NatPostrouting),
         rules,
     }
 }

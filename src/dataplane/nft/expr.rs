@@ -31,6 +31,20 @@ pub(super) fn matching(condition: Match) -> Vec<Attr> {
             out.push(compare(CMP_EQ, &port.to_be_bytes()));
             out
         }
+        Match::TcpSourcePort(port) => {
+            let mut out = tcp();
+            out.push(payload(PAYLOAD_TRANSPORT_HEADER, 0, 2, reg::R1));
+            out.push(compare(CMP_EQ, &port.to_be_bytes()));
+            out
+        }
+        Match::TcpFlags(flags) => {
+            let (mask, value) = flags.mask_and_value();
+            let mut out = tcp();
+            out.push(payload(PAYLOAD_TRANSPORT_HEADER, 13, 1, reg::R1));
+            out.push(bitwise(&[mask]));
+            out.push(compare(CMP_EQ, &[value]));
+            out
+        }
         Match::DestinationIsLocal => fib(FIB_DADDR, CMP_EQ),
         Match::SourceIsLocal => fib(FIB_SADDR, CMP_EQ),
         Match::SourceNotOfOutgoingInterface => fib(FIB_SADDR | FIB_OIF, CMP_NEQ),
@@ -44,14 +58,16 @@ pub(super) fn matching(condition: Match) -> Vec<Attr> {
             bitwise(&CT_STATUS_DNAT.to_ne_bytes()),
             compare(CMP_NEQ, &0u32.to_ne_bytes()),
         ],
-        Match::FlowDestinationAddress(IpAddr::V4(ip)) => {
-            vec![conntrack(CT_DST_IP, Some(CT_ORIGINAL)), compare(CMP_EQ, &ip.octets())]
-        }
-        Match::FlowDestinationAddress(IpAddr::V6(ip)) => {
-            vec![conntrack(CT_DST_IP6, Some(CT_ORIGINAL)), compare(CMP_EQ, &ip.octets())]
-        }
+        Match::FlowDestinationAddress(ip) => flow((CT_DST_IP, CT_DST_IP6), CT_ORIGINAL, ip),
+        Match::FlowReplySourceAddress(ip) => flow((CT_SRC_IP, CT_SRC_IP6), CT_REPLY, ip),
         Match::FlowDestinationPort(port) => {
             vec![conntrack(CT_PROTO_DST, Some(CT_ORIGINAL)), compare(CMP_EQ, &port.to_be_bytes())]
+        }
+        Match::FlowReplySourcePort(port) => {
+            vec![conntrack(CT_PROTO_SRC, Some(CT_REPLY)), compare(CMP_EQ, &port.to_be_bytes())]
+        }
+        Match::FlowDirectionOriginal => {
+            vec![conntrack(CT_DIRECTION_KEY, None), compare(CMP_EQ, &[CT_ORIGINAL])]
         }
     }
 }
@@ -62,6 +78,10 @@ pub(super) fn acting(action: &Action, map_id: u32) -> Vec<Attr> {
         Action::Goto(chain) => vec![verdict(data::GOTO, Some(chain))],
         Action::Return => vec![verdict(data::RETURN, None)],
         Action::Masquerade => vec![expression("masq", &[])],
+        Action::RejectWithReset => {
+            vec![expression("reject", &[be32(REJECT_TYPE, REJECT_TCP_RST), bytes(REJECT_CODE, &[0])])]
+        }
+        Action::Notrack => vec![expression("notrack", &[])],
         Action::Dnat(to) => {
             let mut attrs = nat(NAT_DNAT, to.ip());
             attrs.push(be32(NAT_REG_PROTO_MIN, reg::R2));
@@ -210,6 +230,12 @@ fn conntrack(key: u32, direction: Option<u8>) -> Attr {
     let mut attrs = vec![be32(CT_KEY, key), be32(CT_DREG, reg::R1)];
     attrs.extend(direction.map(|d| bytes(CT_DIRECTION, &[d])));
     expression("ct", &attrs)
+}
+
+/// An address of the flow's tuple in one direction; `keys` are those of IPv4 and IPv6.
+fn flow(keys: (u32, u32), direction: u8, ip: IpAddr) -> Vec<Attr> {
+    let key = if ip.is_ipv4() { keys.0 } else { keys.1 };
+    vec![conntrack(key, Some(direction)), compare(CMP_EQ, &octets(ip))]
 }
 
 fn payload(base: u32, offset: u32, len: usize, register: u32) -> Attr {

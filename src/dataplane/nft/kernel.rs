@@ -163,12 +163,19 @@ pub mod expr {
     pub const CT_DREG: u16 = 1;
     pub const CT_KEY: u16 = 2;
     pub const CT_DIRECTION: u16 = 3;
+    /// `NFT_CT_DIRECTION`; the attribute of the same name says which tuple a key is of.
+    pub const CT_DIRECTION_KEY: u32 = 1;
     pub const CT_STATUS: u32 = 2;
+    pub const CT_PROTO_SRC: u32 = 11;
     pub const CT_PROTO_DST: u32 = 12;
+    pub const CT_SRC_IP: u32 = 19;
     pub const CT_DST_IP: u32 = 20;
+    pub const CT_SRC_IP6: u32 = 21;
     pub const CT_DST_IP6: u32 = 22;
     /// `IP_CT_DIR_ORIGINAL`.
     pub const CT_ORIGINAL: u8 = 0;
+    /// `IP_CT_DIR_REPLY`.
+    pub const CT_REPLY: u8 = 1;
     /// `IPS_DST_NAT`.
     pub const CT_STATUS_DNAT: u32 = 1 << 5;
 
@@ -194,6 +201,11 @@ pub mod expr {
     pub const NAT_DNAT: u32 = 1;
     /// `NF_NAT_RANGE_PROTO_SPECIFIED`.
     pub const NAT_PROTO_SPECIFIED: u32 = 2;
+
+    pub const REJECT_TYPE: u16 = 1;
+    pub const REJECT_CODE: u16 = 2;
+    /// `NFT_REJECT_TCP_RST`.
+    pub const REJECT_TCP_RST: u32 = 1;
 
     pub const OBJREF_TYPE: u16 = 1;
     pub const OBJREF_NAME: u16 = 2;

@@ -7,6 +7,7 @@ mod attr;
 pub mod build;
 mod expr;
 mod kernel;
+pub mod kill;
 pub mod reply;
 pub mod socket;
 mod source;

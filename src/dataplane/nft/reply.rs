@@ -125,7 +125,7 @@ impl Observed {
     /// Whether the base chains are exactly those of `table`, in the same order and before all others.
     pub fn has_base_chains_of(&self, table: &Table) -> bool {
         let wanted = table.chains.iter().filter_map(|c| {
-            c.hook.map(|h| (c.name.as_str(), Some(("nat".to_owned(), h.number(), h.priority()))))
+            c.hook.map(|h| (c.name.as_str(), Some((h.kind().to_owned(), h.number(), h.priority()))))
         });
         let count = wanted.clone().count();
         let found = self.chains.iter().take(count).map(|c| (c.name.as_str(), c.base.clone()));

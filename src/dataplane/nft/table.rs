@@ -41,38 +41,54 @@ pub struct Chain {
     pub name: String,
     /// What the chain is for.
     pub comment: String,
-    /// Where it is called from, if it is a base chain. All base chains are of type nat with policy accept.
+    /// Where it is called from, if it is a base chain. All base chains have the policy accept.
     pub hook: Option<Hook>,
     /// The rules, first one first.
     pub rules: Vec<Rule>,
 }
 
-/// A hook of a nat base chain.
+/// Where a base chain is called from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// Packets that arrive, before routing. Priority dstnat - 5 = -105: ahead of kube-proxy's -100.
-    Prerouting,
-    /// Packets of local processes. Priority -105, for the same reason.
-    Output,
-    /// Packets that leave. Priority srcnat - 5 = 95: ahead of kube-proxy's and the CNI's 100.
-    Postrouting,
+    /// nat: packets that arrive, before routing. Priority dstnat - 5 = -105: ahead of kube-proxy's -100.
+    NatPrerouting,
+    /// nat: packets of local processes. Priority -105, for the same reason.
+    NatOutput,
+    /// nat: packets that leave. Priority srcnat - 5 = 95: ahead of kube-proxy's and the CNI's 100.
+    NatPostrouting,
+    /// filter: packets that arrive, behind conntrack (-200) and ahead of nat. Priority mangle = -150.
+    KillPrerouting,
+    /// filter: packets of local processes, at the same place.
+    KillOutput,
+    /// filter: packets of local processes, ahead of conntrack. Priority raw = -300.
+    NotrackOutput,
 }
 
 impl Hook {
+    /// The chain's type.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::NatPrerouting | Self::NatOutput | Self::NatPostrouting => "nat",
+            Self::KillPrerouting | Self::KillOutput | Self::NotrackOutput => "filter",
+        }
+    }
+
     /// `enum nf_inet_hooks` of the kernel's `include/uapi/linux/netfilter.h`.
     pub fn number(self) -> u32 {
         match self {
-            Self::Prerouting => 0,
-            Self::Output => 3,
-            Self::Postrouting => 4,
+            Self::NatPrerouting | Self::KillPrerouting => 0,
+            Self::NatOutput | Self::KillOutput | Self::NotrackOutput => 3,
+            Self::NatPostrouting => 4,
         }
     }
 
     /// The priority: lower runs earlier.
     pub fn priority(self) -> i32 {
         match self {
-            Self::Prerouting | Self::Output => -105,
-            Self::Postrouting => 95,
+            Self::NatPrerouting | Self::NatOutput => -105,
+            Self::NatPostrouting => 95,
+            Self::KillPrerouting | Self::KillOutput => -150,
+            Self::NotrackOutput => -300,
         }
     }
 }
@@ -119,6 +135,35 @@ pub enum Match {
     FlowDestinationAddress(IpAddr),
     /// `ct original proto-dst`: its port, in host byte order. Needs [`Match::Tcp`] before it.
     FlowDestinationPort(u16),
+    /// `ct direction original`: from the client to the server.
+    FlowDirectionOriginal,
+    /// `ct reply ip saddr` / `ct reply ip6 saddr`: who answers the flow.
+    FlowReplySourceAddress(IpAddr),
+    /// `ct reply proto-src`: from which port, in host byte order. Needs a TCP match before it.
+    FlowReplySourcePort(u16),
+    /// `tcp sport`, in host byte order.
+    TcpSourcePort(u16),
+    /// `tcp flags`.
+    TcpFlags(TcpFlags),
+}
+
+/// Conditions on the flags of a TCP header (RFC 9293).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpFlags {
+    /// Neither opens nor resets a connection.
+    NeitherSynNorRst,
+    /// The first packet of a connection: SYN and none of FIN, RST, ACK.
+    BareSyn,
+}
+
+impl TcpFlags {
+    /// Which bits of the header's byte 13 are looked at, and what they must be.
+    pub fn mask_and_value(self) -> (u8, u8) {
+        match self {
+            Self::NeitherSynNorRst => (0x06, 0x00),
+            Self::BareSyn => (0x17, 0x02),
+        }
+    }
 }
 
 /// What a rule does in the end.
@@ -134,6 +179,10 @@ pub enum Action {
     Snat(IpAddr),
     /// Give the flow the address of the interface that it leaves by.
     Masquerade,
+    /// Drop the packet and answer with a TCP reset.
+    RejectWithReset,
+    /// Keep the packet away from conntrack.
+    Notrack,
     /// Choose one chain and continue there.
     Balance {
         /// What chooses.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, SocketAddr};
 
-use super::table::{Action, BalanceKey, Chain, Counter, Hook, Match, Rule, TABLE_NAME, Table};
+use super::table::{Action, BalanceKey, Chain, Counter, Hook, Match, Rule, TABLE_NAME, Table, TcpFlags};
 use super::wire::CLIENT_HASH_SEED;
 use crate::model::types::Family;
 
@@ -39,7 +39,7 @@ impl Display for Chain {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "\tchain {} {{\n\t\tcomment \"{}\"", self.name, self.comment)?;
         if let Some(hook) = self.hook {
-            writeln!(f, "\t\ttype nat hook {hook}; policy accept;")?;
+            writeln!(f, "\t\ttype {} hook {hook}; policy accept;", hook.kind())?;
         }
         for rule in &self.rules {
             writeln!(f, "\t\t{rule}")?;
@@ -52,9 +52,12 @@ impl Display for Hook {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         // nft knows the name dstnat in prerouting only.
         f.write_str(match self {
-            Self::Prerouting => "prerouting priority dstnat - 5",
-            Self::Output => "output priority -105",
-            Self::Postrouting => "postrouting priority srcnat - 5",
+            Self::NatPrerouting => "prerouting priority dstnat - 5",
+            Self::NatOutput => "output priority -105",
+            Self::NatPostrouting => "postrouting priority srcnat - 5",
+            Self::KillPrerouting => "prerouting priority mangle",
+            Self::KillOutput => "output priority mangle",
+            Self::NotrackOutput => "output priority raw",
         })
     }
 }
@@ -94,6 +97,12 @@ impl Display for Match {
             Self::FlowTranslated => f.write_str("ct status dnat"),
             Self::FlowDestinationAddress(ip) => write!(f, "ct original {} daddr {ip}", ip_keyword(*ip)),
             Self::FlowDestinationPort(port) => write!(f, "ct original proto-dst {port}"),
+            Self::FlowDirectionOriginal => f.write_str("ct direction original"),
+            Self::FlowReplySourceAddress(ip) => write!(f, "ct reply {} saddr {ip}", ip_keyword(*ip)),
+            Self::FlowReplySourcePort(port) => write!(f, "ct reply proto-src {port}"),
+            Self::TcpSourcePort(port) => write!(f, "tcp sport {port}"),
+            Self::TcpFlags(TcpFlags::NeitherSynNorRst) => f.write_str("tcp flags ! syn,rst"),
+            Self::TcpFlags(TcpFlags::BareSyn) => f.write_str("tcp flags syn / fin,syn,rst,ack"),
         }
     }
 }
@@ -107,6 +116,8 @@ impl Display for Action {
             Self::Dnat(to @ SocketAddr::V6(_)) => write!(f, "dnat ip6 to {to}"),
             Self::Snat(to) => write!(f, "snat {} to {to}", ip_keyword(*to)),
             Self::Masquerade => f.write_str("masquerade"),
+            Self::RejectWithReset => f.write_str("reject with tcp reset"),
+            Self::Notrack => f.write_str("notrack"),
             Self::Balance { by, targets } => {
                 let modulus = targets.len();
                 match by {

@@ -190,7 +190,7 @@ fn add_counter(counter: &Counter, count: super::reply::Count) -> Step {
 fn add_chain(chain: &Chain) -> Step {
     let mut attrs = vec![string(chain::TABLE, TABLE_NAME), string(chain::NAME, &chain.name)];
     if let Some(hook) = chain.hook {
-        attrs.push(string(chain::TYPE, "nat"));
+        attrs.push(string(chain::TYPE, hook.kind()));
         attrs.push(be32(chain::POLICY, data::ACCEPT));
         attrs.push(nest(
             chain::HOOK,

@@ -213,10 +213,9 @@ impl Tracker {
             ending,
             failing: self.run.as_ref().and_then(|run| run.reason),
             round_trip: self.round_trip,
-            hold_down: match self.state {
-                State::Down | State::Draining => self.hold_down(now),
-                State::Unknown | State::Up => Duration::ZERO,
-            },
+            held_until: self.ready_since.map(|since| since + self.hold).filter(|until| {
+                matches!(self.state, State::Down | State::Draining) && self.removed.is_none() && *until > now
+            }),
         }
     }
 }

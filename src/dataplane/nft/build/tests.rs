@@ -18,10 +18,11 @@ pub(in super::super) fn any_state() -> impl Strategy<Value = DesiredState> {
         ".{0,20}",
         prop::sample::select(vec![443u16, 8443]),
         any::<bool>(),
+        0usize..3,
     )
         .prop_filter_map(
             "no backend of the family",
-            |(backends, affinity, guard, port_name, port, v6)| {
+            |(backends, affinity, guard, port_name, port, v6, dead)| {
                 let ip: IpAddr = if v6 { "fd00:10:96::1".parse().ok()? } else { "10.96.0.1".parse().ok()? };
                 let backends: Vec<Backend> =
                     backends.into_iter().filter(|(b, _)| b.is_ipv6() == v6).map(Backend::from).collect();
@@ -31,6 +32,7 @@ pub(in super::super) fn any_state() -> impl Strategy<Value = DesiredState> {
                     vip,
                     port_name,
                     affinity,
+                    dead: backends.iter().take(dead).map(|b| Backend::new(b.ip(), 1)).collect(),
                     backends,
                     guard,
                 })
@@ -121,6 +123,7 @@ fn a_long_service_name_still_fits_its_comment() {
         port_name: "quote\"and\nnewline-and-much-more".to_owned(),
         affinity: Affinity::ClientIP,
         backends: vec!["192.0.2.11:6443".parse().unwrap()],
+        dead: Vec::new(),
         guard: true,
     });
     let table = table(&state);

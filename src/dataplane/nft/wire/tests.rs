@@ -73,6 +73,7 @@ fn state(backends: &[&str]) -> crate::model::desired::DesiredState {
             port_name: String::new(),
             affinity: crate::model::snapshot::Affinity::None,
             backends: backends.iter().map(|b| b.parse().unwrap()).collect(),
+            dead: Vec::new(),
             guard: true,
         }],
         source: crate::model::desired::SourcePolicy::default(),

@@ -1,0 +1,99 @@
+//! Arguments of the probes and of what follows from them.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::model::health::machine::HealthOptions;
+
+/// How apiservers are asked whether they live, and what follows.
+#[derive(Clone, Debug, Args)]
+pub struct HealthArgs {
+    /// How often each apiserver is pinged over a connection that is kept open
+    #[arg(long, env = "APIVIP_PROBE_INTERVAL", value_name = "DURATION", value_parser = interval, default_value = "1s")]
+    pub probe_interval: Duration,
+
+    /// Failed probes in a row before an apiserver is down
+    #[arg(long, env = "APIVIP_PROBE_FALL", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=32), default_value_t = 2)]
+    pub probe_fall: u32,
+
+    /// Good probes in a row before an apiserver is up again
+    #[arg(long, env = "APIVIP_PROBE_RISE", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=32), default_value_t = 2)]
+    pub probe_rise: u32,
+
+    /// The name that an apiserver's certificate must carry; kubernetes.default.svc, or the kubeconfig's tls-server-name
+    #[arg(long, env = "APIVIP_PROBE_SERVER_NAME", value_name = "NAME")]
+    pub probe_server_name: Option<String>,
+
+    /// How long an apiserver is probed on after it was removed from the Service's endpoints
+    #[arg(long, env = "APIVIP_REMOVAL_GRACE", value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    pub removal_grace: Duration,
+
+    /// End the flows of an apiserver that has drained for so long; without it they stay until it ends them itself
+    #[arg(long, env = "APIVIP_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    pub drain_timeout: Option<Duration>,
+
+    /// The most flows of dead apiservers to end in one second
+    #[arg(long, env = "APIVIP_FLOW_KILL_RATE", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000), default_value_t = 5000)]
+    pub flow_kill_rate: u32,
+}
+
+impl HealthArgs {
+    /// What the state machine needs to know.
+    pub fn options(&self) -> HealthOptions {
+        HealthOptions {
+            fall: self.probe_fall,
+            rise: self.probe_rise,
+            removal_grace: self.removal_grace,
+            drain_timeout: self.drain_timeout,
+        }
+    }
+}
+
+/// A whole number and a unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || "expected a whole number and a unit, such as 500ms, 30s, 5m or 1h".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(expected)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => return Err(expected()),
+    };
+    // A year is longer than any of these is meant to be, and far from the end of the clock.
+    let millis = millis.filter(|millis| *millis <= 366 * 24 * 3_600_000);
+    millis.map(Duration::from_millis).ok_or_else(|| "longer than a year".to_owned())
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&interval) {
+        return Err("expected 100ms to 60s".to_owned());
+    }
+    Ok(interval)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_numbers_with_units() {
+        for (text, millis) in [("0s", 0), ("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in ["", "5", "s", "-1s", "1.5s", "1 s", "1d", "9999999999h", "99999999999999999999s"] {
+            assert!(duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_interval_is_neither_a_flood_nor_a_nap() {
+        assert!(interval("99ms").is_err() && interval("61s").is_err());
+        assert_eq!(interval("100ms"), Ok(Duration::from_millis(100)));
+    }
+}

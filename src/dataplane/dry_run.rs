@@ -1,0 +1,73 @@
+//! `--dry-run`: a dataplane, a host and a killer of flows that say what they would do, and do nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::flows::{FlowKiller, KillOrder, KillReport};
+use super::{Applied, Dataplane, DataplaneError, Host};
+use crate::model::desired::{DesiredState, NodeView};
+use crate::model::types::Backend;
+
+/// Programs nothing and ends no flow.
+#[derive(Clone, Copy, Debug)]
+pub struct DryRun;
+
+impl Dataplane for DryRun {
+    async fn apply(
+        &mut self,
+        state: &DesiredState,
+        _before: Option<&DesiredState>,
+    ) -> Result<Applied, DataplaneError> {
+        for frontend in &state.frontends {
+            tracing::info!(vip = %frontend.vip, backends = ?frontend.backends, dead = ?frontend.dead, "dry run: would lead the virtual IP to these apiservers");
+        }
+        Ok(Applied { connections_before: BTreeMap::new(), took: Duration::ZERO, steps: 0 })
+    }
+
+    async fn connections(&mut self, _state: &DesiredState) -> Result<BTreeMap<Backend, u64>, DataplaneError> {
+        Ok(BTreeMap::new())
+    }
+
+    async fn remove(&mut self) -> Result<bool, DataplaneError> {
+        Ok(false)
+    }
+}
+
+impl FlowKiller for DryRun {
+    fn start(&mut self, order: KillOrder) {
+        tracing::info!(backend = %order.backend, vips = ?order.vips, "dry run: would end the flows to this apiserver");
+    }
+
+    fn cancel(&mut self, _backend: Backend) {}
+
+    async fn finished(&mut self) -> KillReport {
+        std::future::pending().await
+    }
+}
+
+/// A host that is looked at and not changed.
+#[derive(Debug)]
+pub struct Rehearsal<H>(pub H);
+
+impl<H: Host> Host for Rehearsal<H> {
+    async fn view(
+        &mut self,
+        vips: &BTreeSet<IpAddr>,
+        backends: &BTreeSet<IpAddr>,
+    ) -> Result<NodeView, DataplaneError> {
+        self.0.view(vips, backends).await
+    }
+
+    async fn ensure_routes(&mut self, _state: &DesiredState) -> Result<(), DataplaneError> {
+        Ok(())
+    }
+
+    async fn remove_routes(&mut self) -> Result<Vec<IpAddr>, DataplaneError> {
+        Ok(Vec::new())
+    }
+
+    async fn changed(&mut self) {
+        self.0.changed().await;
+    }
+}

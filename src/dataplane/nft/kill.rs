@@ -1,0 +1,107 @@
+//! The chains that end the flows of dead backends, and the one that lets their reminders pass. Pure.
+//!
+//! A flow is answered with a reset where its packets still carry the virtual IP: behind conntrack and ahead of nat, in
+//! prerouting and output. In forward, a bridged pod would get the reset from the backend's address, and ignore it.
+
+use std::net::IpAddr;
+
+use super::build::{backend_name, name};
+use super::table::{Action, Chain, Counter, Hook, Match, Rule, TcpFlags};
+use crate::model::desired::{DesiredFrontend, DesiredState};
+use crate::model::types::Backend;
+
+/// The name of the counter of resets sent to a dead backend's clients.
+pub fn reset_name(backend: Backend) -> String {
+    name("reset", backend)
+}
+
+/// The base chains; they stand also while nobody is dead, so that a death changes rules only.
+pub(super) fn base_chains(state: &DesiredState) -> Vec<Chain> {
+    let dead = |name: &str, hook: Hook, comment: &str| Chain {
+        name: name.to_owned(),
+        comment: comment.to_owned(),
+        hook: Some(hook),
+        rules: state.frontends.iter().filter(|f| !f.dead.is_empty()).map(to_dead).collect(),
+    };
+    vec![
+        dead(
+            "kill-prerouting",
+            Hook::KillPrerouting,
+            "ends flows of pods and other hosts to apiservers that do not answer",
+        ),
+        dead("kill-output", Hook::KillOutput, "ends flows of this node's own processes to such apiservers"),
+        Chain {
+            name: "notrack-output".to_owned(),
+            comment: "lets a SYN in the virtual IP's name ask a client whether its flow still stands"
+                .to_owned(),
+            hook: Some(Hook::NotrackOutput),
+            rules: state.frontends.iter().map(nudge).collect(),
+        },
+    ]
+}
+
+/// The chain of a frontend with dead backends, if it has any.
+pub(super) fn dead_chains(state: &DesiredState) -> impl Iterator<Item = Chain> {
+    state.frontends.iter().filter(|f| !f.dead.is_empty()).map(|frontend| Chain {
+        name: name("dead", frontend.vip),
+        comment: format!("flows to {} whose apiserver does not answer", frontend.vip),
+        hook: None,
+        rules: frontend.dead.iter().map(|backend| reject(*backend)).collect(),
+    })
+}
+
+/// One counter for each dead backend.
+pub(super) fn counters(state: &DesiredState) -> impl Iterator<Item = Counter> {
+    state.dead().into_keys().map(|backend| Counter {
+        name: reset_name(backend),
+        comment: format!("resets sent in place of apiserver {backend}"),
+    })
+}
+
+/// The counters of connections are kept while a backend is dead: it may come back.
+pub(super) fn counted_backends(state: &DesiredState) -> impl Iterator<Item = Counter> {
+    let mut all = state.backends();
+    all.extend(state.dead().into_keys());
+    all.into_iter().map(|backend| Counter {
+        name: backend_name(backend),
+        comment: format!("connections sent to apiserver {backend}"),
+    })
+}
+
+fn to_dead(frontend: &DesiredFrontend) -> Rule {
+    Rule::new(
+        vec![
+            Match::Tcp,
+            Match::FlowDirectionOriginal,
+            Match::FlowDestinationAddress(frontend.vip.ip()),
+            Match::FlowDestinationPort(frontend.vip.port()),
+        ],
+        Action::Goto(name("dead", frontend.vip)),
+    )
+}
+
+/// Never a SYN: a new connection goes to a live apiserver. Never a reset: it ends the flow by itself.
+fn reject(backend: Backend) -> Rule {
+    Rule::new(
+        vec![
+            Match::TcpFlags(TcpFlags::NeitherSynNorRst),
+            Match::FlowReplySourceAddress(backend.ip()),
+            Match::FlowReplySourcePort(backend.port()),
+        ],
+        Action::RejectWithReset,
+    )
+    .counted(reset_name(backend))
+    .because(format!("apiserver {backend} does not answer"))
+}
+
+fn nudge(frontend: &DesiredFrontend) -> Rule {
+    let ip: IpAddr = frontend.vip.ip();
+    Rule::new(
+        vec![
+            Match::SourceAddress(ip),
+            Match::TcpSourcePort(frontend.vip.port()),
+            Match::TcpFlags(TcpFlags::BareSyn),
+        ],
+        Action::Notrack,
+    )
+}

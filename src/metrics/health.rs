@@ -1,0 +1,143 @@
+//! Metrics of probes, of changes of state, and of the flows that were ended.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{Metrics, Reason};
+use crate::dataplane::flows::{KillReport, Remaining};
+use crate::model::health::{FailReason, State};
+use crate::probe::Observer;
+
+/// Seconds. A probe takes a millisecond; a cut cable is decided in two seconds; flows are given 15 s.
+const BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
+
+/// A part of the time between a fault and the end of its last consequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// From the first sign to the decision.
+    Decision,
+    /// From the decision to the commit.
+    Commit,
+    /// From the commit to the end of the last flow.
+    Flows,
+}
+
+impl Stage {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Decision => "decision",
+            Self::Commit => "commit",
+            Self::Flows => "flows",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    stage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Transition {
+    to: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Method {
+    method: &'static str,
+}
+
+#[derive(Debug)]
+pub(super) struct HealthMetrics {
+    probes: Family<super::Outcome, Counter>,
+    probe_seconds: Histogram,
+    transitions: Family<Transition, Counter>,
+    stages: Family<StageLabel, Histogram, fn() -> Histogram>,
+    ended: Family<Method, Counter>,
+    remaining: Family<Reason, Counter>,
+}
+
+impl HealthMetrics {
+    pub fn new(registry: &mut Registry) -> Self {
+        let probes = Family::<super::Outcome, Counter>::default();
+        for outcome in ["ready", "alive", "unready"].into_iter().chain(FailReason::ALL.map(FailReason::label))
+        {
+            let _ = probes.get_or_create(&super::Outcome { outcome });
+        }
+        registry.register("probes", "Finished probes of apiservers by what they found", probes.clone());
+        let probe_seconds = Histogram::new(BUCKETS);
+        let help = "Time that probes took, of those that were answered";
+        registry.register_with_unit("probe", help, Unit::Seconds, probe_seconds.clone());
+        let transitions = Family::<Transition, Counter>::default();
+        let help = "Changes of an apiserver's state, by the new state and the reason";
+        registry.register("transitions", help, transitions.clone());
+        let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
+        let stages = Family::<StageLabel, Histogram, fn() -> Histogram>::new_with_constructor(histogram);
+        let help = "Time from the first sign of a change to the decision, to the commit, to the end of the last flow";
+        registry.register_with_unit("transition", help, Unit::Seconds, stages.clone());
+        let ended = Family::<Method, Counter>::default();
+        for method in ["nudge", "socket", "syn-sent"] {
+            let _ = ended.get_or_create(&Method { method });
+        }
+        registry.register(
+            "flows_ended",
+            "Flows to dead apiservers that were ended or moved, by method",
+            ended.clone(),
+        );
+        let remaining = Family::<Reason, Counter>::default();
+        for reason in Remaining::ALL {
+            let _ = remaining.get_or_create(&Reason { reason: reason.label() });
+        }
+        registry.register(
+            "flows_remaining",
+            "Flows to dead apiservers that could not be ended",
+            remaining.clone(),
+        );
+        Self { probes, probe_seconds, transitions, stages, ended, remaining }
+    }
+}
+
+impl Metrics {
+    /// A backend changed its state.
+    pub fn changed(&self, to: State, reason: Option<FailReason>) {
+        let reason = reason.map_or("none", FailReason::label);
+        self.health.transitions.get_or_create(&Transition { to: to.label(), reason }).inc();
+    }
+
+    /// A stage of a change took this long.
+    pub fn stage(&self, stage: Stage, took: Duration) {
+        self.health.stages.get_or_create(&StageLabel { stage: stage.label() }).observe(took.as_secs_f64());
+    }
+
+    /// A kill order ended.
+    pub fn flows(&self, report: &KillReport) {
+        let add = |method: &'static str, count: u64| {
+            self.health.ended.get_or_create(&Method { method }).inc_by(count);
+        };
+        let remaining: u64 = report.remaining.values().sum();
+        add("nudge", report.flows.saturating_sub(report.sockets + remaining));
+        add("socket", report.sockets);
+        add("syn-sent", report.syn_sent);
+        for (reason, count) in &report.remaining {
+            self.health.remaining.get_or_create(&Reason { reason: reason.label() }).inc_by(*count);
+        }
+        if report.flows > 0 && !report.cancelled {
+            self.stage(Stage::Flows, report.last_ended);
+        }
+    }
+}
+
+impl Observer for Metrics {
+    fn probed(&self, outcome: &'static str, took: Duration) {
+        self.health.probes.get_or_create(&super::Outcome { outcome }).inc();
+        if matches!(outcome, "ready" | "alive" | "unready") {
+            self.health.probe_seconds.observe(took.as_secs_f64());
+        }
+    }
+}

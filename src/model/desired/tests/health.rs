@@ -1,0 +1,162 @@
+//! What health does to the choice of backends.
+
+use std::time::Duration;
+
+use super::*;
+use crate::model::health::{BackendHealth, State};
+
+const VIP: &str = "10.96.0.1:443";
+
+fn backend(last: u8) -> Backend {
+    Backend::from(([192, 0, 2, last], 6443))
+}
+
+fn health(state: State) -> BackendHealth {
+    let now = Instant::now();
+    BackendHealth {
+        state,
+        since: now,
+        noticed: now,
+        published: true,
+        answering: state != State::Down,
+        ending: state == State::Down,
+        failing: (state == State::Down).then_some(FailReason::Timeout),
+        round_trip: Some(Duration::from_millis(1)),
+        held_until: None,
+    }
+}
+
+/// Three published backends, 11 to 13, in these states.
+fn three(states: [State; 3]) -> HealthView {
+    let mut view =
+        view(&found(vec![frontend(VIP, &["192.0.2.11:6443", "192.0.2.12:6443", "192.0.2.13:6443"])]));
+    view.backends = (11..).zip(states).map(|(last, state)| (backend(last), health(state))).collect();
+    view
+}
+
+fn lasts(backends: &[Backend]) -> Vec<u8> {
+    let last = |b: &Backend| b.ip().to_string().rsplit('.').next().unwrap().parse().unwrap();
+    backends.iter().map(last).collect()
+}
+
+fn choice(view: &HealthView, last: Option<&DesiredState>) -> (Vec<u8>, Vec<u8>, Vec<Hold>) {
+    let (state, holds) = desire(view, last, &NodeView::default(), &policy());
+    (lasts(&state.frontends[0].backends), lasts(&state.frontends[0].dead), holds)
+}
+
+fn vip() -> Vip {
+    VIP.parse().unwrap()
+}
+
+#[test]
+fn only_those_that_are_up_get_new_connections() {
+    use State::{Down, Draining, Unknown, Up};
+    assert_eq!(choice(&three([Up, Up, Up]), None), (vec![11, 12, 13], vec![], vec![]));
+    assert_eq!(choice(&three([Up, Unknown, Up]), None).0, [11, 12, 13], "nothing speaks against it");
+    assert_eq!(
+        choice(&three([Up, Draining, Up]), None),
+        (vec![11, 13], vec![], vec![]),
+        "it keeps its flows"
+    );
+    assert_eq!(choice(&three([Down, Draining, Up]), None), (vec![13], vec![11], vec![]));
+    let hold = vec![Hold::NoneReady { vip: vip() }];
+    assert_eq!(choice(&three([Down, Draining, Down]), None), (vec![12], vec![11, 13], hold));
+}
+
+#[test]
+fn when_all_are_down_the_last_good_ones_stay_and_no_flow_is_ended() {
+    use State::{Down, Up};
+    let last = desire(&three([Up, Down, Up]), None, &NodeView::default(), &policy()).0;
+    let hold = vec![Hold::NoneAnswers { vip: vip(), reason: Some(FailReason::Timeout) }];
+    assert_eq!(choice(&three([Down, Down, Down]), Some(&last)), (vec![11, 13], vec![], hold.clone()));
+    assert_eq!(choice(&three([Down, Down, Down]), None), (vec![11, 12, 13], vec![], hold));
+}
+
+#[test]
+fn one_that_answers_again_is_better_than_none() {
+    let mut view = three([State::Down, State::Down, State::Down]);
+    let held = BackendHealth { answering: true, ending: false, failing: None, ..health(State::Down) };
+    view.backends.insert(backend(12), held);
+    assert_eq!(choice(&view, None), (vec![12], vec![11, 13], vec![Hold::NoneReady { vip: vip() }]));
+}
+
+#[test]
+fn certificates_that_nobody_can_verify_are_told_apart_from_silence() {
+    let mut view = three([State::Up, State::Up, State::Up]);
+    for health in view.backends.values_mut() {
+        health.failing = Some(FailReason::BadCertificate);
+    }
+    let (backends, dead, holds) = choice(&view, None);
+    assert_eq!((backends, dead), (vec![11, 12, 13], vec![]));
+    assert!(holds[0].to_string().contains("clock"), "{}", holds[0]);
+    assert!(holds[0].keeps());
+}
+
+#[test]
+fn a_removed_one_is_used_only_when_no_published_one_answers() {
+    let mut view = three([State::Up, State::Down, State::Down]);
+    let removed = BackendHealth { published: false, ..health(State::Draining) };
+    view.backends.insert(backend(14), removed);
+    assert_eq!(choice(&view, None), (vec![11], vec![12, 13], vec![]));
+    view.backends.insert(backend(11), health(State::Down));
+    assert_eq!(choice(&view, None).0, [14]);
+    view.backends.insert(backend(11), health(State::Up));
+    view.backends.insert(backend(14), BackendHealth { published: false, ..health(State::Down) });
+    assert_eq!(choice(&view, None).1, [12, 13, 14], "its flows hang like any other's");
+}
+
+#[test]
+fn an_emptied_service_still_follows_the_health_of_its_last_backends() {
+    let good = desire(&three([State::Up; 3]), None, &NodeView::default(), &policy()).0;
+    for service in [ServiceStatus::Missing, ServiceStatus::Found] {
+        let frontends = if service == ServiceStatus::Found { vec![frontend(VIP, &[])] } else { vec![] };
+        let mut view = view(&snapshot(service, frontends));
+        view.backends = three([State::Up, State::Down, State::Up]).backends;
+        let (backends, dead, holds) = choice(&view, Some(&good));
+        assert_eq!((backends, dead, holds.len()), (vec![11, 13], vec![12], 1));
+        let (before, _) = desire(&view, Some(&good), &NodeView::default(), &policy());
+        view.backends = three([State::Up; 3]).backends;
+        assert_eq!(choice(&view, Some(&before)).0, [11, 12, 13], "it came back");
+    }
+}
+
+fn any_view() -> impl Strategy<Value = HealthView> {
+    let state = prop::sample::select(State::ALL.to_vec());
+    let one = (state, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (any_snapshot(), prop::collection::btree_map(1u8..6, one, 0..6)).prop_map(|(snapshot, states)| {
+        let mut view = view(&snapshot);
+        view.backends = states
+            .into_iter()
+            .map(|(last, (state, published, answering, ending, failing))| {
+                let failing = failing.then_some(FailReason::Refused);
+                (backend(last), BackendHealth { published, answering, ending, failing, ..health(state) })
+            })
+            .collect();
+        view
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_probes_say_there_is_a_way_and_no_dead_one_is_used(history in prop::collection::vec(any_view(), 1..12)) {
+        let mut last: Option<DesiredState> = None;
+        for view in history {
+            let (state, _) = desire(&view, last.as_ref(), &NodeView::default(), &policy());
+            for frontend in &state.frontends {
+                prop_assert!(!frontend.backends.is_empty());
+                prop_assert!(frontend.backends.is_sorted() && frontend.dead.is_sorted());
+                prop_assert!(frontend.dead.iter().all(|b| !frontend.backends.contains(b)));
+                let nobody = frontend.backends.iter().all(|b| {
+                    view.backends.get(b).is_some_and(|h| h.state == State::Down && !h.answering)
+                });
+                prop_assert!(!nobody || frontend.dead.is_empty(), "no flow is ended while all are down");
+            }
+            for published in view.snapshot.frontends.iter().filter(|f| !f.backends.is_empty()) {
+                prop_assert!(state.frontends.iter().any(|f| f.vip == published.vip));
+            }
+            let again = desire(&view, Some(&state), &NodeView::default(), &policy()).0;
+            prop_assert_eq!(&again, &state, "the same view again changes nothing");
+            last = Some(state);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! One commit, and the ends of flows that follow from it, or that cannot wait for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{Reconciler, Views};
+use crate::dataplane::flows::{FlowKiller, KillOrder};
+use crate::dataplane::{Applied, Dataplane, DataplaneError, Host};
+use crate::model::desired::{DesiredState, NodeView, desire};
+use crate::model::health::HealthView;
+use crate::model::types::{Backend, Vip};
+
+/// A commit that takes longer waits for another program's. The clients of a dead backend do not wait with it.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+impl<D: Dataplane, H: Host, F: FlowKiller> Reconciler<D, H, F> {
+    pub(super) async fn commit(
+        &mut self,
+        desired: DesiredState,
+        view: &HealthView,
+        node: &NodeView,
+        later: &mut Views,
+    ) -> Result<(), DataplaneError> {
+        let applied = match self.apply(&desired, node, later).await {
+            Ok(applied) => applied,
+            Err(error) => {
+                self.metrics.commit_failed();
+                self.end_flows(&desired, true);
+                return Err(error);
+            }
+        };
+        self.metrics.committed(applied.took, view.noticed.elapsed());
+        self.ledger.update(&applied.connections_before);
+        // A rehearsal takes no step.
+        if applied.steps > 0 {
+            tracing::info!(
+                generation = view.snapshot.generation,
+                frontends = desired.frontends.len(),
+                backends = desired.frontends.iter().map(|f| f.backends.len()).sum::<usize>(),
+                messages = applied.steps,
+                commit_us = u64::try_from(applied.took.as_micros()).unwrap_or(u64::MAX),
+                "programmed table inet apivip"
+            );
+        }
+        self.applied = Some(Arc::new(desired));
+        Ok(())
+    }
+
+    /// Waits for the commit. If that takes long, flows of those that are dead now, or die meanwhile, are ended without.
+    async fn apply(
+        &mut self,
+        desired: &DesiredState,
+        node: &NodeView,
+        later: &mut Views,
+    ) -> Result<Applied, DataplaneError> {
+        let before = self.applied.clone();
+        let Self { dataplane, flows, ending, policy, .. } = self;
+        let mut apply = std::pin::pin!(dataplane.apply(desired, before.as_deref()));
+        if let Ok(outcome) = timeout(PATIENCE, &mut apply).await {
+            return outcome;
+        }
+        tracing::warn!("another program holds nf_tables: the rules wait for it");
+        order(flows, ending, &desired.dead(), true);
+        let mut watching = true;
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut apply => return outcome,
+                changed = later.changed(), if watching => watching = changed.is_ok(),
+            }
+            if let Some(view) = &*later.borrow_and_update() {
+                order(flows, ending, &desire(view, before.as_deref(), node, policy).0.dead(), true);
+            }
+        }
+    }
+
+    /// Has the flows of `state`'s dead backends ended, each once, and leaves those of others alone from now on.
+    pub(super) fn end_flows(&mut self, state: &DesiredState, own_reset: bool) {
+        let dead = state.dead();
+        for backend in self.ending.keys().filter(|backend| !dead.contains_key(backend)) {
+            self.flows.cancel(*backend);
+        }
+        self.ending.retain(|backend, _| dead.contains_key(backend));
+        order(&mut self.flows, &mut self.ending, &dead, own_reset);
+    }
+}
+
+/// Orders the end of the flows of those that are not in `ending` yet, or are there without a rule and now have one.
+fn order<F: FlowKiller>(
+    flows: &mut F,
+    ending: &mut BTreeMap<Backend, bool>,
+    dead: &BTreeMap<Backend, Vec<Vip>>,
+    own_reset: bool,
+) {
+    for (backend, vips) in dead {
+        let under_way = ending.get(backend).is_some_and(|without_rule| own_reset || !without_rule);
+        if !under_way {
+            ending.insert(*backend, own_reset);
+            flows.start(KillOrder { backend: *backend, vips: vips.clone(), own_reset });
+        }
+    }
+}

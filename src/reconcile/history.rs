@@ -1,0 +1,124 @@
+//! The history of each change of a backend's state, from the first sign to the end of the last flow, told once as one
+//! log event and counted.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::dataplane::flows::KillReport;
+use crate::metrics::{Metrics, Stage};
+use crate::model::health::{BackendHealth, FailReason, HealthView, State};
+use crate::model::types::Backend;
+
+/// A change of state whose consequences are under way.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    from: State,
+    to: State,
+    reason: Option<FailReason>,
+    noticed: Instant,
+    decided: Instant,
+    committed: Option<Instant>,
+}
+
+/// What is known of every backend's changes.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    states: BTreeMap<Backend, State>,
+    pending: BTreeMap<Backend, Change>,
+    deaths: BTreeMap<Backend, Change>,
+}
+
+impl History {
+    /// Takes in what changed since the last view.
+    pub fn look(&mut self, view: &HealthView) {
+        for (backend, health) in &view.backends {
+            let from = self.states.insert(*backend, health.state).unwrap_or(State::Unknown);
+            if from != health.state {
+                self.pending.insert(*backend, change(from, health));
+            }
+        }
+        self.states.retain(|backend, _| view.backends.contains_key(backend));
+    }
+
+    /// The kernel has what follows from the latest view, as of `at`. `dry`: it would have, were this no rehearsal.
+    pub fn committed(&mut self, at: Instant, metrics: &Metrics) {
+        for (backend, mut change) in std::mem::take(&mut self.pending) {
+            change.committed = Some(at);
+            let (decision, commit) = (span(change.noticed, change.decided), span(change.decided, at));
+            metrics.changed(change.to, change.reason);
+            metrics.stage(Stage::Decision, decision);
+            metrics.stage(Stage::Commit, commit);
+            let reason = change.reason.map(FailReason::label);
+            let (decision_ms, commit_ms) = (millis(decision), millis(commit));
+            let (from, to) = (change.from.label(), change.to.label());
+            match change.to {
+                State::Down => {
+                    tracing::warn!(%backend, from, to, reason, decision_ms, commit_ms, "an apiserver does not answer: new connections go to others");
+                    self.deaths.insert(backend, change);
+                }
+                State::Draining => {
+                    tracing::warn!(%backend, from, to, reason, decision_ms, commit_ms, "an apiserver drains: it keeps its connections and gets no new ones");
+                    self.deaths.insert(backend, change);
+                }
+                State::Unknown | State::Up => {
+                    tracing::info!(%backend, from, to, decision_ms, commit_ms, "an apiserver answers and is ready");
+                    self.deaths.remove(&backend);
+                }
+            }
+        }
+    }
+
+    /// The flows of a backend were ended, as far as that was possible.
+    pub fn ended(&mut self, report: &KillReport, metrics: &Metrics) {
+        metrics.flows(report);
+        let death = self.deaths.remove(&report.backend);
+        let between = |from: Option<Instant>, to: Option<Instant>| {
+            from.zip(to).map(|(from, to)| millis(span(from, to)))
+        };
+        let decision_ms = between(death.map(|d| d.noticed), death.map(|d| d.decided));
+        let commit_ms = between(death.map(|d| d.decided), death.and_then(|d| d.committed));
+        let flows_ms = millis(report.last_ended);
+        let remaining: u64 = report.remaining.values().sum();
+        let why: Vec<String> =
+            report.remaining.iter().map(|(why, n)| format!("{n} {}", why.label())).collect();
+        let why = (!why.is_empty()).then(|| why.join(", "));
+        let (to, reason) = (death.map(|d| d.to.label()), death.and_then(|d| d.reason).map(FailReason::label));
+        tracing::info!(
+            backend = %report.backend,
+            to,
+            reason,
+            decision_ms,
+            commit_ms,
+            flows_ms,
+            flows = report.flows,
+            moved = report.syn_sent,
+            sockets = report.sockets,
+            nudges = report.nudged,
+            rounds = report.rounds,
+            remaining,
+            why,
+            cancelled = report.cancelled,
+            degraded = report.degraded,
+            "told the clients of an apiserver that is gone"
+        );
+    }
+}
+
+fn change(from: State, health: &BackendHealth) -> Change {
+    Change {
+        from,
+        to: health.state,
+        reason: health.failing,
+        noticed: health.noticed,
+        decided: health.since,
+        committed: None,
+    }
+}
+
+fn span(from: Instant, to: Instant) -> Duration {
+    to.saturating_duration_since(from)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

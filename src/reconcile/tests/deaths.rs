@@ -1,0 +1,116 @@
+//! What follows when backends die: rules first, then their flows, with or without the help of a rule.
+
+use super::*;
+use crate::dataplane::flows::KillOrder;
+use crate::model::health::{BackendHealth, FailReason, State};
+
+/// Backends 11 to 13, of which these are down.
+fn view(down: &[u8]) -> HealthView {
+    let now = Instant::now();
+    let frontend = Frontend {
+        vip: SocketAddr::from(([10, 96, 0, 1], 443)),
+        port_name: String::new(),
+        affinity: Affinity::None,
+        backends: [11, 12, 13].map(backend).to_vec(),
+    };
+    let snapshot = Snapshot {
+        generation: 1,
+        service: ServiceStatus::Found,
+        frontends: vec![frontend],
+        rejected: BTreeSet::new(),
+    };
+    let health = |last: u8| {
+        let is_down = down.contains(&last);
+        let health = BackendHealth {
+            state: if is_down { State::Down } else { State::Up },
+            since: now,
+            noticed: now,
+            published: true,
+            answering: !is_down,
+            ending: is_down,
+            failing: is_down.then_some(FailReason::Refused),
+            round_trip: None,
+            held_until: None,
+        };
+        (backend(last), health)
+    };
+    HealthView { snapshot: Arc::new(snapshot), noticed: now, backends: [11, 12, 13].map(health).into() }
+}
+
+fn ordered(orders: &[KillOrder]) -> Vec<(Backend, bool)> {
+    orders.iter().map(|order| (order.backend, order.own_reset)).collect()
+}
+
+#[test]
+fn a_dead_backend_leaves_the_rules_and_then_its_flows_are_ended_once() {
+    with_reconciler(async |mut rig| {
+        rig.show(view(&[])).await;
+        assert!(rig.flows.orders().is_empty());
+        rig.show(view(&[13])).await;
+        assert_eq!(rig.backends(), [backend(11), backend(12)]);
+        assert_eq!(rig.kernel.programmed().unwrap().frontends[0].dead, [backend(13)]);
+        assert_eq!(ordered(&rig.flows.orders()), [(backend(13), false)]);
+        assert_eq!(rig.flows.orders()[0].vips, [SocketAddr::from(([10, 96, 0, 1], 443))]);
+        rig.show(view(&[12, 13])).await;
+        assert_eq!(ordered(&rig.flows.orders()), [(backend(13), false), (backend(12), false)]);
+        assert!(rig.flows.finish(backend(13), |report| report.flows = 7));
+        rig.show(view(&[12, 13])).await;
+        let text = rig.metrics.encode(&crate::apiserver::Connection::default(), &BTreeMap::new()).unwrap();
+        assert!(text.contains("apivip_flows_ended_total{method=\"nudge\"} 7"), "{text}");
+        assert!(text.contains("apivip_transitions_total{to=\"down\",reason=\"refused\"} 2"), "{text}");
+    });
+}
+
+#[test]
+fn a_backend_that_is_back_keeps_its_new_flows() {
+    with_reconciler(async |mut rig| {
+        rig.show(view(&[13])).await;
+        assert_eq!(rig.flows.under_way().len(), 1);
+        rig.show(view(&[])).await;
+        assert!(rig.flows.under_way().is_empty());
+        rig.show(view(&[13])).await;
+        assert_eq!(rig.flows.orders().len(), 2, "it died again");
+    });
+}
+
+#[test]
+fn while_all_are_down_nothing_changes() {
+    with_reconciler(async |mut rig| {
+        rig.show(view(&[])).await;
+        rig.show(view(&[11, 12, 13])).await;
+        assert_eq!((rig.backends().len(), rig.kernel.commits()), (3, 1));
+        assert!(rig.flows.orders().is_empty());
+        assert!(rig.reports.borrow().holds[0].to_string().contains("refused"));
+    });
+}
+
+#[test]
+fn clients_are_told_although_the_rules_wait_for_another_program() {
+    with_reconciler(async |mut rig| {
+        rig.show(view(&[])).await;
+        rig.kernel.set_blocked(true);
+        rig.views.send_replace(Some(view(&[13])));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(ordered(&rig.flows.orders()), [(backend(13), true)]);
+        rig.views.send_replace(Some(view(&[12, 13])));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(ordered(&rig.flows.orders()), [(backend(13), true), (backend(12), true)]);
+        rig.kernel.set_blocked(false);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(rig.backends(), [backend(11)]);
+        assert_eq!(ordered(&rig.flows.under_way()), [(backend(13), false), (backend(12), false)]);
+    });
+}
+
+#[test]
+fn clients_are_told_although_the_kernel_refuses_the_rules() {
+    with_reconciler(async |mut rig| {
+        rig.show(view(&[])).await;
+        rig.kernel.set_failing(true);
+        rig.show(view(&[13])).await;
+        assert_eq!(ordered(&rig.flows.orders()), [(backend(13), true)]);
+        rig.kernel.set_failing(false);
+        rig.reports.changed().await.unwrap();
+        assert_eq!(ordered(&rig.flows.under_way()), [(backend(13), false)]);
+    });
+}
