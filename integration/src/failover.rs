@@ -6,6 +6,7 @@ pub mod trial;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,9 @@ use crate::lab::{Lab, addresses};
 use crate::netns::Namespace;
 use crate::sim::clients::timeline::monotonic_us;
 use crate::sim::objects;
+
+/// A second crowd must not read what the first one wrote.
+static CROWDS: AtomicU32 = AtomicU32::new(0);
 
 /// By then the daemon has asked every apiserver, twice where it needs that.
 const PROBED: Duration = Duration::from_millis(1500);
@@ -74,7 +78,8 @@ impl<'lab> Failover<'lab> {
         let targets: Vec<SocketAddr> = expected(self.lab, &[]).into_iter().map(|(vip, _)| vip).collect();
         let mut clients = Vec::new();
         for namespace in from {
-            let name = format!("clients-{}", namespace.name());
+            let number = CROWDS.fetch_add(1, Ordering::Relaxed);
+            let name = format!("clients-{number}-{}", namespace.name());
             let started = Clients::start(namespace, self.lab.dir(), &name, &self.plane, &targets, mix)?;
             clients.push((namespace.name().to_owned(), started));
         }

@@ -6,6 +6,7 @@ pub mod control_plane;
 pub mod daemon;
 pub mod failover;
 pub mod fault;
+pub mod foreign;
 pub mod kubeconfig;
 pub mod lab;
 pub mod load;

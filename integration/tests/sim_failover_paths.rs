@@ -12,6 +12,7 @@ use integration::control_plane::Variant;
 use integration::failover::trial::{TOLD, addresses, lab, leave, mix};
 use integration::failover::{Failover, Outcome};
 use integration::fault::Fault;
+use integration::foreign;
 use integration::lab::{self, Families, Lab, LabOptions, PodAttachment};
 use integration::netns::Namespace;
 use integration::sim::clients::timeline::Kind;
@@ -50,9 +51,13 @@ fn few_challenge_acks_a_second_are_enough() -> Result<()> {
 fn foreign_conntrack_entries_are_left_alone() -> Result<()> {
     let lab = lab(Families::V4)?;
     let mut stage = started(&lab)?;
-    fill_conntrack(&lab, FOREIGN)?;
+    foreign::fill_conntrack(lab.node(), lab.dir(), FOREIGN)?;
     leave(&mut stage, Fault::Unplugged, &[1], &mix())?;
-    let count = lab.node().run("conntrack", &["-L", "-p", "tcp", "--dport", "8080"])?.lines().count();
+    let count = lab
+        .node()
+        .run("conntrack", &["-L", "-p", "tcp", "--dport", &foreign::PORT.to_string()])?
+        .lines()
+        .count();
     ensure!(count == FOREIGN as usize, "{count} of {FOREIGN} foreign entries are left");
     Ok(())
 }
@@ -123,19 +128,4 @@ fn behind(lab: &Lab) -> Result<Namespace> {
         lab::addresses::pod(1, Family::V4)
     ))?;
     Ok(inner)
-}
-
-/// Adds established flows of other pods to other servers.
-fn fill_conntrack(lab: &Lab, count: u32) -> Result<()> {
-    let path = lab.dir().join("conntrack");
-    let mut text = String::new();
-    for i in 0..count {
-        let (port, host) = (1024 + i % 60_000, 2 + i / 60_000);
-        text.push_str(&format!(
-            "-I -p tcp -s 198.51.100.{host} -d 198.51.100.1 --sport {port} --dport 8080 --state ESTABLISHED \
-             --timeout 600 -u ASSURED\n"
-        ));
-    }
-    std::fs::write(&path, text).context("write the foreign flows")?;
-    lab.node().run("conntrack", &["-R", &path.display().to_string()]).map(drop)
 }
