@@ -13,7 +13,7 @@ use crate::command;
 use crate::kubeconfig::{self, Kubeconfig, User};
 use crate::lab::Lab;
 use crate::netns::Namespace;
-use crate::pki::Authority;
+use crate::pki::{Authority, SERVER_NAMES, ServerCertificate, Validity};
 use crate::real::{APIVIP_TOKEN, EndpointsBy, PORT, RealControlPlane, RealOptions};
 use crate::sim::access_log::What;
 use crate::sim::fleet::{Fleet, TOKEN};
@@ -172,6 +172,76 @@ impl<'lab> ControlPlane<'lab> {
                 log.iter().filter(|event| event["userAgent"] == USER_AGENT).map(audited_source).collect()
             }
         }
+    }
+
+    /// The lab that it runs in.
+    pub fn lab(&self) -> &'lab Lab {
+        self.lab
+    }
+
+    /// Kills apiserver `i` with SIGKILL.
+    pub fn kill(&mut self, i: u8) -> Result<()> {
+        match &mut self.plane {
+            Plane::Simulated { fleet, .. } => fleet.kill(i),
+            Plane::Real(real) => real.kill_apiserver(i),
+        }
+    }
+
+    /// Stops apiserver `i` with SIGTERM.
+    pub fn stop(&mut self, i: u8) -> Result<()> {
+        match &mut self.plane {
+            Plane::Simulated { fleet, .. } => fleet.stop(i),
+            Plane::Real(real) => real.stop_apiserver(i),
+        }
+    }
+
+    /// Stops apiserver `i` from running: its sockets stay open and nothing answers.
+    pub fn pause(&mut self, i: u8) -> Result<()> {
+        match &mut self.plane {
+            Plane::Simulated { fleet, .. } => fleet.pause(i),
+            Plane::Real(real) => real.pause_apiserver(i),
+        }
+    }
+
+    /// Lets a paused apiserver run on.
+    pub fn resume(&mut self, i: u8) -> Result<()> {
+        match &mut self.plane {
+            Plane::Simulated { fleet, .. } => fleet.resume(i),
+            Plane::Real(real) => real.resume_apiserver(i),
+        }
+    }
+
+    /// Starts apiserver `i` again after its end and waits until it is ready.
+    pub fn start_again(&mut self, i: u8) -> Result<()> {
+        match &mut self.plane {
+            Plane::Simulated { fleet, authority } => fleet.restart(self.lab, authority, i),
+            Plane::Real(real) => {
+                real.start_apiserver(i)?;
+                real.wait_ready(i)
+            }
+        }
+    }
+
+    /// Makes simulated apiserver `i` show another certificate, signed by `authority` or else by its own, as a
+    /// restart with other files would: its connections end.
+    pub fn show_certificate(&mut self, i: u8, foreign: Option<&Authority>, validity: Validity) -> Result<()> {
+        let addresses: Vec<IpAddr> =
+            self.lab.apiserver_addresses(i).into_iter().chain(self.lab.vips()).collect();
+        let certificate = ServerCertificate { names: &SERVER_NAMES, addresses: &addresses, validity };
+        let Plane::Simulated { fleet, authority } = &self.plane else {
+            bail!("a real apiserver reads its certificate again only once a minute");
+        };
+        let name = format!("apiserver-{i}-{validity:?}{}", if foreign.is_some() { "-foreign" } else { "" });
+        let files = foreign.unwrap_or(authority).server_with(&name, &certificate)?;
+        fleet.on(i, |control| async move {
+            control.certificate(&files).await?;
+            control.reset(false).await
+        })
+    }
+
+    /// Whether it is simulated.
+    pub fn is_simulated(&self) -> bool {
+        matches!(self.plane, Plane::Simulated { .. })
     }
 
     /// The simulated apiservers, for what only they can do.

@@ -158,6 +158,16 @@ impl Lab {
         self.port(i, "up")
     }
 
+    /// Takes the node's own cable out of the switch.
+    pub fn unplug_node(&self) -> Result<()> {
+        self.fabric.ip("link set node down\n")
+    }
+
+    /// Puts it back.
+    pub fn replug_node(&self) -> Result<()> {
+        self.fabric.ip("link set node up\n")
+    }
+
     fn port(&self, i: u8, state: &str) -> Result<()> {
         if i < first_own_apiserver(&self.options) {
             bail!("apiserver {i} runs on the node and has no cable of its own");

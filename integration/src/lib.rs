@@ -1,9 +1,13 @@
 //! The harness that proves apivip from the outside.
 
+pub mod clients;
 pub mod command;
 pub mod control_plane;
 pub mod daemon;
 pub mod flows;
+pub mod failover;
+pub mod fault;
+pub mod foreign;
 pub mod kubeconfig;
 pub mod lab;
 pub mod load;

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use integration::sim::apiserver::{self, Config};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A simulated kube-apiserver for tests.
 #[derive(Parser)]
@@ -40,11 +42,16 @@ struct Arguments {
     /// Answer 404 for discovery.k8s.io/v1, as Kubernetes 1.20 does
     #[arg(long)]
     no_discovery_v1: bool,
+    /// How long to serve on, unready, after SIGTERM
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    shutdown_delay: u64,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    let shutdown_delay = Duration::from_millis(arguments.shutdown_delay);
+    let mut terminate = signal(SignalKind::terminate())?;
     let bound = apiserver::start(Config {
         name: arguments.name,
         listen: arguments.listen,
@@ -59,6 +66,7 @@ async fn main() -> anyhow::Result<()> {
     })
     .await?;
     println!("ready");
-    bound.run().await;
+    terminate.recv().await;
+    bound.shut_down(shutdown_delay).await;
     Ok(())
 }

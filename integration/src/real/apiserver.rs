@@ -142,6 +142,11 @@ impl<'lab> Apiserver<'lab> {
         .into()
     }
 
+    /// The process of the apiserver itself.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Spawned::pid)
+    }
+
     pub(super) fn start(&mut self) -> Result<()> {
         if self.process.is_some() {
             bail!("apiserver {} runs already", self.number);

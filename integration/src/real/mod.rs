@@ -140,6 +140,11 @@ impl<'lab> RealControlPlane<'lab> {
         self.apiserver(i)?.signal(Signal::CONT)
     }
 
+    /// The process of apiserver `i`.
+    pub fn apiserver_pid(&mut self, i: u8) -> Result<u32> {
+        self.apiserver(i)?.pid().with_context(|| format!("apiserver {i} does not run"))
+    }
+
     /// Waits until apiserver `i` answers `/readyz` with 200.
     pub fn wait_ready(&mut self, i: u8) -> Result<()> {
         let client = self.client(i);

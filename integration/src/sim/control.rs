@@ -18,8 +18,10 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::protocol::{
-    Bump, Canned, Changed, Delete, Faults, Hang, Inject, Injected, Injection, Put, Reset, Resource, Stats,
+    Bump, Canned, Certificate, Changed, Delete, Faults, Hang, Inject, Injected, Injection, Put, Reset,
+    Resource, Stats,
 };
+use crate::pki::KeyFiles;
 
 /// The longest that an order may take: the server does nothing slow for any of them.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -132,6 +134,12 @@ impl Control {
     /// Falls silent on every API connection (and echo connection), or speaks again.
     pub async fn hang(&self, on: bool, echo: bool) -> Result<()> {
         self.call::<Hang>(Method::POST, "/hang", &Hang { on, echo }).await.map(drop)
+    }
+
+    /// Shows this certificate from the next handshake on.
+    pub async fn certificate(&self, files: &KeyFiles) -> Result<()> {
+        let order = Certificate { cert: files.certificate.clone(), key: files.key.clone() };
+        self.call::<Certificate>(Method::POST, "/certificate", &order).await.map(drop)
     }
 
     /// What the server counts.

@@ -3,9 +3,11 @@
 //! In: a lab, and which API form it serves. Out: a [`Fleet`] that stores objects in all of its servers, and tells what
 //! each of them saw. Its methods block, so that a scenario reads from top to bottom.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -30,6 +32,12 @@ pub const ECHO_SERVICE_PORT: u16 = 7;
 /// What a client shows to be let in.
 pub const TOKEN: &str = "lab-token";
 
+/// How long a server serves on, unready, after SIGTERM.
+const SHUTDOWN_DELAY_MS: &str = "500";
+
+/// Above the versions of all servers that ran on.
+const RESTARTED_AT: u64 = 1_000_000;
+
 /// Longest until a server answers. It usually takes some ten milliseconds.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -37,6 +45,9 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Fleet {
     servers: Vec<Server>,
+    slices: bool,
+    /// What was stored, by kind and name, for servers that start again.
+    stored: Mutex<BTreeMap<(String, String), Value>>,
     runtime: Runtime,
 }
 
@@ -54,7 +65,8 @@ impl Fleet {
     pub fn start(lab: &Lab, authority: &Authority, slices: bool) -> Result<Self> {
         let numbers = 1..=lab.options().apiservers;
         let servers = numbers.map(|i| server(lab, authority, i, slices)).collect::<Result<_>>()?;
-        let fleet = Self { servers, runtime: Runtime::new().context("start the runtime")? };
+        let runtime = Runtime::new().context("start the runtime")?;
+        let fleet = Self { servers, slices, stored: Mutex::default(), runtime };
         for server in &fleet.servers {
             fleet.runtime.block_on(server.control.wait_ready(START_LIMIT))?;
         }
@@ -69,6 +81,7 @@ impl Fleet {
 
     /// Deletes the Service.
     pub fn delete_service(&self) -> Result<()> {
+        self.stored().retain(|(kind, _), _| kind != "Service");
         self.on_all(|control| async move {
             control.delete(Resource::Services, objects::NAMESPACE, objects::SERVICE, None).await.map(drop)
         })
@@ -85,6 +98,9 @@ impl Fleet {
 
     /// Stores an object in every server.
     pub fn put(&self, object: &Value) -> Result<()> {
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let key = (word(&object["kind"]), word(&object["metadata"]["name"]));
+        self.stored().insert(key, object.clone());
         self.on_all(|control| async move { control.put(object, None).await.map(drop) })
     }
 
@@ -114,11 +130,49 @@ impl Fleet {
         self.signal(i, Signal::KILL)
     }
 
+    /// Lets a paused server run on. It has missed what was stored meanwhile.
+    pub fn resume(&mut self, i: u8) -> Result<()> {
+        self.signal(i, Signal::CONT)?;
+        self.server_mut(i)?.takes_orders = true;
+        Ok(())
+    }
+
+    /// Stops server `i` as an operator does, with SIGTERM.
+    pub fn stop(&mut self, i: u8) -> Result<()> {
+        self.signal(i, Signal::TERM)
+    }
+
+    /// Starts server `i` again after its end, with everything that was stored, and waits until it answers.
+    pub fn restart(&mut self, lab: &Lab, authority: &Authority, i: u8) -> Result<()> {
+        let slices = self.slices;
+        let old = self.server_mut(i)?;
+        old.process.wait(START_LIMIT)?;
+        *old = server(lab, authority, i, slices)?;
+        let control = old.control.clone();
+        self.runtime.block_on(control.wait_ready(START_LIMIT))?;
+        let objects: Vec<Value> = self.stored().values().cloned().collect();
+        self.runtime.block_on(async {
+            for object in &objects {
+                control.put(object, None).await?;
+            }
+            // A client that comes from another server asks for a version that this one must know.
+            control.bump(Some(RESTARTED_AT)).await.map(drop)
+        })
+    }
+
+    fn stored(&self) -> MutexGuard<'_, BTreeMap<(String, String), Value>> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn signal(&mut self, i: u8, signal: Signal) -> Result<()> {
-        let server = usize::from(i).checked_sub(1).and_then(|index| self.servers.get_mut(index));
-        let server = server.with_context(|| format!("there is no apiserver {i}"))?;
+        let server = self.server_mut(i)?;
         server.takes_orders = false;
         server.process.signal(signal)
+    }
+
+    fn server_mut(&mut self, i: u8) -> Result<&mut Server> {
+        let server = usize::from(i).checked_sub(1).and_then(|index| self.servers.get_mut(index));
+        server.with_context(|| format!("there is no apiserver {i}"))
     }
 
     fn server(&self, i: u8) -> Result<&Server> {
@@ -141,6 +195,7 @@ fn server(lab: &Lab, authority: &Authority, i: u8, slices: bool) -> Result<Serve
     let (control, access_log) = (file("sock"), file("access"));
     let mut command = lab.apiserver(i).command(command::program("sim-apiserver")?);
     command.args(["--name", &format!("apiserver-{i}"), "--token", TOKEN]);
+    command.args(["--shutdown-delay", SHUTDOWN_DELAY_MS]);
     for address in own {
         command.arg("--listen").arg(SocketAddr::new(address, API_PORT).to_string());
         command.arg("--echo").arg(SocketAddr::new(address, ECHO_PORT).to_string());

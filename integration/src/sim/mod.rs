@@ -6,6 +6,7 @@
 pub mod access_log;
 pub mod apiserver;
 pub mod body;
+pub mod clients;
 pub mod control;
 pub mod fleet;
 pub mod https;

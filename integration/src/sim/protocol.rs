@@ -3,6 +3,7 @@
 //! Shared by the server that takes them and the client in [`super::control`]: JSON over HTTP/1.1 on a unix socket.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -115,6 +116,8 @@ pub struct Faults {
     pub expired: ExpiredForm,
     /// Time between bookmarks in milliseconds; a real server sends one about every minute.
     pub bookmark_ms: u64,
+    /// Whether HTTP/1.1 connections opened from now on go on after the client has said that it sends no more.
+    pub half_close: bool,
 }
 
 impl Default for Faults {
@@ -127,6 +130,7 @@ impl Default for Faults {
             anonymous_health: true,
             expired: ExpiredForm::Event,
             bookmark_ms: 60_000,
+            half_close: false,
         }
     }
 }
@@ -181,6 +185,15 @@ pub struct Reset {
     pub echo: bool,
 }
 
+/// `POST /certificate`: the certificate of every later handshake.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Its chain, a PEM file.
+    pub cert: PathBuf,
+    /// Its key, a PEM file.
+    pub key: PathBuf,
+}
+
 /// `GET /stats`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Stats {
@@ -194,6 +207,8 @@ pub struct Stats {
     pub connections: Opened,
     /// Echo connections open now, and accepted since the start.
     pub echo: Opened,
+    /// TLS handshakes that were completed.
+    pub tls_done: u64,
     /// TLS handshakes that failed.
     pub tls_failed: u64,
     /// The open watches.

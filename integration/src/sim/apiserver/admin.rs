@@ -19,7 +19,10 @@ use tokio::net::UnixListener;
 
 use super::state::State;
 use super::store::Key;
-use crate::sim::protocol::{Bump, Changed, Delete, Faults, Hang, Inject, Injected, Put, Reset, Stats};
+use crate::sim::protocol::{
+    Bump, Certificate, Changed, Delete, Faults, Hang, Inject, Injected, Put, Reset, Stats,
+};
+use crate::tls;
 
 /// An order that cannot be carried out: answered as 400 with this sentence.
 struct Refused(String);
@@ -78,6 +81,7 @@ fn dispatch(state: &State, method: &Method, path: &str, body: &[u8]) -> Result<V
         }
         ("POST", "/hang") => hang(state, parse(body)?),
         ("POST", "/reset") => reset(state, parse(body)?),
+        ("POST", "/certificate") => certificate(state, parse(body)?),
         ("GET", "/stats") => json(&stats(state)),
         (method, path) => Err(Refused(format!("unknown order {method} {path}"))),
     }
@@ -106,6 +110,13 @@ fn reset(state: &State, reset: Reset) -> Result<Vec<u8>, Refused> {
     json(&reset)
 }
 
+fn certificate(state: &State, files: Certificate) -> Result<Vec<u8>, Refused> {
+    let loaded =
+        tls::server_config(&files.cert, &files.key, state.client_ca.as_deref(), tls::ALPN_H2_AND_HTTP1);
+    state.show(loaded.map_err(|error| Refused(format!("{error:#}")))?);
+    json(&files)
+}
+
 fn stats(state: &State) -> Stats {
     let (resource_version, objects) = {
         let store = state.store();
@@ -117,6 +128,7 @@ fn stats(state: &State) -> Stats {
         objects,
         connections: state.api.opened(),
         echo: state.echo.opened(),
+        tls_done: state.tls_done.load(Ordering::Relaxed),
         tls_failed: state.tls_failed.load(Ordering::Relaxed),
         watches: state.watches.list(),
         requests: state.request_counts(),

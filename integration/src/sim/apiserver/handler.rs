@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
@@ -19,6 +20,9 @@ use super::watch;
 use crate::sim::access_log::What;
 use crate::sim::body::{AnswerBody, full};
 use crate::sim::protocol::{Canned, Faults};
+
+/// A real one is some times as long.
+const OPENAPI_BYTES: usize = 1 << 18;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -49,6 +53,9 @@ pub(super) async fn handle(
         tokio::time::sleep(Duration::from_millis(faults.delay_ms)).await;
     }
     let identity = identify(&state, connection, request.headers());
+    if what == Route::Review && identity == Identity::Known {
+        return Ok(reviewed(request.into_body()).await);
+    }
     Ok(answer(&state, connection, &request, what, identity, &faults))
 }
 
@@ -71,11 +78,12 @@ fn answer(
         Route::Ready => health("readyz", faults.readyz),
         Route::Live => health("livez", faults.livez),
         Route::Version => version(state.slices_v1),
+        Route::OpenApi => full(StatusCode::OK, JSON, vec![b' '; OPENAPI_BYTES]),
         Route::Bad(message) => status::answer(400, &message, Value::Null),
         Route::NotAllowed => {
             status::answer(405, "the server does not allow this method on the resource", Value::Null)
         }
-        Route::Unknown => full(StatusCode::NOT_FOUND, TEXT, "404 page not found\n"),
+        Route::Unknown | Route::Review => full(StatusCode::NOT_FOUND, TEXT, "404 page not found\n"),
         Route::Resource(resource) => match resource.verb {
             Verb::Get => object(state, &resource),
             Verb::List => list(state, &resource),
@@ -131,6 +139,17 @@ fn health(check: &str, code: u16) -> Answer {
         false => format!("[+]ping ok\n[-]etcd failed: reason withheld\n{check} check failed\n"),
     };
     full(status, TEXT, body)
+}
+
+/// Reads the whole review, however long it is, and says yes.
+async fn reviewed(mut body: Incoming) -> Answer {
+    while let Some(frame) = body.frame().await {
+        if frame.is_err() {
+            return status::answer(400, "the body ends too early", Value::Null);
+        }
+    }
+    let body = json!({"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "status": {"allowed": true}});
+    full(StatusCode::CREATED, JSON, body.to_string())
 }
 
 fn version(slices_v1: bool) -> Answer {

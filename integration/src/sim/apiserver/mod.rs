@@ -21,6 +21,7 @@ mod watches;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::net::UnixListener;
@@ -30,6 +31,9 @@ use super::access_log::AccessLog;
 use super::listen;
 use crate::tls;
 use state::State;
+
+/// How long requests under way may take once the server has stopped to accept.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 /// What a simulated apiserver is started with.
 #[derive(Clone, Debug, Default)]
@@ -67,9 +71,16 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Serves until the process ends.
-    pub async fn run(mut self) {
-        while self.tasks.join_next().await.is_some() {}
+    /// Ends as a kube-apiserver does: unready for `delay` while it serves on, then no more connections, GOAWAY to
+    /// those that speak HTTP/2, and the requests under way are waited for, watches not for ever.
+    pub async fn shut_down(self, delay: Duration) {
+        self.state.faults.send_modify(|faults| faults.readyz = 500);
+        tokio::time::sleep(delay).await;
+        self.state.closing.send_replace(true);
+        let deadline = Instant::now() + SHUTDOWN_GRACE;
+        while self.state.api.opened().open > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
@@ -86,13 +97,13 @@ pub async fn start(config: Config) -> Result<Bound> {
     let tls =
         tls::server_config(&config.cert, &config.key, config.client_ca.as_deref(), tls::ALPN_H2_AND_HTTP1)?;
     let log = AccessLog::open(&config.name, config.access_log.as_deref())?;
-    let state = Arc::new(State::new(&config, log));
+    let state = Arc::new(State::new(&config, tls, log));
     let mut tasks = JoinSet::new();
     let mut api = Vec::new();
     for addr in &config.listen {
         let listener = listen::bind(*addr)?;
         api.push(listener.local_addr()?);
-        tasks.spawn(server::serve(listener, tls.clone(), state.clone()));
+        tasks.spawn(server::serve(listener, state.clone()));
     }
     let mut echo = Vec::new();
     for addr in &config.echo {

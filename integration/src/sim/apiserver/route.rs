@@ -8,6 +8,9 @@ use super::selector::Selector;
 use super::store::Scope;
 use crate::sim::protocol::Resource;
 
+/// Where SelfSubjectAccessReviews are posted.
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -17,6 +20,10 @@ pub enum Route {
     Live,
     /// `/version`.
     Version,
+    /// `/openapi/v2`, the largest thing that anybody may read.
+    OpenApi,
+    /// A SelfSubjectAccessReview, which anybody may post.
+    Review,
     /// Objects.
     Resource(Box<ResourceRequest>),
     /// A selector or number that cannot be read, with the server's sentence.
@@ -127,6 +134,8 @@ pub fn route(method: &Method, path: &str, query: &str, slices_v1: bool) -> Route
         "/readyz" => return Route::Ready,
         "/livez" | "/healthz" => return Route::Live,
         "/version" => return Route::Version,
+        "/openapi/v2" => return Route::OpenApi,
+        REVIEWS if method == Method::POST => return Route::Review,
         _ => {}
     }
     let Some((resource, namespace, name)) = resource_path(path, slices_v1) else { return Route::Unknown };

@@ -3,13 +3,13 @@
 //! In: TCP connections. Out: requests for [`super::handler`], each with what is known of its connection.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -28,13 +28,16 @@ pub(super) struct Connection {
     pub(super) certified: bool,
 }
 
-/// Serves one listener for ever.
-pub(super) async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, state: Arc<State>) {
-    let acceptor = TlsAcceptor::from(tls);
-    listen::accept_each(listener, |stream, peer| accepted(stream, peer, &acceptor, &state)).await;
+/// Serves one listener until the server shuts down.
+pub(super) async fn serve(listener: TcpListener, state: Arc<State>) {
+    let mut closing = state.closing.subscribe();
+    tokio::select! {
+        () = listen::accept_each(listener, |stream, peer| accepted(stream, peer, &state)) => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
 }
 
-fn accepted(stream: TcpStream, peer: SocketAddr, acceptor: &TlsAcceptor, state: &Arc<State>) {
+fn accepted(stream: TcpStream, peer: SocketAddr, state: &Arc<State>) {
     let Ok(local) = stream.local_addr() else { return };
     // Small records must leave at once; it fails only when the peer has already reset the connection.
     let _ = stream.set_nodelay(true);
@@ -42,23 +45,32 @@ fn accepted(stream: TcpStream, peer: SocketAddr, acceptor: &TlsAcceptor, state: 
     let Some(stream) = state.api.admit(stream) else { return };
     let reset = stream.reset_signal();
     let connection = Connection { peer, local, certified: false };
-    let (acceptor, state) = (acceptor.clone(), state.clone());
+    let state = state.clone();
     tokio::spawn(async move {
         tokio::select! {
-            () = serve_connection(stream, connection, acceptor, state) => {}
+            () = serve_connection(stream, connection, state) => {}
             () = reset.told() => {}
         }
     });
 }
 
-async fn serve_connection(stream: Gated, connection: Connection, acceptor: TlsAcceptor, state: Arc<State>) {
-    let Ok(stream) = acceptor.accept(stream).await else {
+async fn serve_connection(stream: Gated, connection: Connection, state: Arc<State>) {
+    let Ok(stream) = TlsAcceptor::from(state.tls()).accept(stream).await else {
         state.tls_failed.fetch_add(1, Ordering::Relaxed);
         return;
     };
+    state.tls_done.fetch_add(1, Ordering::Relaxed);
     let certified = stream.get_ref().1.peer_certificates().is_some();
     let connection = Connection { certified, ..connection };
     let service = service_fn(|request| handler::handle(state.clone(), connection, request));
-    // A client that goes away in the middle is its own business.
-    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().half_close(state.faults.borrow().half_close);
+    let mut closing = state.closing.subscribe();
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        // A client that goes away in the middle is its own business.
+        _ = served.as_mut() => return,
+        _ = closing.wait_for(|closing| *closing) => served.as_mut().graceful_shutdown(),
+    }
+    let _ = served.await;
 }

@@ -3,9 +3,11 @@
 //! In: changes from the control socket and counts from the handlers. Out: the store and faults as they are now.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustls::ServerConfig;
 use tokio::sync::watch;
 
 use super::Config;
@@ -24,34 +26,54 @@ pub(super) struct State {
     pub(super) slices_v1: bool,
     /// Accepted bearer tokens; `None` when nobody is asked for credentials.
     pub(super) tokens: Option<Vec<String>>,
+    /// Who signs client certificates.
+    pub(super) client_ca: Option<PathBuf>,
     pub(super) api: Arc<Connections>,
     pub(super) echo: Arc<Connections>,
+    pub(super) tls_done: AtomicU64,
     pub(super) tls_failed: AtomicU64,
+    /// Turns true when the server takes no more connections and ends those that it has.
+    pub(super) closing: watch::Sender<bool>,
     pub(super) watches: Arc<Watches>,
     pub(super) log: AccessLog,
     pub(super) faults: watch::Sender<Faults>,
+    tls: Mutex<Arc<ServerConfig>>,
     store: Mutex<Store>,
     changed: watch::Sender<u64>,
     requests: Mutex<BTreeMap<(String, String), u64>>,
 }
 
 impl State {
-    pub(super) fn new(config: &Config, log: AccessLog) -> Self {
+    pub(super) fn new(config: &Config, tls: Arc<ServerConfig>, log: AccessLog) -> Self {
         let asks = config.client_ca.is_some() || !config.tokens.is_empty();
         Self {
             name: config.name.clone(),
             slices_v1: !config.no_discovery_v1,
             tokens: asks.then(|| config.tokens.clone()),
+            client_ca: config.client_ca.clone(),
             api: Arc::default(),
             echo: Arc::default(),
+            tls_done: AtomicU64::new(0),
             tls_failed: AtomicU64::new(0),
+            closing: watch::Sender::new(false),
             watches: Arc::default(),
             log,
             faults: watch::Sender::new(Faults::default()),
+            tls: Mutex::new(tls),
             store: Mutex::default(),
             changed: watch::Sender::new(0),
             requests: Mutex::default(),
         }
+    }
+
+    /// What the next handshake is done with.
+    pub(super) fn tls(&self) -> Arc<ServerConfig> {
+        self.tls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Shows another certificate from the next handshake on.
+    pub(super) fn show(&self, tls: Arc<ServerConfig>) {
+        *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = tls;
     }
 
     /// Reads the store.

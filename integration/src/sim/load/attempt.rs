@@ -31,7 +31,7 @@ impl Attempt {
         let action = match &config.kind {
             Kind::Tcp => Action::Tcp,
             Kind::Echo => Action::Echo,
-            Kind::Tls(kind) => Action::Https(HttpsGet::new(kind)?),
+            Kind::Tls(kind) => Action::Https(HttpsGet::new(kind, "/readyz")?),
         };
         Ok(Self { config, recorder, action })
     }

@@ -18,7 +18,7 @@ use super::recorder::Trial;
 const IN_PROGRESS: i32 = 115;
 
 /// Connects and notes in `trial` from where and how long it took.
-pub(super) async fn dial(trial: &mut Trial, source: Option<IpAddr>) -> Result<TcpStream, Failure> {
+pub(crate) async fn dial(trial: &mut Trial, source: Option<IpAddr>) -> Result<TcpStream, Failure> {
     let failed = |error: io::Error| Failure::io("connect", &error);
     let stream = begin(trial.target, source).map_err(failed)?;
     // Read at once: after a reset the kernel no longer tells it.

@@ -28,22 +28,22 @@ pub enum Reason {
 
 /// A failed attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) reason: Reason,
-    pub(super) detail: String,
+pub(crate) struct Failure {
+    pub(crate) reason: Reason,
+    pub(crate) detail: String,
 }
 
 impl Failure {
-    pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
 
     /// The error of a system call while doing `action`.
-    pub(super) fn io(action: &str, error: &io::Error) -> Self {
+    pub(crate) fn io(action: &str, error: &io::Error) -> Self {
         Self::new(reason(error), format!("{action}: {error}"))
     }
 
-    pub(super) fn timeout(action: &str) -> Self {
+    pub(crate) fn timeout(action: &str) -> Self {
         Self::new(Reason::Timeout, format!("{action}: no answer in time"))
     }
 }

@@ -1,4 +1,4 @@
-//! One `GET /readyz` over TLS, as small as a client can make it.
+//! One GET over TLS, as small as a client can make it.
 //!
 //! In: a connected stream and TLS settings. Out: success only for a complete answer with status 200 from a server
 //! whose certificate was verified.
@@ -21,14 +21,14 @@ use crate::tls;
 const MAX_ANSWER: u64 = 64 * 1024;
 
 /// Prepared once, used by every attempt.
-pub(super) struct HttpsGet {
+pub(crate) struct HttpsGet {
     config: Arc<ClientConfig>,
     server_name: ServerName<'static>,
     request: String,
 }
 
 impl HttpsGet {
-    pub(super) fn new(kind: &TlsKind) -> Result<Self> {
+    pub(crate) fn new(kind: &TlsKind, path: &str) -> Result<Self> {
         let mut config = Arc::unwrap_or_clone(tls::client_config(&kind.ca, &[b"http/1.1"])?);
         // Every attempt has to see the certificate: a resumed session would not.
         config.resumption = rustls::client::Resumption::disabled();
@@ -36,14 +36,14 @@ impl HttpsGet {
             .with_context(|| format!("server name {:?}", kind.server_name))?;
         let token = kind.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n"));
         let request = format!(
-            "GET /readyz HTTP/1.1\r\nHost: {}\r\nUser-Agent: load\r\nConnection: close\r\n{}\r\n",
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: load\r\nConnection: close\r\n{}\r\n",
             kind.server_name,
             token.unwrap_or_default()
         );
         Ok(Self { config: Arc::new(config), server_name, request })
     }
 
-    pub(super) async fn get(&self, stream: TcpStream) -> Result<(), Failure> {
+    pub(crate) async fn get(&self, stream: TcpStream) -> Result<(), Failure> {
         let connector = TlsConnector::from(self.config.clone());
         let mut stream = connector
             .connect(self.server_name.clone(), stream)
@@ -56,7 +56,7 @@ impl HttpsGet {
             (&mut stream).take(MAX_ANSWER).read_to_end(&mut answer).await?;
             io::Result::Ok(answer)
         };
-        let answer = answer.await.map_err(|error| Failure::io("GET /readyz", &error))?;
+        let answer = answer.await.map_err(|error| Failure::io("GET", &error))?;
         check(&answer).map_err(|detail| Failure::new(Reason::WrongAnswer, detail))
     }
 }

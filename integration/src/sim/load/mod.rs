@@ -8,13 +8,13 @@ pub mod config;
 pub mod report;
 
 mod attempt;
-mod dial;
+pub(crate) mod dial;
 mod echo;
 mod established;
-mod failure;
+pub(crate) mod failure;
 mod histogram;
-mod https_get;
-mod recorder;
+pub(crate) mod https_get;
+pub(crate) mod recorder;
 mod schedule;
 
 use std::future::Future;

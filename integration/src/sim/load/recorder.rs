@@ -24,11 +24,11 @@ pub(super) struct Recorder {
 }
 
 /// An attempt under way, and what is known of it so far.
-pub(super) struct Trial {
-    pub(super) began: Instant,
-    pub(super) target: SocketAddr,
-    pub(super) local: Option<SocketAddr>,
-    pub(super) connected_after: Duration,
+pub(crate) struct Trial {
+    pub(crate) began: Instant,
+    pub(crate) target: SocketAddr,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) connected_after: Duration,
 }
 
 struct Counts {
@@ -38,7 +38,7 @@ struct Counts {
 }
 
 impl Trial {
-    pub(super) fn new(target: SocketAddr) -> Self {
+    pub(crate) fn new(target: SocketAddr) -> Self {
         Self { began: Instant::now(), target, local: None, connected_after: Duration::ZERO }
     }
 }

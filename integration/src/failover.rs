@@ -1,0 +1,231 @@
+//! A failover as clients live through it: a crowd of them in a pod and on the node, a fault, and the verdict.
+//! In: a control plane, a daemon's options, a [`Mix`]. Out: an [`Outcome`] that says who failed and who was told.
+
+mod outcome;
+pub mod trial;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use apivip::model::types::Family;
+
+pub use outcome::{Outcome, Told};
+
+use crate::clients::{Clients, Mix};
+use crate::control_plane::{ControlPlane, SERVICE_PORT, Variant};
+use crate::daemon::{Daemon, DaemonOptions};
+use crate::fault::{Fault, Inflicted};
+use crate::lab::{Lab, addresses};
+use crate::netns::Namespace;
+use crate::sim::clients::timeline::monotonic_us;
+use crate::sim::objects;
+
+/// A second crowd must not read what the first one wrote.
+static CROWDS: AtomicU32 = AtomicU32::new(0);
+
+/// By then the daemon has asked every apiserver, twice where it needs that.
+const PROBED: Duration = Duration::from_millis(1500);
+
+/// A control plane and the daemon that stands between it and the clients.
+#[derive(Debug)]
+pub struct Failover<'lab> {
+    /// The lab.
+    pub lab: &'lab Lab,
+    /// The apiservers.
+    pub plane: ControlPlane<'lab>,
+    /// The daemon under test.
+    pub daemon: Daemon,
+}
+
+/// Clients of the virtual IP, and to which apiserver the node leads each of them.
+#[derive(Debug)]
+pub struct Crowd {
+    clients: Vec<(String, Clients)>,
+    led_to: BTreeMap<SocketAddr, SocketAddr>,
+    fault_us: u64,
+}
+
+impl<'lab> Failover<'lab> {
+    /// Starts a control plane that publishes these apiservers for the Service with nothing but its port `https`, and
+    /// a daemon with these arguments.
+    pub fn start(lab: &'lab Lab, variant: Variant, published: &[u8], arguments: &[&str]) -> Result<Self> {
+        let mut plane = ControlPlane::start(lab, variant)?;
+        if plane.is_simulated() {
+            let ports = [objects::Port::new("https", SERVICE_PORT)];
+            let fleet = plane.fleet()?;
+            fleet.put(&objects::service(&lab.vips(), &ports, false))?;
+            fleet.on_all(|control| async move { control.adjust(|faults| faults.half_close = true).await })?;
+        } else {
+            plane.put_service(&lab.vips(), false)?;
+        }
+        plane.publish_apiservers(published)?;
+        let mut options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
+        options.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
+        for (vip, backends) in expected(lab, published) {
+            daemon.wait_for_backends(vip, &backends)?;
+        }
+        thread::sleep(PROBED);
+        Ok(Self { lab, plane, daemon })
+    }
+
+    /// Starts clients of every family's virtual IP in each of these namespaces.
+    pub fn crowd(&self, from: &[&Namespace], mix: &Mix) -> Result<Crowd> {
+        let targets: Vec<SocketAddr> = expected(self.lab, &[]).into_iter().map(|(vip, _)| vip).collect();
+        let mut clients = Vec::new();
+        for namespace in from {
+            let number = CROWDS.fetch_add(1, Ordering::Relaxed);
+            let name = format!("clients-{number}-{}", namespace.name());
+            let started = Clients::start(namespace, self.lab.dir(), &name, &self.plane, &targets, mix)?;
+            clients.push((namespace.name().to_owned(), started));
+        }
+        Ok(Crowd { clients, led_to: translations(self.lab)?, fault_us: monotonic_us() })
+    }
+
+    /// Starts clients of every kind in pod 1 and on the node.
+    pub fn everybody(&self, mix: &Mix) -> Result<Crowd> {
+        self.crowd(&[self.lab.pod(1), self.lab.node()], mix)
+    }
+
+    /// Lets it happen, and notes when.
+    pub fn inflict(&mut self, crowd: &mut Crowd, fault: Fault, numbers: &[u8]) -> Result<Inflicted> {
+        crowd.fault_us = monotonic_us();
+        fault.inflict(&mut self.plane, numbers)
+    }
+
+    /// The number of the apiserver that the daemon's watch hangs on.
+    pub fn watched(&mut self) -> Result<u8> {
+        let synced = |status: &serde_json::Value| status["api"]["state"] == "synced";
+        let status = self.daemon.wait_for_status("the API in sync", Duration::from_secs(30), synced)?;
+        let address = status["api"]["address"].as_str().context("no address in the status")?;
+        let address: SocketAddr = address.parse().context("parse the address of the watched apiserver")?;
+        let number =
+            (1..=self.lab.options().apiservers).find(|i| self.plane.apiservers(*i).contains(&address));
+        number.with_context(|| format!("{address} is no apiserver"))
+    }
+
+    /// Fails unless exactly these apiservers serve every virtual IP now.
+    pub fn expect_backends(&self, what: &str, numbers: &[u8]) -> Result<()> {
+        let status = self.daemon.status()?;
+        for (vip, mut backends) in expected(self.lab, numbers) {
+            backends.sort();
+            let found = crate::daemon::backends_of(&status, vip);
+            ensure!(found == backends, "{what}: {vip} is served by {found:?} instead of {backends:?}");
+        }
+        Ok(())
+    }
+
+    /// Waits until exactly these apiservers serve every virtual IP.
+    pub fn wait_for_backends(&mut self, numbers: &[u8]) -> Result<()> {
+        for (vip, backends) in expected(self.lab, numbers) {
+            self.daemon.wait_for_backends(vip, &backends)?;
+        }
+        Ok(())
+    }
+}
+
+impl Crowd {
+    /// When the last fault happened, by [`monotonic_us`].
+    pub fn fault_us(&self) -> u64 {
+        self.fault_us
+    }
+
+    /// Clients that the node knows by the address `outer`, because something hides them behind it, are known here by
+    /// `inner`; their ports are the same.
+    pub fn hidden(&mut self, inner: IpAddr, outer: IpAddr) {
+        let led_to = std::mem::take(&mut self.led_to).into_iter();
+        let named = |client: SocketAddr| match client.ip() == outer {
+            true => SocketAddr::new(inner, client.port()),
+            false => client,
+        };
+        self.led_to = led_to.map(|(client, backend)| (named(client), backend)).collect();
+    }
+
+    /// How many long-lived connections lead to one of these addresses.
+    pub fn flows_to(&self, dead: &[IpAddr]) -> usize {
+        self.led_to.values().filter(|backend| dead.contains(&backend.ip())).count()
+    }
+
+    /// Waits until every long-lived connection to one of these addresses has ended at its client.
+    pub fn wait_told(&self, dead: &[IpAddr], limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        let concerned = self.led_to.iter().filter(|(_, backend)| dead.contains(&backend.ip()));
+        let concerned: Vec<SocketAddr> = concerned.map(|(client, _)| *client).collect();
+        loop {
+            let mut left = concerned.clone();
+            for (_, clients) in &self.clients {
+                let ended = clients.ended()?;
+                left.retain(|client| !ended.iter().any(|connection| connection.local == Some(*client)));
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let shown = &left[..left.len().min(10)];
+                bail!(
+                    "{} of {} connections to {dead:?} were not told within {limit:?}, for instance {shown:?}",
+                    left.len(),
+                    concerned.len()
+                );
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Ends the clients and returns what they saw.
+    pub fn finish(mut self) -> Result<Outcome> {
+        for (_, clients) in &mut self.clients {
+            clients.stop()?;
+        }
+        let finished = self.clients.into_iter().map(|(name, clients)| Ok((name, clients.finish()?)));
+        Ok(Outcome::new(finished.collect::<Result<_>>()?, self.led_to, self.fault_us))
+    }
+}
+
+/// Every virtual IP with its port, and the backends that these apiservers are for it.
+fn expected(lab: &Lab, numbers: &[u8]) -> Vec<(SocketAddr, Vec<SocketAddr>)> {
+    let of = |family: Family| {
+        let backend = |i: &u8| SocketAddr::new(lab.apiserver_address(*i, family), crate::real::PORT);
+        (SocketAddr::new(addresses::vip(family), SERVICE_PORT), numbers.iter().map(backend).collect())
+    };
+    lab.families().iter().copied().map(of).collect()
+}
+
+/// Which backend the node leads each connection to a virtual IP to, by the client's address.
+pub fn translations(lab: &Lab) -> Result<BTreeMap<SocketAddr, SocketAddr>> {
+    let mut found = BTreeMap::new();
+    for family in lab.families() {
+        let name = if *family == Family::V4 { "ipv4" } else { "ipv6" };
+        let vip = addresses::vip(*family).to_string();
+        let arguments = ["-L", "-f", name, "-p", "tcp", "--orig-dst", &vip];
+        let listed = lab.node().run("conntrack", &arguments)?;
+        found.extend(listed.lines().filter_map(translation));
+    }
+    Ok(found)
+}
+
+/// Reads `tcp 6 299 ESTABLISHED src=… dst=… sport=… dport=… src=… dst=… sport=… dport=… …`.
+fn translation(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let all = |key: &str| line.split(' ').filter_map(|word| word.strip_prefix(key)).collect::<Vec<_>>();
+    let (sources, ports) = (all("src="), all("sport="));
+    let end = |i: usize| Some(SocketAddr::new(sources.get(i)?.parse().ok()?, ports.get(i)?.parse().ok()?));
+    Some((end(0)?, end(1)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conntrack_is_read() {
+        let line = "tcp      6 431999 ESTABLISHED src=10.244.0.11 dst=10.96.0.1 sport=40000 dport=443 \
+                    src=192.0.2.12 dst=10.244.0.11 sport=6443 dport=40000 [ASSURED] mark=0 use=1";
+        let expected = ("10.244.0.11:40000".parse().unwrap(), "192.0.2.12:6443".parse().unwrap());
+        assert_eq!(translation(line), Some(expected));
+        assert_eq!(translation("conntrack v1.4.7"), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! The verdict over a failover, from the clients' histories. Pure.
+//! In: timelines, and which connection led where. Out: counts and times relative to the fault, or an error that names
+//! the first connections that should not have ended as they did.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Result, ensure};
+
+use crate::sim::clients::timeline::{Connection, End, Kind, Reason, Timeline};
+
+/// Connections that an error shows.
+const SHOWN: usize = 8;
+
+/// What a crowd saw.
+#[derive(Debug)]
+pub struct Outcome {
+    timelines: Vec<(String, Timeline)>,
+    led_to: BTreeMap<SocketAddr, SocketAddr>,
+    fault_us: u64,
+}
+
+/// What became of the long-lived connections to some apiservers. Times are milliseconds after the fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// How many there were.
+    pub flows: usize,
+    /// How many of them ended after the fault, at their client.
+    pub told: usize,
+    /// The first end.
+    pub first_ms: u64,
+    /// The last.
+    pub last_ms: u64,
+}
+
+impl Outcome {
+    pub(super) fn new(
+        timelines: Vec<(String, Timeline)>,
+        led_to: BTreeMap<SocketAddr, SocketAddr>,
+        fault_us: u64,
+    ) -> Self {
+        Self { timelines, led_to, fault_us }
+    }
+
+    /// The histories, with where their clients ran.
+    pub fn timelines(&self) -> impl Iterator<Item = (&str, &Timeline)> {
+        self.timelines.iter().map(|(name, timeline)| (name.as_str(), timeline))
+    }
+
+    /// The moment of the fault on a timeline.
+    pub fn fault_ms(&self, timeline: &Timeline) -> u64 {
+        timeline.at_ms(self.fault_us)
+    }
+
+    /// Long-lived connections of one kind, or of any, to these addresses: how many were told, and when.
+    pub fn told(&self, dead: &[IpAddr], kind: Option<Kind>) -> Told {
+        let mut told = Told { first_ms: u64::MAX, ..Told::default() };
+        for (_, timeline) in &self.timelines {
+            let fault = self.fault_ms(timeline);
+            let of_kind = timeline.kept().filter(|c| kind.is_none_or(|kind| c.kind == kind));
+            for connection in of_kind.filter(|c| self.leads_to(c, dead)) {
+                told.flows += 1;
+                if let Some(after) = connection.ended_ms.and_then(|end| end.checked_sub(fault)) {
+                    told.told += 1;
+                    told.first_ms = told.first_ms.min(after);
+                    told.last_ms = told.last_ms.max(after);
+                }
+            }
+        }
+        if told.told == 0 {
+            told.first_ms = 0;
+        }
+        told
+    }
+
+    /// Fails unless long-lived connections lead to these addresses, and all of them ended after the fault.
+    pub fn expect_told(&self, dead: &[IpAddr]) -> Result<Told> {
+        let told = self.told(dead, None);
+        ensure!(told.flows > 0, "no connection led to {dead:?}");
+        ensure!(told.told == told.flows, "not every connection to {dead:?} was told: {told:?}\n{self}");
+        Ok(told)
+    }
+
+    /// Long-lived connections to anything but these addresses that ended.
+    pub fn cut(&self, dead: &[IpAddr]) -> Vec<&Connection> {
+        let kept = self.timelines.iter().flat_map(|(_, timeline)| timeline.kept());
+        kept.filter(|c| c.failed() && !self.leads_to(c, dead)).collect()
+    }
+
+    /// Fails if a long-lived connection to anything but these addresses ended.
+    pub fn expect_uncut(&self, dead: &[IpAddr]) -> Result<()> {
+        let cut = self.cut(dead);
+        ensure!(cut.is_empty(), "{} connections to healthy apiservers were cut\n{}", cut.len(), shown(&cut));
+        let flows = self.timelines.iter().flat_map(|(_, timeline)| timeline.kept());
+        let unknown: Vec<_> =
+            flows.filter(|c| c.local.is_none_or(|l| !self.led_to.contains_key(&l))).collect();
+        ensure!(unknown.is_empty(), "nobody knows where these led to\n{}", shown(&unknown));
+        Ok(())
+    }
+
+    /// New connections that failed, of those that began in `from..until` milliseconds after the fault.
+    pub fn failures(&self, from: u64, until: u64) -> Vec<&Connection> {
+        let of = |timeline: &'_ Timeline| -> u64 { self.fault_ms(timeline) };
+        self.timelines.iter().flat_map(|(_, t)| t.failures(of(t), from, until)).collect()
+    }
+
+    /// Fails if a new connection that began so long after the fault, or later, failed.
+    pub fn expect_served(&self, from: u64) -> Result<()> {
+        let begun = self.timelines.iter().map(|(_, timeline)| {
+            let fault = self.fault_ms(timeline);
+            timeline.fresh().filter(|c| c.started_ms >= fault + from).count()
+        });
+        ensure!(begun.sum::<usize>() > 0, "no connection began later than {from} ms after the fault");
+        let failed = self.failures(from, u64::MAX);
+        ensure!(failed.is_empty(), "{} new connections failed\n{}", failed.len(), shown(&failed));
+        Ok(())
+    }
+
+    /// Fails if any new connection was refused or reset, or waited in vain for longer than its client does. A network
+    /// that says `unreachable` says so of itself.
+    pub fn expect_nothing_refused(&self) -> Result<()> {
+        let all = self.timelines.iter().flat_map(|(_, timeline)| timeline.fresh());
+        let ours = |c: &&Connection| c.failed() && c.end != Some(End::Failed(Reason::Unreachable));
+        let failed: Vec<_> = all.filter(ours).collect();
+        ensure!(failed.is_empty(), "{} connections failed\n{}", failed.len(), shown(&failed));
+        Ok(())
+    }
+
+    /// The longest that a fresh connection took which ended after the fault.
+    pub fn longest_ms(&self) -> u64 {
+        self.timelines.iter().map(|(_, t)| t.longest_ms(self.fault_ms(t))).max().unwrap_or(0)
+    }
+
+    /// How many fresh connections there were.
+    pub fn attempts(&self) -> usize {
+        self.timelines.iter().map(|(_, timeline)| timeline.fresh().count()).sum()
+    }
+
+    fn leads_to(&self, connection: &Connection, dead: &[IpAddr]) -> bool {
+        let backend = connection.local.and_then(|local| self.led_to.get(&local));
+        backend.is_some_and(|backend| dead.contains(&backend.ip()))
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, timeline) in &self.timelines {
+            let fault = self.fault_ms(timeline);
+            let failed = timeline.failures(fault, 0, u64::MAX);
+            writeln!(
+                f,
+                "{name}: {} fresh connections, {} of the new ones failed, the longest took {} ms",
+                timeline.fresh().count(),
+                failed.len(),
+                timeline.longest_ms(fault)
+            )?;
+            for (count, connection) in failed.iter().enumerate().take(SHOWN) {
+                writeln!(
+                    f,
+                    "  failure {count} at fault {:+} ms: {}",
+                    signed(connection, fault),
+                    connection.detail
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn signed(connection: &Connection, fault: u64) -> i64 {
+    connection.started_ms.cast_signed() - fault.cast_signed()
+}
+
+fn shown(connections: &[&Connection]) -> String {
+    connections.iter().take(SHOWN).map(|connection| format!("  {connection:?}\n")).collect()
+}

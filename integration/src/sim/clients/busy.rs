@@ -1,0 +1,57 @@
+//! Connections on which something moves nearly all the time.
+//!
+//! In: an open session. Out: how it broke. Requests are those that a real apiserver takes from any user as well.
+
+use std::time::Duration;
+
+use super::http::{Broken, Https, Session};
+
+/// Large, and a real apiserver takes up to 3 MiB.
+const BODY: usize = 64 * 1024;
+/// So that ten such connections leave a test machine some of its time.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The largest thing that any user may read.
+const DOWNLOAD: &str = "/openapi/v2";
+/// Something that any user may post.
+const UPLOAD: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+/// A review; spaces after it make it long.
+const REVIEW: &str = r#"{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","spec":{"resourceAttributes":{"verb":"get","resource":"services"}}}"#;
+
+/// Which way most bytes go.
+#[derive(Clone, Copy)]
+pub(super) enum Direction {
+    Up,
+    Down,
+}
+
+/// The request that is sent again and again.
+pub(super) fn request(https: &Https, direction: Direction) -> Vec<u8> {
+    match direction {
+        Direction::Up => {
+            let mut body = REVIEW.as_bytes().to_vec();
+            body.resize(BODY, b' ');
+            https.post(UPLOAD, &body)
+        }
+        Direction::Down => https.get(DOWNLOAD),
+    }
+}
+
+/// One request and its whole answer.
+pub(super) async fn exchange(
+    session: &mut Session,
+    request: &[u8],
+    progress: impl FnMut(),
+) -> Result<(), Broken> {
+    session.write(request).await?;
+    session.answer(progress).await
+}
+
+/// Exchange after exchange, until it breaks.
+pub(super) async fn go_on(session: &mut Session, request: &[u8], mut progress: impl FnMut()) -> Broken {
+    loop {
+        if let Err(broken) = exchange(session, request, &mut progress).await {
+            return broken;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}

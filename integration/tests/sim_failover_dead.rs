@@ -1,0 +1,78 @@
+//! Apiservers die in every way, one and two of three, while clients of every kind are at work in a pod and on the
+//! node: clients of a dead apiserver are told, nobody else is, and new connections go to one that lives.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use integration::control_plane::Variant;
+use integration::failover::trial::{dies, lab, leave, mix};
+use integration::failover::{Failover, Outcome};
+use integration::fault::Fault;
+use integration::lab::Families;
+
+/// A cut cable is noticed in 2 s and the client's next SYN comes a second later at most.
+const WAITED: Duration = Duration::from_secs(12);
+
+/// Nobody failed whose SYN was lost, and nobody waited long.
+fn expect_no_failure(outcome: &Outcome) -> Result<()> {
+    outcome.expect_served(0)?;
+    let longest = Duration::from_millis(outcome.longest_ms());
+    ensure!(longest <= WAITED, "a new connection took {longest:?}\n{outcome}");
+    Ok(())
+}
+
+#[test]
+fn one_killed_is_left_at_once() -> Result<()> {
+    dies(Families::Dual, Fault::Killed, &[2]).map(drop)
+}
+
+#[test]
+fn two_killed_are_left_at_once() -> Result<()> {
+    dies(Families::V6, Fault::Killed, &[1, 3]).map(drop)
+}
+
+#[test]
+fn one_stopped_by_its_operator_is_left_at_once() -> Result<()> {
+    dies(Families::V4, Fault::Stopped, &[3]).map(drop)
+}
+
+#[test]
+fn one_unplugged_is_left_and_no_new_connection_fails() -> Result<()> {
+    expect_no_failure(&dies(Families::Dual, Fault::Unplugged, &[2])?)
+}
+
+#[test]
+fn two_unplugged_are_left_and_no_new_connection_fails() -> Result<()> {
+    expect_no_failure(&dies(Families::V4, Fault::Unplugged, &[1, 2])?)
+}
+
+#[test]
+fn one_that_accepts_but_never_answers_is_left() -> Result<()> {
+    dies(Families::V4, Fault::Paused, &[3]).map(drop)
+}
+
+#[test]
+fn two_that_accept_but_never_answer_are_left() -> Result<()> {
+    dies(Families::V6, Fault::Paused, &[2, 3]).map(drop)
+}
+
+#[test]
+fn one_that_hears_nothing_is_left_and_no_new_connection_fails() -> Result<()> {
+    expect_no_failure(&dies(Families::V6, Fault::InboundLost, &[1])?)
+}
+
+#[test]
+fn one_that_is_not_heard_is_left_and_no_new_connection_fails() -> Result<()> {
+    expect_no_failure(&dies(Families::V4, Fault::OutboundLost, &[1])?)
+}
+
+#[test]
+fn the_watched_one_is_left_like_any_other() -> Result<()> {
+    for fault in [Fault::Killed, Fault::Unplugged, Fault::Paused] {
+        let lab = lab(Families::V4)?;
+        let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &[1, 2, 3], &[])?;
+        let watched = stage.watched()?;
+        leave(&mut stage, fault, &[watched], &mix())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! What must not be cut: flows of apiservers that drain, of the last ones there are, and of a node whose own link is
+//! gone.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use integration::clients::Mix;
+use integration::control_plane::Variant;
+use integration::failover::Failover;
+use integration::failover::trial::{addresses, lab, mix};
+use integration::fault::Fault;
+use integration::lab::{Families, Lab};
+use integration::sim::access_log::What;
+use integration::sim::clients::config::Fresh;
+
+/// How long a node's own link is away.
+const OWN_LINK: Duration = Duration::from_secs(5);
+
+/// How long a fault that concerns every apiserver lasts: longer than it takes to notice.
+const HELD: Duration = Duration::from_secs(3);
+
+/// How long the network gets back to work between two faults: a neighbour is asked for each second.
+const HEALED: Duration = Duration::from_secs(2);
+
+/// Longest until an unready apiserver gets no new connection: it is asked every 10 s.
+const DRAINED: Duration = Duration::from_secs(30);
+
+/// How long no connection must come before it is taken for drained.
+const QUIET: Duration = Duration::from_secs(1);
+
+const ALL: [u8; 3] = [1, 2, 3];
+
+#[test]
+fn nothing_is_cut_while_all_apiservers_or_the_nodes_own_link_are_away() -> Result<()> {
+    let lab = lab(Families::Dual)?;
+    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
+    let mut crowd = stage.everybody(&Mix { fresh_every: Some(Duration::from_millis(50)), ..mix() })?;
+    for fault in [
+        Fault::UplinkDown,
+        Fault::Unplugged,
+        Fault::InboundLost,
+        Fault::OutboundLost,
+        Fault::Paused,
+        Fault::Slow,
+        Fault::Unready,
+    ] {
+        let inflicted = stage.inflict(&mut crowd, fault, &ALL)?;
+        thread::sleep(if fault == Fault::UplinkDown { OWN_LINK } else { HELD });
+        stage.expect_backends(&format!("{fault:?} for all"), &ALL)?;
+        inflicted.heal(&mut stage.plane)?;
+        thread::sleep(HEALED);
+    }
+    let outcome = crowd.finish()?;
+    println!("{outcome}");
+    outcome.expect_uncut(&[])?;
+    outcome.expect_nothing_refused()
+}
+
+/// Waits until no client of the pod has come to this apiserver for a while.
+fn wait_drained(lab: &Lab, stage: &mut Failover<'_>, i: u8) -> Result<()> {
+    let pods: Vec<IpAddr> =
+        lab.families().iter().map(|family| integration::lab::addresses::pod(1, *family)).collect();
+    let deadline = Instant::now() + DRAINED;
+    let (mut count, mut since) = (usize::MAX, Instant::now());
+    while since.elapsed() < QUIET {
+        ensure!(Instant::now() < deadline, "apiserver {i} still gets connections\n{}", stage.daemon.log());
+        thread::sleep(Duration::from_millis(100));
+        let log = stage.plane.fleet()?.access_log(i)?;
+        let now = log.iter().filter(|e| e.what == What::Connection && pods.contains(&e.peer.ip())).count();
+        if now != count {
+            (count, since) = (now, Instant::now());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn unready_and_withdrawn_apiservers_drain() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
+    let mut crowd = stage.everybody(&mix())?;
+    stage.inflict(&mut crowd, Fault::Unready, &[1])?;
+    wait_drained(&lab, &mut stage, 1)?;
+    // With the second one withdrawn, the third is left for new connections.
+    stage.plane.publish_apiservers(&[1, 3])?;
+    wait_drained(&lab, &mut stage, 2)?;
+    wait_drained(&lab, &mut stage, 1)?;
+    // When none is ready, unready ones are better than none.
+    stage.inflict(&mut crowd, Fault::Unready, &[3])?;
+    thread::sleep(HELD);
+    let outcome = crowd.finish()?;
+    println!("{outcome}");
+    for i in ALL {
+        ensure!(outcome.told(&addresses(&lab, &[i]), None).flows > 0, "no connection led to apiserver {i}");
+    }
+    outcome.expect_uncut(&[])?;
+    outcome.expect_nothing_refused()
+}
+
+#[test]
+fn slow_apiservers_keep_their_clients() -> Result<()> {
+    let lab = lab(Families::V6)?;
+    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &[1], &[])?;
+    let mut crowd = stage.everybody(&mix())?;
+    let inflicted = stage.inflict(&mut crowd, Fault::Slow, &[1])?;
+    // Longer than the time between two questions for `/readyz`.
+    thread::sleep(Duration::from_secs(14));
+    stage.expect_backends("a lone slow apiserver", &[1])?;
+    inflicted.heal(&mut stage.plane)?;
+    let outcome = crowd.finish()?;
+    println!("{outcome}");
+    outcome.expect_uncut(&[])?;
+    outcome.expect_served(0)?;
+    ensure!(outcome.longest_ms() >= 3000, "nothing was slow\n{outcome}");
+    Ok(())
+}
+
+#[test]
+fn a_clock_that_is_wrong_for_all_cuts_nobody_off() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
+    // Only what does not look at certificates can be served.
+    let mut crowd = stage.everybody(&Mix {
+        fresh: Fresh::Tcp,
+        idle: 0,
+        watch: 0,
+        upload: 0,
+        download: 0,
+        ..Mix::default()
+    })?;
+    for fault in [Fault::Expired, Fault::NotYetValid, Fault::ForeignCertificate] {
+        stage.inflict(&mut crowd, fault, &ALL)?;
+        thread::sleep(Duration::from_secs(3));
+        stage.expect_backends(&format!("{fault:?} for all"), &ALL)?;
+    }
+    crowd.finish()?.expect_nothing_refused()
+}
+
+#[test]
+fn all_killed_keep_their_place_and_serve_when_they_are_back() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
+    let mut crowd = stage.everybody(&mix())?;
+    let inflicted = stage.inflict(&mut crowd, Fault::Killed, &ALL)?;
+    thread::sleep(Duration::from_secs(3));
+    stage.expect_backends("all killed", &ALL)?;
+    inflicted.heal(&mut stage.plane)?;
+    drop(crowd);
+    stage.wait_for_backends(&ALL)?;
+    // Servers that start again no longer serve clients that have closed their half.
+    let crowd = stage.everybody(&Mix::default())?;
+    thread::sleep(Duration::from_secs(2));
+    let outcome = crowd.finish()?;
+    outcome.expect_uncut(&[])?;
+    outcome.expect_nothing_refused()
+}

@@ -1,0 +1,131 @@
+//! A cut cable where something on the path between client and node is unusual: the node's own filters, the pod's, a
+//! second NAT, few challenge ACKs, bridged pods, a full table of foreign flows.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use apivip::model::types::Family;
+use integration::clients::Mix;
+use integration::control_plane::Variant;
+use integration::failover::trial::{TOLD, addresses, lab, leave, mix};
+use integration::failover::{Failover, Outcome};
+use integration::fault::Fault;
+use integration::foreign;
+use integration::lab::{self, Families, Lab, LabOptions, PodAttachment};
+use integration::netns::Namespace;
+use integration::sim::clients::timeline::Kind;
+
+/// Foreign entries in the node's conntrack table; the benchmark has 262,000.
+const FOREIGN: u32 = 5_000;
+
+/// How long clients behind something unusual are watched.
+const WATCHED: Duration = Duration::from_secs(8);
+
+fn started(lab: &Lab) -> Result<Failover<'_>> {
+    Failover::start(lab, Variant::SimulatedSlices, &[1, 2, 3], &[])
+}
+
+#[test]
+fn an_output_policy_that_drops_untracked_packets_keeps_nobody_waiting() -> Result<()> {
+    let lab = lab(Families::Dual)?;
+    let mut stage = started(&lab)?;
+    lab.node().nft_load(
+        "table inet policy {\nchain out { type filter hook output priority 0;\nct state untracked drop\n}\n}\n",
+    )?;
+    leave(&mut stage, Fault::Unplugged, &[2], &mix()).map(drop)
+}
+
+#[test]
+fn few_challenge_acks_a_second_are_enough() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let mut stage = started(&lab)?;
+    for namespace in [lab.pod(1), lab.node()] {
+        namespace.sysctl("net.ipv4.tcp_challenge_ack_limit", "1000")?;
+    }
+    leave(&mut stage, Fault::Unplugged, &[2], &Mix { idle: 1_500, ..mix() }).map(drop)
+}
+
+#[test]
+fn foreign_conntrack_entries_are_left_alone() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let mut stage = started(&lab)?;
+    foreign::fill_conntrack(lab.node(), lab.dir(), FOREIGN)?;
+    leave(&mut stage, Fault::Unplugged, &[1], &mix())?;
+    let count = lab
+        .node()
+        .run("conntrack", &["-L", "-p", "tcp", "--dport", &foreign::PORT.to_string()])?
+        .lines()
+        .count();
+    ensure!(count == FOREIGN as usize, "{count} of {FOREIGN} foreign entries are left");
+    Ok(())
+}
+
+#[test]
+fn bridged_pods_with_bridge_netfilter_are_told() -> Result<()> {
+    let attachment = PodAttachment::Bridged { netfilter: true };
+    let lab = Lab::start(LabOptions { families: Families::Dual, attachment, ..LabOptions::default() })?;
+    let mut stage = started(&lab)?;
+    leave(&mut stage, Fault::Unplugged, &[3], &mix()).map(drop)
+}
+
+/// Clients that no forged packet reaches: those that send something are told, new connections go elsewhere and nobody
+/// else is cut.
+fn unreached(stage: &mut Failover<'_>, from: &Namespace, inner: IpAddr) -> Result<Outcome> {
+    let dead = addresses(stage.lab, &[2]);
+    let mut crowd = stage.crowd(&[from], &Mix { upload: 6, download: 0, ..mix() })?;
+    crowd.hidden(inner, lab::addresses::pod(1, Family::V4));
+    stage.inflict(&mut crowd, Fault::Unplugged, &[2])?;
+    thread::sleep(WATCHED);
+    let outcome = crowd.finish()?;
+    println!("{:?}\n{outcome}", outcome.told(&dead, None));
+    let judge = || -> Result<()> {
+        outcome.expect_uncut(&dead)?;
+        outcome.expect_served(TOLD.min(WATCHED / 2).as_millis().try_into()?)?;
+        let busy = outcome.told(&dead, Some(Kind::Upload));
+        ensure!(busy.told == busy.flows, "of the busy ones {busy:?} were told");
+        Ok(())
+    };
+    judge().with_context(|| stage.daemon.log())?;
+    Ok(outcome)
+}
+
+#[test]
+fn busy_clients_of_a_pod_that_drops_invalid_packets_are_told() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let mut stage = started(&lab)?;
+    lab.pod(1).nft_load(
+        "table inet firewall {\nchain in { type filter hook input priority 0;\nct state invalid drop\n}\n}\n",
+    )?;
+    unreached(&mut stage, lab.pod(1), lab::addresses::pod(1, Family::V4)).map(drop)
+}
+
+#[test]
+fn busy_clients_behind_a_second_nat_are_told() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let mut stage = started(&lab)?;
+    let inner = behind(&lab)?;
+    unreached(&mut stage, &inner, Ipv4Addr::new(10, 244, 9, 2).into()).map(drop)
+}
+
+/// A namespace behind pod 1, which hides it behind its own address.
+fn behind(lab: &Lab) -> Result<Namespace> {
+    let inner = Namespace::create("inner")?;
+    let pod = lab.pod(1);
+    pod.ip(&format!(
+        "link add name inner type veth peer name eth0 netns {}\nlink set inner up\naddr add 10.244.9.1/24 dev inner\n",
+        inner.name()
+    ))?;
+    inner.ip(
+        "link set lo up\nlink set eth0 up\naddr add 10.244.9.2/24 dev eth0\nroute add default via 10.244.9.1\n",
+    )?;
+    pod.sysctl("net/ipv4/ip_forward", "1")?;
+    // The port stays what it was, so that the node's table still names the client.
+    pod.nft_load(&format!(
+        "table ip hide {{\nchain post {{ type nat hook postrouting priority 100;\n\
+         oifname \"eth0\" snat to {}\n}}\n}}\n",
+        lab::addresses::pod(1, Family::V4)
+    ))?;
+    Ok(inner)
+}
