@@ -4,9 +4,10 @@ pub mod clients;
 pub mod command;
 pub mod control_plane;
 pub mod daemon;
-pub mod flows;
+
 pub mod failover;
 pub mod fault;
+pub mod flows;
 pub mod foreign;
 pub mod kubeconfig;
 pub mod lab;

@@ -1,4 +1,4 @@
-//! When the next PING, question or fresh probe of one backend is due. Pure.
+//! When the next PING, question or fresh probe of one backend is due.
 //!
 //! In: the directive, what the kept-open connection is doing, what was started when. Out: a [`Plan`]. Chance is an
 //! argument: a number from 0 up to, not including, 1.
