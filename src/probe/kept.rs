@@ -61,8 +61,9 @@ enum Requests {
 
 /// The connection.
 pub(super) struct Kept {
-    driver: BoxFuture<'static, FailReason>,
-    ended: Option<FailReason>,
+    driver: BoxFuture<'static, Option<FailReason>>,
+    /// The reason is missing where the server closed it in good order.
+    ended: Option<Option<FailReason>>,
     requests: Requests,
     question: Question,
     allowance: Allowance,
@@ -146,16 +147,19 @@ impl Kept {
                 return Poll::Ready(News::Pong(sent));
             }
         }
-        self.ended.map_or(Poll::Pending, |reason| Poll::Ready(News::Ended(reason)))
+        match self.ended {
+            Some(reason) => Poll::Ready(News::Ended(reason.unwrap_or(FailReason::Reset))),
+            None => Poll::Pending,
+        }
     }
 
-    /// The end of the connection, if there is one, says more than what a question heard of it.
+    /// The failure of the connection, if there is one, says more than what a question heard of it.
     fn why(&self, error: &BoxError) -> FailReason {
-        self.ended.unwrap_or_else(|| reason(error.as_ref()))
+        self.ended.flatten().unwrap_or_else(|| reason(error.as_ref()))
     }
 }
 
-type Opened = (BoxFuture<'static, FailReason>, Requests);
+type Opened = (BoxFuture<'static, Option<FailReason>>, Requests);
 
 async fn open_h2(stream: TlsStream<Metered>) -> Result<Opened, BoxError> {
     let (sender, mut connection) = h2::client::Builder::new()
@@ -169,8 +173,8 @@ async fn open_h2(stream: TlsStream<Metered>) -> Result<Opened, BoxError> {
     let pings = connection.ping_pong().ok_or("HTTP/2 without PINGs")?;
     let driver = async move {
         match connection.await {
-            Ok(()) => FailReason::Reset,
-            Err(error) => reason(&error),
+            Ok(()) => None,
+            Err(error) => Some(reason(&error)),
         }
     };
     Ok((driver.boxed(), Requests::H2(sender, pings)))
@@ -182,8 +186,8 @@ async fn open_h1(stream: TlsStream<Metered>) -> Result<Opened, BoxError> {
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
     let driver = async move {
         match connection.await {
-            Ok(()) => FailReason::Reset,
-            Err(error) => reason(&error),
+            Ok(()) => None,
+            Err(error) => Some(reason(&error)),
         }
     };
     Ok((driver.boxed(), Requests::H1(sender)))
