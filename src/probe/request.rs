@@ -22,7 +22,8 @@ impl Question {
             ServerName::IpAddress(rustls::pki_types::IpAddr::V6(_)) => format!("[{}]", name.to_str()),
             other => other.to_str().into_owned(),
         };
-        let uri = Uri::builder().scheme("https").authority(authority.as_str()).path_and_query("/readyz").build();
+        let uri =
+            Uri::builder().scheme("https").authority(authority.as_str()).path_and_query("/readyz").build();
         Self {
             // Every name that TLS takes is an authority of HTTP, too.
             uri: uri.unwrap_or_else(|_| Uri::from_static("https://kubernetes.default.svc/readyz")),

@@ -5,9 +5,9 @@
 use std::future::pending;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use futures_util::FutureExt;
 use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, sleep_until};
@@ -241,7 +241,13 @@ impl Worker {
         }
     }
 
-    async fn probed(&mut self, started: Instant, now: Instant, outcome: Outcome, round_trip: Option<Duration>) {
+    async fn probed(
+        &mut self,
+        started: Instant,
+        now: Instant,
+        outcome: Outcome,
+        round_trip: Option<Duration>,
+    ) {
         let (started, finished) = (started.into_std(), now.into_std());
         self.send(What::Probed(Probe { started, finished, outcome, round_trip })).await;
     }

@@ -78,8 +78,7 @@ async fn an_unready_one_drains_and_comes_back() {
 #[tokio::test]
 async fn a_removed_one_drains_and_is_forgotten() {
     let pki = Pki::new("cluster");
-    let (stays, goes) =
-        (Server::start(pki.server(&["h2"])).await, Server::start(pki.server(&["h2"])).await);
+    let (stays, goes) = (Server::start(pki.server(&["h2"])).await, Server::start(pki.server(&["h2"])).await);
     let mut probing = Probing::start(config(), pki.client());
     probing.publish(&[stays.address, goes.address]);
     probing.until_state(goes.address, State::Up).await;

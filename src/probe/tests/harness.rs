@@ -36,7 +36,7 @@ pub(super) fn config() -> ProbeConfig {
 }
 
 /// Counts what was found.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Counted(Mutex<BTreeMap<&'static str, u64>>);
 
 impl Counted {

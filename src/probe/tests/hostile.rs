@@ -11,6 +11,7 @@ use super::outcomes::{AMPLE, probe};
 use super::pki::Pki;
 use super::server::Server;
 use crate::model::health::{FailReason, Outcome, State};
+use crate::probe::ProbeConfig;
 
 /// What a server gets rid of before it is stopped: our allowance and what lies in the kernel's buffers.
 const TAKEN: usize = 16 << 20;
@@ -109,12 +110,15 @@ async fn a_server_that_floods_the_kept_connection() {
         while stream.write_all(&flood).await.is_ok() {}
     })
     .await;
-    let mut probing = Probing::start(config(), pki.client());
+    let config = ProbeConfig { interval: Duration::from_secs(1), ..config() };
+    let mut probing = Probing::start(config, pki.client());
     probing.publish(&[flooding.address]);
     probing.until_state(flooding.address, State::Up).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = flooding.connections();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let more = flooding.connections() - before;
-    assert!(more <= 15, "{more} connections in 3 s at one each 300 ms");
+    let found = &probing.counted;
+    println!("{more} connections in 3 s, {found:?}");
+    assert!(more <= 30, "{more} connections in 3 s at one each second, {found:?}; a burst makes 60");
 }

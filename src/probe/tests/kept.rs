@@ -80,7 +80,8 @@ async fn goaway_is_a_sign_and_no_failure() {
         let _ = stream.write_all(answer).await;
         let _ = stream.flush().await;
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let _ = stream.write_all(b"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00").await;
+        let _ =
+            stream.write_all(b"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00").await;
         let _ = stream.flush().await;
         let _ = stream.read_to_end(&mut Vec::new()).await;
     })

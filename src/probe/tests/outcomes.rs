@@ -145,9 +145,8 @@ async fn an_http1_server_that_says_close_is_not_kept() {
     let closing = Server::raw_tls(pki.server(&[]), |mut stream| async move {
         let mut request = vec![0; 1024];
         let _ = stream.read(&mut request).await;
-        let _ = stream
-            .write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
-            .await;
+        let _ =
+            stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await;
         let _ = stream.read_to_end(&mut Vec::new()).await;
     })
     .await;
