@@ -1,4 +1,4 @@
-//! Errors of TCP, TLS and HTTP -> the closed set of reasons. Pure.
+//! Errors of TCP, TLS and HTTP -> the closed set of reasons.
 //!
 //! In: errors as rustls, h2, hyper and the kernel nest them. Out: a [`FailReason`].
 

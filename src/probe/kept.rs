@@ -126,26 +126,26 @@ impl Kept {
 
     /// What was received before the end is told before the end.
     fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<News> {
-        if self.ended.is_none() {
-            if let Poll::Ready(reason) = self.driver.poll_unpin(cx) {
-                self.ended = Some(reason);
-            }
+        if self.ended.is_none()
+            && let Poll::Ready(reason) = self.driver.poll_unpin(cx)
+        {
+            self.ended = Some(reason);
         }
-        if let Some((asked, answer)) = &mut self.asked {
-            if let Poll::Ready(result) = answer.poll_unpin(cx) {
-                let asked = *asked;
-                self.asked = None;
-                return Poll::Ready(match result {
-                    Ok(Answer { outcome, last }) => News::Answer { asked, outcome, last },
-                    Err(error) => News::Unanswered(asked, self.why(&error)),
-                });
-            }
+        if let Some((asked, answer)) = &mut self.asked
+            && let Poll::Ready(result) = answer.poll_unpin(cx)
+        {
+            let asked = *asked;
+            self.asked = None;
+            return Poll::Ready(match result {
+                Ok(Answer { outcome, last }) => News::Answer { asked, outcome, last },
+                Err(error) => News::Unanswered(asked, self.why(&error)),
+            });
         }
-        if let (Some(sent), Requests::H2(_, pings)) = (self.pinged, &mut self.requests) {
-            if let Poll::Ready(Ok(_)) = pings.poll_pong(cx) {
-                self.pinged = None;
-                return Poll::Ready(News::Pong(sent));
-            }
+        if let (Some(sent), Requests::H2(_, pings)) = (self.pinged, &mut self.requests)
+            && let Poll::Ready(Ok(_)) = pings.poll_pong(cx)
+        {
+            self.pinged = None;
+            return Poll::Ready(News::Pong(sent));
         }
         match self.ended {
             Some(reason) => Poll::Ready(News::Ended(reason.unwrap_or(FailReason::Reset))),

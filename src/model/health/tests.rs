@@ -179,3 +179,20 @@ fn one_that_flaps_waits_longer_each_time() {
     }
     assert!(waits.is_sorted() && waits[0] <= 1 && *waits.last().unwrap() >= 59, "{waits:?}");
 }
+
+#[test]
+fn one_that_is_ready_again_is_watched_until_its_hold_down_ends() {
+    let mut story = both_up();
+    for round in 0..2 {
+        let now = 1000 + round * 100;
+        for (after, found) in [(0, Outcome::Unready), (10, Outcome::Unready), (20, Outcome::Ready)] {
+            story.probe(A, now + after, now + after + 1, found);
+        }
+        assert_eq!((story.state(A), story.pace(A)), (State::Draining, Pace::Burst));
+        story.probe(A, now + 30, now + 31, Outcome::Ready);
+    }
+    assert_eq!((story.state(A), story.pace(A)), (State::Draining, Pace::Watchful));
+    assert_eq!(story.health(A, 1131).hold_down, Duration::from_millis(990));
+    story.probe(A, 2121, 2122, Outcome::Ready);
+    assert_eq!((story.state(A), story.pace(A)), (State::Up, Pace::Steady));
+}

@@ -109,3 +109,28 @@ async fn all_dead_is_no_reason_to_give_any_up() {
         })
         .await;
 }
+
+/// The daemon's own process is stopped, again and again. The servers run on a thread of their own meanwhile.
+#[test]
+fn a_daemon_that_was_stopped_condemns_nobody() {
+    let elsewhere =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let pki = Pki::new("cluster");
+    let servers = elsewhere.block_on(async {
+        [Server::start(pki.server(&["h2"])).await, Server::start(pki.server(&["h2"])).await]
+    });
+    let here = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    here.block_on(async {
+        let mut probing = Probing::start(config(), pki.client());
+        probing.publish(&servers.each_ref().map(|server| server.address));
+        probing.until(|view| view.backends.values().all(|health| health.state == State::Up)).await;
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_millis(1500));
+            probing
+                .during(Duration::from_millis(700), |view| {
+                    assert!(view.backends.values().all(|health| health.state == State::Up), "{view:?}");
+                })
+                .await;
+        }
+    });
+}

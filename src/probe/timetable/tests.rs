@@ -78,7 +78,7 @@ fn a_witness_is_asked_at_once_and_once() {
     times.started(Action::Ask, now, 0.5);
     times.kept(now, 0.5);
     let demanded = now + ms(20);
-    let demand = Directive { not_before: Some(demanded.into_std()), ..directive(Pace::Steady) };
+    let demand = Directive { not_before: Some(demanded), ..directive(Pace::Steady) };
     let asking = Some(Link { may_ping: true, asking: true });
     assert_eq!(next(&times, demand, asking), (demanded, Action::Ask), "an older question does not count");
     assert_eq!(next(&times, demand, None), (demanded, Action::Fresh));
