@@ -175,3 +175,6 @@ impl HealthView {
         self.backends.get(&backend).map_or(State::Unknown, |health| health.state)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,13 +32,13 @@ pub(super) struct Attempt {
     /// What it found; `None` if this node could not ask.
     pub(super) probe: Result<Probe, LocalError>,
     /// The connection, if it was answered on it and stays open.
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<Box<Kept>>,
 }
 
 struct Answered {
     outcome: Outcome,
     round_trip: Duration,
-    kept: Option<Kept>,
+    kept: Option<Box<Kept>>,
 }
 
 /// Asks. Ends after `limit` at the latest.
@@ -76,7 +76,7 @@ async fn ask(target: &Target, trust: Arc<ClientConfig>) -> Result<Answered, BoxE
     loop {
         match kept.news().await {
             News::Answer { outcome, last, .. } => {
-                return Ok(Answered { outcome, round_trip, kept: (!last).then_some(kept) });
+                return Ok(Answered { outcome, round_trip, kept: (!last).then(|| Box::new(kept)) });
             }
             News::Unanswered(_, reason) | News::Ended(reason) => {
                 return Ok(Answered { outcome: Outcome::Failed(reason), round_trip, kept: None });

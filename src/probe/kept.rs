@@ -61,8 +61,9 @@ enum Requests {
 
 /// The connection.
 pub(super) struct Kept {
-    driver: BoxFuture<'static, FailReason>,
-    ended: Option<FailReason>,
+    driver: BoxFuture<'static, Option<FailReason>>,
+    /// The reason is missing where the server closed it in good order.
+    ended: Option<Option<FailReason>>,
     requests: Requests,
     question: Question,
     allowance: Allowance,
@@ -125,37 +126,40 @@ impl Kept {
 
     /// What was received before the end is told before the end.
     fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<News> {
-        if self.ended.is_none() {
-            if let Poll::Ready(reason) = self.driver.poll_unpin(cx) {
-                self.ended = Some(reason);
-            }
+        if self.ended.is_none()
+            && let Poll::Ready(reason) = self.driver.poll_unpin(cx)
+        {
+            self.ended = Some(reason);
         }
-        if let Some((asked, answer)) = &mut self.asked {
-            if let Poll::Ready(result) = answer.poll_unpin(cx) {
-                let asked = *asked;
-                self.asked = None;
-                return Poll::Ready(match result {
-                    Ok(Answer { outcome, last }) => News::Answer { asked, outcome, last },
-                    Err(error) => News::Unanswered(asked, self.why(&error)),
-                });
-            }
+        if let Some((asked, answer)) = &mut self.asked
+            && let Poll::Ready(result) = answer.poll_unpin(cx)
+        {
+            let asked = *asked;
+            self.asked = None;
+            return Poll::Ready(match result {
+                Ok(Answer { outcome, last }) => News::Answer { asked, outcome, last },
+                Err(error) => News::Unanswered(asked, self.why(&error)),
+            });
         }
-        if let (Some(sent), Requests::H2(_, pings)) = (self.pinged, &mut self.requests) {
-            if let Poll::Ready(Ok(_)) = pings.poll_pong(cx) {
-                self.pinged = None;
-                return Poll::Ready(News::Pong(sent));
-            }
+        if let (Some(sent), Requests::H2(_, pings)) = (self.pinged, &mut self.requests)
+            && let Poll::Ready(Ok(_)) = pings.poll_pong(cx)
+        {
+            self.pinged = None;
+            return Poll::Ready(News::Pong(sent));
         }
-        self.ended.map_or(Poll::Pending, |reason| Poll::Ready(News::Ended(reason)))
+        match self.ended {
+            Some(reason) => Poll::Ready(News::Ended(reason.unwrap_or(FailReason::Reset))),
+            None => Poll::Pending,
+        }
     }
 
-    /// The end of the connection, if there is one, says more than what a question heard of it.
+    /// The failure of the connection, if there is one, says more than what a question heard of it.
     fn why(&self, error: &BoxError) -> FailReason {
-        self.ended.unwrap_or_else(|| reason(error.as_ref()))
+        self.ended.flatten().unwrap_or_else(|| reason(error.as_ref()))
     }
 }
 
-type Opened = (BoxFuture<'static, FailReason>, Requests);
+type Opened = (BoxFuture<'static, Option<FailReason>>, Requests);
 
 async fn open_h2(stream: TlsStream<Metered>) -> Result<Opened, BoxError> {
     let (sender, mut connection) = h2::client::Builder::new()
@@ -169,8 +173,8 @@ async fn open_h2(stream: TlsStream<Metered>) -> Result<Opened, BoxError> {
     let pings = connection.ping_pong().ok_or("HTTP/2 without PINGs")?;
     let driver = async move {
         match connection.await {
-            Ok(()) => FailReason::Reset,
-            Err(error) => reason(&error),
+            Ok(()) => None,
+            Err(error) => Some(reason(&error)),
         }
     };
     Ok((driver.boxed(), Requests::H2(sender, pings)))
@@ -182,8 +186,8 @@ async fn open_h1(stream: TlsStream<Metered>) -> Result<Opened, BoxError> {
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
     let driver = async move {
         match connection.await {
-            Ok(()) => FailReason::Reset,
-            Err(error) => reason(&error),
+            Ok(()) => None,
+            Err(error) => Some(reason(&error)),
         }
     };
     Ok((driver.boxed(), Requests::H1(sender)))

@@ -163,7 +163,7 @@ impl Scheduler {
         let (sender, receiver) = watch::channel(directive);
         let ProbeConfig { interval, readyz_interval, ref server_name, .. } = self.config;
         let target = Target { address: backend, name: server_name.clone(), question: self.question.clone() };
-        let times = Timetable::new(interval, readyz_interval, Instant::now());
+        let times = Timetable::new(interval, readyz_interval, Instant::now().into_std());
         let worker = Worker::new(target, self.trust.clone(), receiver, self.events.clone(), times);
         self.tasks.spawn(worker.run());
         self.workers.insert(backend, sender);

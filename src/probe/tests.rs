@@ -1,1 +1,10 @@
+//! Probes of servers that run here, on loopback, with TLS.
 
+mod decisions;
+mod harness;
+mod hostile;
+mod kept;
+mod outcomes;
+mod pki;
+mod server;
+mod trust;

@@ -3,9 +3,7 @@
 //! In: the directive, what the kept-open connection is doing, what was started when. Out: a [`Plan`]. Chance is an
 //! argument: a number from 0 up to, not including, 1.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::model::health::machine::{Directive, Pace};
 
@@ -92,8 +90,8 @@ impl Timetable {
 
     /// What to do. `crowded`: no further fresh probe fits.
     pub(super) fn plan(&self, directive: Directive, link: Option<Link>, crowded: bool) -> Plan {
-        let owed = directive.not_before.map(Instant::from_std);
-        let owed = owed.filter(|demanded| self.probed.is_none_or(|probed| probed < *demanded));
+        let owed =
+            directive.not_before.filter(|demanded| self.probed.is_none_or(|probed| probed < *demanded));
         let ping = link.and_then(|link| link.may_ping.then_some(self.ping));
         let (ask, fresh) = match (directive.pace, link) {
             (Pace::Burst, _) => (None, Some(self.fresh.map_or(self.regular, |latest| latest + BURST))),

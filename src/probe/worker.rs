@@ -45,7 +45,7 @@ pub(super) enum What {
 
 /// A kept-open connection and its deadlines.
 struct Held {
-    kept: Kept,
+    kept: Box<Kept>,
     since: Instant,
     pong_by: Option<Instant>,
     answer_by: Option<Instant>,
@@ -109,12 +109,12 @@ impl Worker {
             let crowded = self.state.flying.len() >= FLYING;
             let next = self.times.plan(directive, self.link(), crowded).next();
             match next {
-                Some((at, action)) if at <= now => self.start(action, now, directive.timeout),
+                Some((at, action)) if at <= now.into_std() => self.start(action, now, directive.timeout),
                 _ => {
                     let held = self.state.held.as_ref();
                     let deadlines = held.map(|held| [held.pong_by, held.answer_by]);
                     let deadlines = deadlines.into_iter().flatten().flatten();
-                    return deadlines.chain(next.map(|(at, _)| at)).min();
+                    return deadlines.chain(next.map(|(at, _)| Instant::from_std(at))).min();
                 }
             }
         }
@@ -126,7 +126,7 @@ impl Worker {
     }
 
     fn start(&mut self, action: Action, now: Instant, limit: Duration) {
-        self.times.started(action, now, rand::random());
+        self.times.started(action, now.into_std(), rand::random());
         match (action, &mut self.state.held) {
             (Action::Ping, Some(held)) => {
                 held.kept.ping(now);
@@ -206,7 +206,7 @@ impl Worker {
                 self.state.hampered = false;
                 if let (None, Some(kept)) = (&self.state.held, attempt.kept) {
                     let now = Instant::now();
-                    self.times.kept(now, rand::random());
+                    self.times.kept(now.into_std(), rand::random());
                     self.state.held = Some(Held { kept, since: now, pong_by: None, answer_by: None });
                 }
                 self.send(What::Probed(probe)).await;

@@ -28,7 +28,8 @@ pub enum Pace {
     /// The kept-open connection with its PINGs is enough, and `/readyz` now and then. Without one: a fresh probe at
     /// each interval.
     Steady,
-    /// `/readyz` at each interval, over the kept-open connection or a fresh one: the backend is Down.
+    /// `/readyz` at each interval, over the kept-open connection or a fresh one: the backend is Down, or waits for its
+    /// hold-down to end.
     Watchful,
     /// A fresh probe every 50 ms: a decision is near.
     Burst,
@@ -130,7 +131,7 @@ impl Health {
             pace: match tracker.state {
                 _ if tracker.is_pending(self.thresholds()) => Pace::Burst,
                 State::Down => Pace::Watchful,
-                _ if tracker.run.is_some() => Pace::Watchful,
+                _ if tracker.run.is_some() || tracker.is_held_down() => Pace::Watchful,
                 _ => Pace::Steady,
             },
             timeout: tracker.timeout(),

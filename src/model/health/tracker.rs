@@ -203,6 +203,11 @@ impl Tracker {
         }
     }
 
+    /// Whether it is ready again and only the hold-down keeps it from being Up.
+    pub fn is_held_down(&self) -> bool {
+        self.state == State::Draining && self.removed.is_none() && self.ready > 0
+    }
+
     pub fn health(&self, now: Instant, ending: bool) -> BackendHealth {
         BackendHealth {
             state: self.state,

@@ -1,1 +1,87 @@
+use super::*;
 
+const INTERVAL: Duration = Duration::from_secs(1);
+const READYZ: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_millis(300);
+const OPEN: Option<Link> = Some(Link { may_ping: true, asking: false });
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn directive(pace: Pace) -> Directive {
+    Directive { pace, timeout: LIMIT, not_before: None }
+}
+
+fn fresh_table() -> (Timetable, Instant) {
+    let now = Instant::now();
+    (Timetable::new(INTERVAL, READYZ, now), now)
+}
+
+fn next(times: &Timetable, directive: Directive, link: Option<Link>) -> (Instant, Action) {
+    times.plan(directive, link, false).next().unwrap()
+}
+
+#[test]
+fn a_burst_begins_at_once_and_goes_on_each_50_ms() {
+    let (mut times, now) = fresh_table();
+    assert_eq!(next(&times, directive(Pace::Burst), None), (now, Action::Fresh));
+    times.started(Action::Fresh, now, 0.5);
+    assert_eq!(next(&times, directive(Pace::Burst), None), (now + ms(50), Action::Fresh));
+    assert_eq!(next(&times, directive(Pace::Steady), None), (now + INTERVAL, Action::Fresh));
+    assert_eq!(times.plan(directive(Pace::Burst), None, true).next(), None, "crowded");
+}
+
+#[test]
+fn a_kept_connection_is_pinged_each_interval_and_asked_each_ten() {
+    let (mut times, now) = fresh_table();
+    times.started(Action::Fresh, now, 0.5);
+    times.kept(now, 0.25);
+    assert_eq!(next(&times, directive(Pace::Steady), OPEN), (now + ms(250), Action::Ping));
+    let mut at = now;
+    let (mut pings, mut asked) = (0, 0);
+    while at < now + Duration::from_secs(60) {
+        let (due, action) = next(&times, directive(Pace::Steady), OPEN);
+        at = due;
+        times.started(action, at, 0.5);
+        pings += u32::from(action == Action::Ping);
+        asked += u32::from(action == Action::Ask);
+    }
+    assert!((59..=61).contains(&pings) && (5..=7).contains(&asked), "{pings} {asked}");
+}
+
+#[test]
+fn jitter_stays_within_a_tenth() {
+    for (chance, expected) in [(0.0, 900), (0.5, 1000), (0.999_999, 1099)] {
+        let (mut times, now) = fresh_table();
+        times.kept(now, chance);
+        times.started(Action::Ping, now, chance);
+        times.started(Action::Ask, now, chance);
+        let (at, action) = next(&times, directive(Pace::Steady), OPEN);
+        assert_eq!((at - now).as_millis(), expected, "{action:?}");
+    }
+}
+
+#[test]
+fn a_watched_one_is_asked_each_interval() {
+    let (mut times, now) = fresh_table();
+    times.started(Action::Ask, now, 0.5);
+    let answered = Some(Link { may_ping: false, asking: false });
+    assert_eq!(next(&times, directive(Pace::Watchful), answered), (now + INTERVAL, Action::Ask));
+    let asking = Some(Link { may_ping: false, asking: true });
+    assert_eq!(times.plan(directive(Pace::Watchful), asking, false).next(), None);
+}
+
+#[test]
+fn a_witness_is_asked_at_once_and_once() {
+    let (mut times, now) = fresh_table();
+    times.started(Action::Ask, now, 0.5);
+    times.kept(now, 0.5);
+    let demanded = now + ms(20);
+    let demand = Directive { not_before: Some(demanded), ..directive(Pace::Steady) };
+    let asking = Some(Link { may_ping: true, asking: true });
+    assert_eq!(next(&times, demand, asking), (demanded, Action::Ask), "an older question does not count");
+    assert_eq!(next(&times, demand, None), (demanded, Action::Fresh));
+    times.started(Action::Ask, demanded, 0.5);
+    assert_eq!(next(&times, demand, OPEN).1, Action::Ping);
+}

@@ -1,0 +1,136 @@
+//! What becomes of backends as a whole.
+
+use std::time::Duration;
+
+use super::harness::{Probing, config};
+use super::pki::Pki;
+use super::server::Server;
+use crate::model::health::{FailReason, State};
+
+#[tokio::test]
+async fn a_snapshot_is_published_before_anyone_is_asked() {
+    let pki = Pki::new("cluster");
+    let silent = Server::start(pki.server(&["h2"])).await;
+    silent.fall_silent();
+    let mut probing = Probing::start(config(), pki.client());
+    let received = probing.publish(&[silent.address]);
+    let view = probing.until(|_| true).await;
+    assert_eq!((view.noticed, view.state(silent.address)), (received, State::Unknown));
+    assert_eq!(view.snapshot.generation, 1);
+    let received = probing.publish(&[silent.address]);
+    let view = probing.until(|view| view.snapshot.generation == 2).await;
+    assert_eq!(view.noticed, received);
+    let (task, views) = probing.close();
+    tokio::time::timeout(Duration::from_secs(10), task).await.expect("it ends with its input").unwrap();
+    assert!(views.has_changed().is_err(), "nobody sends views any more");
+}
+
+#[tokio::test]
+async fn a_lone_backend_that_hangs_is_never_down() {
+    let pki = Pki::new("cluster");
+    let lone = Server::start(pki.server(&["h2"])).await;
+    let mut probing = Probing::start(config(), pki.client());
+    probing.publish(&[lone.address]);
+    probing.until_state(lone.address, State::Up).await;
+    lone.fall_silent();
+    probing.until(|view| view.backends[&lone.address].failing == Some(FailReason::Timeout)).await;
+    probing
+        .during(Duration::from_secs(5), |view| {
+            let health = view.backends[&lone.address];
+            assert!(health.state == State::Up && !health.ending, "{health:?}");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_lone_server_that_is_slow_is_used() {
+    let pki = Pki::new("cluster");
+    let slow = Server::start(pki.server(&["h2"])).await;
+    slow.wait_before_answers(Duration::from_secs(3));
+    let mut probing = Probing::start(config(), pki.client());
+    probing.publish(&[slow.address]);
+    let during = |view: &crate::model::health::HealthView| {
+        assert_ne!(view.state(slow.address), State::Down);
+    };
+    probing.during(Duration::from_secs(3), during).await;
+    // The patience grows until it answers.
+    probing.until_state(slow.address, State::Up).await;
+    probing.during(Duration::from_secs(5), during).await;
+    assert_eq!(probing.view().state(slow.address), State::Up);
+}
+
+#[tokio::test]
+async fn an_unready_one_drains_and_comes_back() {
+    let pki = Pki::new("cluster");
+    let server = Server::start(pki.server(&["h2"])).await;
+    let mut probing = Probing::start(config(), pki.client());
+    probing.publish(&[server.address]);
+    probing.until_state(server.address, State::Up).await;
+    server.say(500);
+    let view = probing.until_state(server.address, State::Draining).await;
+    let health = view.backends[&server.address];
+    assert!(health.published && health.answering && !health.ending && health.failing.is_none());
+    assert!(probing.counted.of("unready") >= 2);
+    server.say(200);
+    probing.until_state(server.address, State::Up).await;
+}
+
+#[tokio::test]
+async fn a_removed_one_drains_and_is_forgotten() {
+    let pki = Pki::new("cluster");
+    let (stays, goes) = (Server::start(pki.server(&["h2"])).await, Server::start(pki.server(&["h2"])).await);
+    let mut probing = Probing::start(config(), pki.client());
+    probing.publish(&[stays.address, goes.address]);
+    probing.until_state(goes.address, State::Up).await;
+    let received = probing.publish(&[stays.address]);
+    let view = probing.until_state(goes.address, State::Draining).await;
+    assert!(view.noticed == received && !view.backends[&goes.address].published);
+    probing.until(|view| !view.backends.contains_key(&goes.address)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let questions = goes.questions();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(goes.questions(), questions, "nobody asks it any more");
+}
+
+#[tokio::test]
+async fn all_dead_is_no_reason_to_give_any_up() {
+    let pki = Pki::new("cluster");
+    let (a, b) = (Server::start(pki.server(&["h2"])).await, Server::start(pki.server(&["h2"])).await);
+    let mut probing = Probing::start(config(), pki.client());
+    let backends = [a.address, b.address];
+    probing.publish(&backends);
+    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Up)).await;
+    a.fall_silent();
+    b.fall_silent();
+    probing.until(|view| view.backends.values().all(|health| health.failing.is_some())).await;
+    probing
+        .during(Duration::from_secs(4), |view| {
+            assert!(view.backends.values().all(|health| health.state == State::Up && !health.ending));
+        })
+        .await;
+}
+
+/// The daemon's own process is stopped, again and again. The servers run on a thread of their own meanwhile.
+#[test]
+fn a_daemon_that_was_stopped_condemns_nobody() {
+    let elsewhere =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let pki = Pki::new("cluster");
+    let servers = elsewhere.block_on(async {
+        [Server::start(pki.server(&["h2"])).await, Server::start(pki.server(&["h2"])).await]
+    });
+    let here = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    here.block_on(async {
+        let mut probing = Probing::start(config(), pki.client());
+        probing.publish(&servers.each_ref().map(|server| server.address));
+        probing.until(|view| view.backends.values().all(|health| health.state == State::Up)).await;
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_millis(1500));
+            probing
+                .during(Duration::from_millis(700), |view| {
+                    assert!(view.backends.values().all(|health| health.state == State::Up), "{view:?}");
+                })
+                .await;
+        }
+    });
+}

@@ -1,0 +1,155 @@
+//! One fresh probe: each answer and each failure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::pki::{NAME, Pki, Valid};
+use super::server::Server;
+use crate::model::health::{FailReason, Outcome, Probe};
+use crate::probe::fresh::{Attempt, Target, attempt, settings};
+use crate::probe::request::Question;
+
+/// Far longer than an answer takes on loopback.
+pub(super) const AMPLE: Duration = Duration::from_secs(10);
+
+pub(super) async fn probe(
+    address: std::net::SocketAddr,
+    trust: &Arc<ClientConfig>,
+    limit: Duration,
+) -> (Probe, bool) {
+    let name = NAME.try_into().unwrap();
+    let target = Target { address, question: Question::new(&name), name };
+    let Attempt { probe, kept } = attempt(target, settings(trust), limit).await;
+    (probe.unwrap(), kept.is_some())
+}
+
+async fn found(server: &Server, pki: &Pki) -> Outcome {
+    probe(server.address, &pki.client(), AMPLE).await.0.outcome
+}
+
+#[tokio::test]
+async fn what_each_status_means() {
+    let pki = Pki::new("cluster");
+    for protocol in ["h2", "http/1.1"] {
+        let server = Server::start(pki.server(&[protocol])).await;
+        for (status, expected) in [
+            (200, Outcome::Ready),
+            (401, Outcome::Ready),
+            (403, Outcome::Ready),
+            (500, Outcome::Unready),
+            (503, Outcome::Unready),
+            (404, Outcome::Failed(FailReason::Protocol)),
+            (302, Outcome::Failed(FailReason::Protocol)),
+            (204, Outcome::Failed(FailReason::Protocol)),
+        ] {
+            server.say(status);
+            let (probe, kept) = probe(server.address, &pki.client(), AMPLE).await;
+            assert_eq!(probe.outcome, expected, "{protocol} {status}");
+            assert!(kept, "{protocol} {status}: the connection can be used again");
+            assert!(probe.round_trip.is_some_and(|time| time <= probe.finished - probe.started));
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_listens() {
+    let pki = Pki::new("cluster");
+    let address = Server::start(pki.server(&["h2"])).await.kill().await;
+    let (probe, kept) = probe(address, &pki.client(), AMPLE).await;
+    assert_eq!((probe.outcome, kept), (Outcome::Failed(FailReason::Refused), false));
+}
+
+#[tokio::test]
+async fn no_way_there() {
+    // TCP does not go to the broadcast address: the kernel says ENETUNREACH and sends nothing.
+    let nowhere = "255.255.255.255:6443".parse().unwrap();
+    let (probe, _) = probe(nowhere, &Pki::new("cluster").client(), AMPLE).await;
+    assert_eq!(probe.outcome, Outcome::Failed(FailReason::Unreachable));
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_too_early() {
+    let pki = Pki::new("cluster");
+    let at_once = Server::raw(|stream| async move { drop(stream) }).await;
+    assert_eq!(found(&at_once, &pki).await, Outcome::Failed(FailReason::Reset));
+    let reset = Server::raw(|stream| async move {
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    })
+    .await;
+    assert_eq!(found(&reset, &pki).await, Outcome::Failed(FailReason::Reset));
+    for protocol in ["h2", "http/1.1"] {
+        let after_tls = Server::raw_tls(pki.server(&[protocol]), |mut stream| async move {
+            let mut request = [0; 16];
+            let _ = stream.read(&mut request).await;
+        })
+        .await;
+        assert_eq!(found(&after_tls, &pki).await, Outcome::Failed(FailReason::Reset), "{protocol}");
+    }
+}
+
+#[tokio::test]
+async fn no_answer_in_time() {
+    let pki = Pki::new("cluster");
+    let silent = Server::start(pki.server(&["h2"])).await;
+    silent.fall_silent();
+    let limit = Duration::from_millis(400);
+    let (tls, _) = probe(silent.address, &pki.client(), limit).await;
+    assert_eq!(tls.outcome, Outcome::Failed(FailReason::Timeout));
+    assert!(tls.finished - tls.started >= limit);
+    let slow = Server::start(pki.server(&["http/1.1"])).await;
+    slow.wait_before_answers(AMPLE);
+    let (http, _) = probe(slow.address, &pki.client(), limit).await;
+    assert_eq!(http.outcome, Outcome::Failed(FailReason::Timeout));
+}
+
+#[tokio::test]
+async fn certificates_that_must_not_be_trusted() {
+    let (pki, foreign, namesake) = (Pki::new("cluster"), Pki::new("foreign"), Pki::new("cluster"));
+    for (who, tls) in [
+        ("expired", pki.server_of(NAME, Valid::Until2021, &["h2"])),
+        ("not yet valid", pki.server_of(NAME, Valid::From2090, &["h2"])),
+        ("another name", pki.server_of("apiserver.example", Valid::Now, &["h2"])),
+        ("another CA", foreign.server(&["h2"])),
+        ("another CA of the same name", namesake.server(&["h2"])),
+    ] {
+        let server = Server::start(tls).await;
+        assert_eq!(found(&server, &pki).await, Outcome::Failed(FailReason::BadCertificate), "{who}");
+    }
+}
+
+#[tokio::test]
+async fn no_tls_and_no_http() {
+    let pki = Pki::new("cluster");
+    let plain = Server::raw(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    assert_eq!(found(&plain, &pki).await, Outcome::Failed(FailReason::Tls));
+    for protocol in ["h2", "http/1.1"] {
+        let garbage = Server::raw_tls(pki.server(&[protocol]), |mut stream| async move {
+            let _ = stream.write_all(&[0xa5; 4096]).await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        })
+        .await;
+        assert_eq!(found(&garbage, &pki).await, Outcome::Failed(FailReason::Protocol), "{protocol}");
+    }
+}
+
+#[tokio::test]
+async fn an_http1_server_that_says_close_is_not_kept() {
+    let pki = Pki::new("cluster");
+    let closing = Server::raw_tls(pki.server(&[]), |mut stream| async move {
+        let mut request = vec![0; 1024];
+        let _ = stream.read(&mut request).await;
+        let _ =
+            stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let (probe, kept) = probe(closing.address, &pki.client(), AMPLE).await;
+    assert_eq!((probe.outcome, kept), (Outcome::Ready, false));
+}

@@ -1,0 +1,194 @@
+//! An apiserver on loopback that says what it is told to, can be killed, started again, and fall silent.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// What the server does, and what was done to it.
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) status: AtomicU16,
+    pub(super) delay_ms: AtomicU64,
+    pub(super) silent: AtomicBool,
+    pub(super) connections: AtomicUsize,
+    pub(super) questions: AtomicUsize,
+}
+
+/// One server.
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    pub(super) shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Answers `/readyz` with 200.
+    pub(super) async fn start(tls: Arc<ServerConfig>) -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), tls).await
+    }
+
+    pub(super) async fn start_at(address: SocketAddr, tls: Arc<ServerConfig>) -> Self {
+        let shared = Arc::new(Shared { status: AtomicU16::new(200), ..Shared::default() });
+        let known = Arc::clone(&shared);
+        Self::accept(address, shared, move |stream| serve(stream, Arc::clone(&tls), Arc::clone(&known))).await
+    }
+
+    /// Does `serve` with each TCP connection.
+    pub(super) async fn raw<F: Future<Output = ()> + Send + 'static>(
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self {
+        Self::accept("127.0.0.1:0".parse().unwrap(), Arc::default(), serve).await
+    }
+
+    /// Does `serve` with each TLS connection.
+    pub(super) async fn raw_tls<F: Future<Output = ()> + Send + 'static>(
+        tls: Arc<ServerConfig>,
+        serve: impl Fn(TlsStream<TcpStream>) -> F + Send + Sync + 'static,
+    ) -> Self {
+        let serve = Arc::new(serve);
+        Self::raw(move |stream| {
+            let (tls, serve) = (Arc::clone(&tls), Arc::clone(&serve));
+            async move {
+                if let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await {
+                    serve(stream).await;
+                }
+            }
+        })
+        .await
+    }
+
+    async fn accept<F: Future<Output = ()> + Send + 'static>(
+        address: SocketAddr,
+        shared: Arc<Shared>,
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let counted = Arc::clone(&shared);
+        let accepting = tokio::spawn(async move {
+            let mut serving = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.connections.fetch_add(1, Ordering::Relaxed);
+                serving.spawn(serve(stream));
+            }
+        });
+        Self { address, shared, accepting }
+    }
+
+    pub(super) fn say(&self, status: u16) {
+        self.shared.status.store(status, Ordering::Relaxed);
+    }
+
+    pub(super) fn wait_before_answers(&self, delay: Duration) {
+        self.shared.delay_ms.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    /// From now on nothing is read or written, and nothing closed: what SIGSTOP does to a process.
+    pub(super) fn fall_silent(&self) {
+        self.shared.silent.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn questions(&self) -> usize {
+        self.shared.questions.load(Ordering::Relaxed)
+    }
+
+    /// Closes the listener and every connection.
+    pub(super) async fn kill(mut self) -> SocketAddr {
+        self.accepting.abort();
+        let _ = (&mut self.accepting).await;
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn serve(stream: TcpStream, tls: Arc<ServerConfig>, shared: Arc<Shared>) {
+    let stream = Mutable { stream, shared: Arc::clone(&shared) };
+    let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await else { return };
+    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let shared = Arc::clone(&shared);
+        async move {
+            assert_eq!(request.uri().path(), "/readyz");
+            assert!(!request.headers().contains_key("authorization"));
+            shared.questions.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(shared.delay_ms.load(Ordering::Relaxed))).await;
+            let status = shared.status.load(Ordering::Relaxed);
+            let body = Full::new(Bytes::from_static(b"ok"));
+            Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
+        }
+    });
+    let stream = TokioIo::new(stream);
+    if is_h2 {
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = server.serve_connection(stream, service).await;
+    } else {
+        let _ = hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await;
+    }
+}
+
+struct Mutable {
+    stream: TcpStream,
+    shared: Arc<Shared>,
+}
+
+impl Mutable {
+    fn is_mute(&self) -> bool {
+        self.shared.silent.load(Ordering::Relaxed)
+    }
+}
+
+impl AsyncRead for Mutable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.is_mute() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Mutable {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_mute() {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
