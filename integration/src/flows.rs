@@ -205,7 +205,8 @@ fn table(lab: &Lab, dead: &[u8], kill: bool) -> String {
             false => format!("elements = {{ {} }};", elements.join(", ")),
         };
         let live: Vec<u8> = (1..=lab.options().apiservers).filter(|i| !dead.contains(i)).collect();
-        let map: Vec<String> = live.iter().enumerate().map(|(n, i)| format!("{n} : {}", endpoint(*i))).collect();
+        let map: Vec<String> =
+            live.iter().enumerate().map(|(n, i)| format!("{n} : {}", endpoint(*i))).collect();
         // Writing to a String cannot fail.
         let _ = writeln!(text, "set dead-{ip} {{ typeof {ip} saddr . tcp sport; {elements} }}");
         let _ = writeln!(
@@ -226,8 +227,7 @@ fn table(lab: &Lab, dead: &[u8], kill: bool) -> String {
         );
     }
     let mut chain = |name: &str, kind: &str, hook: &str, priority: &str, rules: &str| {
-        let _ =
-            writeln!(text, "chain {name} {{ type {kind} hook {hook} priority {priority};\n{rules}}}");
+        let _ = writeln!(text, "chain {name} {{ type {kind} hook {hook} priority {priority};\n{rules}}}");
     };
     chain("raw-output", "filter", "output", "-300", &raw);
     if kill {

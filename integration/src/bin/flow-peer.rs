@@ -87,7 +87,9 @@ async fn hold_all(targets: &[SocketAddr], wanted: &[(Kind, usize)]) -> Result<()
     let held: Arc<Mutex<Held>> = Arc::default();
     let mut opening = JoinSet::new();
     let turns = Arc::new(tokio::sync::Semaphore::new(128));
-    for (target, (kind, count)) in targets.iter().flat_map(|target| wanted.iter().map(move |one| (*target, *one))) {
+    for (target, (kind, count)) in
+        targets.iter().flat_map(|target| wanted.iter().map(move |one| (*target, *one)))
+    {
         for _ in 0..count {
             let turns = turns.clone();
             opening.spawn(async move {

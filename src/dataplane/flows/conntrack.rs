@@ -101,8 +101,10 @@ pub(super) fn dump(vip: Vip, backend: Backend, filtered: bool) -> Vec<u8> {
     let mut body = header(vip.ip());
     if filtered {
         let protocol = attr::byte(PROTO_NUM, IPPROTO_TCP);
-        let mut original = vec![attr::nest(TUPLE_PROTO, &[protocol.clone(), attr::be16(PROTO_DST_PORT, vip.port())])];
-        let mut reply = vec![attr::nest(TUPLE_PROTO, &[protocol, attr::be16(PROTO_SRC_PORT, backend.port())])];
+        let mut original =
+            vec![attr::nest(TUPLE_PROTO, &[protocol.clone(), attr::be16(PROTO_DST_PORT, vip.port())])];
+        let mut reply =
+            vec![attr::nest(TUPLE_PROTO, &[protocol, attr::be16(PROTO_SRC_PORT, backend.port())])];
         let mut original_flags = FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT;
         let mut reply_flags = FILTER_PROTO_NUM | FILTER_PROTO_SRC_PORT;
         // Kernels as late as 6.18 drop exactly the entries whose IPv6 address equals the one asked for.
@@ -159,8 +161,11 @@ pub(super) fn entry(body: &[u8]) -> Result<Option<Entry>, Malformed> {
     let attrs = body.get(GENERIC_HEADER..).ok_or_else(|| Malformed("no room for the family".to_owned()))?;
     let original = attr::find(attrs, TUPLE_ORIG)?.unwrap_or_default();
     let reply = attr::find(attrs, TUPLE_REPLY)?.unwrap_or_default();
-    let (Some((client, vip)), Some((answers, _))) = (tuple(original)?, tuple(reply)?) else { return Ok(None) };
-    let tcp = attr::find(attrs, PROTOINFO)?.map(|info| attr::find(info, PROTOINFO_TCP)).transpose()?.flatten();
+    let (Some((client, vip)), Some((answers, _))) = (tuple(original)?, tuple(reply)?) else {
+        return Ok(None);
+    };
+    let tcp =
+        attr::find(attrs, PROTOINFO)?.map(|info| attr::find(info, PROTOINFO_TCP)).transpose()?.flatten();
     let state = tcp.map(|tcp| attr::fixed::<1>(tcp, PROTOINFO_TCP_STATE)).transpose()?.flatten();
     Ok(Some(Entry {
         flow: Flow { client, vip },

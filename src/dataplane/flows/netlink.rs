@@ -7,8 +7,8 @@ use std::io;
 use std::time::Duration;
 
 use netlink_packet_core::{
-    ErrorBuffer, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NLMSG_NOOP, NetlinkBuffer,
+    ErrorBuffer, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
+    NetlinkBuffer,
 };
 use netlink_sys::{Socket, SocketAddr};
 use socket2::SockRef;
@@ -75,7 +75,12 @@ impl Channel {
     }
 
     /// One request, acknowledged: the body of the last message that came before the acknowledgement, if any.
-    pub(super) fn ask(&mut self, kind: u16, flags: u16, body: &[u8]) -> Result<Option<Vec<u8>>, NetlinkError> {
+    pub(super) fn ask(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &[u8],
+    ) -> Result<Option<Vec<u8>>, NetlinkError> {
         let sequence = self.send(kind, flags | NLM_F_ACK, body)?;
         let mut answer = None;
         loop {

@@ -164,8 +164,11 @@ mod tests {
     }
 
     fn verified(packet: &[u8]) -> bool {
-        let (addresses, tcp) =
-            if packet[0] >> 4 == 4 { (&packet[12..20], &packet[20..]) } else { (&packet[8..40], &packet[40..]) };
+        let (addresses, tcp) = if packet[0] >> 4 == 4 {
+            (&packet[12..20], &packet[20..])
+        } else {
+            (&packet[8..40], &packet[40..])
+        };
         let rest = [0, IPPROTO_TCP, 0, u8::try_from(tcp.len()).unwrap()];
         let header = packet[0] >> 4 == 6 || checksum(&[&packet[..20]]) == 0;
         header && checksum(&[addresses, &rest, tcp]) == 0

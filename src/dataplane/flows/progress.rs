@@ -96,8 +96,12 @@ impl Progress {
         let due = |track: &Track| {
             !track.ended && track.nudged.is_none_or(|last| now.saturating_duration_since(last) >= ROUND)
         };
-        let mut flows: Vec<_> =
-            self.open.iter().filter(|(_, track)| due(track)).map(|(flow, track)| (track.nudged, *flow)).collect();
+        let mut flows: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(_, track)| due(track))
+            .map(|(flow, track)| (track.nudged, *flow))
+            .collect();
         flows.sort_unstable_by_key(|(nudged, flow)| (*nudged, flow.client.port()));
         flows.retain(|(_, flow)| self.clients.entry(flow.client.ip()).or_default().take());
         flows.into_iter().map(|(_, flow)| flow).collect()

@@ -53,7 +53,9 @@ pub(super) fn route_to(to: IpAddr) -> Vec<u8> {
 pub(super) fn way(to: IpAddr, body: &[u8]) -> Result<Option<Way>, Malformed> {
     let attrs = body.get(HEADER..).ok_or_else(|| Malformed("a route that is cut short".to_owned()))?;
     let gateway = match attr::find(attrs, RTA_VIA)? {
-        Some(via) => attr::find_address(&attr::emit(&[attr::bytes(1, via.get(2..).unwrap_or_default())]), 1, 1)?,
+        Some(via) => {
+            attr::find_address(&attr::emit(&[attr::bytes(1, via.get(2..).unwrap_or_default())]), 1, 1)?
+        }
         None => attr::find_address(attrs, RTA_GATEWAY, RTA_GATEWAY)?,
     };
     Ok(attr::fixed(attrs, RTA_OIF)?.map(|index| Way {
@@ -111,7 +113,10 @@ mod tests {
         assert_eq!(way(to, &answer(1, &routed)).unwrap().unwrap().next_hop, gateway);
         let via = [vec![10, 0], "fe80::1".parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec()].concat();
         let other = [out, attr::bytes(RTA_VIA, &via)];
-        assert_eq!(way(to, &answer(2, &other)).unwrap().unwrap().next_hop, "fe80::1".parse::<IpAddr>().unwrap());
+        assert_eq!(
+            way(to, &answer(2, &other)).unwrap().unwrap().next_hop,
+            "fe80::1".parse::<IpAddr>().unwrap()
+        );
         assert!(way(to, &answer(2, &other)).unwrap().unwrap().local);
         assert_eq!(way(to, &answer(7, &[])).unwrap(), None);
     }

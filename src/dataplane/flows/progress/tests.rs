@@ -84,8 +84,7 @@ fn what_remains_has_a_reason() {
     progress.look(entries(&flows, State::Open), start);
     progress.nudged(flows[0], start);
     progress.failed(flows[1], Remaining::OutputPolicy, start);
-    let expected =
-        [(Remaining::NoAnswer, 1), (Remaining::OutputPolicy, 1), (Remaining::OutOfTime, 1)].into();
+    let expected = [(Remaining::NoAnswer, 1), (Remaining::OutputPolicy, 1), (Remaining::OutOfTime, 1)].into();
     assert_eq!(progress.remaining(), expected);
 }
 
