@@ -45,6 +45,7 @@ const FILTER_REPLY_FLAGS: u16 = 2;
 const FILTER_IP_SRC: u32 = 1 << 0;
 const FILTER_IP_DST: u32 = 1 << 1;
 const FILTER_PROTO_NUM: u32 = 1 << 3;
+const FILTER_PROTO_SRC_PORT: u32 = 1 << 4;
 const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
 
 /// How far a connection got, as `enum tcp_conntrack` numbers it.
@@ -94,34 +95,33 @@ pub(super) struct Entry {
     tuple_zone: Option<[u8; 2]>,
 }
 
-/// Asks for the TCP entries whose original destination is `vip` and that `backend` answers; `filtered: false` asks
-/// for all of the family, which every kernel understands.
+/// Asks for the TCP entries that lead from `vip` to `backend`; `filtered: false` asks for all of the family, which
+/// every kernel understands. The caller selects in either case: the filter may pass more.
 pub(super) fn dump(vip: Vip, backend: Backend, filtered: bool) -> Vec<u8> {
     let mut body = header(vip.ip());
     if filtered {
         let protocol = attr::byte(PROTO_NUM, IPPROTO_TCP);
+        let mut original =
+            vec![attr::nest(TUPLE_PROTO, &[protocol.clone(), attr::be16(PROTO_DST_PORT, vip.port())])];
+        let mut reply =
+            vec![attr::nest(TUPLE_PROTO, &[protocol, attr::be16(PROTO_SRC_PORT, backend.port())])];
+        let mut original_flags = FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT;
+        let mut reply_flags = FILTER_PROTO_NUM | FILTER_PROTO_SRC_PORT;
+        // Kernels as late as 6.18 drop exactly the entries whose IPv6 address equals the one asked for.
+        if vip.is_ipv4() {
+            original.push(attr::nest(TUPLE_IP, &[attr::address(IP_V4_DST, IP_V6_DST, vip.ip())]));
+            reply.push(attr::nest(TUPLE_IP, &[attr::address(IP_V4_SRC, IP_V6_SRC, backend.ip())]));
+            original_flags |= FILTER_IP_DST;
+            reply_flags |= FILTER_IP_SRC;
+        }
+        let flags = [
+            attr::native32(FILTER_ORIG_FLAGS, original_flags),
+            attr::native32(FILTER_REPLY_FLAGS, reply_flags),
+        ];
         body.extend(attr::emit(&[
-            attr::nest(
-                TUPLE_ORIG,
-                &[
-                    attr::nest(TUPLE_IP, &[attr::address(IP_V4_DST, IP_V6_DST, vip.ip())]),
-                    attr::nest(TUPLE_PROTO, &[protocol, attr::be16(PROTO_DST_PORT, vip.port())]),
-                ],
-            ),
-            attr::nest(
-                TUPLE_REPLY,
-                &[attr::nest(TUPLE_IP, &[attr::address(IP_V4_SRC, IP_V6_SRC, backend.ip())])],
-            ),
-            attr::nest(
-                FILTER,
-                &[
-                    attr::native32(
-                        FILTER_ORIG_FLAGS,
-                        FILTER_IP_DST | FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT,
-                    ),
-                    attr::native32(FILTER_REPLY_FLAGS, FILTER_IP_SRC),
-                ],
-            ),
+            attr::nest(TUPLE_ORIG, &original),
+            attr::nest(TUPLE_REPLY, &reply),
+            attr::nest(FILTER, &flags),
         ]));
     }
     body

@@ -10,7 +10,7 @@ use super::conntrack::Flow;
 use super::kernel::Kernel;
 use super::pace::Bucket;
 use super::packet::{self, AnswerKind};
-use super::progress::Progress;
+use super::progress::{Progress, ROUND};
 use super::report::KillReport;
 use super::sender::NotSent;
 use super::sniffer::Sniffer;
@@ -19,13 +19,14 @@ use crate::model::types::{Backend, Family, Vip};
 
 /// Packets sent in one step, so that another order or a cancellation waits for a few milliseconds only.
 const BATCH: usize = 256;
-/// After the last nudge of a round: clients answer within a round trip, so most flows are gone at the first look.
+/// Looks at conntrack after the last nudge of a round: clients answer within a round trip, so most flows are gone at
+/// the first. The last one begins the next round.
 const LOOKS: [Duration; 5] = [
     Duration::from_millis(15),
     Duration::from_millis(40),
     Duration::from_millis(120),
     Duration::from_millis(300),
-    super::progress::ROUND,
+    ROUND,
 ];
 /// While clients' answers are answered: far below a round trip that a person would notice.
 const LISTEN: Duration = Duration::from_millis(2);
@@ -39,7 +40,8 @@ pub(super) struct Job {
     started: Instant,
     deadline: Instant,
     look_at: Instant,
-    looks: usize,
+    /// When the last nudge of this round was sent, or there was none to send.
+    round_sent: Instant,
     send_at: Instant,
     queue: VecDeque<Flow>,
     progress: Progress,
@@ -58,8 +60,8 @@ impl Job {
             started: now,
             deadline: now + options.bound,
             look_at: now,
-            // The first look begins the first round.
-            looks: LOOKS.len(),
+            // So long ago that the first look begins the first round.
+            round_sent: now.checked_sub(ROUND).unwrap_or(now),
             send_at: now,
             queue: VecDeque::new(),
             progress: Progress::default(),
@@ -115,13 +117,14 @@ impl Job {
     /// Reads conntrack and acts upon it. `false`: it could not be read now.
     fn look(&mut self, kernel: &mut Kernel) -> bool {
         let first = self.report.found_after.is_zero();
+        let began = Instant::now();
         let mut entries = Vec::new();
         for vip in &self.vips {
             match kernel.entries(*vip, self.order.backend) {
                 Ok(found) => entries.extend(found),
                 Err(error) => {
                     self.degrade(&error);
-                    self.look_at = Instant::now() + LOOKS[LOOKS.len() - 1];
+                    self.look_at = Instant::now() + ROUND;
                     return false;
                 }
             }
@@ -137,18 +140,29 @@ impl Job {
             self.report.found_after = self.started.elapsed();
             self.report.flows = count(self.progress.open().count());
         }
-        match self.looks.checked_add(1).filter(|next| *next < LOOKS.len()) {
-            Some(next) => self.wait_for_look(next, now),
-            None => self.begin_round(kernel),
+        if now.saturating_duration_since(self.round_sent) >= ROUND {
+            self.begin_round(kernel);
+        } else {
+            self.wait_for_look(now, now - began);
         }
         true
     }
 
-    fn wait_for_look(&mut self, next: usize, now: Instant) {
-        let before = self.looks.min(LOOKS.len() - 1);
-        let pause = if next == 0 { LOOKS[0] } else { LOOKS[next] - LOOKS[before] };
-        self.looks = next;
-        self.look_at = now + pause;
+    /// Waits for the next look of this round, and at least as long as the last one took: a table of a million entries
+    /// must not keep this thread busy.
+    fn wait_for_look(&mut self, now: Instant, took: Duration) {
+        let next = LOOKS.into_iter().map(|after| self.round_sent + after).find(|at| *at >= now + took);
+        self.look_at = next.unwrap_or(now.max(self.round_sent + ROUND));
+    }
+
+    /// No nudge of this round is left to send.
+    fn sent(&mut self) {
+        let now = Instant::now();
+        self.round_sent = now;
+        if self.report.rounds <= 1 {
+            self.report.nudged_after = now - self.started;
+        }
+        self.wait_for_look(now, Duration::ZERO);
     }
 
     fn begin_round(&mut self, kernel: &mut Kernel) {
@@ -160,10 +174,7 @@ impl Job {
         self.send_at = now;
         self.report.rounds += u32::from(!self.queue.is_empty());
         if self.queue.is_empty() {
-            self.wait_for_look(0, now);
-        }
-        if self.report.rounds <= 1 {
-            self.report.nudged_after = self.started.elapsed();
+            self.sent();
         }
     }
 
@@ -237,11 +248,7 @@ impl Job {
             }
         }
         if self.queue.is_empty() {
-            let now = Instant::now();
-            if self.report.rounds == 1 {
-                self.report.nudged_after = now - self.started;
-            }
-            self.wait_for_look(0, now);
+            self.sent();
         }
     }
 

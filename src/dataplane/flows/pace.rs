@@ -43,13 +43,14 @@ impl Bucket {
     }
 }
 
-/// A client host answers about 1,000 a second where the kernel limits it at all (`net.ipv4.tcp_challenge_ack_limit`,
-/// before 6.1): so many for each round of some 550 ms stay below.
-const CAREFUL: u32 = 450;
 /// Never fewer, so that a client that answers nothing does not hold its round up for long.
 const LEAST: u32 = 100;
 
-/// How many flows of one client host may be nudged in a round. It starts without a limit.
+/// How many flows of one client host may be nudged in a round.
+///
+/// It starts without a limit. A host that has one itself (`net.ipv4.tcp_challenge_ack_limit`, about 1,000 answers a
+/// second before 6.1) answers some, and is asked for a quarter more than that in the next round: so its limit is used
+/// up, and flows that would have no answer keep the one that each may give in 500 ms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ClientPace {
     limit: Option<u32>,
@@ -75,11 +76,9 @@ impl ClientPace {
         let ended = self.nudged.saturating_sub(open);
         self.answered |= ended > 0;
         if self.nudged >= LEAST {
-            self.limit = if u64::from(ended) * 10 >= u64::from(self.nudged) * 9 {
-                self.limit.map(|limit| limit.saturating_add(limit / 4))
-            } else {
-                Some((self.nudged / 2).clamp(LEAST, CAREFUL))
-            };
+            let more = ended.saturating_add(ended / 4).max(LEAST);
+            let most_ended = u64::from(ended) * 10 >= u64::from(self.nudged) * 9;
+            self.limit = if most_ended { self.limit.map(|limit| limit.max(more)) } else { Some(more) };
         }
         self.nudged = 0;
     }
@@ -108,9 +107,11 @@ mod tests {
         let mut pace = ClientPace::default();
         assert_eq!((0..5000).filter(|_| pace.take()).count(), 5000);
         pace.end_round(4000);
-        assert_eq!((0..5000).filter(|_| pace.take()).count(), 450);
+        assert_eq!((0..5000).filter(|_| pace.take()).count(), 1250);
         pace.end_round(0);
-        assert_eq!((0..5000).filter(|_| pace.take()).count(), 562);
+        assert_eq!((0..5000).filter(|_| pace.take()).count(), 1562);
+        pace.end_round(1562);
+        assert_eq!((0..5000).filter(|_| pace.take()).count(), 100);
         assert!(pace.has_answered());
     }
 

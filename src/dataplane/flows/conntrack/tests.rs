@@ -53,21 +53,25 @@ pub(in super::super) fn sample() -> Entry {
 
 #[test]
 fn a_dump_request_is_what_the_kernel_expects() {
-    let body = dump("10.96.0.1:443".parse().unwrap(), "192.0.2.11:6443".parse().unwrap(), true);
-    let (orig, reply) = (42u32.to_ne_bytes(), 1u32.to_ne_bytes());
     let mut expected = vec![2, 0, 0, 0];
-    expected.extend([36, 0, 1, 0x80, 12, 0, 1, 0x80, 8, 0, 2, 0, 10, 96, 0, 1]);
-    expected.extend([20, 0, 2, 0x80, 5, 0, 1, 0, 6, 0, 0, 0, 6, 0, 3, 0, 1, 187, 0, 0]);
-    expected.extend([16, 0, 2, 0x80, 12, 0, 1, 0x80, 8, 0, 1, 0, 192, 0, 2, 11]);
-    expected.extend([20, 0, 25, 0x80, 8, 0, 1, 0]);
-    expected.extend(orig);
-    expected.extend([8, 0, 2, 0]);
-    expected.extend(reply);
+    expected.extend([36, 0, 1, 0x80, 20, 0, 2, 0x80, 5, 0, 1, 0, 6, 0, 0, 0, 6, 0, 3, 0, 1, 187, 0, 0]);
+    expected.extend([12, 0, 1, 0x80, 8, 0, 2, 0, 10, 96, 0, 1]);
+    expected.extend([36, 0, 2, 0x80, 20, 0, 2, 0x80, 5, 0, 1, 0, 6, 0, 0, 0, 6, 0, 2, 0, 0x19, 0x2b, 0, 0]);
+    expected.extend([12, 0, 1, 0x80, 8, 0, 1, 0, 192, 0, 2, 11]);
+    expected.extend([20, 0, 25, 0x80, 8, 0, 1, 0, 42, 0, 0, 0, 8, 0, 2, 0, 25, 0, 0, 0]);
+    let body = dump("10.96.0.1:443".parse().unwrap(), "192.0.2.11:6443".parse().unwrap(), true);
     if cfg!(target_endian = "little") {
         assert_eq!(body, expected);
     }
-    let all = dump("[fd00::1]:443".parse().unwrap(), "[2001:db8::1]:6443".parse().unwrap(), false);
-    assert_eq!(all, [10, 0, 0, 0]);
+}
+
+#[test]
+fn an_ipv6_dump_filters_by_ports_alone() {
+    let (vip, backend) = ("[fd00::1]:443".parse().unwrap(), "[2001:db8::1]:6443".parse().unwrap());
+    let body = dump(vip, backend, true);
+    let original = attr::find(&body[GENERIC_HEADER..], TUPLE_ORIG).unwrap().unwrap();
+    assert_eq!(attr::find(original, TUPLE_IP).unwrap(), None);
+    assert_eq!(dump(vip, backend, false), [10, 0, 0, 0]);
 }
 
 #[test]
