@@ -32,7 +32,7 @@ fn an_output_policy_that_drops_untracked_packets_keeps_nobody_waiting() -> Resul
     let lab = lab(Families::Dual)?;
     let mut stage = started(&lab)?;
     lab.node().nft_load(
-        "table inet policy {\nchain out { type filter hook output priority 0;\nct state untracked drop\n}\n}\n",
+        "table inet strict {\nchain out { type filter hook output priority 0;\nct state untracked drop\n}\n}\n",
     )?;
     leave(&mut stage, Fault::Unplugged, &[2], &mix()).map(drop)
 }
