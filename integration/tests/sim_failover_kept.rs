@@ -39,7 +39,10 @@ const ALL: [u8; 3] = [1, 2, 3];
 fn nothing_is_cut_while_all_apiservers_or_the_nodes_own_link_are_away() -> Result<()> {
     let lab = lab(Families::Dual)?;
     let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
-    let mut crowd = stage.everybody(&Mix { fresh_every: Some(Duration::from_millis(50)), ..mix() })?;
+    // Whoever meets one fault may, with its retransmissions further and further apart, meet the next one as well.
+    let timeout = Duration::from_secs(60);
+    let mut crowd =
+        stage.everybody(&Mix { fresh_every: Some(Duration::from_millis(50)), timeout, ..mix() })?;
     for fault in [
         Fault::UplinkDown,
         Fault::Unplugged,
