@@ -59,6 +59,7 @@ impl Default for Mix {
 pub struct Clients {
     process: Spawned,
     timeout: Duration,
+    kept: Vec<SocketAddr>,
 }
 
 impl Clients {
@@ -95,8 +96,15 @@ impl Clients {
             clients.args([argument, &count.to_string()]);
         }
         let mut process = Spawned::start(name, clients, folder)?;
-        process.wait_for_line("started", START_LIMIT)?;
-        Ok(Self { process, timeout: mix.timeout })
+        let line = process.wait_for_line("started", START_LIMIT)?;
+        let kept = line.strip_prefix("started ").context("read which connections are kept")?;
+        let kept = serde_json::from_str(kept).context("parse which connections are kept")?;
+        Ok(Self { process, timeout: mix.timeout, kept })
+    }
+
+    /// The clients' own addresses of the long-lived connections.
+    pub fn kept(&self) -> &[SocketAddr] {
+        &self.kept
     }
 
     /// The long-lived connections that have ended so far.

@@ -4,7 +4,7 @@
 mod outcome;
 pub mod trial;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -129,11 +129,6 @@ impl<'lab> Failover<'lab> {
 }
 
 impl Crowd {
-    /// When the last fault happened, by [`monotonic_us`].
-    pub fn fault_us(&self) -> u64 {
-        self.fault_us
-    }
-
     /// Clients that the node knows by the address `outer`, because something hides them behind it, are known here by
     /// `inner`; their ports are the same.
     pub fn hidden(&mut self, inner: IpAddr, outer: IpAddr) {
@@ -145,21 +140,21 @@ impl Crowd {
         self.led_to = led_to.map(|(client, backend)| (named(client), backend)).collect();
     }
 
-    /// How many long-lived connections lead to one of these addresses.
-    pub fn flows_to(&self, dead: &[IpAddr]) -> usize {
-        self.led_to.values().filter(|backend| dead.contains(&backend.ip())).count()
-    }
-
     /// Waits until every long-lived connection to one of these addresses has ended at its client.
     pub fn wait_told(&self, dead: &[IpAddr], limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         let concerned = self.led_to.iter().filter(|(_, backend)| dead.contains(&backend.ip()));
-        let concerned: Vec<SocketAddr> = concerned.map(|(client, _)| *client).collect();
+        let kept: BTreeSet<&SocketAddr> =
+            self.clients.iter().flat_map(|(_, clients)| clients.kept()).collect();
+        let concerned: Vec<SocketAddr> =
+            concerned.map(|(client, _)| *client).filter(|c| kept.contains(c)).collect();
         loop {
             let mut left = concerned.clone();
             for (_, clients) in &self.clients {
                 let ended = clients.ended()?;
-                left.retain(|client| !ended.iter().any(|connection| connection.local == Some(*client)));
+                let ended: BTreeSet<SocketAddr> =
+                    ended.iter().filter_map(|connection| connection.local).collect();
+                left.retain(|client| !ended.contains(client));
             }
             if left.is_empty() {
                 return Ok(());
@@ -196,7 +191,7 @@ fn expected(lab: &Lab, numbers: &[u8]) -> Vec<(SocketAddr, Vec<SocketAddr>)> {
 }
 
 /// Which backend the node leads each connection to a virtual IP to, by the client's address.
-pub fn translations(lab: &Lab) -> Result<BTreeMap<SocketAddr, SocketAddr>> {
+fn translations(lab: &Lab) -> Result<BTreeMap<SocketAddr, SocketAddr>> {
     let mut found = BTreeMap::new();
     for family in lab.families() {
         let name = if *family == Family::V4 { "ipv4" } else { "ipv6" };

@@ -68,7 +68,7 @@ fn one_that_is_not_heard_is_left_and_no_new_connection_fails() -> Result<()> {
 
 #[test]
 fn the_watched_one_is_left_like_any_other() -> Result<()> {
-    for fault in [Fault::Killed, Fault::Unplugged, Fault::Paused] {
+    for fault in [Fault::Unplugged, Fault::Paused] {
         let lab = lab(Families::V4)?;
         let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &[1, 2, 3], &[])?;
         let watched = stage.watched()?;

@@ -85,6 +85,13 @@ impl Arguments {
     }
 }
 
+fn started(kept: &[SocketAddr]) {
+    match serde_json::to_string(kept) {
+        Ok(kept) => println!("started {kept}"),
+        Err(error) => eprintln!("write the connections that are kept: {error}"),
+    }
+}
+
 fn ended(connection: &Connection) {
     match serde_json::to_string(connection) {
         Ok(line) => println!("ended {line}"),
@@ -99,7 +106,7 @@ async fn main() -> Result<()> {
     let stop = async {
         terminate.recv().await;
     };
-    let timeline = clients::run(config, stop, || println!("started"), ended).await?;
+    let timeline = clients::run(config, stop, started, ended).await?;
     println!("{}", serde_json::to_string(&timeline)?);
     Ok(())
 }

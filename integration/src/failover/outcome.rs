@@ -74,6 +74,16 @@ impl Outcome {
         told
     }
 
+    /// [`Outcome::told`] of each kind, in words.
+    pub fn by_kind(&self, dead: &[IpAddr]) -> String {
+        let kinds = [Kind::Idle, Kind::Watch, Kind::HalfClosed, Kind::Upload, Kind::Download];
+        let words = kinds.map(|kind| {
+            let Told { flows, told, first_ms, last_ms } = self.told(dead, Some(kind));
+            format!("{kind:?} {told} of {flows} told, {first_ms} to {last_ms} ms after the fault")
+        });
+        words.join("; ")
+    }
+
     /// Fails unless long-lived connections lead to these addresses, and all of them ended after the fault.
     pub fn expect_told(&self, dead: &[IpAddr]) -> Result<Told> {
         let told = self.told(dead, None);

@@ -64,7 +64,7 @@ pub fn leave(
         !matches!(fault, Fault::Paused | Fault::Unplugged | Fault::InboundLost | Fault::OutboundLost);
     thread::sleep(if itself { AFTERWARDS + Duration::from_millis(LEFT) } else { AFTERWARDS });
     let outcome = crowd.finish()?;
-    println!("{fault:?} of {numbers:?}: {:?}\n{outcome}", outcome.told(&dead, None));
+    println!("{fault:?} of {numbers:?}: {}\n{outcome}", outcome.by_kind(&dead));
     let verdict = || -> Result<()> {
         waited?;
         let Told { last_ms, .. } = outcome.expect_told(&dead)?;

@@ -14,6 +14,7 @@ mod journal;
 mod kept;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -24,18 +25,19 @@ use kept::Kept;
 use timeline::Timeline;
 
 /// Runs until `stop` resolves; fresh connections under way are waited for. `started` is called once every
-/// long-lived connection got through and, where fresh ones are wanted, the first of them; `ended` with each
-/// long-lived connection that ends.
+/// long-lived connection got through and, where fresh ones are wanted, the first of them, with the clients' own
+/// addresses of the long-lived ones; `ended` with each of those that ends.
 pub async fn run(
     config: Config,
     stop: impl Future<Output = ()>,
-    started: impl FnOnce(),
+    started: impl FnOnce(&[SocketAddr]),
     ended: impl Fn(&timeline::Connection) + Send + Sync + 'static,
 ) -> Result<Timeline> {
     let config = Arc::new(config);
     let journal = Arc::new(Journal::new(Box::new(ended)));
     let kept = Kept::open(&config, &journal).await?;
-    fresh::run(&config, &journal, stop, started).await?;
+    let locals: Vec<SocketAddr> = journal.timeline().kept().filter_map(|c| c.local).collect();
+    fresh::run(&config, &journal, stop, || started(&locals)).await?;
     drop(kept);
     Ok(journal.timeline())
 }

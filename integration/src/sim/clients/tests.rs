@@ -38,7 +38,10 @@ async fn run(fault: impl AsyncFnOnce(&crate::sim::control::Control)) -> (Timelin
         fault(&control).await;
         tokio::time::sleep(Duration::from_millis(250)).await;
     };
-    let started = || told.send(()).unwrap();
+    let started = |kept: &[_]| {
+        assert_eq!(kept.len(), 10);
+        told.send(()).unwrap();
+    };
     let timeline = super::run(config, stop, started, move |_| *counted.lock().unwrap() += 1).await.unwrap();
     let ended = *ended.lock().unwrap();
     (timeline, ended)
