@@ -192,7 +192,7 @@ fn one_that_is_ready_again_is_watched_until_its_hold_down_ends() {
         story.probe(A, now + 30, now + 31, Outcome::Ready);
     }
     assert_eq!((story.state(A), story.pace(A)), (State::Draining, Pace::Watchful));
-    assert_eq!(story.health(A, 1131).hold_down, Duration::from_millis(990));
+    assert_eq!(story.health(A, 1131).held_until, Some(story.at(2121)));
     story.probe(A, 2121, 2122, Outcome::Ready);
     assert_eq!((story.state(A), story.pace(A)), (State::Up, Pace::Steady));
 }

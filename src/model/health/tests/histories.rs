@@ -72,7 +72,8 @@ proptest! {
                     prop_assert!(seen, "nobody bears witness against {last}");
                 }
                 let health = story.health(last, now);
-                prop_assert!(health.hold_down <= HOLD_MAX);
+                let held = health.held_until.map(|until| until.duration_since(story.at(now)));
+                prop_assert!(held.is_none_or(|held| held <= HOLD_MAX));
                 prop_assert!(!health.ending || health.state == State::Down);
             }
         }
