@@ -53,11 +53,11 @@ struct Held {
 
 /// The prober.
 pub(super) struct Worker {
-    pub(super) target: Target,
-    pub(super) trust: watch::Receiver<Arc<ClientConfig>>,
-    pub(super) directive: watch::Receiver<Directive>,
-    pub(super) events: mpsc::Sender<Event>,
-    pub(super) times: Timetable,
+    target: Target,
+    trust: watch::Receiver<Arc<ClientConfig>>,
+    directive: watch::Receiver<Directive>,
+    events: mpsc::Sender<Event>,
+    times: Timetable,
     state: State,
 }
 
