@@ -4,8 +4,8 @@
 //! each change of health, and one call of the [`Observer`] for each finished probe. What follows from a probe is
 //! decided by [`crate::model::health::machine`]; here is the I/O.
 //!
-//! One task for each backend ([`worker`]) asks; one task ([`scheduler`]) owns the state machine and tells the others
-//! how often. A worker keeps one connection open ([`kept`]) and makes fresh ones ([`fresh`]) when in doubt.
+//! One task for each backend (`worker`) asks; one task (`scheduler`) owns the state machine and tells the others
+//! how often. A worker keeps one connection open (`kept`) and makes fresh ones (`fresh`) when in doubt.
 
 use std::sync::Arc;
 use std::time::Duration;

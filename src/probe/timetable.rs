@@ -74,6 +74,12 @@ impl Timetable {
         self.readyz = now + self.readyz_interval.mul_f64(chance);
     }
 
+    /// The kept connection was lost. Those that may bear witness are asked first; the burst that follows will not wait
+    /// for the next regular probe.
+    pub(super) fn lost(&mut self, now: Instant, chance: f64) {
+        self.regular = now + self.interval.mul_f64(0.9 + chance * 0.2);
+    }
+
     /// `action` was started.
     pub(super) fn started(&mut self, action: Action, now: Instant, chance: f64) {
         let jitter = 0.9 + chance * 0.2;

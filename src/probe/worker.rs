@@ -53,11 +53,11 @@ struct Held {
 
 /// The prober.
 pub(super) struct Worker {
-    pub(super) target: Target,
-    pub(super) trust: watch::Receiver<Arc<ClientConfig>>,
-    pub(super) directive: watch::Receiver<Directive>,
-    pub(super) events: mpsc::Sender<Event>,
-    pub(super) times: Timetable,
+    target: Target,
+    trust: watch::Receiver<Arc<ClientConfig>>,
+    directive: watch::Receiver<Directive>,
+    events: mpsc::Sender<Event>,
+    times: Timetable,
     state: State,
 }
 
@@ -178,20 +178,25 @@ impl Worker {
                 held.answer_by = None;
                 // An answer that no apiserver gives: ask anew over a connection of its own.
                 if last || matches!(outcome, Outcome::Failed(_)) {
-                    self.state.held = None;
+                    self.let_go(now);
                 }
                 self.probed(asked, now, outcome, None).await;
             }
             News::Unanswered(asked, reason) => {
-                self.state.held = None;
+                self.let_go(now);
                 self.probed(asked, now, Outcome::Failed(reason), None).await;
             }
             News::Ended(reason) => self.ended(now, reason).await,
         }
     }
 
+    fn let_go(&mut self, now: Instant) -> Option<Held> {
+        self.times.lost(now.into_std(), rand::random());
+        self.state.held.take()
+    }
+
     async fn ended(&mut self, now: Instant, reason: FailReason) {
-        let Some(held) = self.state.held.take() else { return };
+        let Some(held) = self.let_go(now) else { return };
         let address = self.target.address;
         self.state.short_lived = if now - held.since < SOON { self.state.short_lived + 1 } else { 0 };
         tracing::debug!(%address, %reason, short_lived = self.state.short_lived, "a kept-open connection ended");
@@ -230,7 +235,7 @@ impl Worker {
         let asked = held.kept.asked();
         if unanswered || silent {
             tracing::debug!(address = %self.target.address, unanswered, silent, "a kept-open connection is silent");
-            self.state.held = None;
+            self.let_go(now);
         }
         match asked {
             Some(asked) if unanswered => {

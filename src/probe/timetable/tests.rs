@@ -85,3 +85,13 @@ fn a_witness_is_asked_at_once_and_once() {
     times.started(Action::Ask, demanded, 0.5);
     assert_eq!(next(&times, demand, OPEN).1, Action::Ping);
 }
+
+#[test]
+fn after_the_kept_connection_only_a_burst_is_due_at_once() {
+    let (mut times, begin) = fresh_table();
+    times.started(Action::Fresh, begin, 0.5);
+    let now = begin + Duration::from_secs(5);
+    times.lost(now, 0.5);
+    assert_eq!(next(&times, directive(Pace::Steady), None), (now + INTERVAL, Action::Fresh));
+    assert!(next(&times, directive(Pace::Burst), None).0 < now);
+}
