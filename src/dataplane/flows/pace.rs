@@ -119,8 +119,8 @@ mod tests {
         pace.end_round(0);
         assert_eq!((0..5000).filter(|_| pace.take()).count(), 3000);
         pace.end_round(3000);
-        assert_eq!((0..5000).filter(|_| pace.take()).count(), 4500);
-        pace.end_round(4500);
+        assert_eq!((0..5000).filter(|_| pace.take()).count(), 2250);
+        pace.end_round(2250);
         assert_eq!((0..5000).filter(|_| pace.take()).count(), 100);
         assert!(pace.has_answered());
     }
