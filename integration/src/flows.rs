@@ -150,6 +150,17 @@ impl<'lab> FlowStage<'lab> {
 
     /// Runs an order for backend `i` in this family on the node, behind `wrapper` (another program, or nothing).
     pub fn kill(&self, i: u8, family: Family, wrapper: &[&str], options: &[&str]) -> Result<Value> {
+        let mut reports = self.kill_all(&[backend(i, family)], wrapper, options)?;
+        reports.pop().context("no report was printed")
+    }
+
+    /// Runs an order for each of these backends on the node, all at once.
+    pub fn kill_all(
+        &self,
+        backends: &[SocketAddr],
+        wrapper: &[&str],
+        options: &[&str],
+    ) -> Result<Vec<Value>> {
         let binary = program("flow-kill")?;
         let mut command = match wrapper.split_first() {
             Some((first, rest)) => {
@@ -159,12 +170,16 @@ impl<'lab> FlowStage<'lab> {
             }
             None => self.lab.node().command(binary),
         };
-        command.arg("--backend").arg(backend(i, family).to_string());
-        command.arg("--vip").arg(SocketAddr::new(addresses::vip(family), VIP_PORT).to_string());
+        for backend in backends {
+            command.arg("--backend").arg(backend.to_string());
+        }
+        for family in self.lab.families() {
+            command.arg("--vip").arg(SocketAddr::new(addresses::vip(*family), VIP_PORT).to_string());
+        }
         command.args(options);
-        let report = command::run(command, "")?;
-        println!("{family} {report}");
-        serde_json::from_str(&report).context("parse the report")
+        let reports = command::run(command, "")?;
+        print!("{reports}");
+        reports.lines().map(|line| serde_json::from_str(line).context("parse a report")).collect()
     }
 }
 

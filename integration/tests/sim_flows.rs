@@ -1,10 +1,11 @@
 //! The flows of a dead backend end at the client: of every kind, from pods and from the host, in both families, and
 //! nobody else's do.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
-use integration::flows::{FlowStage, Held, Kind};
+use integration::flows::{FlowStage, Held, Kind, backend};
 use integration::lab::{Families, Lab, LabOptions, PodAttachment};
 
 const ALL_KINDS: [(Kind, usize); 3] = [(Kind::Idle, 12), (Kind::Busy, 9), (Kind::HalfClosed, 9)];
@@ -92,6 +93,36 @@ fn a_connection_in_syn_sent_moves_to_another_backend() -> Result<()> {
         let (open, _) = held.count(1, &[]);
         let others: usize = [2, 3].iter().map(|i| held.count(*i, &[]).0).sum();
         ensure!(open == 0 && others == 24, "{held:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn two_dead_backends_are_dealt_with_at_once() -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+    let stage = FlowStage::start(&lab)?;
+    let pod = stage.hold(lab.pod(1), lab.families(), &[(Kind::Idle, 60)])?;
+    let host = stage.hold(lab.node(), lab.families(), &[(Kind::Idle, 12)])?;
+    for i in [1, 2] {
+        lab.unplug(i)?;
+    }
+    stage.lead(&[1, 2], true)?;
+    let families = lab.families();
+    let dead: Vec<_> =
+        [1, 2].into_iter().flat_map(|i| families.iter().map(move |f| backend(i, *f))).collect();
+    let reports = stage.kill_all(&dead, &[], &[])?;
+    let reported: BTreeSet<&str> = reports.iter().filter_map(|report| report["backend"].as_str()).collect();
+    ensure!(reported.len() == dead.len(), "{reports:?}");
+    for report in &reports {
+        ensure!(report["remaining"] == serde_json::json!({}) && report["rounds"] == 1, "{report}");
+    }
+    for held in [pod.finish()?, host.finish()?] {
+        for i in [1, 2] {
+            let (open, told) = held.count(i, &["reset", "aborted"]);
+            ensure!(open == 0 && told > 0, "{held:?}");
+        }
+        let (open, told) = held.count(3, &["reset", "aborted"]);
+        ensure!(open > 0 && told == 0, "{held:?}");
     }
     Ok(())
 }

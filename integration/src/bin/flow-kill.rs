@@ -1,4 +1,5 @@
-//! Runs one order to end the flows of a backend in the current network namespace, and prints the report as JSON.
+//! Runs orders to end the flows of backends in the current network namespace, all at once, and prints each report as
+//! a line of JSON.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,10 +9,10 @@ use clap::Parser;
 
 #[derive(Parser)]
 struct Arguments {
-    /// The dead backend
-    #[arg(long, value_name = "ADDR:PORT")]
-    backend: SocketAddr,
-    /// A virtual IP that leads to it; repeatable
+    /// A dead backend; repeatable
+    #[arg(long, value_name = "ADDR:PORT", required = true)]
+    backend: Vec<SocketAddr>,
+    /// A virtual IP that leads to them; repeatable
     #[arg(long, value_name = "ADDR:PORT", required = true)]
     vip: Vec<SocketAddr>,
     /// Answer clients with resets of our own
@@ -23,7 +24,7 @@ struct Arguments {
     /// Milliseconds to go on for
     #[arg(long, default_value_t = 15_000)]
     bound_ms: u64,
-    /// Cancel the order after so many milliseconds
+    /// Cancel the orders after so many milliseconds
     #[arg(long)]
     cancel_after_ms: Option<u64>,
 }
@@ -33,12 +34,15 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let bound = Duration::from_millis(arguments.bound_ms);
     let mut flows = Flows::open(FlowOptions { rate: arguments.rate, bound })?;
-    let backend = arguments.backend;
-    flows.start(KillOrder { backend, vips: arguments.vip, own_reset: arguments.own_reset });
+    for backend in arguments.backend.iter().copied() {
+        flows.start(KillOrder { backend, vips: arguments.vip.clone(), own_reset: arguments.own_reset });
+    }
     if let Some(after) = arguments.cancel_after_ms {
         tokio::time::sleep(Duration::from_millis(after)).await;
-        flows.cancel(backend);
+        arguments.backend.iter().for_each(|backend| flows.cancel(*backend));
     }
-    println!("{}", serde_json::to_string(&flows.finished().await)?);
+    for _ in &arguments.backend {
+        println!("{}", serde_json::to_string(&flows.finished().await)?);
+    }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! One order under way: looks at conntrack, deletes, destroys, nudges, and looks again.
 //!
 //! In: an order and the kernel; [`Job::step`] is called whenever [`Job::due`] has come. Out: a [`KillReport`] once
-//! nothing is open any more, or the time is up. No step takes longer than some tens of milliseconds.
+//! nothing is open any more, or the time is up. A step reads conntrack once, or sends a few hundred packets.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -78,7 +78,7 @@ impl Job {
 
     /// When the next step is due.
     pub(super) fn due(&self, now: Instant) -> Instant {
-        let due = if self.queue.is_empty() { self.look_at } else { self.send_at };
+        let due = if self.queue.is_empty() { self.look_at } else { self.send_at }.min(self.deadline);
         if self.order.own_reset && self.sniffer.is_some() { due.min(now + LISTEN) } else { due }
     }
 
@@ -265,13 +265,12 @@ impl Job {
                 continue;
             }
             // The SYN behind the reset asks whether it was taken: a closed port answers with a reset at once.
-            for packet in [packet::rst(answer.flow, expected), packet::syn(answer.flow, rand::random())] {
-                let Some(packet) = packet else { continue };
-                if kernel.sender.send(&packet, answer.flow.client.ip()).is_ok() {
-                    self.progress.nudged(answer.flow, now);
-                }
+            let packets = [packet::rst(answer.flow, expected), packet::syn(answer.flow, rand::random())];
+            let mut send = |packet: Vec<u8>| kernel.sender.send(&packet, answer.flow.client.ip()).is_ok();
+            if packets.into_iter().flatten().all(&mut send) {
+                self.progress.nudged(answer.flow, now);
+                self.report.resets += 1;
             }
-            self.report.resets += 1;
         }
     }
 

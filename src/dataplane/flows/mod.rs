@@ -48,8 +48,8 @@ pub struct FlowOptions {
 }
 
 impl Default for FlowOptions {
-    /// 5,000 flows are what one node's pods plausibly hold, and 10,000 new connections in 2 s are nothing that an
-    /// apiserver cannot take. 15 s are some 27 rounds: who did not answer by then will not.
+    /// 5,000 is more than the pods of one node hold as a rule, so that they are told at once, and 10,000 clients dial
+    /// again over 1 s. 15 s are some 27 rounds: who did not answer by then will not.
     fn default() -> Self {
         Self { rate: 5000, bound: Duration::from_secs(15) }
     }

@@ -49,12 +49,14 @@ const LEAST: u32 = 100;
 /// How many flows of one client host may be nudged in a round.
 ///
 /// It starts without a limit. A host that has one itself (`net.ipv4.tcp_challenge_ack_limit`, about 1,000 answers a
-/// second before 6.1) answers some, and is asked for a quarter more than that in the next round: so its limit is used
-/// up, and flows that would have no answer keep the one that each may give in 500 ms.
+/// second before 6.1) answers some, and is asked for half as many more in the next round: so its limit, which its
+/// kernel varies at random, is used up, and most of the flows that it would not answer are not asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ClientPace {
     limit: Option<u32>,
     nudged: u32,
+    /// In the round before: one that falls into a second whose answers are used up says nothing of the next.
+    ended_before: u32,
     answered: bool,
 }
 
@@ -76,9 +78,15 @@ impl ClientPace {
         let ended = self.nudged.saturating_sub(open);
         self.answered |= ended > 0;
         if self.nudged >= LEAST {
-            let more = ended.saturating_add(ended / 4).max(LEAST);
             let most_ended = u64::from(ended) * 10 >= u64::from(self.nudged) * 9;
-            self.limit = if most_ended { self.limit.map(|limit| limit.max(more)) } else { Some(more) };
+            self.limit = match self.limit {
+                limit if most_ended => limit.map(|limit| limit.saturating_mul(2)),
+                _ => {
+                    let most = ended.max(self.ended_before);
+                    Some(most.saturating_add(most / 2).max(LEAST))
+                }
+            };
+            self.ended_before = ended;
         }
         self.nudged = 0;
     }
@@ -107,10 +115,12 @@ mod tests {
         let mut pace = ClientPace::default();
         assert_eq!((0..5000).filter(|_| pace.take()).count(), 5000);
         pace.end_round(4000);
-        assert_eq!((0..5000).filter(|_| pace.take()).count(), 1250);
+        assert_eq!((0..5000).filter(|_| pace.take()).count(), 1500);
         pace.end_round(0);
-        assert_eq!((0..5000).filter(|_| pace.take()).count(), 1562);
-        pace.end_round(1562);
+        assert_eq!((0..5000).filter(|_| pace.take()).count(), 3000);
+        pace.end_round(3000);
+        assert_eq!((0..5000).filter(|_| pace.take()).count(), 2250);
+        pace.end_round(2250);
         assert_eq!((0..5000).filter(|_| pace.take()).count(), 100);
         assert!(pace.has_answered());
     }
