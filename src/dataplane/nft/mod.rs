@@ -6,6 +6,7 @@
 mod attr;
 pub mod build;
 mod expr;
+mod instruction;
 mod kernel;
 pub mod kill;
 pub mod reply;
