@@ -4,6 +4,7 @@ pub mod address;
 pub mod balance;
 pub mod cidr;
 pub mod desired;
+pub mod forwarding;
 pub mod health;
 pub mod objects;
 pub mod published;
