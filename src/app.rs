@@ -121,11 +121,13 @@ impl Bound {
         let (trust_in, trust) = watch::channel(Arc::new(trust));
         let (views_in, views) = watch::channel(None);
         tasks.spawn(apiserver::follow_trust(access, trust_in));
+        let (_suspects_in, suspects) = mpsc::unbounded_channel();
         tasks.spawn(probe::run(
             probes,
             trust,
             snapshots,
             views_in,
+            suspects,
             Arc::clone(&metrics) as Arc<dyn Observer>,
         ));
         let policy = args.table.policy();

@@ -149,11 +149,11 @@ impl Daemon {
     }
 }
 
-/// The backends of one virtual IP and port, in order; none where it is not programmed.
+/// The backends that share new connections to one virtual IP and port, in order; none where it is not programmed.
 pub fn backends_of(status: &Value, vip: SocketAddr) -> Vec<SocketAddr> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let frontends = list(&status["frontends"]).into_iter().filter(|f| f["vip"] == vip.to_string());
-    let backends = frontends.flat_map(|frontend| list(&frontend["backends"]));
+    let backends = frontends.flat_map(|frontend| list(&frontend["backends"])).filter(|b| b["used"] == true);
     let mut found: Vec<SocketAddr> =
         backends.filter_map(|backend| backend["address"].as_str()?.parse().ok()).collect();
     found.sort();

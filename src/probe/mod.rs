@@ -12,16 +12,18 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::model::health::HealthView;
 use crate::model::health::machine::HealthOptions;
 use crate::model::published::Published;
+use crate::model::types::Backend;
 
 mod failure;
 mod fresh;
 mod kept;
 mod metered;
+mod ports;
 mod request;
 mod scheduler;
 mod socket;
@@ -57,15 +59,17 @@ impl Observer for () {
 /// Probes until `published` closes or nobody receives `views`.
 ///
 /// A view with a new snapshot is sent at once, before anything of it is probed. `trust` holds a client configuration
-/// without client certificate; when it changes, the next handshake uses the new one, and open connections stay.
+/// without client certificate; when it changes, the next handshake uses the new one, and open connections stay. Backends
+/// from `suspects` could not be reached by somebody else, and are asked at once.
 pub async fn run(
     config: ProbeConfig,
     trust: watch::Receiver<Arc<ClientConfig>>,
     published: watch::Receiver<Option<Published>>,
     views: watch::Sender<Option<HealthView>>,
+    suspects: mpsc::UnboundedReceiver<Backend>,
     observer: Arc<dyn Observer>,
 ) {
-    scheduler::Scheduler::new(config, trust, views, observer).run(published).await;
+    scheduler::Scheduler::new(config, trust, views, suspects, observer).run(published).await;
 }
 
 #[cfg(test)]

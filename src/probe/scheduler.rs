@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::fresh::Target;
+use super::ports::Ports;
 use super::request::Question;
 use super::timetable::Timetable;
 use super::view;
@@ -33,16 +34,21 @@ pub(super) struct Scheduler {
     views: watch::Sender<Option<HealthView>>,
     observer: Arc<dyn Observer>,
     health: Health,
+    ports: Ports,
     snapshot: Option<Arc<Snapshot>>,
     workers: BTreeMap<Backend, watch::Sender<Directive>>,
     tasks: JoinSet<()>,
     events: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
+    suspects: mpsc::UnboundedReceiver<Backend>,
+    /// When each was suspected last.
+    suspected: BTreeMap<Backend, Instant>,
 }
 
 enum Woken {
     Published(bool),
     Event(Event),
+    Suspect(Backend),
     Deadline,
     Unwanted,
 }
@@ -52,12 +58,14 @@ impl Scheduler {
         config: ProbeConfig,
         trust: watch::Receiver<Arc<ClientConfig>>,
         views: watch::Sender<Option<HealthView>>,
+        suspects: mpsc::UnboundedReceiver<Backend>,
         observer: Arc<dyn Observer>,
     ) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS);
         Self {
             question: Question::new(&config.server_name),
             health: Health::new(config.health),
+            ports: Ports::default(),
             config,
             trust,
             views,
@@ -67,6 +75,8 @@ impl Scheduler {
             tasks: JoinSet::new(),
             events,
             inbox,
+            suspects,
+            suspected: BTreeMap::new(),
         }
     }
 
@@ -82,6 +92,7 @@ impl Scheduler {
                     }
                 }
                 Woken::Event(event) => self.learn(event),
+                Woken::Suspect(backend) => self.suspect(self.ports.asked_at(backend)),
                 Woken::Deadline => self.pass(),
             }
         }
@@ -95,6 +106,7 @@ impl Scheduler {
             changed = published.changed() => Woken::Published(changed.is_ok()),
             () = self.views.closed() => Woken::Unwanted,
             Some(event) = self.inbox.recv() => Woken::Event(event),
+            Some(backend) = self.suspects.recv() => Woken::Suspect(backend),
             () = async {
                 match deadline {
                     Some(at) => sleep_until(Instant::from_std(at)).await,
@@ -107,7 +119,7 @@ impl Scheduler {
     /// The view goes out before anyone is asked.
     fn take_over(&mut self, Published { snapshot, received }: Published) {
         let now = Instant::now().into_std();
-        self.health.publish(&snapshot.backends(), now);
+        self.health.publish(&self.ports.publish(&snapshot), now);
         self.health.expire(now);
         self.snapshot = Some(snapshot);
         self.publish(now, Some(received));
@@ -131,6 +143,16 @@ impl Scheduler {
         self.publish(at, None);
     }
 
+    /// Where probes get through and others do not, it is asked at the usual pace only.
+    fn suspect(&mut self, backend: Backend) {
+        let now = Instant::now();
+        let rested = |last: &Instant| now.duration_since(*last) >= self.config.interval;
+        if self.workers.contains_key(&backend) && self.suspected.get(&backend).is_none_or(rested) {
+            self.suspected.insert(backend, now);
+            self.learn(Event { backend, what: What::Cue(now) });
+        }
+    }
+
     fn pass(&mut self) {
         let now = Instant::now().into_std();
         self.health.expire(now);
@@ -142,6 +164,7 @@ impl Scheduler {
     fn direct(&mut self, concerned: Option<Backend>) {
         let health = self.health.backends(Instant::now().into_std());
         self.workers.retain(|backend, _| health.contains_key(backend));
+        self.suspected.retain(|backend, _| health.contains_key(backend));
         let (last, first): (Vec<Backend>, Vec<Backend>) =
             health.into_keys().partition(|backend| Some(*backend) == concerned);
         for backend in first.into_iter().chain(last) {
@@ -172,7 +195,8 @@ impl Scheduler {
     /// Sends a view if it says something new: a snapshot that was `received`, or a change of health.
     fn publish(&mut self, now: StdInstant, received: Option<StdInstant>) {
         let Some(snapshot) = self.snapshot.clone() else { return };
-        let backends = self.health.backends(now);
+        let mut backends = self.health.backends(now);
+        self.ports.extend(&mut backends);
         let noticed = match &*self.views.borrow() {
             Some(last) if *last.snapshot == *snapshot => view::news(&last.backends, &backends, now),
             _ => Some(received.unwrap_or(now)),

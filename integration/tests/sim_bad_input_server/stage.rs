@@ -20,8 +20,10 @@ pub(crate) fn rules(lab: &Lab) -> Result<String> {
     lab.node().run("nft", &["-s", "-a", "list", "table", "inet", "apivip"])
 }
 
+/// How many backends share new connections.
 fn backends(status: &Value) -> usize {
-    status["frontends"][0]["backends"].as_array().map_or(0, Vec::len)
+    let backends = status["frontends"][0]["backends"].as_array();
+    backends.map_or(0, |all| all.iter().filter(|backend| backend["used"] == true).count())
 }
 
 fn failed_with(status: &Value, words: &[&str]) -> bool {

@@ -57,7 +57,10 @@ pub(super) enum State {
     HalfOpen,
     /// Somebody may still wait for data: ESTABLISHED, FIN_WAIT, CLOSE_WAIT.
     Open,
-    /// Nobody does: both sides closed, or a reset was seen.
+    /// Both sides seem to have closed: LAST_ACK, TIME_WAIT. A half-closed flow may look like this, since conntrack takes
+    /// a FIN that its sender repeats for the other side's (sFW -> sLA in `net/netfilter/nf_conntrack_proto_tcp.c`).
+    Closing,
+    /// Nobody does: a reset was seen.
     Ended,
 }
 
@@ -67,6 +70,7 @@ impl State {
             1 | 9 => Self::Unanswered,
             2 => Self::HalfOpen,
             3..=5 => Self::Open,
+            6 | 7 => Self::Closing,
             _ => Self::Ended,
         }
     }

@@ -138,7 +138,7 @@ impl Job {
         self.report.syn_sent += count(deleted);
         if first {
             self.report.found_after = self.started.elapsed();
-            self.report.flows = count(self.progress.open().count());
+            self.report.flows = count(self.progress.count());
         }
         if now.saturating_duration_since(self.round_sent) >= ROUND {
             self.begin_round(kernel);

@@ -40,6 +40,15 @@ struct Track {
     reset: Option<Instant>,
     /// Its client has said that there is no such connection any more, whatever conntrack shows.
     ended: bool,
+    /// It seems closed on both sides.
+    closing: bool,
+}
+
+impl Track {
+    /// Whether its client is still to be told. One that seems closed is asked often enough, and then believed.
+    fn waits(&self) -> bool {
+        !(self.ended || self.closing && self.times >= ENOUGH)
+    }
 }
 
 impl Progress {
@@ -58,23 +67,28 @@ impl Progress {
                         delete.push(entry);
                     }
                 }
-                State::Open => {
+                State::Open | State::Closing => {
                     // The same addresses may stand in two zones.
                     let known = || self.open.remove(&entry.flow).unwrap_or_default();
-                    open.entry(entry.flow).or_insert_with(known);
+                    open.entry(entry.flow).or_insert_with(known).closing = entry.state == State::Closing;
                 }
                 State::Ended => {}
             }
         }
         // What is left of the earlier ones is no longer open.
-        let ended = self.open.values().any(|track| !track.ended);
+        let ended = self.open.values().any(|track| !track.ended && !track.closing);
         (self.open, self.half_open) = (open, half_open);
         (delete, ended)
     }
 
-    /// Flows that have not ended.
+    /// Flows whose clients are still to be told.
     pub(super) fn open(&self) -> impl Iterator<Item = Flow> {
-        self.open.iter().filter(|(_, track)| !track.ended).map(|(flow, _)| *flow)
+        self.open.iter().filter(|(_, track)| track.waits()).map(|(flow, _)| *flow)
+    }
+
+    /// How many flows are open beyond doubt.
+    pub(super) fn count(&self) -> usize {
+        self.open.values().filter(|track| !track.ended && !track.closing).count()
     }
 
     /// Whether nothing is left to wait for.
@@ -82,7 +96,8 @@ impl Progress {
         self.half_open.is_empty() && self.open().next().is_none()
     }
 
-    /// Begins a round and returns the flows to nudge in it, those that were never nudged first.
+    /// Begins a round and returns the flows to nudge in it: those that were never nudged first, those that seem closed
+    /// last.
     pub(super) fn begin_round(&mut self, now: Instant) -> Vec<Flow> {
         let mut unmoved: HashMap<IpAddr, u32> = HashMap::new();
         for (flow, track) in &mut self.open {
@@ -94,22 +109,22 @@ impl Progress {
             pace.end_round(unmoved.get(ip).copied().unwrap_or_default());
         }
         let due = |track: &Track| {
-            !track.ended && track.nudged.is_none_or(|last| now.saturating_duration_since(last) >= ROUND)
+            track.waits() && track.nudged.is_none_or(|last| now.saturating_duration_since(last) >= ROUND)
         };
         let mut flows: Vec<_> = self
             .open
             .iter()
             .filter(|(_, track)| due(track))
-            .map(|(flow, track)| (track.nudged, *flow))
+            .map(|(flow, track)| ((track.closing, track.nudged), *flow))
             .collect();
-        flows.sort_unstable_by_key(|(nudged, flow)| (*nudged, flow.client.port()));
+        flows.sort_unstable_by_key(|(order, flow)| (*order, flow.client.port()));
         flows.retain(|(_, flow)| self.clients.entry(flow.client.ip()).or_default().take());
         flows.into_iter().map(|(_, flow)| flow).collect()
     }
 
     /// Whether a flow that was to be nudged still needs it.
     pub(super) fn is_open(&self, flow: Flow) -> bool {
-        self.open.get(&flow).is_some_and(|track| !track.ended)
+        self.open.get(&flow).is_some_and(Track::waits)
     }
 
     /// A flow was nudged.
@@ -160,7 +175,7 @@ impl Progress {
     /// Open flows by the reason that they are.
     pub(super) fn remaining(&self) -> BTreeMap<Remaining, u64> {
         let mut remaining = BTreeMap::new();
-        for (flow, track) in self.open.iter().filter(|(_, track)| !track.ended) {
+        for (flow, track) in self.open.iter().filter(|(_, track)| !track.ended && !track.closing) {
             let answers = self.clients.get(&flow.client.ip()).is_some_and(|pace| pace.has_answered());
             let reason = match track.failed {
                 Some(reason) => reason,

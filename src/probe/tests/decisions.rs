@@ -93,6 +93,30 @@ async fn a_removed_one_drains_and_is_forgotten() {
 }
 
 #[tokio::test]
+async fn one_that_somebody_could_not_reach_is_asked_at_once() {
+    let pki = Pki::new("cluster");
+    let server = Server::start(pki.server(&["h2"])).await;
+    // Nothing else asks it within this test.
+    let rare = Duration::from_secs(600);
+    let quiet =
+        crate::probe::ProbeConfig { interval: Duration::from_secs(60), readyz_interval: rare, ..config() };
+    let mut probing = Probing::start(quiet, pki.client());
+    probing.publish(&[server.address]);
+    probing.until_state(server.address, State::Up).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (questions, answers) = (server.questions(), probing.counted.of("ready"));
+    for _ in 0..100 {
+        probing.suspects.send(server.address).unwrap();
+    }
+    probing.until(|view| !view.backends[&server.address].answering).await;
+    probing.until(|view| view.backends[&server.address].answering).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(probing.counted.of("ready") > answers, "it was not asked");
+    assert!(server.questions() - questions <= 4, "one hundred suspicions are one");
+    assert_eq!(probing.view().state(server.address), State::Up);
+}
+
+#[tokio::test]
 async fn all_dead_is_no_reason_to_give_any_up() {
     let pki = Pki::new("cluster");
     let (a, b) = (Server::start(pki.server(&["h2"])).await, Server::start(pki.server(&["h2"])).await);

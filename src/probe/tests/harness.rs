@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -55,6 +55,7 @@ impl Observer for Counted {
 pub(super) struct Probing {
     pub(super) trust: watch::Sender<Arc<ClientConfig>>,
     pub(super) counted: Arc<Counted>,
+    pub(super) suspects: mpsc::UnboundedSender<SocketAddr>,
     published: watch::Sender<Option<Published>>,
     views: watch::Receiver<Option<HealthView>>,
     generation: AtomicU64,
@@ -67,8 +68,10 @@ impl Probing {
         let (published, snapshots) = watch::channel(None);
         let (sender, views) = watch::channel(None);
         let counted = Arc::new(Counted::default());
-        let task = tokio::spawn(run(config, trusted, snapshots, sender, Arc::clone(&counted) as _));
-        Self { trust, counted, published, views, generation: AtomicU64::new(1), task }
+        let (suspects, suspected) = mpsc::unbounded_channel();
+        let task =
+            tokio::spawn(run(config, trusted, snapshots, sender, suspected, Arc::clone(&counted) as _));
+        Self { trust, counted, suspects, published, views, generation: AtomicU64::new(1), task }
     }
 
     /// Publishes these backends and returns when they became known.

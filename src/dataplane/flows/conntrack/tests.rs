@@ -83,8 +83,8 @@ fn states_are_told_apart() {
         (3, State::Open),
         (4, State::Open),
         (5, State::Open),
-        (6, State::Ended),
-        (7, State::Ended),
+        (6, State::Closing),
+        (7, State::Closing),
         (8, State::Ended),
         (9, State::Unanswered),
     ];

@@ -48,6 +48,24 @@ fn a_flow_is_asked_once_in_550_ms_until_it_ends() {
 }
 
 #[test]
+fn a_flow_that_seems_closed_is_asked_after_the_others_and_then_believed() {
+    let mut now = Instant::now();
+    let mut progress = Progress::default();
+    let (closing, open) = (flow(1, 1), flow(1, 2));
+    let both = [entry(closing, State::Closing), entry(open, State::Open)];
+    progress.look(both.to_vec(), now);
+    assert_eq!(progress.begin_round(now), [open, closing]);
+    assert_eq!(progress.count(), 1);
+    for times in 1..=ENOUGH {
+        assert!(!progress.is_done(), "asked {} times", times - 1);
+        progress.nudged(closing, now);
+        now += ROUND;
+        progress.look(entries(&[closing], State::Closing), now);
+    }
+    assert!(progress.is_done() && progress.remaining().is_empty());
+}
+
+#[test]
 fn a_client_that_says_closed_is_believed_once_it_was_asked() {
     let start = Instant::now();
     let mut progress = Progress::default();
