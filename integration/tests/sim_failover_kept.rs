@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::clients::Mix;
 use integration::control_plane::Variant;
 use integration::failover::Failover;
@@ -43,24 +43,31 @@ fn nothing_is_cut_while_all_apiservers_or_the_nodes_own_link_are_away() -> Resul
     let timeout = Duration::from_secs(60);
     let mut crowd =
         stage.everybody(&Mix { fresh_every: Some(Duration::from_millis(50)), timeout, ..mix() })?;
-    for fault in [
-        Fault::UplinkDown,
-        Fault::Unplugged,
-        Fault::InboundLost,
-        Fault::OutboundLost,
-        Fault::Paused,
-        Fault::Slow,
-    ] {
-        let inflicted = stage.inflict(&mut crowd, fault, &ALL)?;
-        thread::sleep(if fault == Fault::UplinkDown { OWN_LINK } else { HELD });
-        stage.expect_backends(&format!("{fault:?} for all"), &ALL)?;
-        inflicted.heal(&mut stage.plane)?;
-        thread::sleep(HEALED);
-    }
+    let mut away = || -> Result<()> {
+        for fault in [
+            Fault::UplinkDown,
+            Fault::Unplugged,
+            Fault::InboundLost,
+            Fault::OutboundLost,
+            Fault::Paused,
+            Fault::Slow,
+        ] {
+            let inflicted = stage.inflict(&mut crowd, fault, &ALL)?;
+            thread::sleep(if fault == Fault::UplinkDown { OWN_LINK } else { HELD });
+            stage.expect_backends(&format!("{fault:?} for all"), &ALL)?;
+            inflicted.heal(&mut stage.plane)?;
+            // The first that is back speaks against the others for the moment that it takes them to follow.
+            thread::sleep(HEALED);
+            stage.wait_for_backends(&ALL)?;
+        }
+        Ok(())
+    };
+    let went = away();
     let outcome = crowd.finish()?;
     println!("{outcome}");
-    outcome.expect_uncut(&[])?;
-    outcome.expect_nothing_refused()
+    let verdict =
+        went.and_then(|()| outcome.expect_uncut(&[])).and_then(|()| outcome.expect_nothing_refused());
+    verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
 }
 
 /// Waits until no client of the pod has come to this apiserver for a while.

@@ -140,9 +140,12 @@ impl Tracker {
 
     /// Whether enough failed while another backend answered; enters [`State::Down`] then.
     pub fn judge(&mut self, now: Instant, thresholds: Thresholds) {
-        let proven = self.run.as_ref().is_some_and(|run| run.is_proven(thresholds.fall));
-        if proven && self.state != State::Down {
-            self.damp(now);
+        let Some(run) = self.run.as_ref().filter(|run| run.is_proven(thresholds.fall)) else { return };
+        if self.state != State::Down {
+            // Whoever comes back a moment later than another one after an outage of this node did not flap.
+            if run.is_certain(thresholds.fall) {
+                self.damp(now);
+            }
             self.enter(State::Down, now);
         }
     }
