@@ -9,20 +9,20 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::dialing::ATTEMPT;
-use super::socket::{self, Guarded};
+use super::socket;
 use super::stats::DialFailure;
 use crate::model::types::Backend;
 
 /// A dial under way. Dropping it ends it.
 pub(super) struct Attempt {
     backend: Backend,
-    socket: Guarded,
+    stream: TcpStream,
 }
 
 impl Attempt {
     pub(super) fn start(backend: Backend) -> Result<Self, DialFailure> {
         let stream = connecting(backend).map_err(|error| classify(&error))?;
-        Ok(Self { backend, socket: Guarded::new(stream) })
+        Ok(Self { backend, stream })
     }
 
     pub(super) fn backend(&self) -> Backend {
@@ -31,20 +31,20 @@ impl Attempt {
 
     /// Whether it connected. Not to be asked again after that.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<(), DialFailure>> {
-        let stream = self.socket.stream();
-        let connected = ready!(stream.poll_write_ready(cx)).and_then(|()| match stream.take_error()? {
-            None => Ok(()),
-            Some(error) => Err(error),
-        });
+        let connected =
+            ready!(self.stream.poll_write_ready(cx)).and_then(|()| match self.stream.take_error()? {
+                None => Ok(()),
+                Some(error) => Err(error),
+            });
         Poll::Ready(connected.map_err(|error| classify(&error)))
     }
 
     /// The stream of one that connected.
-    pub(super) fn into_stream(self) -> io::Result<Guarded> {
+    pub(super) fn into_stream(self) -> io::Result<TcpStream> {
         // From here on silence is the business of keepalive: with this limit a live peer that reads nothing for a
         // while, its window closed, would be taken for dead.
-        SockRef::from(self.socket.stream()).set_tcp_user_timeout(None)?;
-        Ok(self.socket)
+        SockRef::from(&self.stream).set_tcp_user_timeout(None)?;
+        Ok(self.stream)
     }
 }
 
@@ -91,8 +91,8 @@ mod tests {
         let attempt = Attempt::start(listener.local_addr().unwrap()).unwrap();
         let limit =
             |stream: &TcpStream| SockRef::from(stream).tcp_user_timeout().unwrap().unwrap_or_default();
-        assert_eq!(limit(attempt.socket.stream()), ATTEMPT);
+        assert_eq!(limit(&attempt.stream), ATTEMPT);
         std::future::poll_fn(|cx| attempt.poll(cx)).await.unwrap();
-        assert!(limit(attempt.into_stream().unwrap().stream()).is_zero());
+        assert!(limit(&attempt.into_stream().unwrap()).is_zero());
     }
 }

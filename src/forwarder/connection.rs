@@ -1,15 +1,14 @@
-//! One connection of a client, from its first moment to its last.
+//! One connection of a client, from its first moment until it is carried.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::net::TcpStream;
 
+use super::carrier::Carried;
 use super::dial::{Unserved, dial};
 use super::order::order;
-use super::relay::relay;
 use super::shared::Shared;
-use super::socket::Guarded;
 use super::stats::{Origin, ResetCause};
 use super::table::Ticket;
 use crate::model::types::Backend;
@@ -22,25 +21,26 @@ pub(super) fn begin(
     stream: TcpStream,
     client: SocketAddr,
 ) {
-    let downstream = Guarded::new(stream);
     shared.stats.count_accepted(origin);
     let Some(ticket) = Ticket::admit(shared, origin, client.ip()) else {
         return shared.stats.count_reset(ResetCause::ClientLimit);
     };
     // Without a route, which went in this very moment, there is nobody to dial.
     let order = shared.with_route(origin, local, |route| order(route, client.ip(), rand::random()));
-    ticket.start(|ticket| carry(ticket, downstream, order.unwrap_or_default()));
+    tokio::task::spawn_local(find_backend(ticket, stream, order.unwrap_or_default()));
 }
 
-async fn carry(ticket: Ticket, downstream: Guarded, order: Vec<Backend>) {
-    // What a dial needs is large, and an idle connection must be small: it is let go before the bytes flow.
-    let dialled = Box::pin(dial(ticket.shared(), order, &downstream)).await;
-    match dialled {
+/// The task ends when the backend was found: an idle connection must be small.
+async fn find_backend(ticket: Ticket, downstream: TcpStream, order: Vec<Backend>) {
+    let shared = Rc::clone(ticket.shared());
+    match dial(&shared, order, &downstream).await {
         Ok((backend, upstream)) => {
-            ticket.connected(backend);
-            relay(downstream, upstream, ticket.shared(), ticket.id()).await;
+            // What cannot be carried is reset by being dropped.
+            let Ok(upstream) = upstream.into_std() else { return };
+            let Ok(downstream) = downstream.into_std() else { return };
+            shared.carry(Carried::new(downstream, upstream, backend, ticket));
         }
-        Err(Unserved::NoBackend) => ticket.shared().stats.count_reset(ResetCause::NoBackend),
+        Err(Unserved::NoBackend) => shared.stats.count_reset(ResetCause::NoBackend),
         Err(Unserved::Left) => {}
     }
 }

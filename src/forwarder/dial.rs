@@ -7,13 +7,13 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 
 use tokio::io::Interest;
+use tokio::net::TcpStream;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{Instant, sleep_until};
 
 use super::attempt::Attempt;
 use super::dialing::{Dialing, Step};
 use super::shared::{Ending, Shared};
-use super::socket::Guarded;
 use super::stats::DialFailure;
 use crate::model::types::Backend;
 
@@ -36,10 +36,10 @@ pub(super) enum Unserved {
 pub(super) async fn dial(
     shared: &Shared,
     order: Vec<Backend>,
-    downstream: &Guarded,
-) -> Result<(Backend, Guarded), Unserved> {
+    downstream: &TcpStream,
+) -> Result<(Backend, TcpStream), Unserved> {
     let mut endings = shared.endings.subscribe();
-    let mut left = pin!(downstream.stream().ready(Interest::ERROR));
+    let mut left = pin!(downstream.ready(Interest::ERROR));
     let mut dial = Dial { shared, plan: Dialing::new(order, Instant::now().into_std()), flying: Vec::new() };
     loop {
         let until = dial.start_what_is_due().ok_or(Unserved::NoBackend)?;
@@ -84,7 +84,7 @@ impl Dial<'_> {
     }
 
     /// Ready when a dial came to an end, with its connection if there is one.
-    fn poll_landed(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Backend, Guarded)>> {
+    fn poll_landed(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Backend, TcpStream)>> {
         for at in 0..self.flying.len() {
             let Poll::Ready(result) = self.flying[at].poll(cx) else { continue };
             let attempt = self.flying.swap_remove(at);

@@ -4,22 +4,21 @@
 //! front of a full pipe, and readiness can be trusted; and what one direction holds is bounded by one pipe.
 
 use std::io::{self, ErrorKind};
-use std::task::{Context, Poll, ready};
 
-/// So often it moves bytes before others have their turn: 16 pipes of 256 KiB are about a millisecond.
+/// So often it fills or empties the pipe before others have their turn: some milliseconds at most.
 const ROUNDS: usize = 32;
 
 /// What moves the bytes.
 pub(super) trait Wire {
-    /// Waits until the source has bytes or has ended.
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    /// Waits until the sink takes bytes.
-    fn poll_sink(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    /// Waits until there is a pipe.
-    fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<()>;
-    /// Fills the empty pipe; 0: the source has ended. `WouldBlock` makes `poll_source` wait.
+    /// The source has bytes or has ended, as far as is known.
+    fn is_source_ready(&self) -> bool;
+    /// The sink takes bytes, as far as is known.
+    fn is_sink_ready(&self) -> bool;
+    /// Makes sure that there is a pipe, if one can be had.
+    fn take_pipe(&mut self) -> bool;
+    /// Fills the empty pipe; 0: the source has ended. After `WouldBlock` the source is not ready any more.
     fn splice_in(&mut self) -> io::Result<usize>;
-    /// Empties the pipe, which holds so many bytes. `WouldBlock` makes `poll_sink` wait.
+    /// Empties the pipe, which holds so many bytes. After `WouldBlock` the sink is not ready any more.
     fn splice_out(&mut self, held: usize) -> io::Result<usize>;
     /// Tells the sink that no more comes.
     fn shut_sink(&mut self) -> io::Result<()>;
@@ -34,7 +33,20 @@ pub(super) struct Direction {
     phase: Phase,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+/// Why it does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// A side is not ready.
+    Waits,
+    /// There is no pipe.
+    Starves,
+    /// Others have their turn.
+    Yields,
+    /// The sink was told of the end.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
     #[default]
     Flowing,
@@ -47,23 +59,26 @@ enum Phase {
 }
 
 impl Direction {
-    /// Goes on as far as it can. Ready when the sink was told of the end, or with the error of either side.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, wire: &mut impl Wire) -> Poll<io::Result<()>> {
+    /// Goes on as far as it can. An error of either side is final.
+    pub(super) fn advance(&mut self, wire: &mut impl Wire) -> io::Result<Stop> {
         for _ in 0..ROUNDS {
             let moved = match self.phase {
                 _ if self.held > 0 => {
-                    ready!(wire.poll_sink(cx))?;
+                    if !wire.is_sink_ready() {
+                        return Ok(Stop::Waits);
+                    }
                     wire.splice_out(self.held).and_then(|count| self.emptied(count))
                 }
                 Phase::Flowing | Phase::Doomed => {
-                    let Poll::Ready(source) = wire.poll_source(cx) else {
+                    if !wire.is_source_ready() {
                         wire.release_pipe();
-                        return Poll::Pending;
-                    };
-                    source?;
-                    ready!(wire.poll_pipe(cx));
+                        return Ok(Stop::Waits);
+                    }
+                    if !wire.take_pipe() {
+                        return Ok(Stop::Starves);
+                    }
                     match wire.splice_in() {
-                        Ok(0) if self.phase == Phase::Doomed => return Poll::Pending,
+                        Ok(0) if self.phase == Phase::Doomed => return Ok(Stop::Waits),
                         filled => filled.map(|count| self.filled(count)),
                     }
                 }
@@ -71,25 +86,26 @@ impl Direction {
                     wire.release_pipe();
                     wire.shut_sink()?;
                     self.phase = Phase::Told;
-                    return Poll::Ready(Ok(()));
+                    return Ok(Stop::Ended);
                 }
-                Phase::Told => return Poll::Ready(Ok(())),
+                Phase::Told => return Ok(Stop::Ended),
             };
-            match moved.map_err(|error| (error.kind(), error)) {
-                Ok(()) | Err((ErrorKind::WouldBlock | ErrorKind::Interrupted, _)) => {}
-                Err((_, error)) => return Poll::Ready(Err(error)),
+            match moved {
+                Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    return Err(error);
+                }
+                _ => {}
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        Ok(Stop::Yields)
     }
 
     /// The other direction failed: brings to the sink what can be brought without waiting, but no end.
-    pub(super) fn flush(&mut self, cx: &mut Context<'_>, wire: &mut impl Wire) {
+    pub(super) fn flush(&mut self, wire: &mut impl Wire) {
         if self.phase != Phase::Told {
             self.phase = Phase::Doomed;
-            // All that matters has happened on the way; the sockets are reset next.
-            let _ = self.poll(cx, wire);
+            // All that matters happens on the way; the sockets are reset next.
+            let _ = self.advance(wire);
         }
     }
 

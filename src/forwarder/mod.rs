@@ -3,7 +3,7 @@
 //!
 //! In: whom to dial ([`Routes`]), which virtual IPs to serve. Out: connections carried, failed dials, counts. All of
 //! it happens on a thread of its own (`worker`). A listener (`listener`, `acceptor`) takes a connection, which finds
-//! its backend (`order`, `dialing`, `dial`) and is then carried by splicing (`relay`, `direction`, `pipe`).
+//! its backend (`order`, `dialing`, `dial`) and is then carried by splicing (`carrier`, `relay`, `direction`, `pipe`).
 //!
 //! The names are those of a proxy: downstream is the client's side, upstream the apiserver's.
 
@@ -23,6 +23,7 @@ use crate::model::types::{Backend, Vip};
 
 mod acceptor;
 mod attempt;
+mod carrier;
 mod connection;
 mod dial;
 mod dialing;
@@ -34,7 +35,9 @@ mod listener;
 mod listeners;
 mod order;
 mod pipe;
+mod poller;
 mod presence;
+mod readiness;
 mod relay;
 mod shared;
 mod socket;

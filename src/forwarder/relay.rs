@@ -1,151 +1,175 @@
 //! Carries the bytes of one connection both ways until both have ended, or one side fails.
 //!
 //! Whoever was told an orderly end is closed, so that the kernel goes on to deliver what it holds; everyone else is
-//! reset, lest a client take half an answer for a whole one.
+//! reset.
 
-use std::future::poll_fn;
 use std::io;
-use std::net::Shutdown;
-use std::pin::pin;
-use std::task::{Context, Poll, ready};
+use std::net::{Shutdown, TcpStream};
 
-use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
+use super::direction::{Direction, Stop, Wire};
+use super::pipe::{Pipe, Pool};
+use super::readiness::{Events, Ready};
+use super::socket::end_in_order;
+use super::stats::{Stats, Way};
 
-use super::direction::{Direction, Wire};
-use super::pipe::Pipe;
-use super::shared::Shared;
-use super::socket::Guarded;
-use super::stats::Way;
+/// The two sockets, and how far the bytes are. An idle connection is not much more than this.
+pub(super) struct Relay {
+    downstream: Side,
+    upstream: Side,
+    up: Half,
+    down: Half,
+}
+
+struct Side {
+    stream: TcpStream,
+    ready: Ready,
+}
 
 /// One way, with its pipe while it has bytes to carry.
+#[derive(Default)]
 struct Half {
     direction: Direction,
     pipe: Option<Pipe>,
-    way: Way,
 }
 
-/// The two ways and who they connect.
-struct Relay<'a> {
-    downstream: &'a TcpStream,
-    upstream: &'a TcpStream,
-    shared: &'a Shared,
-    id: u64,
+/// What a connection needs next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// An event.
+    Event,
+    /// A pipe: to be tried again in a while.
+    Pipe,
+    /// Its next turn.
+    Turn,
+    /// Nothing: it is over, and to be dropped.
+    Over,
 }
 
-/// Carries on until it is over, and then ends both.
-pub(super) async fn relay(mut downstream: Guarded, mut upstream: Guarded, shared: &Shared, id: u64) {
-    let mut up = Half { direction: Direction::default(), pipe: None, way: Way::Up };
-    let mut down = Half { direction: Direction::default(), pipe: None, way: Way::Down };
-    {
-        let relay = Relay { downstream: downstream.stream(), upstream: upstream.stream(), shared, id };
-        // A direction that has ended, or that waits for its sink, does not look at its source: a reset would be
-        // missed.
-        let mut left = pin!(relay.downstream.ready(Interest::ERROR));
-        let mut lost = pin!(relay.upstream.ready(Interest::ERROR));
-        poll_fn(|cx| {
-            let over = relay.poll(cx, &mut up, &mut down);
-            let failed = left.as_mut().poll(cx).is_ready() || lost.as_mut().poll(cx).is_ready();
-            if over.is_pending() && failed {
-                relay.flush(cx, &mut up);
-                relay.flush(cx, &mut down);
-                return Poll::Ready(());
+impl Relay {
+    pub(super) fn new(downstream: TcpStream, upstream: TcpStream) -> Self {
+        let side = |stream| Side { stream, ready: Ready::default() };
+        let (downstream, upstream) = (side(downstream), side(upstream));
+        Self { downstream, upstream, up: Half::default(), down: Half::default() }
+    }
+
+    pub(super) fn downstream(&self) -> &TcpStream {
+        &self.downstream.stream
+    }
+
+    pub(super) fn upstream(&self) -> &TcpStream {
+        &self.upstream.stream
+    }
+
+    /// Something happened on the side of the client.
+    pub(super) fn hear_downstream(&mut self, events: Events) {
+        self.downstream.ready.hear(events);
+    }
+
+    /// Something happened on the side of the apiserver.
+    pub(super) fn hear_upstream(&mut self, events: Events) {
+        self.upstream.ready.hear(events);
+    }
+
+    /// Goes on as far as it can.
+    pub(super) fn advance(&mut self, pool: &Pool, stats: &Stats) -> Next {
+        // A direction that has ended, or that waits for its sink, does not look at its source.
+        let failed = self.downstream.ready.has_failed() || self.upstream.ready.has_failed();
+        let up = if failed { None } else { self.step(Way::Up, pool, stats) };
+        let down = if up.is_none() { None } else { self.step(Way::Down, pool, stats) };
+        match (up, down) {
+            (Some(Stop::Ended), Some(Stop::Ended)) => {}
+            (Some(Stop::Yields), Some(_)) | (Some(_), Some(Stop::Yields)) => return Next::Turn,
+            (Some(Stop::Starves), Some(_)) | (Some(_), Some(Stop::Starves)) => return Next::Pipe,
+            (Some(_), Some(_)) => return Next::Event,
+            _ => self.flush(pool, stats),
+        }
+        self.end();
+        Next::Over
+    }
+
+    /// None: one side failed.
+    fn step(&mut self, way: Way, pool: &Pool, stats: &Stats) -> Option<Stop> {
+        let (direction, mut link) = self.link(way, pool, stats);
+        direction.advance(&mut link).ok()
+    }
+
+    fn flush(&mut self, pool: &Pool, stats: &Stats) {
+        for way in Way::ALL {
+            let (direction, mut link) = self.link(way, pool, stats);
+            direction.flush(&mut link);
+        }
+    }
+
+    /// An apiserver that closes before it has read a whole request resets us, after its answer: the client gets the
+    /// answer. The other way round nobody waits for what is lost.
+    fn end(&self) {
+        if self.down.direction.is_told() {
+            end_in_order(&self.downstream.stream);
+            if self.up.direction.is_told() {
+                end_in_order(&self.upstream.stream);
             }
-            over
-        })
-        .await;
-    }
-    // An apiserver that closes before it has read a whole request resets us, after its answer: the client gets the
-    // answer. The other way round nobody waits for what is lost.
-    if down.direction.is_told() {
-        downstream.end_in_order();
-        if up.direction.is_told() {
-            upstream.end_in_order();
         }
     }
-}
 
-impl Relay<'_> {
-    fn poll(&self, cx: &mut Context<'_>, up: &mut Half, down: &mut Half) -> Poll<()> {
-        let went_up = self.advance(cx, up);
-        if let Poll::Ready(Err(_)) = went_up {
-            self.flush(cx, down);
-            return Poll::Ready(());
-        }
-        let went_down = self.advance(cx, down);
-        if let Poll::Ready(Err(_)) = went_down {
-            self.flush(cx, up);
-            return Poll::Ready(());
-        }
-        if went_up.is_ready() && went_down.is_ready() { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    fn advance(&self, cx: &mut Context<'_>, half: &mut Half) -> Poll<io::Result<()>> {
-        let (direction, mut link) = self.link(half);
-        direction.poll(cx, &mut link)
-    }
-
-    fn flush(&self, cx: &mut Context<'_>, half: &mut Half) {
-        let (direction, mut link) = self.link(half);
-        direction.flush(cx, &mut link);
-    }
-
-    fn link<'h>(&'h self, half: &'h mut Half) -> (&'h mut Direction, Link<'h>) {
-        let (source, sink) = match half.way {
-            Way::Up => (self.downstream, self.upstream),
-            Way::Down => (self.upstream, self.downstream),
+    fn link<'a>(&'a mut self, way: Way, pool: &'a Pool, stats: &'a Stats) -> (&'a mut Direction, Link<'a>) {
+        let Self { downstream, upstream, up, down } = self;
+        let (source, sink, Half { direction, pipe }) = match way {
+            Way::Up => (downstream, upstream, up),
+            Way::Down => (upstream, downstream, down),
         };
-        let Half { direction, pipe, way } = half;
-        (direction, Link { source, sink, pipe, way: *way, shared: self.shared, id: self.id })
+        (direction, Link { source, sink, pipe, way, pool, stats })
     }
 }
 
 /// Two sockets and the pipe between them.
 struct Link<'a> {
-    source: &'a TcpStream,
-    sink: &'a TcpStream,
+    source: &'a mut Side,
+    sink: &'a mut Side,
     pipe: &'a mut Option<Pipe>,
     way: Way,
-    shared: &'a Shared,
-    id: u64,
+    pool: &'a Pool,
+    stats: &'a Stats,
 }
 
 impl Wire for Link<'_> {
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.source.poll_read_ready(cx)
+    fn is_source_ready(&self) -> bool {
+        self.source.ready.is_readable()
     }
 
-    fn poll_sink(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.sink.poll_write_ready(cx)
+    fn is_sink_ready(&self) -> bool {
+        self.sink.ready.is_writable()
     }
 
-    fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn take_pipe(&mut self) -> bool {
         if self.pipe.is_none() {
-            *self.pipe = Some(ready!(self.shared.pool.poll_take(self.id, cx)));
+            *self.pipe = self.pool.take();
         }
-        Poll::Ready(())
+        self.pipe.is_some()
     }
 
     fn splice_in(&mut self) -> io::Result<usize> {
         let pipe = self.pipe.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        self.source.try_io(Interest::READABLE, || pipe.fill(self.source))
+        let filled = pipe.fill(&self.source.stream);
+        self.source.ready.learn_read(&filled);
+        filled
     }
 
     fn splice_out(&mut self, held: usize) -> io::Result<usize> {
         let pipe = self.pipe.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        let count = self.sink.try_io(Interest::WRITABLE, || pipe.drain(self.sink, held))?;
-        self.shared.stats.count_bytes(self.way, count);
+        let drained = pipe.drain(&self.sink.stream, held);
+        self.sink.ready.learn_write(&drained);
+        let count = drained?;
+        self.stats.count_bytes(self.way, count);
         Ok(count)
     }
 
     fn shut_sink(&mut self) -> io::Result<()> {
-        SockRef::from(self.sink).shutdown(Shutdown::Write)
+        self.sink.stream.shutdown(Shutdown::Write)
     }
 
     fn release_pipe(&mut self) {
         if let Some(pipe) = self.pipe.take() {
-            self.shared.pool.give(pipe);
+            self.pool.give(pipe);
         }
     }
 }

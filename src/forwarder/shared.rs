@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use tokio::sync::broadcast;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::carrier::{Carried, Order};
 use super::dial::endings;
 use super::limits::Limits;
 use super::pipe::Pool;
@@ -28,28 +29,33 @@ pub(super) struct Shared {
     pub(super) pool: Pool,
     pub(super) endings: broadcast::Sender<Ending>,
     pub(super) dial_failures: UnboundedSender<Backend>,
+    orders: UnboundedSender<Order>,
     routes: RefCell<Option<Arc<Routes>>>,
     /// Listeners that may not accept until something changes.
     parked: RefCell<Vec<Waker>>,
 }
 
 impl Shared {
+    /// With the orders for the carrier.
     pub(super) fn new(
         stats: Arc<Stats>,
         limits: Limits,
         presence: Presence,
         dial_failures: UnboundedSender<Backend>,
-    ) -> Self {
-        Self {
+    ) -> (Self, UnboundedReceiver<Order>) {
+        let (orders, inbox) = unbounded_channel();
+        let shared = Self {
             stats,
             table: Table::new(limits),
             presence,
             pool: Pool::default(),
             endings: endings(),
             dial_failures,
+            orders,
             routes: RefCell::default(),
             parked: RefCell::default(),
-        }
+        };
+        (shared, inbox)
     }
 
     /// Takes new routes up, and resets what goes to backends that were not ending before.
@@ -58,11 +64,17 @@ impl Shared {
         let known = |backend: &Backend| before.as_ref().is_some_and(|before| before.ending.contains(backend));
         let ending: BTreeSet<Backend> = routes.ending.iter().copied().filter(|b| !known(b)).collect();
         if !ending.is_empty() {
-            self.table.reset_those_of(&ending, &self.stats);
-            // An error says that nothing is being dialled.
-            let _ = self.endings.send(Arc::new(ending));
+            let ending = Arc::new(ending);
+            // Errors say that nothing is carried, and nothing dialled.
+            let _ = self.orders.send(Order::End(Arc::clone(&ending)));
+            let _ = self.endings.send(ending);
         }
         self.unpark();
+    }
+
+    pub(super) fn carry(&self, carried: Carried) {
+        // An error says that the thread ends; then the connection, too.
+        let _ = self.orders.send(Order::Carry(Box::new(carried)));
     }
 
     /// Looks at the route of a listener, if it has one.

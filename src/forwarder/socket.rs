@@ -1,13 +1,16 @@
-//! Sockets with their options set: listeners, and streams that are reset unless they ended well.
+//! Sockets with their options set: listeners, and streams that are reset when closed unless they ended well.
+//!
+//! So whatever goes wrong, the end of this process included, a peer is told that something went wrong, and takes no
+//! half of an answer for a whole one. What the kernel has not sent by then is lost, as with any reset.
 //!
 //! An accepted socket has the options of its listener, so that a connection costs no system calls for them.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::TcpStream;
 
 /// More than 1,000 clients that come back at the same moment; the kernel caps it at net.core.somaxconn, 4096 by
 /// default.
@@ -22,8 +25,9 @@ pub(super) fn new(address: SocketAddr) -> io::Result<Socket> {
     Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)
 }
 
-/// Sends at once what is there, and notices a dead peer.
+/// Sends at once what is there, notices a dead peer, and resets when closed.
 pub(super) fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
     socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))
@@ -54,40 +58,16 @@ pub(super) fn adopt(listener: &TcpListener) -> io::Result<()> {
     set_options(&SockRef::from(listener))
 }
 
-/// A stream that is reset when it is dropped, unless it is closed in order: whatever goes wrong, its peer is told
-/// that something went wrong. What the kernel has not sent until then is lost, as with any reset.
-#[derive(Debug)]
-pub(super) struct Guarded {
-    stream: TcpStream,
-    orderly: bool,
-}
-
-impl Guarded {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, orderly: false }
-    }
-
-    pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-
-    /// When dropped it is closed, and the kernel goes on to deliver what was written.
-    pub(super) fn end_in_order(&mut self) {
-        self.orderly = true;
-    }
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        if !self.orderly {
-            // It can fail only on what is no socket; the peer would see an orderly end.
-            let _ = self.stream.set_zero_linger();
-        }
-    }
+/// From here on closing it is no reset: the kernel goes on to deliver what was written.
+pub(super) fn end_in_order(stream: impl AsFd) {
+    // Where that fails it is reset, as if something had gone wrong.
+    let _ = SockRef::from(&stream).set_linger(None);
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
 
     #[tokio::test]
@@ -98,6 +78,7 @@ mod tests {
             let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (stream, _) = listener.accept().await.unwrap();
             let socket = SockRef::from(&stream);
+            assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO));
             assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
             assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
             assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE);

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::ForwarderError;
+use super::carrier::{Carrier, Order};
 use super::listeners::Listeners;
 use super::shared::Shared;
 use crate::model::forwarding::Routes;
@@ -38,23 +39,30 @@ pub(super) struct Start {
 }
 
 /// Runs until the end, and says on `started` whether it could begin.
-pub(super) fn run(start: Start, shared: impl FnOnce() -> Shared, started: &Sender<io::Result<()>>) {
+pub(super) fn run(
+    start: Start,
+    shared: impl FnOnce() -> (Shared, UnboundedReceiver<Order>),
+    started: &Sender<io::Result<()>>,
+) {
     let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => return drop(started.send(Err(error))),
     };
     let drained = runtime.block_on(async {
-        let shared = Rc::new(shared());
-        let listeners = match Listeners::start(Rc::clone(&shared), start.local, start.vips) {
-            Ok(listeners) => listeners,
+        let (shared, orders) = shared();
+        let shared = Rc::new(shared);
+        let began = Carrier::new(Rc::clone(&shared)).and_then(|carrier| {
+            Ok((carrier, Listeners::start(Rc::clone(&shared), start.local, start.vips)?))
+        });
+        let (carrier, listeners) = match began {
+            Ok(began) => began,
             Err(error) => {
                 let _ = started.send(Err(error));
                 return None;
             }
         };
         let _ = started.send(Ok(()));
-        let feeding = Rc::clone(&shared);
-        tokio::task::spawn_local(async move { feeding.pool.feed().await });
+        tokio::task::spawn_local(carrier.run(orders));
         obey(&shared, &listeners, start.inbox).await
     });
     // Ends every task, and so resets every connection that is left.
