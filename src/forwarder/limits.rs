@@ -5,7 +5,9 @@ use std::fs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A busy connection holds two sockets and, for each direction, a pipe with two ends.
-const DESCRIPTORS: usize = 6;
+const BUSY: usize = 6;
+/// An idle one holds the sockets. More than there is room for would leave no pipe for any of them, for ever.
+const IDLE: usize = 2;
 /// For the rest of the daemon: watches, probes of each apiserver, netlink, and dials that race.
 const RESERVE: usize = 64;
 /// What an unlimited process is taken to have: the kernel's own bound (fs.nr_open) where nobody changed it.
@@ -19,17 +21,21 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Raises the soft limit of descriptors to the hard one, and derives what was not given from it.
+    /// Raises the soft limit of descriptors to the hard one, derives from it what was not given, and bounds by it what
+    /// was.
     pub(super) fn resolve(connections: Option<usize>, per_client: Option<usize>) -> Self {
         let descriptors = raise_descriptors();
         let open = fs::read_dir("/proc/self/fd").map_or(RESERVE, Iterator::count);
-        let connections = connections.unwrap_or_else(|| affordable(descriptors, open)).max(1);
+        let connections = match connections {
+            Some(wanted) => wanted.clamp(1, affordable(descriptors, open, IDLE)),
+            None => affordable(descriptors, open, BUSY),
+        };
         Self { connections, per_client: per_client.unwrap_or(connections / 2).max(1) }
     }
 }
 
-fn affordable(descriptors: usize, open: usize) -> usize {
-    descriptors.saturating_sub(open + RESERVE).max(DESCRIPTORS) / DESCRIPTORS
+fn affordable(descriptors: usize, open: usize, each: usize) -> usize {
+    descriptors.saturating_sub(open + RESERVE).max(each) / each
 }
 
 fn raise_descriptors() -> usize {
@@ -48,9 +54,10 @@ mod tests {
 
     #[test]
     fn connections_follow_from_descriptors() {
-        assert_eq!(affordable(1024, 20), 156);
-        assert_eq!(affordable(64, 30), 1);
-        assert_eq!(affordable(0, 30), 1);
+        assert_eq!(affordable(1024, 20, BUSY), 156);
+        assert_eq!(affordable(64, 30, BUSY), 1);
+        assert_eq!(affordable(0, 30, IDLE), 1);
+        assert!(Limits::resolve(Some(usize::MAX), None).connections < usize::MAX / 2);
     }
 
     #[test]

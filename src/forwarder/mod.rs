@@ -59,7 +59,8 @@ use worker::{Command, Start};
 pub struct ForwarderOptions {
     /// Node-local endpoints (`--listen`).
     pub listen: Vec<SocketAddr>,
-    /// Beyond so many connections none is accepted. `None`: what the limit of descriptors allows, at six each.
+    /// Beyond so many connections none is accepted. `None`: what the limit of descriptors allows, at six for each that
+    /// is busy. At most what it allows at two for each that is idle.
     pub max_connections: Option<usize>,
     /// Beyond so many connections of one client address its next one is reset. `None`: half of all.
     pub max_per_client: Option<usize>,
