@@ -9,6 +9,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod forwarder;
 pub mod ledger;
 pub mod lock;
 pub mod metrics;

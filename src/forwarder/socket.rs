@@ -1,0 +1,97 @@
+//! Sockets with their options set: listeners, and streams that are reset when closed unless they ended well.
+//!
+//! So whatever goes wrong, the end of this process included, a peer is told that something went wrong, and takes no
+//! half of an answer for a whole one. What the kernel has not sent by then is lost, as with any reset.
+//!
+//! An accepted socket has the options of its listener, so that a connection costs no system calls for them.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+
+/// More than 1,000 clients that come back at the same moment; the kernel caps it at net.core.somaxconn, 4096 by
+/// default.
+const BACKLOG: i32 = 4096;
+/// A peer that is gone without a word is found after 15 s + 4 × 15 s, well before anything that watches it gives up
+/// on its own, and probes are rare enough to cost nothing. They also keep entries of conntrack on the way alive.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// A new socket that does not block.
+pub(super) fn new(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)
+}
+
+/// Sends at once what is there, notices a dead peer, and resets when closed.
+pub(super) fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))
+}
+
+/// Listens on an address that this node need not have.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = new(address)?;
+    // A local route makes an IPv4 address bindable, but not an IPv6 one; and the route may come later.
+    match address {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => {
+            socket.set_freebind_v6(true)?;
+            socket.set_only_v6(true)?;
+        }
+    }
+    // Connections of an earlier process that are in TIME_WAIT are no reason not to start.
+    socket.set_reuse_address(true)?;
+    set_options(&SockRef::from(&socket))?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Takes a listener of another process.
+pub(super) fn adopt(listener: &TcpListener) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    set_options(&SockRef::from(listener))
+}
+
+/// From here on closing it is no reset: the kernel goes on to deliver what was written.
+pub(super) fn end_in_order(stream: impl AsFd) {
+    // Where that fails it is reset, as if something had gone wrong.
+    let _ = SockRef::from(&stream).set_linger(None);
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_accepted_socket_has_the_options_of_its_listener() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener =
+                tokio::net::TcpListener::from_std(listen(address.parse().unwrap()).unwrap()).unwrap();
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let socket = SockRef::from(&stream);
+            assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO));
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE);
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+        }
+    }
+
+    #[test]
+    fn an_address_that_the_node_does_not_have_can_be_listened_on() {
+        for address in ["198.51.100.7:0", "[2001:db8::7]:0"] {
+            let address: SocketAddr = address.parse().unwrap();
+            let listener = listen(address).unwrap();
+            assert_eq!(listener.local_addr().unwrap().ip(), address.ip());
+        }
+    }
+}
