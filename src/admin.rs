@@ -109,6 +109,7 @@ async fn answer(request: &Request<Incoming>, sources: &Sources) -> Response<Full
                 &sources.report.borrow(),
                 &sources.connection.borrow(),
                 &totals,
+                sources.metrics.forwarder(),
             );
             match serde_json::to_vec(&status) {
                 Ok(body) => respond(StatusCode::OK, "application/json", body),

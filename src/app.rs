@@ -3,6 +3,8 @@
 //! [`Bound::new`] takes everything that can fail for a reason that an operator must mend; [`Bound::run`] then works
 //! until it is told to stop.
 
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,17 +15,22 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, AdminError, Sources};
 use crate::apiserver::{self, Access, ApiConfig, Connection, Published};
-use crate::config::RunArgs;
+use crate::config::{ModeArg, RunArgs};
 use crate::dataplane::dry_run::{DryRun, Rehearsal};
 use crate::dataplane::flows::{FlowError, FlowOptions, Flows};
 use crate::dataplane::host::Node;
 use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Dataplane, DataplaneError, Host};
+use crate::forwarder::{Forwarder, ForwarderError, ForwarderOptions, Stats};
+use crate::handover::{self, Inherited};
 use crate::lock::{Lock, LockError};
 use crate::metrics::Metrics;
+use crate::model::types::Backend;
 use crate::probe::{self, Observer, ProbeConfig};
-use crate::reconcile::{Inputs, Reconciler};
+use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::report::Report;
+
+mod stop;
 
 /// Askers that wait for the reconciler; more wait in line.
 const QUERY_QUEUE: usize = 8;
@@ -43,6 +50,9 @@ pub enum AppError {
     /// The kernel.
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
+    /// The forwarder.
+    #[error(transparent)]
+    Forwarder(#[from] ForwarderError),
     /// The kernel's flows.
     #[error(transparent)]
     Flows(#[from] FlowError),
@@ -65,25 +75,36 @@ pub struct Bound {
     access: Access,
     trust: rustls::ClientConfig,
     probes: ProbeConfig,
-    dataplane: Nftables,
     host: Node,
-    flows: Flows,
+    flows: Option<Flows>,
+    carrier: Carrier,
     admin: UnixListener,
     // Declared last: the lock is dropped after everything that it guards.
     lock: Lock,
 }
 
+/// The forwarder, and what belongs to it.
+struct Carrier {
+    forwarder: Option<Forwarder>,
+    stats: Arc<Stats>,
+    suspects: mpsc::UnboundedReceiver<Backend>,
+    /// The daemon whose listeners it took over.
+    predecessor: Option<UnixStream>,
+    /// Some of these listeners are those of virtual IPs.
+    inherited: bool,
+}
+
 impl Bound {
-    /// Takes the lock, binds the status socket and opens the sockets to the kernel.
+    /// Takes the lock, binds the sockets and opens those to the kernel.
     pub fn new(args: RunArgs, access: Access) -> Result<Self, AppError> {
         let trust = access.trust().map_err(|cause| AppError::Trust { ca: access.ca().to_owned(), cause })?;
         let probes = probe_config(&args, &access)?;
         let lock = Lock::take(&args.run_dir)?;
+        let carrier = Carrier::new(&args)?;
         let admin = admin::bind(&args.run_dir)?;
-        let dataplane = Nftables::open()?;
         let host = Node::open()?;
-        let flows = Flows::open(FlowOptions { rate: args.health.flow_kill_rate, ..FlowOptions::default() })?;
-        Ok(Self { args, access, trust, probes, dataplane, host, flows, admin, lock })
+        let flows = flows(&args)?;
+        Ok(Self { args, access, trust, probes, host, flows, carrier, admin, lock })
     }
 
     /// The folder with lock and socket.
@@ -93,12 +114,12 @@ impl Bound {
 
     /// Works until `stop` is true. Rules stay unless `--cleanup-on-exit` was given.
     pub async fn run(self, stop: watch::Receiver<bool>) -> Result<(), AppError> {
-        let Self { args, access, trust, probes, dataplane, host, flows, admin, lock } = self;
+        let Self { args, access, trust, probes, mut host, flows, carrier, admin, lock } = self;
         let (snapshots_in, snapshots) = watch::channel::<Option<Published>>(None);
         let (connection_in, connection) = watch::channel(Connection::default());
         let (report_in, report) = watch::channel(Report::default());
         let (totals, queries) = mpsc::channel(QUERY_QUEUE);
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(Arc::clone(&carrier.stats)));
         let mut tasks = JoinSet::new();
         tasks.spawn(apiserver::run(
             ApiConfig {
@@ -121,35 +142,100 @@ impl Bound {
         let (trust_in, trust) = watch::channel(Arc::new(trust));
         let (views_in, views) = watch::channel(None);
         tasks.spawn(apiserver::follow_trust(access, trust_in));
-        let (_suspects_in, suspects) = mpsc::unbounded_channel();
         tasks.spawn(probe::run(
             probes,
             trust,
             snapshots,
             views_in,
-            suspects,
+            carrier.suspects,
             Arc::clone(&metrics) as Arc<dyn Observer>,
         ));
         let policy = args.table.policy();
-        let inputs = Inputs { views, queries, stop };
+        let (drains, predecessor) = watch::channel(carrier.predecessor.is_some());
+        match carrier.predecessor {
+            Some(stream) => drop(tasks.spawn(async move {
+                handover::ended(stream).await;
+                drains.send_replace(false);
+            })),
+            // What a killed daemon left of its claim on the virtual IPs.
+            None if !args.dry_run => drop(host.release().await?),
+            None => {}
+        }
+        let inputs = Inputs { views, queries, stop, predecessor };
+        let mode = (mode(args.forwarder.mode), carrier.inherited);
+        let forwarder = carrier.forwarder;
         if args.dry_run {
             tracing::warn!("dry run: rules, routes and flows are left as they are");
-            let reconciler = Reconciler::new(DryRun, Rehearsal(host), DryRun, policy, metrics, report_in);
-            reconciler.run(inputs).await;
+            let parts = Parts { dataplane: DryRun, host: Rehearsal(host), flows: DryRun, forwarder };
+            Reconciler::new(parts, (Mode::Nftables, false), policy, metrics, report_in).run(inputs).await;
             tasks.shutdown().await;
             drop(lock);
             return Ok(());
         }
-        let reconciler = Reconciler::new(dataplane, host, flows, policy, metrics, report_in);
-        let (mut dataplane, mut host) = reconciler.run(inputs).await;
+        let parts = Parts { dataplane: Nftables::default(), host, flows, forwarder };
+        let parts = Reconciler::new(parts, mode, policy, metrics, report_in).run(inputs).await;
         tasks.shutdown().await;
-        if args.cleanup_on_exit {
+        let Parts { mut dataplane, mut host, forwarder, .. } = parts;
+        // From here on another daemon may start; what follows is ours alone.
+        drop(lock);
+        let followed = match forwarder {
+            Some(forwarder) => stop::drain(forwarder, &args.run_dir, args.forwarder.drain_grace).await,
+            None => false,
+        };
+        if args.cleanup_on_exit && !followed {
             let table = dataplane.remove().await?;
             let routes = host.remove_routes().await?;
+            host.release().await?;
             tracing::info!(table, ?routes, "removed what apivip made on this node");
         }
-        drop(lock);
         Ok(())
+    }
+}
+
+impl Carrier {
+    /// Beside a daemon that works, a rehearsal must not take anything from it.
+    fn new(args: &RunArgs) -> Result<Self, AppError> {
+        let stats = Arc::new(Stats::default());
+        let (failures, suspects) = mpsc::unbounded_channel();
+        if args.dry_run {
+            return Ok(Self { forwarder: None, stats, suspects, predecessor: None, inherited: false });
+        }
+        let (listeners, predecessor) = match handover::take(&args.run_dir) {
+            Some(Inherited { listeners, predecessor }) => (listeners, Some(predecessor)),
+            None => (Vec::new(), None),
+        };
+        let listen = args.forwarder.listen.clone();
+        let is_vip = |listener: &TcpListener| listener.local_addr().is_ok_and(|a| !listen.contains(&a));
+        let inherited = listeners.iter().any(is_vip);
+        let options = ForwarderOptions {
+            listen,
+            max_connections: args.forwarder.forwarder_max_connections,
+            max_per_client: args.forwarder.forwarder_max_per_client,
+        };
+        let forwarder = Forwarder::start(options, listeners, failures, Arc::clone(&stats))?;
+        Ok(Self { forwarder: Some(forwarder), stats, suspects, predecessor, inherited })
+    }
+}
+
+/// Where the forwarder may stand in for nf_tables, a kernel without conntrack's netlink is no reason not to start.
+fn flows(args: &RunArgs) -> Result<Option<Flows>, AppError> {
+    match Flows::open(FlowOptions { rate: args.health.flow_kill_rate, ..FlowOptions::default() }) {
+        Ok(flows) => Ok(Some(flows)),
+        Err(error) if args.forwarder.mode == ModeArg::Nftables => Err(error.into()),
+        Err(error) => {
+            let error: &dyn std::error::Error = &error;
+            let cause = error.source().map(tracing::field::display);
+            tracing::warn!(%error, cause, "flows to dead apiservers cannot be ended by this kernel");
+            Ok(None)
+        }
+    }
+}
+
+fn mode(mode: ModeArg) -> Mode {
+    match mode {
+        ModeArg::Auto => Mode::Auto,
+        ModeArg::Nftables => Mode::Nftables,
+        ModeArg::Forwarder => Mode::Forwarder,
     }
 }
 

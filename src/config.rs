@@ -11,8 +11,10 @@ use crate::model::desired::{Masquerade, Policy};
 use crate::model::snapshot::SnapshotOptions;
 use crate::model::types::ServiceKey;
 
+mod forwarder;
 mod health;
 
+pub use forwarder::{ForwarderArgs, ModeArg};
 pub use health::HealthArgs;
 
 /// Version and commit, as `apivip --version` prints them.
@@ -133,6 +135,10 @@ pub struct RunArgs {
     #[command(flatten)]
     pub health: HealthArgs,
 
+    /// When and where connections are forwarded.
+    #[command(flatten)]
+    pub forwarder: ForwarderArgs,
+
     /// Probe and log, but leave the kernel's rules, routes and flows as they are
     #[arg(long, env = "APIVIP_DRY_RUN")]
     pub dry_run: bool,
@@ -197,6 +203,10 @@ pub struct RenderArgs {
     /// An apiserver, as ADDRESS:PORT, that does not answer while others do. Repeatable
     #[arg(long, value_name = "BACKEND")]
     pub dead: Vec<SocketAddr>,
+
+    /// The forwarder still has connections to the virtual IPs, from a time when nftables could not be used
+    #[arg(long)]
+    pub forwarding: bool,
 }
 
 /// Arguments of `apivip cleanup`.

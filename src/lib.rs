@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod forwarder;
+pub mod handover;
 pub mod ledger;
 pub mod lock;
 pub mod metrics;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -13,12 +14,15 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::apiserver::{Connection, State};
+use crate::forwarder::Stats;
 use crate::model::address::RejectReason;
 use crate::model::types::Backend;
 use crate::report::{Phase, Report};
 
+mod forwarder;
 mod health;
 
+use forwarder::{Forwarded, PathMetrics};
 use health::HealthMetrics;
 pub use health::Stage;
 
@@ -49,10 +53,19 @@ pub struct Metrics {
     backends: Gauge,
     holds: Gauge,
     health: HealthMetrics,
+    path: PathMetrics,
+    forwarder: Arc<Stats>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
+        Self::new(Arc::default())
+    }
+}
+
+impl Metrics {
+    /// `forwarder`: what the forwarder counts.
+    pub fn new(forwarder: Arc<Stats>) -> Self {
         let mut registry = Registry::with_prefix("apivip");
         let commits = Family::<Outcome, Counter>::default();
         for outcome in ["ok", "failed"] {
@@ -93,6 +106,7 @@ impl Default for Metrics {
         let holds =
             gauge("holds", "Parts of the rules that are kept although the API no longer publishes them");
         let health = HealthMetrics::new(&mut registry);
+        let path = PathMetrics::new(&mut registry);
         let metrics = Self {
             registry,
             commits,
@@ -104,13 +118,13 @@ impl Default for Metrics {
             backends,
             holds,
             health,
+            path,
+            forwarder,
         };
         metrics.state(&Report::default());
         metrics
     }
-}
 
-impl Metrics {
     /// A transaction was committed in `took`, `since_event` after the event that caused it arrived.
     pub fn committed(&self, took: Duration, since_event: Duration) {
         self.commits.get_or_create(&Outcome { outcome: "ok" }).inc();
@@ -123,6 +137,11 @@ impl Metrics {
         self.commits.get_or_create(&Outcome { outcome: "failed" }).inc();
     }
 
+    /// What the forwarder counts.
+    pub fn forwarder(&self) -> &Stats {
+        &self.forwarder
+    }
+
     /// An address was left out.
     pub fn rejected(&self, reason: RejectReason) {
         self.rejected.get_or_create(&Reason { reason: reason.label() }).inc();
@@ -132,6 +151,7 @@ impl Metrics {
     pub fn state(&self, report: &Report) {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let frontends = report.programmed.as_ref().map_or(&[][..], |state| &state.frontends);
+        self.way(report);
         self.programmed.set(i64::from(report.phase == Phase::Programmed));
         self.frontends.set(count(frontends.len()));
         self.backends.set(count(report.programmed.as_ref().map_or(0, |state| state.backends().len())));
@@ -148,6 +168,7 @@ impl Metrics {
         encode(&mut text, &self.registry)?;
         let mut live = Registry::with_prefix("apivip");
         live.register_collector(Box::new(Live { connection: connection.clone(), totals: totals.clone() }));
+        live.register_collector(Box::new(Forwarded(Arc::clone(&self.forwarder))));
         let mut more = String::new();
         encode(&mut more, &live)?;
         // Each part ends with an end mark; the whole has one.

@@ -12,19 +12,25 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use crate::dataplane::flows::FlowKiller;
-use crate::dataplane::{Dataplane, DataplaneError, Host};
+use crate::dataplane::{Dataplane, Host};
+use crate::forwarder::Forward;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::model::desired::{DesiredState, Hold, Policy, desire};
+use crate::model::forwarding::routes;
 use crate::model::health::HealthView;
-use crate::model::snapshot::{Rejection, Snapshot};
+use crate::model::snapshot::Rejection;
 use crate::model::types::Backend;
 use crate::report::{Phase, Report};
 
 mod commit;
 mod history;
+mod path;
+mod tell;
 
 use history::History;
+pub use path::{Mode, PathError};
+use path::{PROMOTE, Path};
 
 /// A refused commit is tried again after this, doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -44,14 +50,33 @@ pub struct Inputs {
     pub queries: mpsc::Receiver<TotalsQuery>,
     /// Resolves when the daemon is to stop.
     pub stop: watch::Receiver<bool>,
+    /// True while another daemon drains, whose connections need the virtual IPs on this node.
+    pub predecessor: watch::Receiver<bool>,
+}
+
+/// What the reconciler acts upon.
+pub struct Parts<D, H, F, W> {
+    /// Rules.
+    pub dataplane: D,
+    /// Routes and addresses.
+    pub host: H,
+    /// Flows of dead backends.
+    pub flows: F,
+    /// What stands in for rules.
+    pub forwarder: W,
 }
 
 /// Owns the dataplane.
-pub struct Reconciler<D, H, F> {
+pub struct Reconciler<D, H, F, W> {
     dataplane: D,
     host: H,
     flows: F,
+    forwarder: W,
+    path: Path,
     policy: Policy,
+    /// What is in effect, by rules or by the forwarder.
+    effective: Option<Arc<DesiredState>>,
+    /// What the kernel's rules are.
     applied: Option<Arc<DesiredState>>,
     /// Backends whose flows are being ended, or were; `true`: without the help of a rule.
     ending: BTreeMap<Backend, bool>,
@@ -64,21 +89,24 @@ pub struct Reconciler<D, H, F> {
     reports: watch::Sender<Report>,
 }
 
-impl<D: Dataplane, H: Host, F: FlowKiller> Reconciler<D, H, F> {
-    /// A reconciler that has programmed nothing yet.
+impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
+    /// A reconciler that has programmed nothing yet. `inherited`: the forwarder took listeners of virtual IPs over.
     pub fn new(
-        dataplane: D,
-        host: H,
-        flows: F,
+        parts: Parts<D, H, F, W>,
+        (mode, inherited): (Mode, bool),
         policy: Policy,
         metrics: Arc<Metrics>,
         reports: watch::Sender<Report>,
     ) -> Self {
+        let Parts { dataplane, host, flows, forwarder } = parts;
         Self {
             dataplane,
             host,
             flows,
+            forwarder,
+            path: Path::new(mode, inherited),
             policy,
+            effective: None,
             applied: None,
             ending: BTreeMap::new(),
             history: History::default(),
@@ -91,20 +119,25 @@ impl<D: Dataplane, H: Host, F: FlowKiller> Reconciler<D, H, F> {
         }
     }
 
-    /// Works until told to stop, then hands dataplane and host back.
-    pub async fn run(mut self, mut inputs: Inputs) -> (D, H) {
+    /// Works until told to stop, then hands its parts back.
+    pub async fn run(mut self, mut inputs: Inputs) -> Parts<D, H, F, W> {
         let mut retry = None;
         let mut feeding = true;
         loop {
             tokio::select! {
                 biased;
-                _ = inputs.stop.wait_for(|stop| *stop) => return (self.dataplane, self.host),
+                _ = inputs.stop.wait_for(|stop| *stop) => {
+                    let Self { dataplane, host, flows, forwarder, .. } = self;
+                    return Parts { dataplane, host, flows, forwarder };
+                }
                 changed = inputs.views.changed(), if feeding => feeding = changed.is_ok(),
                 report = self.flows.finished() => {
                     self.history.ended(&report, &self.metrics);
                     continue;
                 }
                 () = self.host.changed() => {}
+                () = self.forwarder.emptied() => {}
+                Ok(_) = inputs.predecessor.wait_for(|drains| !*drains), if self.path.waits_for_predecessor => {}
                 () = sleep(retry.unwrap_or(RETRY_MAX)), if retry.is_some() => {}
                 Some(query) = inputs.queries.recv() => {
                     self.answer(query).await;
@@ -114,47 +147,81 @@ impl<D: Dataplane, H: Host, F: FlowKiller> Reconciler<D, H, F> {
             let view = inputs.views.borrow_and_update().clone();
             let Some(view) = view else { continue };
             let mut later = inputs.views.clone();
+            self.path.waits_for_predecessor = *inputs.predecessor.borrow();
             retry = match self.reconcile(&view, &mut later).await {
-                Ok(()) => None,
+                Ok(Settled::Yes) => None,
+                Ok(Settled::OnTheForwarder) => Some(PROMOTE),
                 Err(_) => Some(retry.map_or(RETRY_MIN, |wait: Duration| (wait * 2).min(RETRY_MAX))),
             };
         }
     }
 
-    async fn reconcile(&mut self, view: &HealthView, later: &mut Views) -> Result<(), DataplaneError> {
+    async fn reconcile(&mut self, view: &HealthView, later: &mut Views) -> Result<Settled, PathError> {
         self.note_rejections(&view.snapshot);
         self.history.look(view);
         let outcome = self.program(view, later).await;
         match &outcome {
-            Ok(()) => {
+            Ok(Settled::Yes) => {
                 if self.logged_error.take().is_some() {
                     tracing::info!("the kernel takes the rules again");
                 }
             }
+            Ok(Settled::OnTheForwarder) => {}
             Err(error) => self.note_failure(view, error),
         }
         outcome
     }
 
-    async fn program(&mut self, view: &HealthView, later: &mut Views) -> Result<(), DataplaneError> {
+    async fn program(&mut self, view: &HealthView, later: &mut Views) -> Result<Settled, PathError> {
         let (vips, backends) = self.addresses(view);
         let node = self.host.view(&vips, &backends).await?;
-        let (desired, holds) = desire(view, self.applied.as_deref(), &node, &self.policy);
+        let (mut desired, holds) = desire(view, self.effective.as_deref(), &node, &self.policy);
         self.note_holds(&holds);
         // Rules of an earlier run may stand: a first view without backends must not empty them.
-        if self.applied.is_none() && desired.frontends.is_empty() {
+        if self.effective.is_none() && desired.frontends.is_empty() {
             self.report(view, Phase::Waiting);
-            return Ok(());
+            return Ok(Settled::Yes);
         }
-        if self.applied.as_deref() != Some(&desired) {
-            self.commit(desired, view, &node, later).await?;
+        self.forwarder.route(Arc::new(routes(view, &desired)));
+        if self.path.mode == Mode::Forwarder {
+            self.forward(desired, view, "--mode forwarder").await?;
+            return Ok(Settled::Yes);
+        }
+        self.path.settle(&mut self.host, &self.forwarder).await?;
+        desired.forwarding = self.path.is_claimed();
+        if self.applied.as_deref() != Some(&desired)
+            && let Err(error) = self.commit(desired.clone(), view, &node, later).await
+        {
+            if !self.path.refused() {
+                return Err(error.into());
+            }
+            self.forward(desired, view, &chain(&error)).await?;
+            return Ok(Settled::OnTheForwarder);
         }
         self.history.committed(Instant::now(), &self.metrics);
         if let Some(applied) = self.applied.clone() {
+            self.path.withdraw(&mut self.host, &mut self.forwarder, &applied).await?;
+            self.effective = Some(Arc::clone(&applied));
             self.end_flows(&applied, false);
             self.host.ensure_routes(&applied).await?;
         }
         self.report(view, Phase::Programmed);
+        Ok(Settled::Yes)
+    }
+
+    /// Lets the forwarder serve `desired`. Flows that rules of before still lead to dead backends are ended all the same.
+    async fn forward(
+        &mut self,
+        desired: DesiredState,
+        view: &HealthView,
+        why: &str,
+    ) -> Result<(), PathError> {
+        let Self { path, host, forwarder, .. } = self;
+        path.forward(host, forwarder, &desired, why).await?;
+        self.end_flows(&desired, true);
+        self.effective = Some(Arc::new(desired));
+        self.history.committed(Instant::now(), &self.metrics);
+        self.report(view, Phase::Forwarding);
         Ok(())
     }
 
@@ -163,7 +230,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller> Reconciler<D, H, F> {
         let mut vips = view.snapshot.vip_addresses();
         let mut backends: BTreeSet<IpAddr> = view.snapshot.backends().iter().map(|b| b.ip()).collect();
         backends.extend(view.backends.keys().map(|b| b.ip()));
-        if let Some(applied) = &self.applied {
+        if let Some(applied) = &self.effective {
             vips.extend(applied.frontends.iter().map(|f| f.vip.ip()));
             backends.extend(applied.backends().iter().map(|b| b.ip()));
         }
@@ -183,49 +250,14 @@ impl<D: Dataplane, H: Host, F: FlowKiller> Reconciler<D, H, F> {
             Err(error) => tracing::debug!(error = %chain(&error), "read the counters"),
         }
     }
+}
 
-    fn note_rejections(&mut self, snapshot: &Snapshot) {
-        for rejection in snapshot.rejected.difference(&self.known_rejections) {
-            tracing::warn!(address = %rejection.address, port = rejection.port, reason = %rejection.reason, "left out an address that the API publishes");
-            self.metrics.rejected(rejection.reason);
-        }
-        self.known_rejections.clone_from(&snapshot.rejected);
-    }
-
-    fn note_holds(&mut self, holds: &[Hold]) {
-        for hold in holds.iter().filter(|hold| !self.known_holds.contains(hold)) {
-            tracing::warn!(service = %self.policy.service, "{hold}");
-        }
-        if holds.is_empty() && !self.known_holds.is_empty() {
-            tracing::info!(service = %self.policy.service, "the API publishes endpoints again");
-        }
-        self.known_holds = holds.to_vec();
-    }
-
-    fn note_failure(&mut self, view: &HealthView, error: &DataplaneError) {
-        let text = chain(error);
-        if self.logged_error.as_ref() != Some(&text) {
-            tracing::error!(error = %text, "cannot program the kernel; what stood before still stands");
-        }
-        self.reports.send_modify(|report| {
-            report.phase = Phase::Failed;
-            report.view = Some(view.clone());
-            report.last_error = Some(text.clone());
-        });
-        self.logged_error = Some(text);
-    }
-
-    fn report(&self, view: &HealthView, phase: Phase) {
-        let report = Report {
-            phase,
-            view: Some(view.clone()),
-            programmed: self.applied.clone(),
-            holds: self.known_holds.clone(),
-            last_error: None,
-        };
-        self.metrics.state(&report);
-        self.reports.send_replace(report);
-    }
+/// Whether the kernel has what it should have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settled {
+    Yes,
+    /// The forwarder stands in: rules are to be tried again.
+    OnTheForwarder,
 }
 
 /// An error and its sources as one line.

@@ -1,6 +1,7 @@
 //! What the reconciler tells the rest of the daemon.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -18,8 +19,46 @@ pub enum Phase {
     Waiting,
     /// The kernel has the desired state.
     Programmed,
+    /// The forwarder serves the virtual IPs in place of rules.
+    Forwarding,
     /// The kernel refused the desired state; the last good one still stands.
     Failed,
+}
+
+/// Which way new connections to the virtual IPs take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InUse {
+    /// None that this daemon made.
+    #[default]
+    None,
+    /// Rules in nf_tables.
+    Nftables,
+    /// The daemon's own forwarder.
+    Forwarder,
+}
+
+impl InUse {
+    /// The label in status and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Nftables => "nftables",
+            Self::Forwarder => "forwarder",
+        }
+    }
+}
+
+/// The way of new connections, and why.
+#[derive(Clone, Debug)]
+pub struct PathReport {
+    /// The way.
+    pub in_use: InUse,
+    /// Since when.
+    pub since: Instant,
+    /// Why it is the forwarder.
+    pub reason: Option<Arc<str>>,
+    /// The forwarder still carries connections that began while it was in use.
+    pub draining: bool,
 }
 
 /// The state of the reconciler after its latest step.
@@ -29,7 +68,9 @@ pub struct Report {
     pub phase: Phase,
     /// What this step looked at; `None` before the first.
     pub view: Option<HealthView>,
-    /// What is programmed.
+    /// Which way connections take; `None` before the first step.
+    pub path: Option<PathReport>,
+    /// What is programmed, or forwarded.
     pub programmed: Option<Arc<DesiredState>>,
     /// What is kept although the API no longer says so.
     pub holds: Vec<Hold>,

@@ -8,14 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::apiserver::Connection;
 use crate::config::VERSION;
+use crate::forwarder::Stats;
 use crate::model::desired::Hold;
 use crate::model::snapshot::Affinity;
 use crate::model::types::{Backend, ServiceKey, Vip};
 use crate::report::Report;
 
 mod backend;
+mod path;
 
 pub use backend::BackendStatus;
+pub use path::PathStatus;
 
 /// The state of one daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,12 +31,14 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// The Service, as NAMESPACE/NAME.
     pub service: String,
-    /// `starting`, `waiting`, `programmed` or `failed`.
+    /// `starting`, `waiting`, `programmed`, `forwarding` or `failed`.
     pub phase: String,
     /// One sentence about the phase.
     pub summary: String,
     /// Number of the snapshot that was looked at last.
     pub generation: u64,
+    /// Which way new connections take.
+    pub dataplane: PathStatus,
     /// The connection to the API.
     pub api: ApiStatus,
     /// What is redirected.
@@ -82,6 +87,7 @@ impl Status {
         report: &Report,
         connection: &Connection,
         totals: &BTreeMap<Backend, u64>,
+        forwarder: &Stats,
     ) -> Self {
         let frontends = report.programmed.iter().flat_map(|state| &state.frontends).map(|f| FrontendStatus {
             vip: f.vip,
@@ -99,6 +105,7 @@ impl Status {
             phase: word(&report.phase),
             summary: summary(report),
             generation: snapshot.map_or(0, |s| s.generation),
+            dataplane: PathStatus::new(report.path.as_ref(), forwarder),
             api: ApiStatus {
                 state: word(&connection.state),
                 since: connection.since.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
@@ -134,6 +141,7 @@ fn summary(report: &Report) -> String {
             "the kernel keeps the last good rules where the API publishes none".to_owned()
         }
         Phase::Programmed => "the kernel has what the API publishes and the probes say".to_owned(),
+        Phase::Forwarding => "the daemon forwards connections itself".to_owned(),
         Phase::Failed => format!(
             "the kernel refused the rules, what stood before still stands: {}",
             report.last_error.as_deref().unwrap_or("no reason given")
@@ -145,6 +153,7 @@ impl Display for Status {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "apivip {}, pid {}, up {}", self.version, self.pid, duration(self.uptime_seconds))?;
         writeln!(f, "{:<10} {}: {}", "rules", self.phase, self.summary)?;
+        write!(f, "{}", self.dataplane)?;
         let address = self.api.address.as_deref().map(|a| format!(" from {a}")).unwrap_or_default();
         let form = match self.api.api.as_str() {
             "slices" => ", EndpointSlices",

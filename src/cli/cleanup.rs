@@ -36,7 +36,7 @@ pub(super) fn cleanup(args: &CleanupArgs) -> Result<(), Failure> {
 
 async fn kernel() -> Result<Vec<String>, Failure> {
     let mut removed = Vec::new();
-    if Nftables::open().map_err(Failure::runtime)?.remove().await.map_err(Failure::runtime)? {
+    if Nftables::default().remove().await.map_err(Failure::runtime)? {
         removed.push("table inet apivip".to_owned());
     }
     let routes = Node::open().map_err(Failure::runtime)?.remove_routes().await.map_err(Failure::runtime)?;

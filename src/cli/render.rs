@@ -42,7 +42,8 @@ pub fn desired(args: &RenderArgs) -> anyhow::Result<(DesiredState, Vec<String>)>
     let node = NodeView { preferred, ..NodeView::default() };
     let rejected = snapshot.rejected.clone();
     let view = health(snapshot, &args.dead);
-    let (desired, holds) = desire(&view, None, &node, &args.table.policy());
+    let (mut desired, holds) = desire(&view, None, &node, &args.table.policy());
+    desired.forwarding = args.forwarding;
     let remarks = rejected.iter().map(|r| format!("left out {r}"));
     Ok((desired, remarks.chain(holds.iter().map(ToString::to_string)).collect()))
 }

@@ -51,7 +51,7 @@ impl HealthArgs {
 }
 
 /// A whole number and a unit.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let expected = || "expected a whole number and a unit, such as 500ms, 30s, 5m or 1h".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(expected)?;
     let (number, unit) = text.split_at(digits);

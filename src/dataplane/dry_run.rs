@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::claim::Claim;
 use super::flows::{FlowKiller, KillOrder, KillReport};
 use super::{Applied, Dataplane, DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView};
@@ -65,6 +66,14 @@ impl<H: Host> Host for Rehearsal<H> {
 
     async fn remove_routes(&mut self) -> Result<Vec<IpAddr>, DataplaneError> {
         Ok(Vec::new())
+    }
+
+    async fn claim(&mut self, _state: &DesiredState, _claim: Claim) -> Result<(), DataplaneError> {
+        Ok(())
+    }
+
+    async fn release(&mut self) -> Result<bool, DataplaneError> {
+        Ok(false)
     }
 
     async fn changed(&mut self) {

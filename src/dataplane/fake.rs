@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::claim::Claim;
 use super::nft::socket::NftError;
 use super::{Applied, Dataplane, DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView};
@@ -28,6 +29,7 @@ struct State {
     connections: BTreeMap<Backend, u64>,
     node: NodeView,
     routes: BTreeSet<IpAddr>,
+    claim: Option<Claim>,
 }
 
 impl State {
@@ -62,6 +64,11 @@ impl FakeKernel {
     /// Sets what the kernel's counter of a backend says.
     pub fn set_connections(&self, backend: Backend, count: u64) {
         self.0.borrow_mut().connections.insert(backend, count);
+    }
+
+    /// Which packets to virtual IPs come to this node's own sockets.
+    pub fn claim(&self) -> Option<Claim> {
+        self.0.borrow().claim
     }
 
     /// Sets the node's addresses and routes.
@@ -115,6 +122,15 @@ impl Host for FakeKernel {
 
     async fn remove_routes(&mut self) -> Result<Vec<IpAddr>, DataplaneError> {
         Ok(std::mem::take(&mut self.0.borrow_mut().routes).into_iter().collect())
+    }
+
+    async fn claim(&mut self, _state: &DesiredState, claim: Claim) -> Result<(), DataplaneError> {
+        self.0.borrow_mut().claim = Some(claim);
+        Ok(())
+    }
+
+    async fn release(&mut self) -> Result<bool, DataplaneError> {
+        Ok(self.0.borrow_mut().claim.take().is_some())
     }
 
     async fn changed(&mut self) {

@@ -18,12 +18,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
+use super::claim::{Claim, Device, is_claim};
 use super::{DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView, PreferredSource};
 use crate::model::types::Family;
-use messages::{
-    destination, dump_request, host_route, lookup_request, output_interface, preferred_source, same,
-};
+use messages::{destination, dump_request, lookup_request, output_interface, same};
+pub(super) use messages::{host_route, preferred_source};
 
 /// Marks our routes (`ip route show proto 97`). 97 is free in the kernel's rtnetlink.h and in iproute2's rt_protos.
 pub const ROUTE_PROTOCOL: u8 = 97;
@@ -36,14 +36,15 @@ const POLL: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 #[error("{action}")]
 pub struct HostError {
-    action: String,
+    pub(super) action: String,
     #[source]
-    source: io::Error,
+    pub(super) source: io::Error,
 }
 
 /// The node that this process runs on, as its network namespace shows it.
 pub struct Node {
     handle: Handle,
+    pub(super) device: Option<Device>,
     events: watch::Receiver<()>,
     poll: Interval,
     tasks: [JoinHandle<()>; 2],
@@ -70,11 +71,15 @@ impl Node {
         });
         let mut poll = interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { handle, events, poll, tasks: [pump, settle] })
+        Ok(Self { handle, device: None, events, poll, tasks: [pump, settle] })
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// The route that host traffic to `to` takes, or `None` if there is none.
-    async fn route_to(&self, to: IpAddr) -> Result<Option<RouteMessage>, HostError> {
+    pub(super) async fn route_to(&self, to: IpAddr) -> Result<Option<RouteMessage>, HostError> {
         let mut answers = self.handle.route().get(lookup_request(to)?).execute().boxed_local();
         match answers.next().await {
             Some(Ok(route)) => Ok(Some(route)),
@@ -111,6 +116,7 @@ impl Node {
                     Err(e) => return Err(failed("list the node's routes".to_owned(), e)),
                 };
                 if route.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
+                    && !is_claim(&route)
                     && let Some(ip) = destination(&route)
                 {
                     own.insert(ip, route);
@@ -208,6 +214,14 @@ impl Host for Node {
         Ok(removed)
     }
 
+    async fn claim(&mut self, state: &DesiredState, claim: Claim) -> Result<(), DataplaneError> {
+        Ok(self.claim_vips(state, claim).await?)
+    }
+
+    async fn release(&mut self) -> Result<bool, DataplaneError> {
+        Ok(self.release_vips().await?)
+    }
+
     async fn changed(&mut self) {
         tokio::select! {
             changed = self.events.changed() => {
@@ -227,7 +241,7 @@ const EAFNOSUPPORT: i32 = 97;
 const ENETUNREACH: i32 = 101;
 const EHOSTUNREACH: i32 = 113;
 
-fn errno(error: &rtnetlink::Error) -> Option<i32> {
+pub(super) fn errno(error: &rtnetlink::Error) -> Option<i32> {
     match error {
         rtnetlink::Error::NetlinkError(message) => Some(message.raw_code().saturating_abs()),
         rtnetlink::Error::UnexpectedMessage(message) => match &message.payload {
@@ -243,7 +257,7 @@ fn is_unroutable(error: &rtnetlink::Error) -> bool {
     matches!(errno(error), Some(ENETUNREACH | EHOSTUNREACH | EACCES | EINVAL | EAFNOSUPPORT))
 }
 
-fn failed(action: String, error: rtnetlink::Error) -> HostError {
+pub(super) fn failed(action: String, error: rtnetlink::Error) -> HostError {
     let source = match errno(&error) {
         Some(errno) => io::Error::from_raw_os_error(errno),
         None => io::Error::other(error.to_string()),
@@ -251,6 +265,6 @@ fn failed(action: String, error: rtnetlink::Error) -> HostError {
     HostError { action, source }
 }
 
-fn invalid(ip: IpAddr, error: &dyn std::fmt::Display) -> HostError {
+pub(super) fn invalid(ip: IpAddr, error: &dyn std::fmt::Display) -> HostError {
     HostError { action: format!("describe the route to {ip}"), source: io::Error::other(error.to_string()) }
 }

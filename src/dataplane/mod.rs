@@ -1,5 +1,6 @@
 //! Desired state -> the kernel. What the reconciler needs of a dataplane, and the dataplanes themselves.
 
+pub mod claim;
 pub mod dry_run;
 pub mod fake;
 pub mod flows;
@@ -11,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
+
+use claim::Claim;
 
 use crate::model::desired::{DesiredState, NodeView};
 use crate::model::types::Backend;
@@ -48,6 +51,17 @@ pub trait Host {
 
     /// Removes the routes that [`Host::ensure_routes`] made and says which.
     fn remove_routes(&mut self) -> impl Future<Output = Result<Vec<IpAddr>, DataplaneError>>;
+
+    /// Makes the virtual IPs of `state` local to this node, for [`Claim::All`] of their packets or the rest of them.
+    /// They stay so until [`Host::release`], or until the process ends.
+    fn claim(
+        &mut self,
+        state: &DesiredState,
+        claim: Claim,
+    ) -> impl Future<Output = Result<(), DataplaneError>>;
+
+    /// Ends every [`Host::claim`], also what an earlier process left of one. `false`: there was none.
+    fn release(&mut self) -> impl Future<Output = Result<bool, DataplaneError>>;
 
     /// Resolves when addresses or routes may have changed.
     fn changed(&mut self) -> impl Future<Output = ()>;

@@ -21,9 +21,10 @@ use crate::model::types::Backend;
 /// Measured: a commit waits up to 8 s while another program reloads the rules of 5,000 Services.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The dataplane of nodes whose kernel has nf_tables.
+/// The dataplane of nodes whose kernel has nf_tables. Whether this one has is seen at the first request.
+#[derive(Default)]
 pub struct Nftables {
-    requests: mpsc::Sender<Request>,
+    requests: Option<mpsc::Sender<Request>>,
 }
 
 type Answer<T> = oneshot::Sender<Result<T, NftError>>;
@@ -34,28 +35,33 @@ enum Request {
     Remove(Answer<bool>),
 }
 
-impl Nftables {
-    /// Opens the socket in the current network namespace and starts its thread.
-    pub fn open() -> Result<Self, DataplaneError> {
-        let mut socket = NftSocket::open()?;
-        let (requests, inbox) = mpsc::channel::<Request>();
-        thread::Builder::new()
-            .name("nftables".to_owned())
-            .stack_size(256 << 10)
-            .spawn(move || inbox.iter().for_each(|request| serve(&mut socket, request)))
-            .map_err(DataplaneError::Worker)?;
-        Ok(Self { requests })
-    }
+/// Opens the socket in the current network namespace and starts its thread.
+fn start() -> Result<mpsc::Sender<Request>, DataplaneError> {
+    let mut socket = NftSocket::open()?;
+    let (requests, inbox) = mpsc::channel::<Request>();
+    thread::Builder::new()
+        .name("nftables".to_owned())
+        .stack_size(256 << 10)
+        .spawn(move || inbox.iter().for_each(|request| serve(&mut socket, request)))
+        .map_err(DataplaneError::Worker)?;
+    Ok(requests)
+}
 
+impl Nftables {
     /// The table as it stands in the kernel.
     pub async fn observe(&mut self) -> Result<Observed, DataplaneError> {
         self.ask(Request::Observe).await
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, DataplaneError> {
+    async fn ask<T>(&mut self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, DataplaneError> {
         let gone = || DataplaneError::Worker(io::Error::from(io::ErrorKind::BrokenPipe));
+        let requests = match self.requests.take() {
+            Some(requests) => requests,
+            None => start()?,
+        };
         let (answer, receiver) = oneshot::channel();
-        self.requests.send(request(answer)).map_err(|_| gone())?;
+        requests.send(request(answer)).map_err(|_| gone())?;
+        self.requests = Some(requests);
         match tokio::time::timeout(COMMIT_TIMEOUT, receiver).await {
             Ok(Ok(outcome)) => Ok(outcome?),
             Ok(Err(_)) => Err(gone()),

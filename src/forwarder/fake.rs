@@ -83,6 +83,9 @@ impl Forward for FakeForwarder {
         let mut state = self.0.state.borrow_mut();
         if !std::mem::take(&mut state.served).is_empty() {
             state.withdrawals += 1;
+            if state.connections == 0 {
+                self.0.emptied.notify_one();
+            }
         }
     }
 

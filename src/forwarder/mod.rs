@@ -187,3 +187,36 @@ fn open(
     }
     Ok((local, inherited))
 }
+
+/// Without a forwarder nothing is forwarded.
+impl<F: Forward> Forward for Option<F> {
+    fn route(&mut self, routes: Arc<Routes>) {
+        if let Some(forwarder) = self {
+            forwarder.route(routes);
+        }
+    }
+
+    async fn serve(&mut self, vips: &BTreeSet<Vip>) -> Result<(), ForwarderError> {
+        match self {
+            Some(forwarder) => forwarder.serve(vips).await,
+            None => Err(ForwarderError::Stopped),
+        }
+    }
+
+    async fn withdraw(&mut self) {
+        if let Some(forwarder) = self {
+            forwarder.withdraw().await;
+        }
+    }
+
+    fn vip_connections(&self) -> usize {
+        self.as_ref().map_or(0, Forward::vip_connections)
+    }
+
+    async fn emptied(&mut self) {
+        match self {
+            Some(forwarder) => forwarder.emptied().await,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -38,7 +38,12 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = new(address)?;
     // A local route makes an IPv4 address bindable, but not an IPv6 one; and the route may come later.
     match address {
-        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V4(_) => {
+            socket.set_freebind_v4(true)?;
+            // So that answers leave from a virtual IP that is local in a table other than `local` only: the kernel looks
+            // for other sources in that one (`ip_route_output_key_hash_rcu`). Needs a capability that the daemon has.
+            let _ = socket.set_ip_transparent_v4(true);
+        }
         SocketAddr::V6(_) => {
             socket.set_freebind_v6(true)?;
             socket.set_only_v6(true)?;

@@ -26,6 +26,8 @@ pub struct DesiredState {
     pub frontends: Vec<DesiredFrontend>,
     /// What happens to source addresses.
     pub source: SourcePolicy,
+    /// The forwarder has connections to the virtual IPs: rules take up new connections only.
+    pub forwarding: bool,
 }
 
 /// One virtual IP and port that is redirected.
@@ -263,6 +265,7 @@ fn assemble(mut frontends: Vec<DesiredFrontend>, node: &NodeView, policy: &Polic
             cluster_cidrs: policy.cluster_cidrs.clone(),
             preferred,
         },
+        forwarding: false,
     }
 }
 

@@ -4,19 +4,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::{Reconciler, Views};
+use super::path::{COMMIT_BOUND, Mode};
+use super::{Reconciler, Views, chain};
 use crate::dataplane::flows::{FlowKiller, KillOrder};
 use crate::dataplane::{Applied, Dataplane, DataplaneError, Host};
+use crate::forwarder::Forward;
 use crate::model::desired::{DesiredState, NodeView, desire};
+use crate::model::forwarding::routes;
 use crate::model::health::HealthView;
 use crate::model::types::{Backend, Vip};
+use crate::report::InUse;
 
 /// A commit that takes longer waits for another program's. The clients of a dead backend do not wait with it.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Why the forwarder takes over while a commit is still under way.
+const WAITS: &str = "another program holds nf_tables for longer than 10 s";
 
-impl<D: Dataplane, H: Host, F: FlowKiller> Reconciler<D, H, F> {
+impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     pub(super) async fn commit(
         &mut self,
         desired: DesiredState,
@@ -56,8 +62,8 @@ impl<D: Dataplane, H: Host, F: FlowKiller> Reconciler<D, H, F> {
         node: &NodeView,
         later: &mut Views,
     ) -> Result<Applied, DataplaneError> {
-        let before = self.applied.clone();
-        let Self { dataplane, flows, ending, policy, .. } = self;
+        let (before, last) = (self.applied.clone(), self.effective.clone());
+        let Self { dataplane, flows, ending, policy, path, host, forwarder, .. } = self;
         let mut apply = std::pin::pin!(dataplane.apply(desired, before.as_deref()));
         if let Ok(outcome) = timeout(PATIENCE, &mut apply).await {
             return outcome;
@@ -65,14 +71,25 @@ impl<D: Dataplane, H: Host, F: FlowKiller> Reconciler<D, H, F> {
         tracing::warn!("another program holds nf_tables: the rules wait for it");
         order(flows, ending, &desired.dead(), true);
         let mut watching = true;
+        let mut late = std::pin::pin!(sleep(COMMIT_BOUND));
+        let mut standing_in = path.in_use == InUse::Forwarder;
         loop {
             tokio::select! {
                 biased;
                 outcome = &mut apply => return outcome,
                 changed = later.changed(), if watching => watching = changed.is_ok(),
+                () = &mut late, if !standing_in && path.mode == Mode::Auto => {
+                    standing_in = true;
+                    if let Err(error) = path.forward(host, forwarder, desired, WAITS).await {
+                        tracing::error!(error = %chain(&error), "the forwarder cannot take over");
+                    }
+                }
             }
-            if let Some(view) = &*later.borrow_and_update() {
-                order(flows, ending, &desire(view, before.as_deref(), node, policy).0.dead(), true);
+            let view = later.borrow_and_update().clone();
+            if let Some(view) = view {
+                let latest = desire(&view, last.as_deref(), node, policy).0;
+                forwarder.route(Arc::new(routes(&view, &latest)));
+                order(flows, ending, &latest.dead(), true);
             }
         }
     }

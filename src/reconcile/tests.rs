@@ -7,14 +7,16 @@ use tokio::time::advance;
 use super::*;
 use crate::dataplane::fake::FakeKernel;
 use crate::dataplane::flows::fake::FakeFlows;
+use crate::forwarder::fake::FakeForwarder;
 use crate::model::balance::Balance;
 use crate::model::desired::{Masquerade, NodeView, PreferredSource};
-use crate::model::snapshot::{Affinity, Frontend, ServiceStatus};
+use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
 
 struct Rig {
     kernel: FakeKernel,
     metrics: Arc<Metrics>,
     flows: FakeFlows,
+    forwarder: FakeForwarder,
     views: watch::Sender<Option<HealthView>>,
     reports: watch::Receiver<Report>,
     queries: mpsc::Sender<TotalsQuery>,
@@ -23,12 +25,18 @@ struct Rig {
 
 /// Runs `test` beside a reconciler on a fake kernel, on a paused clock.
 fn with_reconciler<F: Future<Output = ()>>(test: impl FnOnce(Rig) -> F) {
+    with_mode(Mode::Nftables, test);
+}
+
+/// The same in another mode.
+fn with_mode<F: Future<Output = ()>>(mode: Mode, test: impl FnOnce(Rig) -> F) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(LocalSet::new().run_until(async {
         let kernel = FakeKernel::default();
         let metrics = Arc::new(Metrics::default());
         let flows = FakeFlows::default();
+        let forwarder = FakeForwarder::default();
         let (views, views_out) = watch::channel(None);
         let (reports_in, reports) = watch::channel(Report::default());
         let (queries, queries_out) = mpsc::channel(1);
@@ -40,12 +48,13 @@ fn with_reconciler<F: Future<Output = ()>>(test: impl FnOnce(Rig) -> F) {
             balance: Balance::Random,
         };
         let (dataplane, host) = (kernel.clone(), kernel.clone());
-        let reconciler =
-            Reconciler::new(dataplane, host, flows.clone(), policy, Arc::clone(&metrics), reports_in);
-        let inputs = Inputs { views: views_out, queries: queries_out, stop: stop_out };
+        let parts = Parts { dataplane, host, flows: flows.clone(), forwarder: forwarder.clone() };
+        let reconciler = Reconciler::new(parts, (mode, false), policy, Arc::clone(&metrics), reports_in);
+        let predecessor = watch::channel(false).1;
+        let inputs = Inputs { views: views_out, queries: queries_out, stop: stop_out, predecessor };
         let running = tokio::task::spawn_local(reconciler.run(inputs));
         let done = stop.clone();
-        test(Rig { kernel, metrics, flows, views, reports, queries, stop }).await;
+        test(Rig { kernel, metrics, flows, forwarder, views, reports, queries, stop }).await;
         done.send_replace(true);
         running.await.unwrap();
     }));
@@ -183,3 +192,4 @@ fn a_stop_ends_it_even_if_the_api_client_is_gone() {
 }
 
 mod deaths;
+mod paths;

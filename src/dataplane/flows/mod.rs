@@ -129,3 +129,25 @@ impl FlowKiller for Flows {
         }
     }
 }
+
+/// Without a killer no flow is ended.
+impl<F: FlowKiller> FlowKiller for Option<F> {
+    fn start(&mut self, order: KillOrder) {
+        if let Some(killer) = self {
+            killer.start(order);
+        }
+    }
+
+    fn cancel(&mut self, backend: Backend) {
+        if let Some(killer) = self {
+            killer.cancel(backend);
+        }
+    }
+
+    async fn finished(&mut self) -> KillReport {
+        match self {
+            Some(killer) => killer.finished().await,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -10,7 +10,7 @@ use rtnetlink::RouteMessageBuilder;
 use super::{HostError, ROUTE_PROTOCOL, invalid};
 use crate::model::types::Family;
 
-pub(super) fn host_route(to: IpAddr) -> Result<RouteMessageBuilder<IpAddr>, HostError> {
+pub(in crate::dataplane) fn host_route(to: IpAddr) -> Result<RouteMessageBuilder<IpAddr>, HostError> {
     let len = if to.is_ipv4() { 32 } else { 128 };
     RouteMessageBuilder::<IpAddr>::new().destination_prefix(to, len).map_err(|e| invalid(to, &e))
 }
@@ -49,7 +49,7 @@ pub(super) fn destination(route: &RouteMessage) -> Option<IpAddr> {
     })
 }
 
-pub(super) fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
+pub(in crate::dataplane) fn preferred_source(route: &RouteMessage) -> Option<IpAddr> {
     route.attributes.iter().find_map(|a| match a {
         RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
         RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::source::source_chains;
-use super::table::{Action, BalanceKey, Chain, Counter, Hook, Match, Rule, Table, Target};
+use super::table::{Action, BalanceKey, Chain, Counter, Hook, Match, Rule, Table, Target, TcpFlags};
 use crate::model::desired::{DesiredFrontend, DesiredState, Masquerade};
 use crate::model::snapshot::Affinity;
 use crate::model::types::{Backend, Family};
@@ -101,6 +101,12 @@ fn frontend_chain(state: &DesiredState, frontend: &DesiredFrontend) -> Chain {
         rules.push(
             Rule::new(vec![Match::Tcp, Match::DestinationIsLocal], Action::Dnat(frontend.vip))
                 .because("while the address is local to this node, its listener keeps the flow"),
+        );
+    }
+    if state.forwarding {
+        rules.push(
+            Rule::new(vec![Match::TcpFlags(TcpFlags::NotBareSyn)], Action::Dnat(frontend.vip))
+                .because("the forwarder's connections stay where they are"),
         );
     }
     let comment = |b: &Backend| format!("apiserver {b}");

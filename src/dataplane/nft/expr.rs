@@ -42,11 +42,11 @@ pub(super) fn matching(condition: Match) -> Vec<Attr> {
             out
         }
         Match::TcpFlags(flags) => {
-            let (mask, value) = flags.mask_and_value();
+            let (mask, value, equal) = flags.mask_and_value();
             let mut out = tcp();
             out.push(payload(PAYLOAD_TRANSPORT_HEADER, 13, 1, reg::R1));
             out.push(bitwise(&[mask]));
-            out.push(compare(CMP_EQ, &[value]));
+            out.push(compare(if equal { CMP_EQ } else { CMP_NEQ }, &[value]));
             out
         }
         Match::DestinationIsLocal => fib(FIB_DADDR, CMP_EQ),

@@ -154,14 +154,17 @@ pub enum TcpFlags {
     NeitherSynNorRst,
     /// The first packet of a connection: SYN and none of FIN, RST, ACK.
     BareSyn,
+    /// Any other packet.
+    NotBareSyn,
 }
 
 impl TcpFlags {
-    /// Which bits of the header's byte 13 are looked at, and what they must be.
-    pub fn mask_and_value(self) -> (u8, u8) {
+    /// Which bits of the header's byte 13 are looked at, what they must be, or, if not `equal`, must not be.
+    pub fn mask_and_value(self) -> (u8, u8, bool) {
         match self {
-            Self::NeitherSynNorRst => (0x06, 0x00),
-            Self::BareSyn => (0x17, 0x02),
+            Self::NeitherSynNorRst => (0x06, 0x00, true),
+            Self::BareSyn => (0x17, 0x02, true),
+            Self::NotBareSyn => (0x17, 0x02, false),
         }
     }
 }

@@ -103,6 +103,7 @@ impl Display for Match {
             Self::TcpSourcePort(port) => write!(f, "tcp sport {port}"),
             Self::TcpFlags(TcpFlags::NeitherSynNorRst) => f.write_str("tcp flags ! syn,rst"),
             Self::TcpFlags(TcpFlags::BareSyn) => f.write_str("tcp flags syn / fin,syn,rst,ack"),
+            Self::TcpFlags(TcpFlags::NotBareSyn) => f.write_str("tcp flags != syn / fin,syn,rst,ack"),
         }
     }
 }

@@ -43,8 +43,8 @@ pub(in super::super) fn any_state() -> impl Strategy<Value = DesiredState> {
         vec!["10.244.0.0/16", "10.240.0.0/13", "fd00:10:244::/47", "fd00:10:248::/64", "192.0.2.9/32"],
         0..5,
     );
-    (prop::collection::vec(frontend, 0..4), masquerade, cidrs, any::<bool>()).prop_map(
-        |(frontends, masquerade, cidrs, sources)| {
+    (prop::collection::vec(frontend, 0..4), masquerade, cidrs, any::<(bool, bool)>()).prop_map(
+        |(frontends, masquerade, cidrs, (sources, forwarding))| {
             let mut unique: BTreeMap<SocketAddr, DesiredFrontend> = BTreeMap::new();
             unique.extend(frontends.into_iter().map(|f| (f.vip, f)));
             let frontends: Vec<_> = unique.into_values().collect();
@@ -59,6 +59,7 @@ pub(in super::super) fn any_state() -> impl Strategy<Value = DesiredState> {
                 service: "default/kubernetes".parse().unwrap(),
                 frontends,
                 source: SourcePolicy { masquerade, cluster_cidrs, preferred },
+                forwarding,
             }
         },
     )
@@ -117,6 +118,7 @@ fn a_long_service_name_still_fits_its_comment() {
         service: format!("{}/{}", "n".repeat(63), "s".repeat(63)).parse().unwrap(),
         frontends: Vec::new(),
         source: SourcePolicy::default(),
+        forwarding: false,
     };
     state.frontends.push(DesiredFrontend {
         vip: "10.96.0.1:443".parse().unwrap(),

@@ -77,6 +77,7 @@ fn state(backends: &[&str]) -> crate::model::desired::DesiredState {
             guard: true,
         }],
         source: crate::model::desired::SourcePolicy::default(),
+        forwarding: false,
     }
 }
 

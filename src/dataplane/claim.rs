@@ -1,0 +1,206 @@
+//! Makes virtual IPs local to this node, so that the forwarder's listeners get their packets, and gives them back.
+//!
+//! The routes hang on a tun device that belongs to this process: the kernel removes both when the process ends,
+//! however it ends, so no crash leaves a virtual IP that nobody serves. No address is added that could become a source.
+//!
+//! A route in the table `local` takes everything: the guard of our rules sees it (`fib daddr type local`) and leaves
+//! new flows to the listener. For the rest of connections that began there, while new ones go to the rules again, the
+//! same route stands in a table of its own, reached by a rule that names protocol and port: lookups of the guard carry
+//! no port (`net/ipv6/netfilter/nft_fib_ipv6.c`), or look into `local` only (`net/ipv4/netfilter/nft_fib_ipv4.c`), and
+//! so do not see it. The switch is one route, in either direction, and needs no commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+
+use futures_util::StreamExt;
+use netlink_packet_route::IpProtocol;
+use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
+use rtnetlink::IpVersion;
+use tappers::{DeviceState, Interface, Tun};
+
+use super::host::{HostError, Node, ROUTE_PROTOCOL, errno, failed, host_route, invalid, preferred_source};
+use crate::model::desired::DesiredState;
+use crate::model::types::Vip;
+
+/// The kernel puts a number in place of `%d`: a daemon that drains still has its own device.
+const DEVICE: &str = "apivip%d";
+/// `RT_TABLE_LOCAL`.
+const LOCAL: u32 = 255;
+/// The table, and the priority of the rules to it: right behind the table `local`, ahead of what others add.
+const REST: u32 = ROUTE_PROTOCOL as u32;
+
+const EEXIST: i32 = 17;
+const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
+const EAFNOSUPPORT: i32 = 97;
+
+/// Which packets to a virtual IP come to this node's own sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// All.
+    All,
+    /// Those that no rule of ours translates: of connections that began while all came.
+    Rest,
+}
+
+/// The device, and what hangs on it.
+pub(super) struct Device {
+    _tun: Tun,
+    index: u32,
+    all: BTreeSet<IpAddr>,
+    rest: BTreeSet<Vip>,
+}
+
+impl Device {
+    fn make() -> Result<Self, HostError> {
+        let made = || -> io::Result<(Tun, u32)> {
+            let mut tun = Tun::new_named(Interface::new(DEVICE)?)?;
+            tun.set_state(DeviceState::Up)?;
+            let index = tun.name()?.index()?;
+            Ok((tun, index))
+        };
+        let (tun, index) = made().map_err(|source| HostError {
+            action:
+                "make a tun device for the virtual IP (is the kernel module tun there, and /dev/net/tun?)"
+                    .to_owned(),
+            source,
+        })?;
+        Ok(Self { _tun: tun, index, all: BTreeSet::new(), rest: BTreeSet::new() })
+    }
+}
+
+impl Node {
+    pub(super) async fn claim_vips(&mut self, state: &DesiredState, claim: Claim) -> Result<(), HostError> {
+        if self.device.is_none() {
+            self.device = Some(Device::make()?);
+        }
+        let wanted: BTreeMap<Vip, Option<IpAddr>> =
+            state.frontends.iter().map(|f| (f.vip, f.backends.first().map(|b| b.ip()))).collect();
+        let Some(Device { index, all, rest, .. }) = &self.device else { return Ok(()) };
+        let (index, all, rest) = (*index, all.clone(), rest.clone());
+        let served: BTreeSet<IpAddr> = wanted.keys().map(|vip| vip.ip()).collect();
+        if claim == Claim::All {
+            for (vip, backend) in wanted.iter().filter(|(vip, _)| !all.contains(&vip.ip())) {
+                self.add_local(vip.ip(), *backend, LOCAL, index).await?;
+                self.note(|device| device.all.insert(vip.ip()));
+            }
+        }
+        for vip in wanted.keys().filter(|vip| !rest.contains(vip)) {
+            self.add_local(vip.ip(), wanted[vip], REST, index).await?;
+            self.add_rule(*vip).await?;
+            self.note(|device| device.rest.insert(*vip));
+        }
+        // A virtual IP that is gone from the state keeps the connections that it had.
+        for ip in all.into_iter().filter(|ip| claim == Claim::Rest || !served.contains(ip)) {
+            let route = local_route(ip, LOCAL, index)?.build();
+            absent_is_fine(self.handle().route().del(route).execute().await)
+                .map_err(|e| failed(format!("delete the local route to {ip}"), e))?;
+            self.note(|device| device.all.remove(&ip));
+        }
+        Ok(())
+    }
+
+    /// The routes go with the device; rules are not bound to one.
+    pub(super) async fn release_vips(&mut self) -> Result<bool, HostError> {
+        let had = self.device.take().is_some();
+        let mut rules = Vec::new();
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let mut listed = self.handle().rule().get(version).execute().boxed_local();
+            // A kernel without policy routing, or without IPv6, has no rules of ours.
+            while let Some(Ok(rule)) = listed.next().await {
+                if rule.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL))) {
+                    rules.push(rule);
+                }
+            }
+        }
+        let found = !rules.is_empty();
+        for rule in rules {
+            absent_is_fine(self.handle().rule().del(rule).execute().await)
+                .map_err(|e| failed("delete a routing rule".to_owned(), e))?;
+        }
+        Ok(had || found)
+    }
+
+    fn note(&mut self, change: impl FnOnce(&mut Device) -> bool) {
+        self.device.as_mut().map(change);
+    }
+
+    /// With the source address that the node's own traffic to the backend has: a connection of this node may be
+    /// led to that backend later, when the virtual IP is no address of this node any more.
+    async fn add_local(
+        &self,
+        ip: IpAddr,
+        backend: Option<IpAddr>,
+        table: u32,
+        index: u32,
+    ) -> Result<(), HostError> {
+        let towards = match backend {
+            Some(backend) => self.route_to(backend).await?,
+            None => None,
+        };
+        let mut route = local_route(ip, table, index)?;
+        if let Some(source) = towards.as_ref().and_then(preferred_source) {
+            route = route.pref_source(source).map_err(|e| invalid(ip, &e))?;
+        }
+        let request = self.handle().route().add(route.build()).replace();
+        request.execute().await.map_err(|e| failed(format!("make {ip} local to this node"), e))
+    }
+
+    async fn add_rule(&self, vip: Vip) -> Result<(), HostError> {
+        let mut request = self.handle().rule().add();
+        *request.message_mut() = rule(vip);
+        match request.execute().await {
+            Err(error) if errno(&error) != Some(EEXIST) => {
+                Err(failed(format!("add a routing rule for {vip}"), error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn local_route(
+    ip: IpAddr,
+    table: u32,
+    index: u32,
+) -> Result<rtnetlink::RouteMessageBuilder<IpAddr>, HostError> {
+    Ok(host_route(ip)?
+        .output_interface(index)
+        .table_id(table)
+        .kind(RouteType::Local)
+        .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
+        .scope(RouteScope::Host))
+}
+
+fn rule(vip: Vip) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = if vip.is_ipv4() {
+        netlink_packet_route::AddressFamily::Inet
+    } else {
+        netlink_packet_route::AddressFamily::Inet6
+    };
+    message.header.dst_len = if vip.is_ipv4() { 32 } else { 128 };
+    message.header.action = RuleAction::ToTable;
+    message.header.table = ROUTE_PROTOCOL;
+    message.attributes = vec![
+        RuleAttribute::Destination(vip.ip()),
+        RuleAttribute::Priority(REST),
+        RuleAttribute::IpProtocol(IpProtocol::Tcp),
+        RuleAttribute::DestinationPortRange(RulePortRange { start: vip.port(), end: vip.port() }),
+        RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)),
+    ];
+    message
+}
+
+/// Whether a route is one that [`Device`] holds: those that host traffic needs are of type unicast.
+pub(super) fn is_claim(route: &RouteMessage) -> bool {
+    route.header.kind == RouteType::Local
+}
+
+fn absent_is_fine(outcome: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+    match outcome {
+        Err(error) if matches!(errno(&error), Some(ESRCH | ENOENT | EAFNOSUPPORT)) => Ok(()),
+        other => other,
+    }
+}

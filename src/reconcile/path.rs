@@ -1,0 +1,167 @@
+//! Which way connections take, the rules or the forwarder, and the switch between the two: make before break.
+//!
+//! To the forwarder: its listeners first, then the route that brings it the packets. Back: the rules first, then the
+//! route moves out of their sight, then the listeners close, and the route goes with the last connection.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::dataplane::claim::Claim;
+use crate::dataplane::{DataplaneError, Host};
+use crate::forwarder::{Forward, ForwarderError};
+use crate::model::desired::DesiredState;
+use crate::model::types::Vip;
+use crate::report::{InUse, PathReport};
+
+/// `--mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Rules; the forwarder while they cannot be programmed.
+    #[default]
+    Auto,
+    /// Rules only.
+    Nftables,
+    /// The forwarder only.
+    Forwarder,
+}
+
+/// A commit that takes so long is given up for the forwarder, though it may still happen. Measured: one waits up to
+/// 8 s while another program reloads the rules of 5,000 Services.
+pub(super) const COMMIT_BOUND: Duration = Duration::from_secs(10);
+
+/// A refusal may be a passing one; so many in a row are not.
+const REFUSALS: u32 = 2;
+
+/// How often the rules are tried again while the forwarder stands in for them.
+pub(super) const PROMOTE: Duration = Duration::from_millis(500);
+
+/// Why the forwarder could not take over.
+#[derive(Debug, thiserror::Error)]
+pub enum PathError {
+    /// The listeners.
+    #[error(transparent)]
+    Forwarder(#[from] ForwarderError),
+    /// The routes.
+    #[error(transparent)]
+    Host(#[from] DataplaneError),
+}
+
+/// The state of the switch.
+#[derive(Debug)]
+pub(super) struct Path {
+    pub mode: Mode,
+    pub in_use: InUse,
+    /// The virtual IPs are local to this node, for all their packets or the rest of them.
+    claimed: bool,
+    /// Another daemon's connections need them, too.
+    pub waits_for_predecessor: bool,
+    since: Instant,
+    reason: Option<String>,
+    refusals: u32,
+}
+
+impl Path {
+    /// `inherited`: the forwarder took listeners of virtual IPs over from another process.
+    pub fn new(mode: Mode, inherited: bool) -> Self {
+        let in_use = if inherited { InUse::Forwarder } else { InUse::None };
+        Self {
+            mode,
+            in_use,
+            claimed: false,
+            waits_for_predecessor: false,
+            since: Instant::now(),
+            reason: None,
+            refusals: 0,
+        }
+    }
+
+    /// A commit failed. Whether the forwarder is to take over, or to go on.
+    pub fn refused(&mut self) -> bool {
+        self.refusals = self.refusals.saturating_add(1);
+        self.mode == Mode::Auto && (self.refusals >= REFUSALS || self.in_use == InUse::Forwarder)
+    }
+
+    /// The forwarder serves `state`. Its listeners come first: a route without them would refuse connections.
+    pub async fn forward<H: Host, W: Forward>(
+        &mut self,
+        host: &mut H,
+        forwarder: &mut W,
+        state: &DesiredState,
+        reason: &str,
+    ) -> Result<(), PathError> {
+        let vips = state.frontends.iter().map(|f| f.vip).collect::<std::collections::BTreeSet<Vip>>();
+        forwarder.serve(&vips).await?;
+        self.claimed = true;
+        host.claim(state, Claim::All).await?;
+        if self.in_use != InUse::Forwarder || self.reason.as_deref() != Some(reason) {
+            self.reason = Some(reason.to_owned());
+        }
+        self.enter(InUse::Forwarder, || {
+            tracing::warn!(reason, "the forwarder serves the virtual IP: rules do not");
+        });
+        Ok(())
+    }
+
+    /// The rules of `state` stand: new connections take them from now on.
+    pub async fn withdraw<H: Host, W: Forward>(
+        &mut self,
+        host: &mut H,
+        forwarder: &mut W,
+        state: &DesiredState,
+    ) -> Result<(), DataplaneError> {
+        self.refusals = 0;
+        if self.in_use == InUse::Forwarder {
+            self.claimed = true;
+            host.claim(state, Claim::Rest).await?;
+            forwarder.withdraw().await;
+        }
+        self.reason = None;
+        let open = forwarder.vip_connections();
+        self.enter(InUse::Nftables, || {
+            if open > 0 {
+                tracing::info!(open, "rules serve the virtual IP again; the forwarder's connections drain");
+            }
+        });
+        Ok(())
+    }
+
+    /// Gives the virtual IPs back once nobody needs them on this node. Whether there was anything to give back.
+    pub async fn settle<H: Host, W: Forward>(
+        &mut self,
+        host: &mut H,
+        forwarder: &W,
+    ) -> Result<bool, DataplaneError> {
+        let needed = self.in_use == InUse::Forwarder || forwarder.vip_connections() > 0;
+        if !self.claimed || needed || self.waits_for_predecessor {
+            return Ok(false);
+        }
+        host.release().await?;
+        self.claimed = false;
+        tracing::info!("the forwarder's last connection through the virtual IP has ended");
+        Ok(true)
+    }
+
+    fn enter(&mut self, next: InUse, tell: impl FnOnce()) {
+        if self.in_use != next {
+            if self.in_use != InUse::None || next == InUse::Forwarder {
+                tell();
+            }
+            self.in_use = next;
+            self.since = Instant::now();
+        }
+    }
+
+    /// Whether rules must leave the forwarder's connections alone.
+    pub fn is_claimed(&self) -> bool {
+        self.claimed || self.in_use == InUse::Forwarder
+    }
+
+    pub fn report(&self) -> PathReport {
+        PathReport {
+            in_use: self.in_use,
+            since: self.since,
+            reason: self.reason.as_deref().map(Arc::from),
+            draining: self.claimed && self.in_use == InUse::Nftables,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What the reconciler says: each piece of news once to the log, the whole state to the rest of the daemon.
+
+use super::{PathError, Reconciler, chain};
+use crate::model::desired::Hold;
+use crate::model::health::HealthView;
+use crate::model::snapshot::Snapshot;
+use crate::report::{InUse, Phase, Report};
+
+impl<D, H, F, W> Reconciler<D, H, F, W> {
+    pub(super) fn note_rejections(&mut self, snapshot: &Snapshot) {
+        for rejection in snapshot.rejected.difference(&self.known_rejections) {
+            tracing::warn!(address = %rejection.address, port = rejection.port, reason = %rejection.reason, "left out an address that the API publishes");
+            self.metrics.rejected(rejection.reason);
+        }
+        self.known_rejections.clone_from(&snapshot.rejected);
+    }
+
+    pub(super) fn note_holds(&mut self, holds: &[Hold]) {
+        for hold in holds.iter().filter(|hold| !self.known_holds.contains(hold)) {
+            tracing::warn!(service = %self.policy.service, "{hold}");
+        }
+        if holds.is_empty() && !self.known_holds.is_empty() {
+            tracing::info!(service = %self.policy.service, "the API publishes endpoints again");
+        }
+        self.known_holds = holds.to_vec();
+    }
+
+    pub(super) fn note_failure(&mut self, view: &HealthView, error: &PathError) {
+        let text = chain(error);
+        if self.logged_error.as_ref() != Some(&text) {
+            tracing::error!(error = %text, "cannot program the kernel; what stood before still stands");
+        }
+        self.reports.send_modify(|report| {
+            report.phase = Phase::Failed;
+            report.path = Some(self.path.report());
+            report.view = Some(view.clone());
+            report.last_error = Some(text.clone());
+        });
+        self.logged_error = Some(text);
+    }
+
+    pub(super) fn report(&self, view: &HealthView, phase: Phase) {
+        let report = Report {
+            phase,
+            view: Some(view.clone()),
+            path: Some(self.path.report()),
+            programmed: self.effective.clone(),
+            holds: self.known_holds.clone(),
+            last_error: None,
+        };
+        let way = |report: &Report| report.path.as_ref().map_or(InUse::None, |path| path.in_use);
+        let (before, now) = (way(&self.reports.borrow()), way(&report));
+        if before != now && before != InUse::None {
+            self.metrics.switched(now);
+        }
+        self.metrics.state(&report);
+        self.reports.send_replace(report);
+    }
+}

@@ -1,0 +1,130 @@
+//! When the forwarder stands in for rules, and when it no longer does.
+
+use super::*;
+use crate::dataplane::claim::Claim;
+use crate::report::InUse;
+
+fn in_use(rig: &Rig) -> InUse {
+    rig.reports.borrow().path.as_ref().map_or(InUse::None, |path| path.in_use)
+}
+
+impl Rig {
+    /// Lets some time pass, in steps.
+    async fn pass(&self, time: Duration) {
+        let end = tokio::time::Instant::now() + time;
+        while tokio::time::Instant::now() < end {
+            advance(Duration::from_millis(50)).await;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[test]
+fn refused_rules_are_stood_in_for_within_a_second_and_come_back() {
+    with_mode(Mode::Auto, async |mut rig: Rig| {
+        rig.kernel.set_failing(true);
+        rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
+        rig.pass(Duration::from_secs(1)).await;
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(Claim::All)));
+        assert_eq!(rig.forwarder.served(), [SocketAddr::from(([10, 96, 0, 1], 443))].into());
+        let routes = rig.forwarder.routes().unwrap();
+        assert_eq!(routes.vips.values().next().unwrap().backends, [backend(11), backend(12)]);
+        let report = rig.reports.borrow().clone();
+        assert_eq!(report.phase, Phase::Forwarding);
+        assert!(report.path.unwrap().reason.unwrap().contains("refused"));
+
+        rig.forwarder.set_connections(3);
+        rig.kernel.set_failing(false);
+        rig.pass(Duration::from_secs(1)).await;
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Nftables, Some(Claim::Rest)));
+        assert_eq!((rig.forwarder.withdrawals(), rig.forwarder.served().len()), (1, 0));
+        assert!(rig.kernel.programmed().unwrap().forwarding, "its connections must be left alone");
+
+        rig.forwarder.set_connections(0);
+        rig.pass(Duration::from_millis(200)).await;
+        assert_eq!(rig.kernel.claim(), None);
+        assert!(!rig.kernel.programmed().unwrap().forwarding);
+    });
+}
+
+#[test]
+fn one_refusal_is_a_passing_one() {
+    with_mode(Mode::Auto, async |mut rig: Rig| {
+        rig.kernel.set_failing(true);
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        rig.kernel.set_failing(false);
+        rig.pass(Duration::from_secs(1)).await;
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Nftables, None));
+        assert_eq!(rig.forwarder.withdrawals(), 0);
+    });
+}
+
+#[test]
+fn it_takes_over_again_while_its_connections_drain() {
+    with_mode(Mode::Auto, async |mut rig: Rig| {
+        rig.kernel.set_failing(true);
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        rig.pass(Duration::from_secs(1)).await;
+        rig.forwarder.set_connections(1);
+        rig.kernel.set_failing(false);
+        rig.pass(Duration::from_secs(1)).await;
+        assert_eq!(rig.kernel.claim(), Some(Claim::Rest));
+        rig.kernel.set_failing(true);
+        rig.publish(2, ServiceStatus::Found, &[12]).await;
+        rig.pass(Duration::from_secs(1)).await;
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(Claim::All)));
+        assert_eq!(rig.forwarder.routes().unwrap().vips.values().next().unwrap().backends, [backend(12)]);
+    });
+}
+
+#[test]
+fn a_commit_that_hangs_is_stood_in_for() {
+    with_mode(Mode::Auto, async |mut rig: Rig| {
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        rig.kernel.set_blocked(true);
+        let snapshot = rig.reports.borrow().view.clone().unwrap().snapshot;
+        let mut other = (*snapshot).clone();
+        (other.generation, other.frontends[0].backends) = (2, vec![backend(12)]);
+        rig.views.send_replace(Some(HealthView::unprobed(Arc::new(other), Instant::now())));
+        rig.pass(Duration::from_secs(9)).await;
+        assert_eq!(rig.kernel.claim(), None, "another program may take that long");
+        rig.pass(Duration::from_secs(2)).await;
+        assert_eq!(rig.kernel.claim(), Some(Claim::All));
+        assert_eq!(rig.forwarder.routes().unwrap().vips.values().next().unwrap().backends, [backend(12)]);
+        rig.kernel.set_blocked(false);
+        rig.pass(Duration::from_secs(2)).await;
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Nftables, None));
+    });
+}
+
+#[test]
+fn each_mode_keeps_to_itself() {
+    with_mode(Mode::Nftables, async |mut rig: Rig| {
+        rig.kernel.set_failing(true);
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        rig.pass(Duration::from_secs(20)).await;
+        assert_eq!((rig.kernel.claim(), rig.forwarder.served().len()), (None, 0));
+        assert_eq!(rig.reports.borrow().phase, Phase::Failed);
+    });
+    with_mode(Mode::Forwarder, async |mut rig: Rig| {
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(Claim::All)));
+        rig.publish(2, ServiceStatus::Found, &[12]).await;
+        assert_eq!((rig.kernel.commits(), rig.forwarder.served().len()), (0, 1));
+    });
+}
+
+#[test]
+fn listeners_that_cannot_be_had_leave_everything_as_it_was() {
+    with_mode(Mode::Auto, async |mut rig: Rig| {
+        rig.kernel.set_failing(true);
+        rig.forwarder.set_failing(true);
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        rig.pass(Duration::from_secs(3)).await;
+        assert_eq!((rig.kernel.claim(), in_use(&rig)), (None, InUse::None));
+        assert_eq!(rig.reports.borrow().phase, Phase::Failed);
+        rig.forwarder.set_failing(false);
+        rig.pass(Duration::from_secs(6)).await;
+        assert_eq!(rig.kernel.claim(), Some(Claim::All));
+    });
+}
