@@ -15,6 +15,7 @@ pub mod load;
 pub mod neighbour;
 pub mod netns;
 pub mod nft;
+pub mod nftfault;
 pub mod packets;
 pub mod pki;
 pub mod process;
