@@ -23,4 +23,6 @@ pub mod real;
 pub mod refusal;
 pub mod scenario;
 pub mod sim;
+pub mod sources;
+pub mod streams;
 pub mod tls;
