@@ -38,6 +38,6 @@ fn idle_connections_are_held_and_counted() -> Result<()> {
     thread::sleep(Duration::from_millis(200));
     servers.kill(3)?;
     let examined = silent.finish()?;
-    ensure!((examined.opened, examined.working) == (300, 200), "{examined:?}");
+    ensure!((examined.opened, examined.working, examined.told) == (300, 200, 100), "{examined:?}");
     Ok(())
 }
