@@ -9,6 +9,7 @@ pub mod failover;
 pub mod fault;
 pub mod flows;
 pub mod foreign;
+pub mod forwarder;
 pub mod kubeconfig;
 pub mod lab;
 pub mod load;
