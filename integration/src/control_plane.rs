@@ -149,14 +149,19 @@ impl<'lab> ControlPlane<'lab> {
     /// Asks `/readyz` of the virtual IP from a namespace, over TLS, and returns the answer. The server must prove
     /// that it is an apiserver.
     pub fn fetch(&self, from: &Namespace, vip: IpAddr) -> Result<String> {
-        let host = if vip.is_ipv6() { format!("[{vip}]") } else { vip.to_string() };
+        self.fetch_at(from, SocketAddr::new(vip, SERVICE_PORT))
+    }
+
+    /// The same of any address and port.
+    pub fn fetch_at(&self, from: &Namespace, at: SocketAddr) -> Result<String> {
+        let host = if at.is_ipv6() { format!("[{}]", at.ip()) } else { at.ip().to_string() };
         let mut curl = from.command("curl");
         curl.args(["-sS", "--fail", "-m", "5", "--noproxy", "*", "-A", USER_AGENT]);
-        curl.args(["--resolve", &format!("{SERVER_NAME}:{SERVICE_PORT}:{host}"), "--cacert"]);
+        curl.args(["--resolve", &format!("{SERVER_NAME}:{}:{host}", at.port()), "--cacert"]);
         curl.arg(self.authority());
         curl.args(["-H", &format!("Authorization: Bearer {}", self.token())]);
-        curl.arg(format!("https://{SERVER_NAME}:{SERVICE_PORT}/readyz"));
-        command::run(curl, "").with_context(|| format!("reach {vip} from {}", from.name()))
+        curl.arg(format!("https://{SERVER_NAME}:{}/readyz", at.port()));
+        command::run(curl, "").with_context(|| format!("reach {at} from {}", from.name()))
     }
 
     /// Which client addresses apiserver `i` saw in requests of [`ControlPlane::fetch`], oldest first.

@@ -28,6 +28,8 @@ pub struct DaemonOptions {
     pub arguments: Vec<String>,
     /// Environment variables, added to those of the test.
     pub environment: Vec<(String, String)>,
+    /// A program that runs the daemon, such as `prlimit`, with its arguments. It must replace itself by the daemon.
+    pub wrapper: Vec<String>,
 }
 
 impl DaemonOptions {
@@ -86,6 +88,12 @@ impl Daemon {
         let (program, run_dir) = (self.program.clone(), self.run_dir.clone());
         self.process
             .wait_until(what, limit, |_| Ok(ask_status(&program, &run_dir).ok().filter(|s| wanted(s))))
+    }
+
+    /// Waits until the node's clients are served by `nftables`, by the `forwarder`, or by `none`.
+    pub fn wait_for_dataplane(&mut self, name: &str, limit: Duration) -> Result<Value> {
+        let what = format!("the dataplane {name:?}");
+        self.wait_for_status(&what, limit, |status| status["dataplane"]["in_use"] == name)
     }
 
     /// Waits until exactly these backends serve the virtual IP and port.
@@ -172,7 +180,14 @@ pub fn run_to_end(
 }
 
 fn run_command(node: &Namespace, program: &Path, run_dir: &Path, options: &DaemonOptions) -> Command {
-    let mut command = node.command(program);
+    let mut command = match options.wrapper.split_first() {
+        Some((wrapper, arguments)) => {
+            let mut command = node.command(wrapper);
+            command.args(arguments).arg(program);
+            command
+        }
+        None => node.command(program),
+    };
     command.arg("run");
     if let Some(path) = &options.kubeconfig {
         command.arg("--kubeconfig").arg(path);

@@ -1,7 +1,7 @@
 //! The generator of connections as a test runs it, in a namespace, while something happens.
 //! In: where from, where to and how often. Out: a [`Report`], or an error that shows what went wrong.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,6 +23,30 @@ pub struct Load {
     rate: u32,
 }
 
+/// What a generator does.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// `tcp` or `echo`.
+    pub kind: &'a str,
+    /// Where new connections go, in turn.
+    pub targets: &'a [SocketAddr],
+    /// New connections a second.
+    pub rate: u32,
+    /// Client addresses, in turn; none leaves the choice to the kernel.
+    pub sources: &'a [IpAddr],
+    /// Long-lived echo connections, opened first.
+    pub established: usize,
+    /// Where those go; none means `targets`.
+    pub established_targets: &'a [SocketAddr],
+}
+
+impl<'a> Plan<'a> {
+    /// New connections only, from one address.
+    pub fn new(kind: &'a str, targets: &'a [SocketAddr], rate: u32) -> Self {
+        Self { kind, targets, rate, sources: &[], established: 0, established_targets: &[] }
+    }
+}
+
 impl Load {
     /// Starts to open `rate` connections a second to the targets in turn, and returns once the first succeeded.
     /// `kind` is `tcp` or `echo`. Its output goes to `FOLDER/NAME.stdout`.
@@ -34,10 +58,24 @@ impl Load {
         targets: &[SocketAddr],
         rate: u32,
     ) -> Result<Self> {
+        Self::planned(from, folder, name, &Plan::new(kind, targets, rate))
+    }
+
+    /// Does what a plan says, and returns once the first connection succeeded.
+    pub fn planned(from: &Namespace, folder: &Path, name: &str, plan: &Plan<'_>) -> Result<Self> {
+        let rate = plan.rate;
         let mut load = from.command(command::program("load")?);
-        load.args(["--json", "--kind", kind, "--rate", &rate.to_string()]);
-        for target in targets {
-            load.args(["--target", &target.to_string()]);
+        load.args(["--json", "--kind", plan.kind, "--rate", &rate.to_string()]);
+        load.args(["--established", &plan.established.to_string()]);
+        for (argument, addresses) in
+            [("--target", plan.targets), ("--established-target", plan.established_targets)]
+        {
+            for address in addresses {
+                load.args([argument, &address.to_string()]);
+            }
+        }
+        for source in plan.sources {
+            load.args(["--source", &source.to_string()]);
         }
         let mut process = Spawned::start(name, load, folder)?;
         match process.wait_for_line("started", LIMIT) {

@@ -222,6 +222,11 @@ impl<'lab> RealControlPlane<'lab> {
     }
 }
 
+/// The path of Debian's kubectl.
+pub fn kubectl() -> Result<PathBuf> {
+    cached("kubectl")
+}
+
 /// The path of a program in the cache that `scripts/real-control-plane` fills.
 fn cached(name: &str) -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

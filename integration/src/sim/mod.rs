@@ -15,6 +15,7 @@ pub mod load;
 pub mod objects;
 pub mod protocol;
 pub mod slice_proxy;
+pub mod streams;
 
 #[cfg(test)]
 mod fixture;

@@ -1,0 +1,87 @@
+//! The figures of the forwarder in `docs/benchmarks.md`, beside Debian's haproxy and nginx, and the picture of them.
+//! `scripts/bench forwarder` builds everything in release mode, unpacks the proxies and runs it.
+
+mod arms;
+mod drive;
+mod measure;
+mod picture;
+mod process;
+mod table;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+/// Measures the forwarder.
+#[derive(Parser)]
+#[command(name = "forwarder-bench")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Measure in a lab, print the table and draw the picture
+    Run {
+        /// Where the picture goes
+        #[arg(long, value_name = "FILE")]
+        svg: PathBuf,
+        /// Folder into which the packages of the other proxies are unpacked
+        #[arg(long, value_name = "DIR")]
+        proxies: PathBuf,
+        /// Proxies to measure; repeatable; all when absent
+        #[arg(long = "proxy", value_enum)]
+        chosen: Vec<arms::Proxy>,
+        /// How often everything is measured; medians are printed
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Seconds of each measurement of a rate
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+        /// Mebibytes of each transfer
+        #[arg(long, default_value_t = 4096)]
+        mebibytes: u64,
+    },
+    /// Carry every stream of the forwarder's scenarios through the other proxies
+    Streams {
+        /// Folder into which their packages are unpacked
+        #[arg(long, value_name = "DIR")]
+        proxies: PathBuf,
+    },
+    /// The client's side of one measurement, in a namespace
+    #[command(hide = true)]
+    Drive {
+        #[arg(long)]
+        target: SocketAddr,
+        #[arg(long)]
+        source: Vec<IpAddr>,
+        #[arg(long)]
+        work: drive::Work,
+        /// Bytes of a transfer, milliseconds of a rate
+        #[arg(long)]
+        amount: u64,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().what {
+        What::Run { svg, proxies, chosen, rounds, seconds, mebibytes } => {
+            let chosen = if chosen.is_empty() { arms::Proxy::ALL.to_vec() } else { chosen };
+            let plan = measure::Plan {
+                proxies: chosen,
+                rounds,
+                rate: Duration::from_secs(seconds),
+                bytes: mebibytes << 20,
+            };
+            let results = measure::all(&plan, &proxies)?;
+            table::print(&results);
+            std::fs::write(&svg, picture::draw(&results)).with_context(|| format!("write {}", svg.display()))
+        }
+        What::Streams { proxies } => measure::streams(&proxies),
+        What::Drive { target, source, work, amount } => drive::run(target, &source, work, amount),
+    }
+}

@@ -1,0 +1,137 @@
+//! What the scenarios of the forwarder share: a daemon that serves the virtual IP itself, or may have to, on a
+//! simulated control plane with servers of long streams beside it.
+//! In: a lab and the daemon's arguments. Out: a [`Stage`], and what the node shows of the daemon's work.
+
+use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use apivip::model::types::Family;
+use serde_json::Value;
+
+use crate::control_plane::Variant;
+use crate::daemon::{Daemon, DaemonOptions};
+use crate::lab::{Lab, addresses};
+use crate::netns::Namespace;
+use crate::nftfault::NftFault;
+use crate::scenario::Scenario;
+use crate::sim::fleet::ECHO_SERVICE_PORT;
+use crate::streams::{self, Servers};
+
+/// Longest until the forwarder has taken over. The promise is one second.
+pub const TAKEN_OVER: Duration = Duration::from_secs(10);
+
+/// Until the first probes are judged. The ports of echoes and streams do not speak TLS, so no probe of them succeeds;
+/// until all have failed, one of them may seem worse than the others, and its connections be ended.
+const JUDGED: Duration = Duration::from_secs(1);
+
+/// Where every daemon of these scenarios listens besides.
+pub const LISTEN: [&str; 2] = ["127.0.0.1:7445", "[::1]:7445"];
+
+/// A control plane with servers of long streams, and a daemon that nothing runs yet.
+#[derive(Debug)]
+pub struct Stage<'lab> {
+    lab: &'lab Lab,
+    /// The control plane, and how a daemon is started.
+    pub scenario: Scenario<'lab>,
+    /// The faults of the daemon's nf_tables.
+    pub faults: NftFault,
+    /// The servers of long streams.
+    pub servers: Servers,
+}
+
+impl<'lab> Stage<'lab> {
+    /// Starts everything but the daemon, whose mode is `mode`. Every apiserver is published, with its streams.
+    pub fn start(lab: &'lab Lab, mode: &str) -> Result<Self> {
+        let numbers: Vec<u8> = (1..=lab.options().apiservers).collect();
+        let mut scenario = Scenario::start(lab, Variant::SimulatedSlices, &numbers)?;
+        let servers = Servers::start(lab)?;
+        servers.publish(&mut scenario.plane, &numbers)?;
+        let faults = NftFault::build(lab.dir())?;
+        let listening = LISTEN.iter().filter(|address| {
+            let v6 = address.starts_with('[');
+            lab.families().contains(if v6 { &Family::V6 } else { &Family::V4 })
+        });
+        let options = faults.in_daemon(scenario.options).arg("--mode").arg(mode);
+        scenario.options = listening.fold(options, |options, address| options.arg("--listen").arg(*address));
+        Ok(Self { lab, scenario, faults, servers })
+    }
+
+    /// The daemon's options, to be changed.
+    pub fn options(&mut self) -> &mut DaemonOptions {
+        &mut self.scenario.options
+    }
+
+    /// Starts a daemon and waits until `dataplane` serves clients.
+    pub fn daemon(&self, dataplane: &str) -> Result<Daemon> {
+        let mut daemon = Daemon::spawn(self.lab.node(), self.lab.dir(), &self.scenario.options)?;
+        daemon.wait_for_dataplane(dataplane, TAKEN_OVER)?;
+        thread::sleep(JUDGED);
+        Ok(daemon)
+    }
+
+    /// Fails unless pod 1 and the node reach apiservers in every family, and apiservers see the node.
+    pub fn expect_forwarded(&self, what: &str) -> Result<()> {
+        for family in self.lab.families().iter().copied() {
+            for from in [self.lab.pod(1), self.lab.node()] {
+                self.scenario.expect(
+                    &format!("{what}, from {}", from.name()),
+                    from,
+                    addresses::node(family),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails unless the node itself reaches apiservers at every address that the daemon listens on.
+    pub fn expect_listening(&self) -> Result<()> {
+        for address in self.listening()? {
+            for _ in 0..4 {
+                let answer = self.scenario.plane.fetch_at(self.lab.node(), address)?;
+                ensure!(answer == "ok", "{address} gave the answer {answer:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the daemon listens besides the virtual IPs.
+    pub fn listening(&self) -> Result<Vec<SocketAddr>> {
+        let words = self.scenario.options.arguments.windows(2).filter(|two| two[0] == "--listen");
+        words.map(|two| Ok(two[1].parse()?)).collect()
+    }
+
+    /// Makes the daemon program something: a port of the Service comes or goes that no client here uses.
+    pub fn touch(&mut self, round: usize) -> Result<()> {
+        let numbers: Vec<u8> = (1..=self.lab.options().apiservers).collect();
+        if round.is_multiple_of(2) {
+            return self.scenario.plane.put_service(&self.lab.vips(), false);
+        }
+        self.servers.publish(&mut self.scenario.plane, &numbers)
+    }
+}
+
+/// The virtual IPs with the echo port.
+pub fn echo_vips(lab: &Lab) -> Vec<SocketAddr> {
+    lab.vips().into_iter().map(|ip| SocketAddr::new(ip, ECHO_SERVICE_PORT)).collect()
+}
+
+/// The virtual IPs with the port of the streams.
+pub fn stream_vips(lab: &Lab) -> Vec<SocketAddr> {
+    lab.vips().into_iter().map(|ip| SocketAddr::new(ip, streams::SERVICE_PORT)).collect()
+}
+
+/// Whether a route makes this address local in a namespace.
+pub fn is_local(at: &Namespace, address: IpAddr) -> Result<bool> {
+    let version = if address.is_ipv4() { "-4" } else { "-6" };
+    let routes = at.run("ip", &[version, "route", "show", "table", "local"])?;
+    Ok(routes.lines().any(|line| line.split(' ').any(|word| word == address.to_string())))
+}
+
+/// The network devices of a namespace, by name.
+pub fn devices(at: &Namespace) -> Result<Vec<String>> {
+    let links: Value = serde_json::from_str(&at.run("ip", &["-j", "link"])?)?;
+    let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str());
+    Ok(names.map(str::to_owned).collect())
+}
