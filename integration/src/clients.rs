@@ -96,8 +96,9 @@ impl Clients {
             clients.args([argument, &count.to_string()]);
         }
         let mut process = Spawned::start(name, clients, folder)?;
-        let line = process.wait_for_line("started", START_LIMIT)?;
-        let kept = line.strip_prefix("started ").context("read which connections are kept")?;
+        let line = process.wait_for_line("started [", START_LIMIT)?;
+        let kept =
+            line.strip_prefix("started ").with_context(|| format!("no list of connections in {line:?}"))?;
         let kept = serde_json::from_str(kept).context("parse which connections are kept")?;
         Ok(Self { process, timeout: mix.timeout, kept })
     }

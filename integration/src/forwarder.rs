@@ -3,7 +3,6 @@
 //! In: a lab and the daemon's arguments. Out: a [`Stage`], and what the node shows of the daemon's work.
 
 use std::net::{IpAddr, SocketAddr};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -16,15 +15,12 @@ use crate::lab::{Lab, addresses};
 use crate::netns::Namespace;
 use crate::nftfault::NftFault;
 use crate::scenario::Scenario;
+use crate::sim::control::Control;
 use crate::sim::fleet::ECHO_SERVICE_PORT;
 use crate::streams::{self, Servers};
 
 /// Longest until the forwarder has taken over. The promise is one second.
 pub const TAKEN_OVER: Duration = Duration::from_secs(10);
-
-/// Until the first probes are judged. The ports of echoes and streams do not speak TLS, so no probe of them succeeds;
-/// until all have failed, one of them may seem worse than the others, and its connections be ended.
-const JUDGED: Duration = Duration::from_secs(1);
 
 /// Where every daemon of these scenarios listens besides.
 pub const LISTEN: [&str; 2] = ["127.0.0.1:7445", "[::1]:7445"];
@@ -46,6 +42,10 @@ impl<'lab> Stage<'lab> {
     pub fn start(lab: &'lab Lab, mode: &str) -> Result<Self> {
         let numbers: Vec<u8> = (1..=lab.options().apiservers).collect();
         let mut scenario = Scenario::start(lab, Variant::SimulatedSlices, &numbers)?;
+        // As a real one does, they go on answering a client that has closed its half.
+        let half_close =
+            |control: Control| async move { control.adjust(|faults| faults.half_close = true).await };
+        scenario.plane.fleet()?.on_all(half_close)?;
         let servers = Servers::start(lab)?;
         servers.publish(&mut scenario.plane, &numbers)?;
         let faults = NftFault::build(lab.dir())?;
@@ -67,7 +67,6 @@ impl<'lab> Stage<'lab> {
     pub fn daemon(&self, dataplane: &str) -> Result<Daemon> {
         let mut daemon = Daemon::spawn(self.lab.node(), self.lab.dir(), &self.scenario.options)?;
         daemon.wait_for_dataplane(dataplane, TAKEN_OVER)?;
-        thread::sleep(JUDGED);
         Ok(daemon)
     }
 

@@ -38,7 +38,7 @@ impl<'lab> Stage<'lab> {
     fn start(lab: &'lab Lab) -> Result<Self> {
         let mut scenario = Scenario::start(lab, Variant::SimulatedSlices, &[1, 2, 3])?;
         let faults = NftFault::build(lab.dir())?;
-        scenario.options = faults.in_daemon(scenario.options);
+        scenario.options = faults.in_daemon(scenario.options).arg("--mode").arg("nftables");
         let daemon = scenario.daemon()?;
         Ok(Self { scenario, faults, daemon })
     }
@@ -110,7 +110,8 @@ fn without_netfilter_sockets_no_daemon_starts_on_nf_tables() -> Result<()> {
     let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
     let faults = NftFault::build(lab.dir())?;
     faults.set(Fault::NoSocket)?;
-    let finished = run_to_end(lab.node(), lab.dir(), &faults.in_daemon(scenario.options), LIMIT)?;
+    let options = faults.in_daemon(scenario.options).arg("--mode").arg("nftables");
+    let finished = run_to_end(lab.node(), lab.dir(), &options, LIMIT)?;
     ensure!(!finished.status.success(), "the daemon ended with {}", finished.status);
     let reason = Fault::NoSocket.reason().unwrap_or_default();
     ensure!(finished.stderr.contains(reason), "the daemon said\n{}", finished.stderr);

@@ -15,7 +15,7 @@ use crate::model::desired::{DesiredState, NodeView, desire};
 use crate::model::forwarding::routes;
 use crate::model::health::HealthView;
 use crate::model::types::{Backend, Vip};
-use crate::report::InUse;
+use crate::report::{InUse, Phase};
 
 /// A commit that takes longer waits for another program's. The clients of a dead backend do not wait with it.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -63,7 +63,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         later: &mut Views,
     ) -> Result<Applied, DataplaneError> {
         let (before, last) = (self.applied.clone(), self.effective.clone());
-        let Self { dataplane, flows, ending, policy, path, host, forwarder, .. } = self;
+        let Self { dataplane, flows, ending, policy, path, host, forwarder, reports, .. } = self;
         let mut apply = std::pin::pin!(dataplane.apply(desired, before.as_deref()));
         if let Ok(outcome) = timeout(PATIENCE, &mut apply).await {
             return outcome;
@@ -80,8 +80,14 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 changed = later.changed(), if watching => watching = changed.is_ok(),
                 () = &mut late, if !standing_in && path.mode == Mode::Auto => {
                     standing_in = true;
-                    if let Err(error) = path.forward(host, forwarder, desired, WAITS).await {
-                        tracing::error!(error = %chain(&error), "the forwarder cannot take over");
+                    match path.forward(host, forwarder, desired, WAITS).await {
+                        Ok(()) => reports.send_modify(|report| {
+                            report.phase = Phase::Forwarding;
+                            report.path = Some(path.report());
+                        }),
+                        Err(error) => {
+                            tracing::error!(error = %chain(&error), "the forwarder cannot take over");
+                        }
                     }
                 }
             }
