@@ -9,6 +9,7 @@ use crate::config::CleanupArgs;
 use crate::dataplane::host::Node;
 use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Dataplane, Host};
+use crate::handover::HANDOVER_FILE;
 use crate::lock::{LOCK_FILE, Lock, SOCKET_FILE};
 use crate::privileges;
 
@@ -39,15 +40,19 @@ async fn kernel() -> Result<Vec<String>, Failure> {
     if Nftables::default().remove().await.map_err(Failure::runtime)? {
         removed.push("table inet apivip".to_owned());
     }
-    let routes = Node::open().map_err(Failure::runtime)?.remove_routes().await.map_err(Failure::runtime)?;
+    let mut node = Node::open().map_err(Failure::runtime)?;
+    let routes = node.remove_routes().await.map_err(Failure::runtime)?;
     removed.extend(routes.iter().map(|ip| format!("the route to {ip}")));
+    if node.release().await.map_err(Failure::runtime)? {
+        removed.push("the routing rules for the forwarder's connections".to_owned());
+    }
     Ok(removed)
 }
 
-/// Removes the socket, the lock, and the folder if nothing else is in it.
+/// Removes the sockets, the lock, and the folder if nothing else is in it.
 fn files(run_dir: &Path, had_run_dir: bool) -> anyhow::Result<Vec<String>> {
     let mut removed = Vec::new();
-    for (name, counts) in [(SOCKET_FILE, true), (LOCK_FILE, had_run_dir)] {
+    for (name, counts) in [(SOCKET_FILE, true), (HANDOVER_FILE, true), (LOCK_FILE, had_run_dir)] {
         let path = run_dir.join(name);
         match std::fs::remove_file(&path) {
             Ok(()) if counts => removed.push(path.display().to_string()),

@@ -32,7 +32,8 @@ impl History {
     /// Takes in what changed since the last view.
     pub fn look(&mut self, view: &HealthView) {
         for (backend, health) in &view.backends {
-            let from = self.states.insert(*backend, health.state).unwrap_or(State::Unknown);
+            // One that is seen for the first time has no history yet, whatever it shares with another port.
+            let from = self.states.insert(*backend, health.state).unwrap_or(health.state);
             if from != health.state {
                 self.pending.insert(*backend, change(from, health));
             }
