@@ -53,7 +53,9 @@ fn a_window_that_stays_closed_for_a_minute() -> Result<()> {
 
 fn held(count: usize, silent: bool) -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let stage = Stage::start(&lab, "forwarder")?;
+    let mut stage = Stage::start(&lab, "forwarder")?;
+    let most = ["--forwarder-max-connections", "10000", "--forwarder-max-per-client", "10000"];
+    stage.options().arguments.extend(most.map(str::to_owned));
     let mut daemon = stage.daemon("forwarder")?;
     let sources = sources::add(&lab, 4)?;
     let idle = Idle::start(lab.pod(1), &lab, &stream_vips(&lab), &sources, count, silent)?;
@@ -88,6 +90,8 @@ fn more_clients_than_descriptors() -> Result<()> {
     thread::sleep(Duration::from_secs(2));
     ensure!(daemon.process().exited()?.is_none(), "the daemon has ended\n{}", daemon.log());
     daemon.status()?;
+    let pauses = daemon.metric("apivip_forwarder_accept_pauses_total")?;
+    ensure!(pauses > 0, "nothing says that accepting pauses\n{}", daemon.metrics()?);
     drop(crowd);
     stage.expect_forwarded("after the crowd")
 }
