@@ -40,7 +40,7 @@ pub enum Pace {
 pub struct Directive {
     /// How often.
     pub pace: Pace,
-    /// How long one probe, or a PING, may take.
+    /// How long TCP and TLS together, or a PING, may take.
     pub timeout: Duration,
     /// A probe must have been started at or after this time; if none was, one is due now.
     pub not_before: Option<Instant>,

@@ -43,7 +43,11 @@ impl Story {
 
     fn probe(&mut self, last: u8, started: u64, finished: u64, outcome: Outcome) {
         let (started, finished) = (self.at(started), self.at(finished));
-        self.health.observe(backend(last), Probe { started, finished, outcome, round_trip: None });
+        self.observe(last, Probe { started, finished, outcome, round_trip: None, handshake: None });
+    }
+
+    fn observe(&mut self, last: u8, probe: Probe) {
+        self.health.observe(backend(last), probe);
     }
 
     fn fail(&mut self, last: u8, started: u64) {
@@ -136,6 +140,30 @@ fn an_empty_list_removes_nobody_and_one_that_comes_back_is_used_again() {
     story.publish(3000, &[A, B]);
     let health = story.health(A, 3000);
     assert_eq!((health.state, health.published), (State::Unknown, true));
+}
+
+#[test]
+fn the_limit_follows_the_handshake_and_not_the_answer() {
+    let mut story = both_up();
+    let limit = |story: &Story| story.health.directive(backend(A)).unwrap().timeout;
+    let late = |story: &Story, handshake: Option<u64>| Probe {
+        started: story.at(1000),
+        finished: story.at(4000),
+        outcome: Outcome::Ready,
+        round_trip: None,
+        handshake: handshake.map(Duration::from_millis),
+    };
+    for handshake in [Some(10), None] {
+        let probe = late(&story, handshake);
+        story.observe(A, probe);
+        assert_eq!(limit(&story), super::machine::TIMEOUT_MIN, "slow to answer, and not to shake hands");
+    }
+    for _ in 0..40 {
+        let probe = late(&story, Some(200));
+        story.observe(A, probe);
+    }
+    let limit = limit(&story).as_millis();
+    assert!((790..=800).contains(&limit), "four times the usual: {limit}");
 }
 
 #[test]

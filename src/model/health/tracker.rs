@@ -11,7 +11,7 @@ const HOLD_MIN: Duration = Duration::from_secs(1);
 pub const HOLD_MAX: Duration = Duration::from_secs(60);
 /// A backend that was Up for so long starts anew.
 const MEMORY: Duration = Duration::from_secs(120);
-/// The least that a probe may take: kernels retransmit after 200 ms at the earliest (TCP_RTO_MIN).
+/// The least that a handshake may take: kernels retransmit after 200 ms at the earliest (TCP_RTO_MIN).
 pub const TIMEOUT_MIN: Duration = Duration::from_millis(300);
 /// The most.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(5);
@@ -41,7 +41,9 @@ pub(super) struct Tracker {
     falls: u32,
     hold: Duration,
     round_trip: Option<Duration>,
-    took: Option<Duration>,
+    /// Smoothed time of TCP and TLS. Not that of `/readyz`: a server that is slow to say whether it is ready must be
+    /// missed no later than others when its cable is cut.
+    handshake: Option<Duration>,
     sign: Option<Instant>,
 }
 
@@ -60,7 +62,7 @@ impl Tracker {
             falls: 0,
             hold: Duration::ZERO,
             round_trip: None,
-            took: None,
+            handshake: None,
             sign: None,
         }
     }
@@ -102,7 +104,9 @@ impl Tracker {
         self.answered = Some(probe.started);
         self.run = None;
         self.measure_round_trip(probe);
-        self.took = Some(smooth(self.took, probe.finished.saturating_duration_since(probe.started)));
+        if let Some(new) = probe.handshake {
+            self.handshake = Some(smooth(self.handshake, new));
+        }
         self.count(probe.finished, ready);
         let may_rise = self.ready >= thresholds.rise && self.hold_down(probe.finished).is_zero();
         let next = match self.state {
@@ -183,9 +187,9 @@ impl Tracker {
         }
     }
 
-    /// How long the next probe may take. While nobody answers, ever longer: perhaps all are slow.
+    /// How long the next handshake, or PING, may take. While nobody answers, ever longer: perhaps all are slow.
     pub fn timeout(&self) -> Duration {
-        let usual = self.took.map_or(TIMEOUT_MIN, |took| took * 4).max(TIMEOUT_MIN);
+        let usual = self.handshake.map_or(TIMEOUT_MIN, |time| time * 4).max(TIMEOUT_MIN);
         let doublings = match &self.run {
             Some(run) if !run.has_witness() => run.failures / 4,
             _ => 0,
