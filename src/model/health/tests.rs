@@ -143,6 +143,38 @@ fn an_empty_list_removes_nobody_and_one_that_comes_back_is_used_again() {
 }
 
 #[test]
+fn a_witness_does_what_the_failing_one_cannot() {
+    let fresh = Some(Duration::from_millis(2));
+    let deeds = [(Outcome::Alive, None), (Outcome::Unready, None), (Outcome::Ready, fresh)];
+    for (reason, needed) in [
+        (FailReason::Refused, 0),
+        (FailReason::Timeout, 0),
+        (FailReason::Unreachable, 0),
+        (FailReason::Reset, 1),
+        (FailReason::Protocol, 1),
+        (FailReason::Tls, 2),
+        (FailReason::BadCertificate, 2),
+    ] {
+        let mut story = both_up();
+        let failed = |story: &mut Story, ms| story.probe(A, ms, ms + 1, Outcome::Failed(reason));
+        failed(&mut story, 1000);
+        for (n, (outcome, handshake)) in (0u64..).zip(deeds) {
+            let demand = story.health.directive(backend(B)).unwrap();
+            assert_eq!(
+                (demand.not_before.is_some(), demand.afresh),
+                (n <= needed, n <= needed && needed == 2)
+            );
+            let (started, finished) = (story.at(1010 + n * 100), story.at(1012 + n * 100));
+            story.observe(B, Probe { started, finished, outcome, round_trip: None, handshake });
+            failed(&mut story, 1020 + n * 100);
+            failed(&mut story, 1070 + n * 100);
+            let expected = if n >= needed { State::Down } else { State::Up };
+            assert_eq!(story.state(A), expected, "{reason} and {outcome:?}");
+        }
+    }
+}
+
+#[test]
 fn the_limit_follows_the_handshake_and_not_the_answer() {
     let mut story = both_up();
     let limit = |story: &Story| story.health.directive(backend(A)).unwrap().timeout;
