@@ -99,7 +99,7 @@ impl Health {
         if let Some(deed) = Deed::of(&probe) {
             for (_, other) in self.backends.iter_mut().filter(|(other, _)| **other != backend) {
                 if let Some(run) = &mut other.run {
-                    run.witnessed(probe.started, deed);
+                    run.witnessed(&probe, deed);
                 }
             }
         }

@@ -14,6 +14,10 @@ const OUTAGE: Duration = Duration::from_millis(750);
 /// retrans_time_ms in Documentation/networking/ip-sysctl.rst). No flow is ended on evidence from that time.
 const SETTLING: Duration = Duration::from_secs(4);
 
+/// An answer that took less was not sent again by any kernel (TCP_RTO_MIN): the way there was open when it was asked.
+/// A later one may have been asked while all was lost, and crossed the end of that by a retransmission.
+const AT_ONCE: Duration = Duration::from_millis(200);
+
 /// What another backend was seen to do. Each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Deed {
@@ -59,7 +63,7 @@ pub(super) struct Run {
     /// Failed probes, without bound.
     pub failures: u32,
     starts: VecDeque<Instant>,
-    /// When the first probe began that saw another backend do this, or more, by [`Deed`].
+    /// Since when another backend was first seen to do this, or more, by [`Deed`].
     seen: [Option<Instant>; 3],
 }
 
@@ -78,11 +82,13 @@ impl Run {
         self.starts.push_back(started);
     }
 
-    /// A probe that began at `started` saw another backend do this.
-    pub fn witnessed(&mut self, started: Instant, deed: Deed) {
-        if started >= self.since {
+    /// A probe saw another backend do this.
+    pub fn witnessed(&mut self, probe: &Probe, deed: Deed) {
+        if probe.started >= self.since {
+            let took = probe.finished.saturating_duration_since(probe.started);
+            let from = if took < AT_ONCE { probe.started } else { probe.finished };
             for seen in &mut self.seen[..=deed as usize] {
-                *seen = Some(seen.map_or(started, |earliest| earliest.min(started)));
+                *seen = Some(seen.map_or(from, |earliest| earliest.min(from)));
             }
         }
     }

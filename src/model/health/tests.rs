@@ -175,6 +175,22 @@ fn a_witness_does_what_the_failing_one_cannot() {
 }
 
 #[test]
+fn an_answer_that_crossed_the_end_of_an_outage_is_a_witness_from_then_on() {
+    let mut story = both_up();
+    // All is lost from 1000 until 2000. A PING to B is sent again until it gets through.
+    for started in [1500, 1600, 1700, 1800, 1900] {
+        story.probe(A, started, started + 300, Outcome::Failed(FailReason::Timeout));
+    }
+    story.probe(B, 1850, 2060, Outcome::Alive);
+    story.probe(A, 1950, 2250, Outcome::Failed(FailReason::Timeout));
+    story.probe(A, 1990, 2290, Outcome::Failed(FailReason::Timeout));
+    assert_eq!(story.state(A), State::Up, "these began while all was lost");
+    story.probe(A, 2060, 2360, Outcome::Failed(FailReason::Timeout));
+    story.probe(A, 2110, 2410, Outcome::Failed(FailReason::Timeout));
+    assert_eq!(story.state(A), State::Down, "and these did not");
+}
+
+#[test]
 fn the_limit_follows_the_handshake_and_not_the_answer() {
     let mut story = both_up();
     let limit = |story: &Story| story.health.directive(backend(A)).unwrap().timeout;
@@ -194,8 +210,16 @@ fn the_limit_follows_the_handshake_and_not_the_answer() {
         let probe = late(&story, Some(200));
         story.observe(A, probe);
     }
-    let limit = limit(&story).as_millis();
-    assert!((790..=800).contains(&limit), "four times the usual: {limit}");
+    let slow = limit(&story).as_millis();
+    assert!((790..=800).contains(&slow), "four times the usual: {slow}");
+    let sent_again = Probe { round_trip: Some(Duration::from_secs(1)), ..late(&story, Some(1010)) };
+    story.observe(A, sent_again);
+    assert_eq!(limit(&story).as_millis(), slow, "that was a lost packet");
+    for _ in 0..2 {
+        let probe = late(&story, Some(10));
+        story.observe(A, probe);
+    }
+    assert_eq!(limit(&story), super::machine::TIMEOUT_MIN, "quicker again");
 }
 
 #[test]

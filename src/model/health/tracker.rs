@@ -13,6 +13,8 @@ pub const HOLD_MAX: Duration = Duration::from_secs(60);
 const MEMORY: Duration = Duration::from_secs(120);
 /// The least that a handshake may take: kernels retransmit after 200 ms at the earliest (TCP_RTO_MIN).
 pub const TIMEOUT_MIN: Duration = Duration::from_millis(300);
+/// A TCP handshake that took so long was sent again (the initial RTO of RFC 6298): it says nothing of the usual.
+const SENT_AGAIN: Duration = Duration::from_secs(1);
 /// The most.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(5);
 
@@ -104,9 +106,7 @@ impl Tracker {
         self.answered = Some(probe.started);
         self.run = None;
         self.measure_round_trip(probe);
-        if let Some(new) = probe.handshake {
-            self.handshake = Some(smooth(self.handshake, new));
-        }
+        self.measure_handshake(probe);
         self.count(probe.finished, ready);
         let may_rise = self.ready >= thresholds.rise && self.hold_down(probe.finished).is_zero();
         let next = match self.state {
@@ -184,6 +184,18 @@ impl Tracker {
     fn measure_round_trip(&mut self, probe: Probe) {
         if let Some(new) = probe.round_trip {
             self.round_trip = Some(smooth(self.round_trip, new));
+        }
+    }
+
+    /// Hands are shaken rarely: a slow one among them must not stay the usual until long after, so that half of each
+    /// quicker one counts.
+    fn measure_handshake(&mut self, probe: Probe) {
+        let Some(new) = probe.handshake else { return };
+        if probe.round_trip.is_none_or(|time| time < SENT_AGAIN) {
+            self.handshake = Some(match self.handshake {
+                Some(old) if new < old => (old + new) / 2,
+                old => smooth(old, new),
+            });
         }
     }
 
