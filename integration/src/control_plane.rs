@@ -3,6 +3,7 @@
 //! In: a lab and a [`Variant`]. Out: a [`ControlPlane`]: what it publishes is the scenario's choice, and what its
 //! apiservers saw can be asked. Nothing is published, and the simulation has no Service, until the scenario says so.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use crate::command;
 use crate::kubeconfig::{self, Kubeconfig, User};
 use crate::lab::Lab;
 use crate::netns::Namespace;
-use crate::pki::{Authority, SERVER_NAMES, ServerCertificate, Validity};
+use crate::pki::{Authority, KeyFiles, SERVER_NAMES, ServerCertificate, Validity};
 use crate::real::{APIVIP_TOKEN, EndpointsBy, PORT, RealControlPlane, RealOptions};
 use crate::sim::access_log::What;
 use crate::sim::fleet::{Fleet, TOKEN};
@@ -227,21 +228,31 @@ impl<'lab> ControlPlane<'lab> {
         }
     }
 
-    /// Makes simulated apiserver `i` show another certificate, signed by `authority` or else by its own, as a
-    /// restart with other files would: its connections end.
-    pub fn show_certificate(&mut self, i: u8, foreign: Option<&Authority>, validity: Validity) -> Result<()> {
-        let addresses: Vec<IpAddr> =
-            self.lab.apiserver_addresses(i).into_iter().chain(self.lab.vips()).collect();
-        let certificate = ServerCertificate { names: &SERVER_NAMES, addresses: &addresses, validity };
+    /// Makes simulated apiservers show other certificates, signed by `foreign` or else by their own authority, as a
+    /// restart with other files would: their connections end, once all of them show the new ones.
+    pub fn show_certificates(
+        &mut self,
+        numbers: &[u8],
+        foreign: Option<&Authority>,
+        validity: Validity,
+    ) -> Result<()> {
         let Plane::Simulated { fleet, authority } = &self.plane else {
             bail!("a real apiserver reads its certificate again only once a minute");
         };
-        let name = format!("apiserver-{i}-{validity:?}{}", if foreign.is_some() { "-foreign" } else { "" });
-        let files = foreign.unwrap_or(authority).server_with(&name, &certificate)?;
-        fleet.on(i, |control| async move {
-            control.certificate(&files).await?;
-            control.reset(false).await
-        })
+        let signed = numbers.iter().map(|i| {
+            let addresses: Vec<IpAddr> =
+                self.lab.apiserver_addresses(*i).into_iter().chain(self.lab.vips()).collect();
+            let certificate = ServerCertificate { names: &SERVER_NAMES, addresses: &addresses, validity };
+            let end = if foreign.is_some() { "-foreign" } else { "" };
+            let name = format!("apiserver-{i}-{validity:?}{end}");
+            Ok((*i, foreign.unwrap_or(authority).server_with(&name, &certificate)?))
+        });
+        let signed: BTreeMap<u8, KeyFiles> = signed.collect::<Result<_>>()?;
+        fleet.on_each(numbers, |i, control| {
+            let files = signed.get(&i).cloned();
+            async move { control.certificate(&files.context("sign a certificate")?).await }
+        })?;
+        fleet.on_each(numbers, |_, control| async move { control.reset(false).await })
     }
 
     /// Whether it is simulated.

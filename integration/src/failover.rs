@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use apivip::model::types::Family;
 
+use outcome::Moments;
 pub use outcome::{Outcome, Told};
 
 use crate::clients::{Clients, Mix};
@@ -46,7 +47,7 @@ pub struct Failover<'lab> {
 pub struct Crowd {
     clients: Vec<(String, Clients)>,
     led_to: BTreeMap<SocketAddr, SocketAddr>,
-    fault_us: u64,
+    moments: Moments,
 }
 
 impl<'lab> Failover<'lab> {
@@ -83,7 +84,7 @@ impl<'lab> Failover<'lab> {
             let started = Clients::start(namespace, self.lab.dir(), &name, &self.plane, &targets, mix)?;
             clients.push((namespace.name().to_owned(), started));
         }
-        Ok(Crowd { clients, led_to: translations(self.lab)?, fault_us: monotonic_us() })
+        Ok(Crowd { clients, led_to: translations(self.lab)?, moments: Moments::now() })
     }
 
     /// Starts clients of every kind in pod 1 and on the node.
@@ -91,10 +92,12 @@ impl<'lab> Failover<'lab> {
         self.crowd(&[self.lab.pod(1), self.lab.node()], mix)
     }
 
-    /// Lets it happen, and notes when.
+    /// Lets it happen, and notes when. A program that does it takes a while to start.
     pub fn inflict(&mut self, crowd: &mut Crowd, fault: Fault, numbers: &[u8]) -> Result<Inflicted> {
-        crowd.fault_us = monotonic_us();
-        fault.inflict(&mut self.plane, numbers)
+        crowd.moments = Moments::now();
+        let inflicted = fault.inflict(&mut self.plane, numbers);
+        crowd.moments.complete_us = monotonic_us();
+        inflicted
     }
 
     /// The number of the apiserver that the daemon's watch hangs on.
@@ -177,7 +180,7 @@ impl Crowd {
             clients.stop()?;
         }
         let finished = self.clients.into_iter().map(|(name, clients)| Ok((name, clients.finish()?)));
-        Ok(Outcome::new(finished.collect::<Result<_>>()?, self.led_to, self.fault_us))
+        Ok(Outcome::new(finished.collect::<Result<_>>()?, self.led_to, self.moments))
     }
 }
 

@@ -1,14 +1,17 @@
 //! What can happen to apiservers, and to the node's way to them.
 //! In: a control plane and the numbers of the apiservers concerned. Out: an [`Inflicted`] that undoes it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::control_plane::ControlPlane;
+use crate::lab::Lab;
 use crate::netns::Namespace;
 use crate::pki::{Authority, Validity};
 use crate::process::Spawned;
+use crate::sim::control::Control;
 
 /// What slow means.
 const DELAY: Duration = Duration::from_secs(3);
@@ -63,105 +66,121 @@ impl Fault {
     pub const OUTAGES: [Self; 5] =
         [Self::Killed, Self::Paused, Self::Unplugged, Self::InboundLost, Self::OutboundLost];
 
-    /// Lets it happen to these apiservers.
+    /// Lets it happen to these apiservers, to all of them at once.
     pub fn inflict(self, plane: &mut ControlPlane<'_>, numbers: &[u8]) -> Result<Inflicted> {
-        let mut flapping = Vec::new();
-        if self == Self::UplinkDown {
-            plane.lab().unplug_node()?;
-        } else {
-            for i in numbers.iter().copied() {
-                flapping.extend(self.begin(plane, i).with_context(|| format!("{self:?} for apiserver {i}"))?);
-            }
-        }
+        let flapping =
+            self.begin(plane, numbers).with_context(|| format!("{self:?} for apiservers {numbers:?}"))?;
         Ok(Inflicted { fault: self, numbers: numbers.to_vec(), flapping })
     }
 
-    fn begin(self, plane: &mut ControlPlane<'_>, i: u8) -> Result<Option<Spawned>> {
+    fn begin(self, plane: &mut ControlPlane<'_>, numbers: &[u8]) -> Result<Vec<Spawned>> {
         let lab = plane.lab();
+        let mut each = numbers.iter().copied();
         match self {
-            Self::Killed => plane.kill(i)?,
-            Self::Stopped => plane.stop(i)?,
-            Self::Paused => plane.pause(i)?,
-            Self::Unplugged => lab.unplug(i)?,
-            Self::InboundLost => lose(lab.fabric(), i, "oifname", "dport")?,
-            Self::OutboundLost => lose(lab.fabric(), i, "iifname", "sport")?,
-            Self::Unready if plane.is_simulated() => {
-                plane.fleet()?.on(i, |control| async move { control.readyz(500).await })?;
+            Self::Killed => each.try_for_each(|i| plane.kill(i))?,
+            Self::Stopped => each.try_for_each(|i| plane.stop(i))?,
+            Self::Paused => each.try_for_each(|i| plane.pause(i))?,
+            Self::Unplugged => lab.unplug_all(numbers)?,
+            Self::InboundLost => {
+                lab.fabric().nft_load(&each.map(|i| losing(i, "oifname", "dport")).collect::<String>())?;
             }
-            Self::Unready => lab.apiserver(i).nft_load(&refusing("output", 2379))?,
+            Self::OutboundLost => {
+                lab.fabric().nft_load(&each.map(|i| losing(i, "iifname", "sport")).collect::<String>())?;
+            }
+            Self::Unready if plane.is_simulated() => {
+                plane.fleet()?.on_each(numbers, |_, control| async move { control.readyz(500).await })?;
+            }
+            Self::Unready => {
+                lab.fabric().nft_load(&each.map(|i| without_etcd(lab, i)).collect::<String>())?;
+            }
             Self::ForeignCertificate => {
                 let foreign = Authority::new(lab.dir(), "foreign-ca")?;
-                plane.show_certificate(i, Some(&foreign), Validity::Now)?;
+                plane.show_certificates(numbers, Some(&foreign), Validity::Now)?;
             }
-            Self::Expired => plane.show_certificate(i, None, Validity::Expired)?,
-            Self::NotYetValid => plane.show_certificate(i, None, Validity::NotYet)?,
-            Self::Slow => plane.fleet()?.on(i, |control| async move { control.delay(DELAY).await })?,
-            Self::Flapping => return flap(lab.apiserver(i), lab.dir(), i).map(Some),
-            Self::UplinkDown => {}
+            Self::Expired => plane.show_certificates(numbers, None, Validity::Expired)?,
+            Self::NotYetValid => plane.show_certificates(numbers, None, Validity::NotYet)?,
+            Self::Slow => {
+                plane.fleet()?.on_each(numbers, |_, control| async move { control.delay(DELAY).await })?;
+            }
+            Self::Flapping => return each.map(|i| flap(lab.apiserver(i), lab.dir(), i)).collect(),
+            Self::UplinkDown => lab.unplug_node()?,
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 
-    fn end(self, plane: &mut ControlPlane<'_>, i: u8) -> Result<()> {
+    fn end(self, plane: &mut ControlPlane<'_>, numbers: &[u8]) -> Result<()> {
         let lab = plane.lab();
+        let mut each = numbers.iter().copied();
+        let delete = |i| format!("delete table bridge {TABLE}{i}\n");
         match self {
-            Self::Killed | Self::Stopped => plane.start_again(i),
-            Self::Paused => plane.resume(i),
-            Self::Unplugged => lab.replug(i),
+            Self::Killed | Self::Stopped => each.try_for_each(|i| plane.start_again(i)),
+            Self::Paused => each.try_for_each(|i| plane.resume(i)),
+            Self::Unplugged => lab.replug_all(numbers),
             Self::InboundLost | Self::OutboundLost => {
-                lab.fabric().nft_load(&format!("delete table bridge {TABLE}{i}\n"))
+                lab.fabric().nft_load(&each.map(delete).collect::<String>())
             }
             Self::Unready if plane.is_simulated() => {
-                plane.fleet()?.on(i, |control| async move { control.readyz(200).await })
+                plane.fleet()?.on_each(numbers, |_, control| async move { control.readyz(200).await })
             }
-            Self::Unready => lab.apiserver(i).nft_load(&format!("delete table inet {TABLE}\n")),
+            Self::Unready => {
+                let delete = |i| format!("delete table inet {TABLE}{i}\n");
+                lab.fabric().nft_load(&each.map(delete).collect::<String>())
+            }
             Self::ForeignCertificate | Self::Expired | Self::NotYetValid => {
-                plane.show_certificate(i, None, Validity::Now)
+                plane.show_certificates(numbers, None, Validity::Now)
             }
-            Self::Slow => plane.fleet()?.on(i, |control| async move { control.delay(Duration::ZERO).await }),
+            Self::Slow => {
+                let heal = |_, control: Control| async move { control.delay(Duration::ZERO).await };
+                plane.fleet()?.on_each(numbers, heal)
+            }
             // The last flap may have left its table or not: after an `add` it can be deleted in either case.
-            Self::Flapping => {
+            Self::Flapping => each.try_for_each(|i| {
                 lab.apiserver(i).nft_load(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n"))
-            }
-            Self::UplinkDown => Ok(()),
+            }),
+            Self::UplinkDown => lab.replug_node(),
         }
     }
 }
 
 impl Inflicted {
-    /// Undoes it; whoever was killed or stopped is started again and ready when this returns.
+    /// Undoes it, for all at once; whoever was killed or stopped is started again and ready when this returns.
     pub fn heal(mut self, plane: &mut ControlPlane<'_>) -> Result<()> {
         for flapping in &mut self.flapping {
             flapping.kill()?;
         }
-        if self.fault == Fault::UplinkDown {
-            return plane.lab().replug_node();
-        }
-        for i in self.numbers {
-            self.fault.end(plane, i).with_context(|| format!("heal apiserver {i} from {:?}", self.fault))?;
-        }
-        Ok(())
+        let Self { fault, numbers, .. } = self;
+        fault.end(plane, &numbers).with_context(|| format!("heal apiservers {numbers:?} from {fault:?}"))
     }
 }
 
 /// Packets on their way through the switch, between apiserver `i` and anybody, are dropped in one direction.
-fn lose(fabric: &Namespace, i: u8, side: &str, port: &str) -> Result<()> {
-    fabric.nft_load(&format!(
+fn losing(i: u8, side: &str, port: &str) -> String {
+    format!(
         "table bridge {TABLE}{i} {{\nchain forward {{ type filter hook forward priority 0;\n\
          {side} \"api{i}\" tcp {port} 6443 drop\n}}\n}}\n"
-    ))
+    )
 }
 
-/// Connections to a port are refused, and those that exist reset.
-fn refusing(hook: &str, port: u16) -> String {
+/// The connections of apiserver `i` to etcd, which runs in the switch, are reset, and new ones refused.
+fn without_etcd(lab: &Lab, i: u8) -> String {
+    let reject = |address: IpAddr| {
+        let family = if address.is_ipv6() { "ip6" } else { "ip" };
+        format!("{family} saddr {address} tcp dport 2379 reject with tcp reset\n")
+    };
+    let rules: String = lab.apiserver_addresses(i).into_iter().map(reject).collect();
+    format!("table inet {TABLE}{i} {{\nchain input {{ type filter hook input priority -300;\n{rules}}}\n}}\n")
+}
+
+/// Connections to an apiserver are refused, and those that exist reset.
+fn refusing() -> String {
     format!(
-        "table inet {TABLE} {{\nchain {hook} {{ type filter hook {hook} priority -300;\n\
-         tcp dport {port} reject with tcp reset\n}}\n}}\n"
+        "table inet {TABLE} {{\nchain input {{ type filter hook input priority -300;\n\
+         tcp dport 6443 reject with tcp reset\n}}\n}}\n"
     )
 }
 
 fn flap(apiserver: &Namespace, folder: &std::path::Path, i: u8) -> Result<Spawned> {
-    let rules = refusing("input", 6443);
+    let rules = refusing();
     let mut shell = apiserver.command("sh");
     shell.arg("-c").arg(format!(
         "i=0; while [ $i -lt {FLAPS} ]; do echo '{rules}' | nft -f -; sleep 1; nft delete table inet {TABLE}; \

@@ -150,12 +150,22 @@ impl Lab {
 
     /// Takes the cable of apiserver number `i` out of the switch. Nobody is told.
     pub fn unplug(&self, i: u8) -> Result<()> {
-        self.port(i, "down")
+        self.unplug_all(&[i])
+    }
+
+    /// Takes the cables of these apiservers out of the switch at once.
+    pub fn unplug_all(&self, numbers: &[u8]) -> Result<()> {
+        self.ports(numbers, "down")
     }
 
     /// Puts the cable back.
     pub fn replug(&self, i: u8) -> Result<()> {
-        self.port(i, "up")
+        self.replug_all(&[i])
+    }
+
+    /// Puts the cables back at once.
+    pub fn replug_all(&self, numbers: &[u8]) -> Result<()> {
+        self.ports(numbers, "up")
     }
 
     /// Takes the node's own cable out of the switch.
@@ -168,11 +178,12 @@ impl Lab {
         self.fabric.ip("link set node up\n")
     }
 
-    fn port(&self, i: u8, state: &str) -> Result<()> {
-        if i < first_own_apiserver(&self.options) {
+    fn ports(&self, numbers: &[u8], state: &str) -> Result<()> {
+        if let Some(i) = numbers.iter().find(|i| **i < first_own_apiserver(&self.options)) {
             bail!("apiserver {i} runs on the node and has no cable of its own");
         }
-        self.fabric.ip(&format!("link set api{i} {state}\n"))
+        let lines: String = numbers.iter().map(|i| format!("link set api{i} {state}\n")).collect();
+        self.fabric.ip(&lines)
     }
 
     /// A folder for files of this test. It goes when the lab does.

@@ -25,7 +25,7 @@ pub enum FailReason {
     Refused,
     /// The connection was reset or closed before the answer was whole.
     Reset,
-    /// No answer in time.
+    /// TCP, TLS or a PING was not answered in time.
     Timeout,
     /// No route, or a router or neighbour said so (ENETUNREACH, EHOSTUNREACH and their like).
     Unreachable,
@@ -76,7 +76,8 @@ pub enum Outcome {
     Alive,
     /// `/readyz` says 200, or 401 or 403, which an apiserver without anonymous access says.
     Ready,
-    /// `/readyz` says 5xx: alive, and not to be given new connections.
+    /// `/readyz` says 5xx, or nothing in a patience of seconds while the process lives: not to be given new
+    /// connections.
     Unready,
     /// No answer that an apiserver would give.
     Failed(FailReason),
@@ -93,6 +94,8 @@ pub struct Probe {
     pub outcome: Outcome,
     /// One round trip to the backend, if one was measured: of the TCP handshake or of a PING.
     pub round_trip: Option<Duration>,
+    /// How long TCP and TLS took, if they came about; `None` on a connection that was open before.
+    pub handshake: Option<Duration>,
 }
 
 /// The state of a backend.

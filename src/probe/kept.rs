@@ -119,6 +119,11 @@ impl Kept {
         self.asked = Some((now, answer));
     }
 
+    /// Takes the question back. HTTP/1.1 can only end its connection with it.
+    pub(super) fn take_back(&mut self) {
+        self.asked = None;
+    }
+
     /// The next news. Losing this future loses nothing.
     pub(super) async fn news(&mut self) -> News {
         poll_fn(|cx| self.poll_news(cx)).await

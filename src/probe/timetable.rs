@@ -96,12 +96,13 @@ impl Timetable {
 
     /// What to do. `crowded`: no further fresh probe fits.
     pub(super) fn plan(&self, directive: Directive, link: Option<Link>, crowded: bool) -> Plan {
-        let owed =
-            directive.not_before.filter(|demanded| self.probed.is_none_or(|probed| probed < *demanded));
+        let probed = if directive.afresh { self.fresh } else { self.probed };
+        let owed = directive.not_before.filter(|demanded| probed.is_none_or(|probed| probed < *demanded));
         let ping = link.and_then(|link| link.may_ping.then_some(self.ping));
         let (ask, fresh) = match (directive.pace, link) {
             (Pace::Burst, _) => (None, Some(self.fresh.map_or(self.regular, |latest| latest + BURST))),
             (Pace::Steady | Pace::Watchful, None) => (None, owed.or(Some(self.regular))),
+            (_, Some(_)) if owed.is_some() && directive.afresh => (None, owed),
             (_, Some(_)) if owed.is_some() => (owed, None),
             (_, Some(link)) if link.asking => (None, None),
             (Pace::Watchful, Some(_)) => (Some(self.readyz.min(self.regular)), None),

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::failure::LocalError;
-use super::fresh::{Attempt, Target, attempt, settings};
+use super::fresh::{Attempt, PATIENCE, Target, Waiting, attempt, settings};
 use super::kept::{Kept, News};
 use super::timetable::{Action, Link, Timetable};
 use crate::model::health::machine::Directive;
@@ -22,6 +22,9 @@ use crate::model::types::Backend;
 
 /// Fresh probes at the same time: 50 ms apart, this many have timeouts of 3 s; no decision needs more.
 const FLYING: usize = 64;
+/// Fresh probes that have shaken hands and wait for `/readyz`. A burst must not pile up handshakes on a server that is
+/// slow to answer: further ones would learn nothing sooner.
+const WAITING: usize = 2;
 /// A kept-open connection that ends sooner than this ended too soon.
 const SOON: Duration = Duration::from_secs(5);
 /// So many of them in a row, and their end is no sign of anything: this server keeps no connections. Without the
@@ -65,6 +68,7 @@ pub(super) struct Worker {
 struct State {
     held: Option<Held>,
     flying: FuturesUnordered<BoxFuture<'static, Attempt>>,
+    waiting: Waiting,
     short_lived: u32,
     /// The last fresh probe could not be made; that was logged.
     hampered: bool,
@@ -106,7 +110,7 @@ impl Worker {
     fn start_what_is_due(&mut self, directive: Directive) -> Option<Instant> {
         let now = Instant::now();
         loop {
-            let crowded = self.state.flying.len() >= FLYING;
+            let crowded = self.state.flying.len() >= FLYING || self.state.waiting.count() >= WAITING;
             let next = self.times.plan(directive, self.link(), crowded).next();
             match next {
                 Some((at, action)) if at <= now.into_std() => self.start(action, now, directive.timeout),
@@ -134,11 +138,12 @@ impl Worker {
             }
             (Action::Ask, Some(held)) => {
                 held.kept.ask(now);
-                held.answer_by = Some(now + limit);
+                held.answer_by = Some(now + PATIENCE);
             }
             _ => {
                 let trust = settings(&self.trust.borrow());
-                self.state.flying.push(attempt(self.target.clone(), trust, limit).boxed());
+                let waiting = self.state.waiting.clone();
+                self.state.flying.push(attempt(self.target.clone(), trust, limit, waiting).boxed());
             }
         }
     }
@@ -229,20 +234,24 @@ impl Worker {
     }
 
     async fn check_deadlines(&mut self, now: Instant) {
-        let Some(held) = &self.state.held else { return };
+        let Some(held) = &mut self.state.held else { return };
         let over = |by: Option<Instant>| by.is_some_and(|by| by <= now);
         let (unanswered, silent) = (over(held.answer_by), over(held.pong_by));
-        let asked = held.kept.asked();
-        if unanswered || silent {
-            tracing::debug!(address = %self.target.address, unanswered, silent, "a kept-open connection is silent");
-            self.let_go(now);
+        if !unanswered && !silent {
+            return;
         }
-        match asked {
-            Some(asked) if unanswered => {
-                self.probed(asked, now, Outcome::Failed(FailReason::Timeout), None).await;
+        tracing::debug!(address = %self.target.address, unanswered, silent, "a kept-open connection is silent");
+        match held.kept.asked() {
+            // Its PINGs are answered: it lives, and is not fit for new connections.
+            Some(asked) if !silent && held.kept.can_ping() => {
+                held.kept.take_back();
+                held.answer_by = None;
+                self.probed(asked, now, Outcome::Unready, None).await;
             }
-            _ if silent => self.send(What::Cue(now)).await,
-            _ => {}
+            _ => {
+                self.let_go(now);
+                self.send(What::Cue(now)).await;
+            }
         }
     }
 
@@ -254,7 +263,7 @@ impl Worker {
         round_trip: Option<Duration>,
     ) {
         let (started, finished) = (started.into_std(), now.into_std());
-        self.send(What::Probed(Probe { started, finished, outcome, round_trip })).await;
+        self.send(What::Probed(Probe { started, finished, outcome, round_trip, handshake: None })).await;
     }
 
     async fn send(&mut self, what: What) {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
 
-use crate::sim::clients::timeline::{Connection, End, Kind, Reason, Timeline};
+use crate::sim::clients::timeline::{Connection, End, Kind, Reason, Timeline, monotonic_us};
 
 /// Connections that an error shows.
 const SHOWN: usize = 8;
@@ -18,7 +18,22 @@ const SHOWN: usize = 8;
 pub struct Outcome {
     timelines: Vec<(String, Timeline)>,
     led_to: BTreeMap<SocketAddr, SocketAddr>,
-    fault_us: u64,
+    moments: Moments,
+}
+
+/// When the fault happened, on the monotonic clock: it was not there before the first of these, and is from the second
+/// on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moments {
+    pub(super) fault_us: u64,
+    pub(super) complete_us: u64,
+}
+
+impl Moments {
+    pub(super) fn now() -> Self {
+        let now = monotonic_us();
+        Self { fault_us: now, complete_us: now }
+    }
 }
 
 /// What became of the long-lived connections to some apiservers. Times are milliseconds after the fault.
@@ -38,9 +53,9 @@ impl Outcome {
     pub(super) fn new(
         timelines: Vec<(String, Timeline)>,
         led_to: BTreeMap<SocketAddr, SocketAddr>,
-        fault_us: u64,
+        moments: Moments,
     ) -> Self {
-        Self { timelines, led_to, fault_us }
+        Self { timelines, led_to, moments }
     }
 
     /// The histories, with where their clients ran.
@@ -50,7 +65,7 @@ impl Outcome {
 
     /// The moment of the fault on a timeline.
     pub fn fault_ms(&self, timeline: &Timeline) -> u64 {
-        timeline.at_ms(self.fault_us)
+        timeline.at_ms(self.moments.fault_us)
     }
 
     /// Long-lived connections of one kind, or of any, to these addresses: how many were told, and when.
@@ -115,14 +130,20 @@ impl Outcome {
         self.timelines.iter().flat_map(|(_, t)| t.failures(of(t), from, until)).collect()
     }
 
-    /// Fails if a new connection that began so long after the fault, or later, failed.
+    /// Fails if a new connection that began so long after the fault, or later, failed. One that came about before the
+    /// fault was complete is no new one: whoever it led to may have died since.
     pub fn expect_served(&self, from: u64) -> Result<()> {
         let begun = self.timelines.iter().map(|(_, timeline)| {
             let fault = self.fault_ms(timeline);
             timeline.fresh().filter(|c| c.started_ms >= fault + from).count()
         });
         ensure!(begun.sum::<usize>() > 0, "no connection began later than {from} ms after the fault");
-        let failed = self.failures(from, u64::MAX);
+        let all = self.timelines.iter().flat_map(|(_, timeline)| {
+            let complete = timeline.at_ms(self.moments.complete_us);
+            let failed = timeline.failures(self.fault_ms(timeline), from, u64::MAX).into_iter();
+            failed.filter(move |c| c.connected_ms.is_none_or(|connected| connected > complete))
+        });
+        let failed: Vec<_> = all.collect();
         ensure!(failed.is_empty(), "{} new connections failed\n{}", failed.len(), shown(&failed));
         Ok(())
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 use super::access_log::{self, Entry};
 use super::control::Control;
@@ -113,6 +114,19 @@ impl Fleet {
     /// Gives an order to server `i`.
     pub fn on<T, F: Future<Output = Result<T>>>(&self, i: u8, order: impl FnOnce(Control) -> F) -> Result<T> {
         self.runtime.block_on(order(self.server(i)?.control.clone()))
+    }
+
+    /// Gives an order to each of these servers, to all at once.
+    pub fn on_each<F>(&self, numbers: &[u8], order: impl Fn(u8, Control) -> F) -> Result<()>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let orders = numbers.iter().map(|i| Ok(order(*i, self.server(*i)?.control.clone())));
+        let orders: Vec<F> = orders.collect::<Result<_>>()?;
+        self.runtime.block_on(async {
+            let carried_out = orders.into_iter().collect::<JoinSet<_>>().join_all().await;
+            carried_out.into_iter().collect()
+        })
     }
 
     /// What server `i` saw, oldest first.

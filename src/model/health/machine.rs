@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::run::{Deed, Run};
 use super::tracker::{Thresholds, Tracker};
-use super::{BackendHealth, Outcome, Probe, State};
+use super::{BackendHealth, Probe, State};
 use crate::model::types::{Backend, Family};
 
 pub use super::tracker::{HOLD_MAX, TIMEOUT_MAX, TIMEOUT_MIN};
@@ -40,10 +41,12 @@ pub enum Pace {
 pub struct Directive {
     /// How often.
     pub pace: Pace,
-    /// How long one probe, or a PING, may take.
+    /// How long TCP and TLS together, or a PING, may take.
     pub timeout: Duration,
     /// A probe must have been started at or after this time; if none was, one is due now.
     pub not_before: Option<Instant>,
+    /// That must be a fresh one.
+    pub afresh: bool,
 }
 
 /// The health of all backends.
@@ -93,10 +96,10 @@ impl Health {
         let thresholds = self.thresholds();
         let Some(tracker) = self.backends.get_mut(&backend) else { return };
         tracker.observe(probe, thresholds);
-        if !matches!(probe.outcome, Outcome::Failed(_)) {
+        if let Some(deed) = Deed::of(&probe) {
             for (_, other) in self.backends.iter_mut().filter(|(other, _)| **other != backend) {
                 if let Some(run) = &mut other.run {
-                    run.witnessed(probe.started);
+                    run.witnessed(&probe, deed);
                 }
             }
         }
@@ -122,11 +125,9 @@ impl Health {
     /// What the prober of `backend` is to do; `None` if it is not tracked.
     pub fn directive(&self, backend: Backend) -> Option<Directive> {
         let tracker = self.backends.get(&backend)?;
-        let unwitnessed = |t: &Tracker| {
-            let run = t.run.as_ref().filter(|run| !run.has_witness() && t.state != State::Down)?;
-            Some(run.since)
-        };
-        let others = self.backends.iter().filter(|(other, _)| **other != backend);
+        let others = self.backends.iter().filter(|(other, t)| **other != backend && t.state != State::Down);
+        let unwitnessed = others.filter_map(|(_, t)| t.run.as_ref()).filter(|run| !run.has_witness());
+        let unwitnessed: Vec<&Run> = unwitnessed.collect();
         Some(Directive {
             pace: match tracker.state {
                 _ if tracker.is_pending(self.thresholds()) => Pace::Burst,
@@ -135,7 +136,8 @@ impl Health {
                 _ => Pace::Steady,
             },
             timeout: tracker.timeout(),
-            not_before: others.filter_map(|(_, t)| unwitnessed(t)).max(),
+            not_before: unwitnessed.iter().map(|run| run.since).max(),
+            afresh: unwitnessed.iter().any(|run| run.needs() == Deed::ShakesHands),
         })
     }
 

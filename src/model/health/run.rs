@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::FailReason;
+use super::{FailReason, Outcome, Probe};
 
 /// Probes in a burst are 50 ms apart; this many starts outlast any decision.
 const KEPT: usize = 64;
@@ -13,6 +13,45 @@ const OUTAGE: Duration = Duration::from_millis(750);
 /// After such an outage neighbours are found one by one; the kernel asks 3 times, 1 s apart (mcast_solicit,
 /// retrans_time_ms in Documentation/networking/ip-sysctl.rst). No flow is ended on evidence from that time.
 const SETTLING: Duration = Duration::from_secs(4);
+
+/// An answer that took less was not sent again by any kernel (TCP_RTO_MIN): the way there was open when it was asked.
+/// A later one may have been asked while all was lost, and crossed the end of that by a retransmission.
+const AT_ONCE: Duration = Duration::from_millis(200);
+
+/// What another backend was seen to do. Each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Deed {
+    /// It answered a PING: the way there works, and its process runs.
+    Lives,
+    /// It answered `/readyz`.
+    Answers,
+    /// It did so on a fresh connection, with a certificate that was looked at now.
+    ShakesHands,
+}
+
+impl Deed {
+    /// What a probe saw; `None` if it failed.
+    pub fn of(probe: &Probe) -> Option<Self> {
+        match probe.outcome {
+            Outcome::Alive => Some(Self::Lives),
+            Outcome::Ready | Outcome::Unready if probe.handshake.is_some() => Some(Self::ShakesHands),
+            Outcome::Ready | Outcome::Unready => Some(Self::Answers),
+            Outcome::Failed(_) => None,
+        }
+    }
+
+    /// What another one must do to speak against a backend that fails like this: what this one cannot. A PONG is
+    /// enough against one that no handshake and no PING gets through to, and against no other. A connection that was
+    /// open before says nothing of certificates: with a wrong clock, or after a change of the CA, all go on there.
+    fn missed_by(reason: Option<FailReason>) -> Self {
+        use FailReason as Why;
+        match reason {
+            None | Some(Why::Refused | Why::Timeout | Why::Unreachable) => Self::Lives,
+            Some(Why::Reset | Why::Protocol) => Self::Answers,
+            Some(Why::Tls | Why::BadCertificate) => Self::ShakesHands,
+        }
+    }
+}
 
 /// Failures in a row.
 #[derive(Clone, Debug)]
@@ -24,12 +63,13 @@ pub(super) struct Run {
     /// Failed probes, without bound.
     pub failures: u32,
     starts: VecDeque<Instant>,
-    witness: Option<Instant>,
+    /// Since when another backend was first seen to do this, or more, by [`Deed`].
+    seen: [Option<Instant>; 3],
 }
 
 impl Run {
     pub fn new(since: Instant) -> Self {
-        Self { since, reason: None, failures: 0, starts: VecDeque::new(), witness: None }
+        Self { since, reason: None, failures: 0, starts: VecDeque::new(), seen: [None; 3] }
     }
 
     /// A probe that began at `started` failed.
@@ -42,26 +82,39 @@ impl Run {
         self.starts.push_back(started);
     }
 
-    /// Another backend answered a probe that began at `started`. The earliest counts.
-    pub fn witnessed(&mut self, started: Instant) {
-        if started >= self.since && self.witness.is_none_or(|earliest| started < earliest) {
-            self.witness = Some(started);
+    /// A probe saw another backend do this.
+    pub fn witnessed(&mut self, probe: &Probe, deed: Deed) {
+        if probe.started >= self.since {
+            let took = probe.finished.saturating_duration_since(probe.started);
+            let from = if took < AT_ONCE { probe.started } else { probe.finished };
+            for seen in &mut self.seen[..=deed as usize] {
+                *seen = Some(seen.map_or(from, |earliest| earliest.min(from)));
+            }
         }
     }
 
-    /// Whether another backend answered since the run began.
-    pub fn has_witness(&self) -> bool {
-        self.witness.is_some()
+    /// What a witness must do.
+    pub fn needs(&self) -> Deed {
+        Deed::missed_by(self.reason)
     }
 
-    /// Whether `fall` probes failed that began after another backend was seen to answer.
+    fn witness(&self) -> Option<Instant> {
+        self.seen[self.needs() as usize]
+    }
+
+    /// Whether another backend was seen to do what this one does not, since the run began.
+    pub fn has_witness(&self) -> bool {
+        self.witness().is_some()
+    }
+
+    /// Whether `fall` probes failed that began after the witness's.
     pub fn is_proven(&self, fall: u32) -> bool {
-        self.witness.is_some_and(|witness| self.failed_from(witness) >= fall)
+        self.witness().is_some_and(|witness| self.failed_from(witness) >= fall)
     }
 
     /// Whether that holds beyond the time in which a node finds its neighbours again.
     pub fn is_certain(&self, fall: u32) -> bool {
-        self.witness.is_some_and(|witness| {
+        self.witness().is_some_and(|witness| {
             let cut_off = witness.duration_since(self.since) > OUTAGE;
             self.failed_from(if cut_off { witness + SETTLING } else { witness }) >= fall
         })

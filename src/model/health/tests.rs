@@ -43,7 +43,11 @@ impl Story {
 
     fn probe(&mut self, last: u8, started: u64, finished: u64, outcome: Outcome) {
         let (started, finished) = (self.at(started), self.at(finished));
-        self.health.observe(backend(last), Probe { started, finished, outcome, round_trip: None });
+        self.observe(last, Probe { started, finished, outcome, round_trip: None, handshake: None });
+    }
+
+    fn observe(&mut self, last: u8, probe: Probe) {
+        self.health.observe(backend(last), probe);
     }
 
     fn fail(&mut self, last: u8, started: u64) {
@@ -136,6 +140,86 @@ fn an_empty_list_removes_nobody_and_one_that_comes_back_is_used_again() {
     story.publish(3000, &[A, B]);
     let health = story.health(A, 3000);
     assert_eq!((health.state, health.published), (State::Unknown, true));
+}
+
+#[test]
+fn a_witness_does_what_the_failing_one_cannot() {
+    let fresh = Some(Duration::from_millis(2));
+    let deeds = [(Outcome::Alive, None), (Outcome::Unready, None), (Outcome::Ready, fresh)];
+    for (reason, needed) in [
+        (FailReason::Refused, 0),
+        (FailReason::Timeout, 0),
+        (FailReason::Unreachable, 0),
+        (FailReason::Reset, 1),
+        (FailReason::Protocol, 1),
+        (FailReason::Tls, 2),
+        (FailReason::BadCertificate, 2),
+    ] {
+        let mut story = both_up();
+        let failed = |story: &mut Story, ms| story.probe(A, ms, ms + 1, Outcome::Failed(reason));
+        failed(&mut story, 1000);
+        for (n, (outcome, handshake)) in (0u64..).zip(deeds) {
+            let demand = story.health.directive(backend(B)).unwrap();
+            assert_eq!(
+                (demand.not_before.is_some(), demand.afresh),
+                (n <= needed, n <= needed && needed == 2)
+            );
+            let (started, finished) = (story.at(1010 + n * 100), story.at(1012 + n * 100));
+            story.observe(B, Probe { started, finished, outcome, round_trip: None, handshake });
+            failed(&mut story, 1020 + n * 100);
+            failed(&mut story, 1070 + n * 100);
+            let expected = if n >= needed { State::Down } else { State::Up };
+            assert_eq!(story.state(A), expected, "{reason} and {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_crossed_the_end_of_an_outage_is_a_witness_from_then_on() {
+    let mut story = both_up();
+    // All is lost from 1000 until 2000. A PING to B is sent again until it gets through.
+    for started in [1500, 1600, 1700, 1800, 1900] {
+        story.probe(A, started, started + 300, Outcome::Failed(FailReason::Timeout));
+    }
+    story.probe(B, 1850, 2060, Outcome::Alive);
+    story.probe(A, 1950, 2250, Outcome::Failed(FailReason::Timeout));
+    story.probe(A, 1990, 2290, Outcome::Failed(FailReason::Timeout));
+    assert_eq!(story.state(A), State::Up, "these began while all was lost");
+    story.probe(A, 2060, 2360, Outcome::Failed(FailReason::Timeout));
+    story.probe(A, 2110, 2410, Outcome::Failed(FailReason::Timeout));
+    assert_eq!(story.state(A), State::Down, "and these did not");
+}
+
+#[test]
+fn the_limit_follows_the_handshake_and_not_the_answer() {
+    let mut story = both_up();
+    let limit = |story: &Story| story.health.directive(backend(A)).unwrap().timeout;
+    let late = |story: &Story, handshake: Option<u64>| Probe {
+        started: story.at(1000),
+        finished: story.at(4000),
+        outcome: Outcome::Ready,
+        round_trip: None,
+        handshake: handshake.map(Duration::from_millis),
+    };
+    for handshake in [Some(10), None] {
+        let probe = late(&story, handshake);
+        story.observe(A, probe);
+        assert_eq!(limit(&story), super::machine::TIMEOUT_MIN, "slow to answer, and not to shake hands");
+    }
+    for _ in 0..40 {
+        let probe = late(&story, Some(200));
+        story.observe(A, probe);
+    }
+    let slow = limit(&story).as_millis();
+    assert!((790..=800).contains(&slow), "four times the usual: {slow}");
+    let sent_again = Probe { round_trip: Some(Duration::from_secs(1)), ..late(&story, Some(1010)) };
+    story.observe(A, sent_again);
+    assert_eq!(limit(&story).as_millis(), slow, "that was a lost packet");
+    for _ in 0..2 {
+        let probe = late(&story, Some(10));
+        story.observe(A, probe);
+    }
+    assert_eq!(limit(&story), super::machine::TIMEOUT_MIN, "quicker again");
 }
 
 #[test]

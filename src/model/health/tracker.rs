@@ -11,8 +11,10 @@ const HOLD_MIN: Duration = Duration::from_secs(1);
 pub const HOLD_MAX: Duration = Duration::from_secs(60);
 /// A backend that was Up for so long starts anew.
 const MEMORY: Duration = Duration::from_secs(120);
-/// The least that a probe may take: kernels retransmit after 200 ms at the earliest (TCP_RTO_MIN).
+/// The least that a handshake may take: kernels retransmit after 200 ms at the earliest (TCP_RTO_MIN).
 pub const TIMEOUT_MIN: Duration = Duration::from_millis(300);
+/// A TCP handshake that took so long was sent again (the initial RTO of RFC 6298): it says nothing of the usual.
+const SENT_AGAIN: Duration = Duration::from_secs(1);
 /// The most.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(5);
 
@@ -41,7 +43,9 @@ pub(super) struct Tracker {
     falls: u32,
     hold: Duration,
     round_trip: Option<Duration>,
-    took: Option<Duration>,
+    /// Smoothed time of TCP and TLS. Not that of `/readyz`: a server that is slow to say whether it is ready must be
+    /// missed no later than others when its cable is cut.
+    handshake: Option<Duration>,
     sign: Option<Instant>,
 }
 
@@ -60,7 +64,7 @@ impl Tracker {
             falls: 0,
             hold: Duration::ZERO,
             round_trip: None,
-            took: None,
+            handshake: None,
             sign: None,
         }
     }
@@ -102,7 +106,7 @@ impl Tracker {
         self.answered = Some(probe.started);
         self.run = None;
         self.measure_round_trip(probe);
-        self.took = Some(smooth(self.took, probe.finished.saturating_duration_since(probe.started)));
+        self.measure_handshake(probe);
         self.count(probe.finished, ready);
         let may_rise = self.ready >= thresholds.rise && self.hold_down(probe.finished).is_zero();
         let next = match self.state {
@@ -183,9 +187,21 @@ impl Tracker {
         }
     }
 
-    /// How long the next probe may take. While nobody answers, ever longer: perhaps all are slow.
+    /// Hands are shaken rarely: a slow one among them must not stay the usual until long after, so that half of each
+    /// quicker one counts.
+    fn measure_handshake(&mut self, probe: Probe) {
+        let Some(new) = probe.handshake else { return };
+        if probe.round_trip.is_none_or(|time| time < SENT_AGAIN) {
+            self.handshake = Some(match self.handshake {
+                Some(old) if new < old => (old + new) / 2,
+                old => smooth(old, new),
+            });
+        }
+    }
+
+    /// How long the next handshake, or PING, may take. While nobody answers, ever longer: perhaps all are slow.
     pub fn timeout(&self) -> Duration {
-        let usual = self.took.map_or(TIMEOUT_MIN, |took| took * 4).max(TIMEOUT_MIN);
+        let usual = self.handshake.map_or(TIMEOUT_MIN, |time| time * 4).max(TIMEOUT_MIN);
         let doublings = match &self.run {
             Some(run) if !run.has_witness() => run.failures / 4,
             _ => 0,

@@ -49,14 +49,64 @@ async fn a_lone_server_that_is_slow_is_used() {
     slow.wait_before_answers(Duration::from_secs(3));
     let mut probing = Probing::start(config(), pki.client());
     probing.publish(&[slow.address]);
-    let during = |view: &crate::model::health::HealthView| {
-        assert_ne!(view.state(slow.address), State::Down);
-    };
-    probing.during(Duration::from_secs(3), during).await;
-    // The patience grows until it answers.
     probing.until_state(slow.address, State::Up).await;
-    probing.during(Duration::from_secs(5), during).await;
-    assert_eq!(probing.view().state(slow.address), State::Up);
+    assert!(slow.connections() <= 10, "{} connections; a burst makes 60", slow.connections());
+    probing
+        .during(Duration::from_secs(5), |view| {
+            let health = view.backends[&slow.address];
+            assert!(health.state == State::Up && health.failing.is_none(), "{health:?}");
+        })
+        .await;
+}
+
+/// PINGs of one that is slow are no evidence against another that is as slow.
+#[tokio::test]
+async fn where_all_are_slow_none_is_worse_than_another() {
+    let pki = Pki::new("cluster");
+    let (a, b) = (Server::start(pki.server(&["h2"])).await, Server::start(pki.server(&["h2"])).await);
+    let mut probing = Probing::start(config(), pki.client());
+    let backends = [a.address, b.address];
+    probing.publish(&backends);
+    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Up)).await;
+    for server in [&a, &b] {
+        server.wait_before_answers(Duration::from_secs(3));
+    }
+    probing.suspects.send(a.address).unwrap();
+    probing
+        .during(Duration::from_secs(8), |view| {
+            assert!(view.backends.values().all(|health| health.state == State::Up), "{view:?}");
+        })
+        .await;
+}
+
+/// An apiserver without its etcd: PINGs and handshakes as ever, and `/readyz` late, or never.
+#[tokio::test]
+async fn one_that_never_says_whether_it_is_ready_drains_until_its_cable_is_cut() {
+    let pki = Pki::new("cluster");
+    let (hangs, witness) =
+        (Server::start(pki.server(&["h2"])).await, Server::start(pki.server(&["h2"])).await);
+    let mut probing = Probing::start(config(), pki.client());
+    let backends = [hangs.address, witness.address];
+    probing.publish(&backends);
+    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Up)).await;
+    let connections = hangs.connections();
+    hangs.wait_before_answers(Duration::from_secs(60));
+    let drains = |view: &crate::model::health::HealthView| {
+        let health = view.backends[&hangs.address];
+        assert!(health.state != State::Down && !health.ending && health.failing.is_none(), "{health:?}");
+        health.state == State::Draining
+    };
+    let view = probing.until(drains).await;
+    assert!(view.backends[&hangs.address].answering);
+    probing.during(Duration::from_secs(7), |view| assert!(drains(view))).await;
+    let more = hangs.connections() - connections;
+    assert!(more <= 10, "{more} further connections; a burst of 5 s makes 100");
+    let cut = std::time::Instant::now();
+    hangs.fall_silent();
+    let view = probing.until_state(hangs.address, State::Down).await;
+    let took = view.backends[&hangs.address].since - cut;
+    println!("Down {took:?} after it fell silent");
+    assert!(took < Duration::from_secs(4), "about 1 s: {took:?}");
 }
 
 #[tokio::test]

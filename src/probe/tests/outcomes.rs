@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::pki::{NAME, Pki, Valid};
 use super::server::Server;
 use crate::model::health::{FailReason, Outcome, Probe};
-use crate::probe::fresh::{Attempt, Target, attempt, settings};
+use crate::probe::fresh::{Attempt, PATIENCE, Target, Waiting, attempt, settings};
 use crate::probe::request::Question;
 
 /// Far longer than an answer takes on loopback.
@@ -20,10 +20,13 @@ pub(super) async fn probe(
     trust: &Arc<ClientConfig>,
     limit: Duration,
 ) -> (Probe, bool) {
-    let name = NAME.try_into().unwrap();
-    let target = Target { address, question: Question::new(&name), name };
-    let Attempt { probe, kept } = attempt(target, settings(trust), limit).await;
+    let Attempt { probe, kept } = attempt(target(address), settings(trust), limit, Waiting::default()).await;
     (probe.unwrap(), kept.is_some())
+}
+
+fn target(address: std::net::SocketAddr) -> Target {
+    let name = NAME.try_into().unwrap();
+    Target { address, question: Question::new(&name), name }
 }
 
 async fn found(server: &Server, pki: &Pki) -> Outcome {
@@ -99,10 +102,46 @@ async fn no_answer_in_time() {
     let (tls, _) = probe(silent.address, &pki.client(), limit).await;
     assert_eq!(tls.outcome, Outcome::Failed(FailReason::Timeout));
     assert!(tls.finished - tls.started >= limit);
-    let slow = Server::start(pki.server(&["http/1.1"])).await;
-    slow.wait_before_answers(AMPLE);
-    let (http, _) = probe(slow.address, &pki.client(), limit).await;
-    assert_eq!(http.outcome, Outcome::Failed(FailReason::Timeout));
+    assert_eq!(tls.handshake, None);
+}
+
+#[tokio::test]
+async fn a_late_answer_is_an_answer_and_none_means_unready() {
+    let pki = Pki::new("cluster");
+    let limit = Duration::from_millis(400);
+    for protocol in ["h2", "http/1.1"] {
+        let slow = Server::start(pki.server(&[protocol])).await;
+        slow.wait_before_answers(limit * 3);
+        for (status, expected) in [(200, Outcome::Ready), (500, Outcome::Unready)] {
+            slow.say(status);
+            let (late, kept) = probe(slow.address, &pki.client(), limit).await;
+            assert_eq!((late.outcome, kept), (expected, true), "{protocol}");
+            assert!(late.handshake.is_some_and(|time| time <= limit), "of TCP and TLS alone");
+        }
+        slow.wait_before_answers(PATIENCE * 2);
+        let (never, kept) = probe(slow.address, &pki.client(), limit).await;
+        assert_eq!((never.outcome, kept), (Outcome::Unready, protocol == "h2"), "{protocol}");
+        let took = never.finished - never.started;
+        assert!(took >= PATIENCE && took < PATIENCE * 2, "{protocol}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stops_after_the_handshake_is_not_waited_for() {
+    let pki = Pki::new("cluster");
+    let server = Server::start(pki.server(&["h2"])).await;
+    server.wait_before_answers(AMPLE);
+    let (client, waiting) = (pki.client(), Waiting::default());
+    let limit = Duration::from_millis(400);
+    let mut asking = Box::pin(attempt(target(server.address), settings(&client), limit, waiting.clone()));
+    assert_eq!(waiting.count(), 0);
+    assert!(tokio::time::timeout(Duration::from_secs(1), &mut asking).await.is_err());
+    assert_eq!(waiting.count(), 1, "hands were shaken");
+    server.fall_silent();
+    let probe = asking.await.probe.unwrap();
+    assert_eq!(probe.outcome, Outcome::Failed(FailReason::Timeout));
+    assert!(probe.finished - probe.started < PATIENCE, "PINGs tell");
+    assert_eq!(waiting.count(), 0);
 }
 
 #[tokio::test]

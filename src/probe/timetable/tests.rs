@@ -10,7 +10,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn directive(pace: Pace) -> Directive {
-    Directive { pace, timeout: LIMIT, not_before: None }
+    Directive { pace, timeout: LIMIT, not_before: None, afresh: false }
 }
 
 fn fresh_table() -> (Timetable, Instant) {
@@ -83,6 +83,19 @@ fn a_witness_is_asked_at_once_and_once() {
     assert_eq!(next(&times, demand, asking), (demanded, Action::Ask), "an older question does not count");
     assert_eq!(next(&times, demand, None), (demanded, Action::Fresh));
     times.started(Action::Ask, demanded, 0.5);
+    assert_eq!(next(&times, demand, OPEN).1, Action::Ping);
+}
+
+#[test]
+fn a_witness_of_certificates_shakes_hands_once() {
+    let (mut times, now) = fresh_table();
+    times.started(Action::Fresh, now, 0.5);
+    times.kept(now, 0.5);
+    let demanded = now + ms(20);
+    let demand = Directive { not_before: Some(demanded), afresh: true, ..directive(Pace::Steady) };
+    times.started(Action::Ask, demanded, 0.5);
+    assert_eq!(next(&times, demand, OPEN), (demanded, Action::Fresh), "an open connection does not count");
+    times.started(Action::Fresh, demanded, 0.5);
     assert_eq!(next(&times, demand, OPEN).1, Action::Ping);
 }
 
