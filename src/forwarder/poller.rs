@@ -22,7 +22,10 @@ pub(super) struct Poller {
 }
 
 impl Poller {
-    #[expect(deprecated, reason = "its successor is unsafe, for types that close early; an OwnedFd does not")]
+    #[expect(
+        deprecated,
+        reason = "its successor asks for what this code must not promise; an OwnedFd keeps it anyway"
+    )]
     pub(super) fn new() -> io::Result<Self> {
         let epoll = AsyncFd::with_interest(epoll::create(CreateFlags::CLOEXEC)?, Interest::READABLE)?;
         Ok(Self { epoll, events: Vec::with_capacity(BATCH) })
