@@ -60,8 +60,11 @@ pub(super) enum State {
     /// Both sides seem to have closed: LAST_ACK, TIME_WAIT. A half-closed flow may look like this, since conntrack takes
     /// a FIN that its sender repeats for the other side's (sFW -> sLA in `net/netfilter/nf_conntrack_proto_tcp.c`).
     Closing,
-    /// Nobody does: a reset was seen.
+    /// Nobody does: a reset was seen, or sent (CLOSE). A connection that its client opens from the same port meets this
+    /// entry for 10 s, and with it the backend of the earlier one.
     Ended,
+    /// Not a state of a connection.
+    Other,
 }
 
 impl State {
@@ -71,7 +74,8 @@ impl State {
             2 => Self::HalfOpen,
             3..=5 => Self::Open,
             6 | 7 => Self::Closing,
-            _ => Self::Ended,
+            8 => Self::Ended,
+            _ => Self::Other,
         }
     }
 }
@@ -174,7 +178,7 @@ pub(super) fn entry(body: &[u8]) -> Result<Option<Entry>, Malformed> {
     Ok(Some(Entry {
         flow: Flow { client, vip },
         answers,
-        state: state.map_or(State::Ended, |[number]| State::of(number)),
+        state: state.map_or(State::Other, |[number]| State::of(number)),
         id: attr::fixed(attrs, ID)?,
         zone: attr::fixed(attrs, ZONE)?,
         tuple_zone: attr::fixed(original, TUPLE_ZONE)?,

@@ -10,7 +10,7 @@ use super::conntrack::Flow;
 use super::kernel::Kernel;
 use super::pace::Bucket;
 use super::packet::{self, AnswerKind};
-use super::progress::{Progress, ROUND};
+use super::progress::{Look, Progress, ROUND};
 use super::report::KillReport;
 use super::sender::NotSent;
 use super::sniffer::Sniffer;
@@ -130,12 +130,15 @@ impl Job {
             }
         }
         let now = Instant::now();
-        let (delete, ended) = self.progress.look(entries, now);
+        let Look { delete, forget, ended } = self.progress.look(entries, now);
         if ended {
             self.report.last_ended = now - self.started;
         }
         let deleted = delete.iter().filter(|entry| kernel.delete(entry)).count();
         self.report.syn_sent += count(deleted);
+        for entry in &forget {
+            kernel.delete(entry);
+        }
         if first {
             self.report.found_after = self.started.elapsed();
             self.report.flows = count(self.progress.count());

@@ -51,12 +51,23 @@ impl Track {
     }
 }
 
+/// What follows from a look at conntrack.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// Entries of connections that are being opened: without them the next SYN finds another backend.
+    pub(super) delete: Vec<Entry>,
+    /// Entries of connections that have ended: without them their ports can be used again.
+    pub(super) forget: Vec<Entry>,
+    /// Whether any flow ended since the last look.
+    pub(super) ended: bool,
+}
+
 impl Progress {
-    /// Takes in what conntrack shows now. Returns the entries to delete, and whether any flow ended since.
-    pub(super) fn look(&mut self, entries: Vec<Entry>, now: Instant) -> (Vec<Entry>, bool) {
+    /// Takes in what conntrack shows now.
+    pub(super) fn look(&mut self, entries: Vec<Entry>, now: Instant) -> Look {
         let mut open = HashMap::new();
         let mut half_open = HashMap::new();
-        let mut delete = Vec::new();
+        let (mut delete, mut forget) = (Vec::new(), Vec::new());
         for entry in entries {
             match entry.state {
                 State::Unanswered => delete.push(entry),
@@ -72,13 +83,14 @@ impl Progress {
                     let known = || self.open.remove(&entry.flow).unwrap_or_default();
                     open.entry(entry.flow).or_insert_with(known).closing = entry.state == State::Closing;
                 }
-                State::Ended => {}
+                State::Ended => forget.push(entry),
+                State::Other => {}
             }
         }
         // What is left of the earlier ones is no longer open.
         let ended = self.open.values().any(|track| !track.ended && !track.closing);
         (self.open, self.half_open) = (open, half_open);
-        (delete, ended)
+        Look { delete, forget, ended }
     }
 
     /// Flows whose clients are still to be told.

@@ -77,7 +77,7 @@ fn an_ipv6_dump_filters_by_ports_alone() {
 #[test]
 fn states_are_told_apart() {
     let expected = [
-        (0, State::Ended),
+        (0, State::Other),
         (1, State::Unanswered),
         (2, State::HalfOpen),
         (3, State::Open),

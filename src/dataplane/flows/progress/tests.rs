@@ -24,11 +24,9 @@ fn unanswered_entries_go_at_once_and_half_open_ones_when_they_stay() {
     let start = Instant::now();
     let mut progress = Progress::default();
     let all = [entry(flow(1, 1), State::Unanswered), entry(flow(1, 2), State::HalfOpen)];
-    let (delete, _) = progress.look(all.to_vec(), start);
-    assert_eq!(delete, [all[0].clone()]);
+    assert_eq!(progress.look(all.to_vec(), start).delete, [all[0].clone()]);
     assert!(!progress.is_done());
-    let (delete, _) = progress.look(all[1..].to_vec(), start + HALF_OPEN);
-    assert_eq!(delete, [all[1].clone()]);
+    assert_eq!(progress.look(all[1..].to_vec(), start + HALF_OPEN).delete, [all[1].clone()]);
     progress.look(Vec::new(), start + HALF_OPEN);
     assert!(progress.is_done());
 }
@@ -43,8 +41,9 @@ fn a_flow_is_asked_once_in_550_ms_until_it_ends() {
     progress.nudged(one, start);
     assert_eq!(progress.begin_round(start + ROUND / 2), []);
     assert_eq!(progress.begin_round(start + ROUND), [one]);
-    let (_, ended) = progress.look(entries(&[one], State::Ended), start + ROUND);
-    assert!(ended && progress.is_done());
+    let look = progress.look(entries(&[one], State::Ended), start + ROUND);
+    assert!(look.ended && progress.is_done());
+    assert_eq!(look.forget, entries(&[one], State::Ended), "its port may be used again at once");
 }
 
 #[test]
