@@ -107,8 +107,8 @@ fn unready_and_withdrawn_apiservers_drain() -> Result<()> {
     for i in ALL {
         ensure!(outcome.told(&addresses(&lab, &[i]), None).flows > 0, "no connection led to apiserver {i}");
     }
-    outcome.expect_uncut(&[])?;
-    outcome.expect_nothing_refused()
+    let verdict = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
+    verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
 }
 
 #[test]

@@ -130,8 +130,8 @@ impl Outcome {
         self.timelines.iter().flat_map(|(_, t)| t.failures(of(t), from, until)).collect()
     }
 
-    /// Fails if a new connection that began so long after the fault, or later, failed. One that came about before the
-    /// fault was complete is no new one: whoever it led to may have died since.
+    /// Fails if a new connection that began so long after the fault, or later, failed. One that began before the fault
+    /// was complete, and came about, is no new one: whoever it led to may have died since.
     pub fn expect_served(&self, from: u64) -> Result<()> {
         let begun = self.timelines.iter().map(|(_, timeline)| {
             let fault = self.fault_ms(timeline);
@@ -141,7 +141,7 @@ impl Outcome {
         let all = self.timelines.iter().flat_map(|(_, timeline)| {
             let complete = timeline.at_ms(self.moments.complete_us);
             let failed = timeline.failures(self.fault_ms(timeline), from, u64::MAX).into_iter();
-            failed.filter(move |c| c.connected_ms.is_none_or(|connected| connected > complete))
+            failed.filter(move |c| c.connected_ms.is_none() || c.started_ms > complete)
         });
         let failed: Vec<_> = all.collect();
         ensure!(failed.is_empty(), "{} new connections failed\n{}", failed.len(), shown(&failed));
