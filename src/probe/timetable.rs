@@ -80,6 +80,13 @@ impl Timetable {
         self.regular = now + self.interval.mul_f64(0.9 + chance * 0.2);
     }
 
+    /// It was lost once more, which says nothing any longer of this server: a single probe tells, at once unless there
+    /// was one within the interval. Later, one that flaps in step with the probes would be missed.
+    pub(super) fn lost_again(&mut self, now: Instant, chance: f64) {
+        let rested = self.probed.map_or(now, |probed| probed + self.interval.mul_f64(0.9 + chance * 0.2));
+        self.regular = rested.max(now);
+    }
+
     /// `action` was started.
     pub(super) fn started(&mut self, action: Action, now: Instant, chance: f64) {
         let jitter = 0.9 + chance * 0.2;

@@ -27,8 +27,8 @@ const FLYING: usize = 64;
 const WAITING: usize = 2;
 /// A kept-open connection that ends sooner than this ended too soon.
 const SOON: Duration = Duration::from_secs(5);
-/// So many of them in a row, and their end is no sign of anything: this server keeps no connections. Without the
-/// bound it would be asked in a burst for ever.
+/// So many of them in a row, and their end is no sign of anything: this server keeps no connections, or flaps. Without
+/// the bound it would be asked in a burst for ever.
 const SHORT_LIVED: u32 = 3;
 
 /// What a worker found.
@@ -207,6 +207,8 @@ impl Worker {
         tracing::debug!(%address, %reason, short_lived = self.state.short_lived, "a kept-open connection ended");
         if self.state.short_lived <= SHORT_LIVED {
             self.send(What::Cue(now)).await;
+        } else {
+            self.times.lost_again(now.into_std(), rand::random());
         }
     }
 

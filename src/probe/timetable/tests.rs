@@ -108,3 +108,14 @@ fn after_the_kept_connection_only_a_burst_is_due_at_once() {
     assert_eq!(next(&times, directive(Pace::Steady), None), (now + INTERVAL, Action::Fresh));
     assert!(next(&times, directive(Pace::Burst), None).0 < now);
 }
+
+#[test]
+fn one_that_keeps_no_connection_is_asked_at_once_and_no_more_often_than_each_interval() {
+    let (mut times, begin) = fresh_table();
+    times.started(Action::Fresh, begin, 0.5);
+    times.lost_again(begin + ms(20), 0.5);
+    assert_eq!(next(&times, directive(Pace::Steady), None), (begin + INTERVAL, Action::Fresh));
+    let now = begin + Duration::from_secs(2);
+    times.lost_again(now, 0.5);
+    assert_eq!(next(&times, directive(Pace::Steady), None), (now, Action::Fresh));
+}
