@@ -7,8 +7,12 @@ pub mod table;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
 
+use apivip::model::balance::Balance;
 use apivip::model::desired::{DesiredState, Masquerade, NodeView, Policy, PreferredSource, desire};
+use apivip::model::health::HealthView;
 use apivip::model::objects::{ClusterView, Published};
 use apivip::model::snapshot::{MAX_BACKENDS, MAX_FRONTENDS, Snapshot, SnapshotOptions};
 use apivip::model::types::ServiceKey;
@@ -22,11 +26,11 @@ pub fn check(view: &ClusterView) {
         for masquerade in [Masquerade::Auto, Masquerade::Always, Masquerade::Never] {
             let policy = policy(masquerade);
             let node = node(&snapshot);
-            let (desired, _) = desire(&snapshot, None, &node, &policy);
+            let (desired, _) = desire(&unprobed(snapshot.clone()), None, &node, &policy);
             table::check(&desired);
             for silence in silences(view) {
                 let silent = Snapshot::build(&silence, options, 2);
-                let (held, _) = desire(&silent, Some(&desired), &node, &policy);
+                let (held, _) = desire(&unprobed(silent), Some(&desired), &node, &policy);
                 assert_eq!(held, desired, "a view without endpoints changed what was programmed");
             }
         }
@@ -45,13 +49,20 @@ pub fn policy(masquerade: Masquerade) -> Policy {
         service: key(),
         masquerade,
         cluster_cidrs: cidrs.iter().filter_map(|c| c.parse().ok()).collect(),
+        balance: Balance::Random,
     }
+}
+
+/// What is known before anyone is asked.
+fn unprobed(snapshot: Snapshot) -> HealthView {
+    HealthView::unprobed(Arc::new(snapshot), Instant::now())
 }
 
 /// The states that `desired` is made of, for the target that reads the kernel.
 pub fn desired(view: &ClusterView) -> DesiredState {
     let snapshot = Snapshot::build(view, SnapshotOptions::default(), 1);
-    desire(&snapshot, None, &node(&snapshot), &policy(Masquerade::Auto)).0
+    let node = node(&snapshot);
+    desire(&unprobed(snapshot), None, &node, &policy(Masquerade::Auto)).0
 }
 
 /// A node that knows the route to every other backend.
