@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +18,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::apiserver::Connection;
-use crate::lock::SOCKET_FILE;
+use crate::lock::{self, SOCKET_FILE};
 use crate::metrics::Metrics;
 use crate::model::types::{Backend, ServiceKey};
 use crate::reconcile::TotalsQuery;
@@ -56,17 +55,10 @@ pub struct Sources {
     pub totals: mpsc::Sender<TotalsQuery>,
 }
 
-/// Binds the socket in `run_dir`, whose lock the caller holds: a socket that is there belongs to a dead daemon.
+/// Binds the socket in `run_dir`, whose lock the caller holds.
 pub fn bind(run_dir: &Path) -> Result<UnixListener, AdminError> {
     let path = run_dir.join(SOCKET_FILE);
-    let failed = |source| AdminError { path: path.clone(), source };
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&path).map_err(failed)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(listener)
+    lock::bind(&path).map_err(|source| AdminError { path, source })
 }
 
 /// Answers until the task is dropped.

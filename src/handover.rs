@@ -8,7 +8,6 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -18,6 +17,8 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 use tokio::net::UnixListener;
+
+use crate::lock;
 
 /// Name of the socket in the run folder.
 pub const HANDOVER_FILE: &str = "handover.sock";
@@ -79,17 +80,9 @@ pub async fn ended(predecessor: UnixStream) {
 pub struct Offer(UnixListener);
 
 impl Offer {
-    /// Listens in `run_dir`. A socket that is there belongs to a daemon that has ended, or drains and has given its
-    /// listeners away.
+    /// Listens in `run_dir`.
     pub fn open(run_dir: &Path) -> io::Result<Self> {
-        let path = run_dir.join(HANDOVER_FILE);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self(listener))
+        lock::bind(&run_dir.join(HANDOVER_FILE)).map(Self)
     }
 
     /// Waits for the daemon that follows, and returns its connection once it has the listeners.

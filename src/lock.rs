@@ -1,11 +1,13 @@
-//! One daemon a node: a locked file in the run folder that holds the daemon's pid.
+//! One daemon a node: a locked file in the run folder that holds the daemon's pid, and the sockets beside it.
 //!
 //! The kernel drops the lock when the process dies, however it dies.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use tokio::net::UnixListener;
 
 /// Name of the lock file in the run folder.
 pub const LOCK_FILE: &str = "lock";
@@ -70,6 +72,18 @@ impl Drop for Lock {
         let _ = self.file.set_len(0);
         let _ = self.file.unlock();
     }
+}
+
+/// Binds a socket of the run folder that only root may use. One that is there belongs to a daemon that has ended, or has
+/// given the lock away.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 fn holder(file: &mut File) -> String {

@@ -4,7 +4,6 @@ pub mod clients;
 pub mod command;
 pub mod control_plane;
 pub mod daemon;
-
 pub mod failover;
 pub mod fault;
 pub mod flows;
@@ -26,4 +25,5 @@ pub mod scenario;
 pub mod sim;
 pub mod sources;
 pub mod streams;
+pub mod svg;
 pub mod tls;

@@ -39,12 +39,11 @@ fn one_that_flaps_each_second_is_damped() -> Result<()> {
     let outcome = crowd.finish()?;
     println!("{changes} changes\n{outcome}");
     outcome.expect_uncut(&addresses(&lab, &[1]))?;
-    // Followed blindly it would be 16 changes; unnoticed, a sixth of all connections would fail. Noticed on a machine
-    // that is busy otherwise, up to a tenth were seen to.
+    // Followed blindly it would be 16 changes; unnoticed, a sixth of all connections would fail.
     ensure!((1..=12).contains(&changes), "{changes} changes in 16 s");
     let (failed, attempts) = (outcome.failures(0, u64::MAX).len(), outcome.attempts());
     ensure!(
-        failed * 8 <= attempts,
+        failed * 12 <= attempts,
         "{failed} of {attempts} new connections failed\n{outcome}\nthe daemon says\n{}",
         stage.daemon.log()
     );

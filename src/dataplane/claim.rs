@@ -14,13 +14,16 @@ use std::io;
 use std::net::IpAddr;
 
 use futures_util::StreamExt;
-use netlink_packet_route::IpProtocol;
 use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
+use netlink_packet_route::{AddressFamily, IpProtocol};
 use rtnetlink::IpVersion;
 use tappers::{DeviceState, Interface, Tun};
 
-use super::host::{HostError, Node, ROUTE_PROTOCOL, errno, failed, host_route, invalid, preferred_source};
+use super::host::{
+    EAFNOSUPPORT, ESRCH, HostError, Node, ROUTE_PROTOCOL, errno, failed, host_route, invalid,
+    preferred_source,
+};
 use crate::model::desired::DesiredState;
 use crate::model::types::Vip;
 
@@ -33,8 +36,6 @@ const REST: u32 = ROUTE_PROTOCOL as u32;
 
 const EEXIST: i32 = 17;
 const ENOENT: i32 = 2;
-const ESRCH: i32 = 3;
-const EAFNOSUPPORT: i32 = 97;
 
 /// Which packets to a virtual IP come to this node's own sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,12 +176,8 @@ fn local_route(
 
 fn rule(vip: Vip) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family = if vip.is_ipv4() {
-        netlink_packet_route::AddressFamily::Inet
-    } else {
-        netlink_packet_route::AddressFamily::Inet6
-    };
-    message.header.dst_len = if vip.is_ipv4() { 32 } else { 128 };
+    let (family, len) = if vip.is_ipv4() { (AddressFamily::Inet, 32) } else { (AddressFamily::Inet6, 128) };
+    (message.header.family, message.header.dst_len) = (family, len);
     message.header.action = RuleAction::ToTable;
     message.header.table = ROUTE_PROTOCOL;
     message.attributes = vec![

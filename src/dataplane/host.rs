@@ -235,9 +235,9 @@ impl Host for Node {
 }
 
 const EINVAL: i32 = 22;
-const ESRCH: i32 = 3;
+pub(super) const ESRCH: i32 = 3;
 const EACCES: i32 = 13;
-const EAFNOSUPPORT: i32 = 97;
+pub(super) const EAFNOSUPPORT: i32 = 97;
 const ENETUNREACH: i32 = 101;
 const EHOSTUNREACH: i32 = 113;
 

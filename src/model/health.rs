@@ -180,4 +180,4 @@ impl HealthView {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,6 +3,7 @@
 //! To the forwarder: its listeners first, then the route that brings it the packets. Back: the rules first, then the
 //! route moves out of their sight, then the listeners close, and the route goes with the last connection.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -89,11 +90,11 @@ impl Path {
         state: &DesiredState,
         reason: &str,
     ) -> Result<(), PathError> {
-        let vips = state.frontends.iter().map(|f| f.vip).collect::<std::collections::BTreeSet<Vip>>();
+        let vips: BTreeSet<Vip> = state.frontends.iter().map(|f| f.vip).collect();
         forwarder.serve(&vips).await?;
         self.claimed = true;
         host.claim(state, Claim::All).await?;
-        if self.in_use != InUse::Forwarder || self.reason.as_deref() != Some(reason) {
+        if self.reason.as_deref() != Some(reason) {
             self.reason = Some(reason.to_owned());
         }
         self.enter(InUse::Forwarder, || {
@@ -125,20 +126,20 @@ impl Path {
         Ok(())
     }
 
-    /// Gives the virtual IPs back once nobody needs them on this node. Whether there was anything to give back.
+    /// Gives the virtual IPs back once nobody needs them on this node.
     pub async fn settle<H: Host, W: Forward>(
         &mut self,
         host: &mut H,
         forwarder: &W,
-    ) -> Result<bool, DataplaneError> {
+    ) -> Result<(), DataplaneError> {
         let needed = self.in_use == InUse::Forwarder || forwarder.vip_connections() > 0;
         if !self.claimed || needed || self.waits_for_predecessor {
-            return Ok(false);
+            return Ok(());
         }
         host.release().await?;
         self.claimed = false;
         tracing::info!("the forwarder's last connection through the virtual IP has ended");
-        Ok(true)
+        Ok(())
     }
 
     fn enter(&mut self, next: InUse, tell: impl FnOnce()) {

@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::model::desired::SourcePolicy;
-use crate::model::health::BackendHealth;
+use crate::model::health::tests::health;
 use crate::model::snapshot::{Frontend, ServiceStatus, Snapshot};
 
 fn at(host: u8, port: u16) -> Backend {
@@ -12,21 +12,6 @@ fn at(host: u8, port: u16) -> Backend {
 
 fn vip(port: u16) -> Vip {
     ([10, 96, 0, 1], port).into()
-}
-
-fn health(state: State) -> BackendHealth {
-    let now = Instant::now();
-    BackendHealth {
-        state,
-        since: now,
-        noticed: now,
-        published: true,
-        answering: state != State::Down,
-        ending: state == State::Down,
-        failing: None,
-        round_trip: None,
-        held_until: None,
-    }
 }
 
 /// Ports 443 to 6443 (`https`) and 80 to 8080, published at 11 to 13; 14 was removed.

@@ -19,6 +19,22 @@ fn options() -> HealthOptions {
     HealthOptions { fall: 2, rise: 2, removal_grace: Duration::from_secs(60), drain_timeout: None }
 }
 
+/// The health of a backend in this state, as tests of what follows from it need it.
+pub(in crate::model) fn health(state: State) -> BackendHealth {
+    let now = Instant::now();
+    BackendHealth {
+        state,
+        since: now,
+        noticed: now,
+        published: true,
+        answering: state != State::Down,
+        ending: state == State::Down,
+        failing: (state == State::Down).then_some(FailReason::Timeout),
+        round_trip: Some(Duration::from_millis(1)),
+        held_until: None,
+    }
+}
+
 /// A state machine and its clock.
 struct Story {
     health: Health,

@@ -2,7 +2,7 @@
 //! In: what became of every new connection. Out: SVG, one bar chart per fault on a common time axis, and beside each
 //! what kube-proxy is published to do.
 
-use std::fmt::Write;
+use integration::svg::{rect, text};
 
 use crate::measure::{AFTER, BEFORE, Fate, Measured};
 
@@ -129,16 +129,4 @@ fn label(svg: &mut String, y: f64, words: &str) {
         }
         _ => text(svg, 20.0, y, words),
     }
-}
-
-fn rect(svg: &mut String, (left, top, width, height): (f64, f64, f64, f64), fill: &str) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        svg,
-        "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{fill}\"/>"
-    );
-}
-
-fn text(svg: &mut String, x: f64, y: f64, words: &str) {
-    let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\">{words}</text>");
 }

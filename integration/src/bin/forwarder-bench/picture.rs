@@ -1,7 +1,7 @@
 //! The figures as a picture. Pure.
 //! In: the columns of the table. Out: SVG, one group of bars per figure, each as long as its share of the longest.
 
-use std::fmt::Write;
+use integration::svg::{rect, text};
 
 use crate::measure::{Column, Figure};
 use crate::table::number;
@@ -55,16 +55,4 @@ fn bars(svg: &mut String, top: f64, columns: &[Column], figure: Figure) {
         let ratio = ratio.map(|ratio| format!(" (x{ratio:.2})")).unwrap_or_default();
         text(svg, LEFT + length + 6.0, y + 10.0, &format!("{}{ratio}", number(value)));
     }
-}
-
-fn rect(svg: &mut String, (left, top, width, height): (f64, f64, f64, f64), fill: &str) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        svg,
-        "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{fill}\"/>"
-    );
-}
-
-fn text(svg: &mut String, x: f64, y: f64, words: &str) {
-    let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\">{words}</text>");
 }

@@ -1,29 +1,12 @@
 //! What health does to the choice of backends.
-
-use std::time::Duration;
-
 use super::*;
+use crate::model::health::tests::health;
 use crate::model::health::{BackendHealth, State};
 
 const VIP: &str = "10.96.0.1:443";
 
 fn backend(last: u8) -> Backend {
     Backend::from(([192, 0, 2, last], 6443))
-}
-
-fn health(state: State) -> BackendHealth {
-    let now = Instant::now();
-    BackendHealth {
-        state,
-        since: now,
-        noticed: now,
-        published: true,
-        answering: state != State::Down,
-        ending: state == State::Down,
-        failing: (state == State::Down).then_some(FailReason::Timeout),
-        round_trip: Some(Duration::from_millis(1)),
-        held_until: None,
-    }
 }
 
 /// Three published backends, 11 to 13, in these states.
