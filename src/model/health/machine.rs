@@ -126,8 +126,9 @@ impl Health {
     pub fn directive(&self, backend: Backend) -> Option<Directive> {
         let tracker = self.backends.get(&backend)?;
         let others = self.backends.iter().filter(|(other, t)| **other != backend && t.state != State::Down);
-        let unwitnessed = others.filter_map(|(_, t)| t.run.as_ref()).filter(|run| !run.has_witness());
-        let unwitnessed: Vec<&Run> = unwitnessed.collect();
+        let runs = others.filter_map(|(_, t)| t.run.as_ref());
+        let lacking = |run| Some((Run::lacks(run, self.options.fall)?, run.needs()));
+        let lacking: Vec<(Instant, Deed)> = runs.filter_map(lacking).collect();
         Some(Directive {
             pace: match tracker.state {
                 _ if tracker.is_pending(self.thresholds()) => Pace::Burst,
@@ -135,9 +136,9 @@ impl Health {
                 _ if tracker.run.is_some() || tracker.is_held_down() => Pace::Watchful,
                 _ => Pace::Steady,
             },
-            timeout: tracker.timeout(),
-            not_before: unwitnessed.iter().map(|run| run.since).max(),
-            afresh: unwitnessed.iter().any(|run| run.needs() == Deed::ShakesHands),
+            timeout: tracker.timeout(self.thresholds()),
+            not_before: lacking.iter().map(|(from, _)| *from).max(),
+            afresh: lacking.iter().any(|(_, deed)| *deed == Deed::ShakesHands),
         })
     }
 

@@ -64,12 +64,16 @@ pub(super) struct Run {
     pub failures: u32,
     starts: VecDeque<Instant>,
     /// Since when another backend was first seen to do this, or more, by [`Deed`].
-    seen: [Option<Instant>; 3],
+    first: [Option<Instant>; 3],
+    /// When the last probe began that saw so.
+    last: [Option<Instant>; 3],
+    proven: bool,
 }
 
 impl Run {
     pub fn new(since: Instant) -> Self {
-        Self { since, reason: None, failures: 0, starts: VecDeque::new(), seen: [None; 3] }
+        let (first, last) = ([None; 3], [None; 3]);
+        Self { since, reason: None, failures: 0, starts: VecDeque::new(), first, last, proven: false }
     }
 
     /// A probe that began at `started` failed.
@@ -87,8 +91,11 @@ impl Run {
         if probe.started >= self.since {
             let took = probe.finished.saturating_duration_since(probe.started);
             let from = if took < AT_ONCE { probe.started } else { probe.finished };
-            for seen in &mut self.seen[..=deed as usize] {
-                *seen = Some(seen.map_or(from, |earliest| earliest.min(from)));
+            for first in &mut self.first[..=deed as usize] {
+                *first = Some(first.map_or(from, |first| first.min(from)));
+            }
+            for last in &mut self.last[..=deed as usize] {
+                *last = (*last).max(Some(probe.started));
             }
         }
     }
@@ -99,25 +106,43 @@ impl Run {
     }
 
     fn witness(&self) -> Option<Instant> {
-        self.seen[self.needs() as usize]
+        self.first[self.needs() as usize]
     }
 
-    /// Whether another backend was seen to do what this one does not, since the run began.
-    pub fn has_witness(&self) -> bool {
-        self.witness().is_some()
+    /// When the probe began that completed `fall` failures under the eyes of a witness.
+    fn complete(&self, fall: u32) -> Option<Instant> {
+        let witness = self.witness()?;
+        let mut starts: Vec<Instant> =
+            self.starts.iter().copied().filter(|start| *start >= witness).collect();
+        starts.sort_unstable();
+        starts.get(usize::try_from(fall).ok()?.checked_sub(1)?).copied()
     }
 
-    /// Whether `fall` probes failed that began after the witness's.
-    pub fn is_proven(&self, fall: u32) -> bool {
-        self.witness().is_some_and(|witness| self.failed_from(witness) >= fall)
+    /// From when on a probe of another backend must begin to bear witness, if one must. There must be one before the
+    /// failures and one after: whoever answered a moment earlier may have died of the same.
+    pub fn lacks(&self, fall: u32) -> Option<Instant> {
+        if self.proven {
+            return None;
+        }
+        if self.witness().is_none() {
+            return Some(self.since);
+        }
+        self.complete(fall).filter(|complete| self.last[self.needs() as usize] < Some(*complete))
     }
 
-    /// Whether that holds beyond the time in which a node finds its neighbours again.
+    /// Whether `fall` probes failed between two witnesses; once is enough.
+    pub fn is_proven(&mut self, fall: u32) -> bool {
+        self.proven |= self.complete(fall).is_some() && self.lacks(fall).is_none();
+        self.proven
+    }
+
+    /// Whether it is proven beyond the time in which a node finds its neighbours again.
     pub fn is_certain(&self, fall: u32) -> bool {
-        self.witness().is_some_and(|witness| {
-            let cut_off = witness.duration_since(self.since) > OUTAGE;
-            self.failed_from(if cut_off { witness + SETTLING } else { witness }) >= fall
-        })
+        self.proven
+            && self.witness().is_some_and(|witness| {
+                let cut_off = witness.duration_since(self.since) > OUTAGE;
+                self.failed_from(if cut_off { witness + SETTLING } else { witness }) >= fall
+            })
     }
 
     fn failed_from(&self, from: Instant) -> u32 {

@@ -144,8 +144,8 @@ impl Tracker {
 
     /// Whether enough failed while another backend answered; enters [`State::Down`] then.
     pub fn judge(&mut self, now: Instant, thresholds: Thresholds) {
-        let Some(run) = self.run.as_ref().filter(|run| run.is_proven(thresholds.fall)) else { return };
-        if self.state != State::Down {
+        let Some(run) = &mut self.run else { return };
+        if run.is_proven(thresholds.fall) && self.state != State::Down {
             // Whoever comes back a moment later than another one after an outage of this node did not flap.
             if run.is_certain(thresholds.fall) {
                 self.damp(now);
@@ -200,10 +200,10 @@ impl Tracker {
     }
 
     /// How long the next handshake, or PING, may take. While nobody answers, ever longer: perhaps all are slow.
-    pub fn timeout(&self) -> Duration {
+    pub fn timeout(&self, thresholds: Thresholds) -> Duration {
         let usual = self.handshake.map_or(TIMEOUT_MIN, |time| time * 4).max(TIMEOUT_MIN);
         let doublings = match &self.run {
-            Some(run) if !run.has_witness() => run.failures / 4,
+            Some(run) if run.lacks(thresholds.fall).is_some() => run.failures / 4,
             _ => 0,
         };
         usual.saturating_mul(1 << doublings.min(8)).min(TIMEOUT_MAX)
@@ -214,7 +214,7 @@ impl Tracker {
         match (&self.run, self.state) {
             (Some(_), State::Down) => false,
             // A long run without a witness is an outage of this node; it is not made better by haste.
-            (Some(run), _) => run.has_witness() || run.failures < 10,
+            (Some(run), _) => run.lacks(thresholds.fall).is_none() || run.failures < 10,
             (None, State::Unknown) => true,
             (None, State::Up) => self.unready > 0,
             (None, State::Draining) => self.removed.is_none() && (1..thresholds.rise).contains(&self.ready),

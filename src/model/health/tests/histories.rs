@@ -138,6 +138,36 @@ proptest! {
         prop_assert!(ALL.iter().all(|last| story.state(*last) == State::Up));
     }
 
+    /// All die at 1000. One of them was under suspicion by chance, and too slow for its last probes to get through.
+    #[test]
+    fn what_hits_all_at_once_brings_nobody_down(
+        suspicion in 500u64..1000,
+        slow in 0u64..=50,
+        phases in [0u64..50, 0u64..50, 0u64..50],
+    ) {
+        let mut story = Story::new(options(), &ALL);
+        for last in ALL {
+            story.probe(last, 0, 1, Outcome::Ready);
+        }
+        let mut decided: Vec<(u64, u64, u8, Outcome)> = Vec::new();
+        for (i, last) in ALL.into_iter().enumerate() {
+            let fails_from = if i == 0 { 1000 - slow } else { 1000 };
+            decided.extend((suspicion + phases[i]..4000).step_by(50).map(|start| match start < fails_from {
+                true => (start + 1, start, last, Outcome::Ready),
+                false => (start + 300, start, last, Outcome::Failed(FailReason::Timeout)),
+            }));
+        }
+        decided.sort_by_key(|(end, start, last, _)| (*end, *start, *last));
+        story.health.cue(backend(ALL[0]), story.at(suspicion));
+        for (end, start, last, found) in decided {
+            // A probe that got through before is the end of the suspicion; without it this is the worst case.
+            if last != ALL[0] || found != Outcome::Ready {
+                story.probe(last, start, end, found);
+            }
+            prop_assert!(ALL.iter().all(|last| story.state(*last) != State::Down), "at {end}");
+        }
+    }
+
     #[test]
     fn stale_results_change_no_state(
         events in proptest::collection::vec(event(), 0..100),
@@ -170,6 +200,8 @@ proptest! {
         for n in 0..=u64::from(fall) {
             story.fail(A, 1000 + n * 50);
         }
+        let after = 1000 + u64::from(fall) * 50;
+        story.probe(B, after, after + 1, Outcome::Ready);
         prop_assert_eq!(story.state(A), State::Down);
         prop_assert!(story.health(A, 2000).ending);
     }
