@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
@@ -34,9 +34,6 @@ mod stop;
 
 /// Askers that wait for the reconciler; more wait in line.
 const QUERY_QUEUE: usize = 8;
-
-/// How often `/readyz` is asked where nothing speaks against an apiserver: so that 5,000 nodes cost it little.
-const READYZ_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why the daemon could not start or end well.
 #[derive(Debug, thiserror::Error)]
@@ -246,7 +243,7 @@ fn probe_config(args: &RunArgs, access: &Access) -> Result<ProbeConfig, AppError
     };
     Ok(ProbeConfig {
         interval: args.health.probe_interval,
-        readyz_interval: READYZ_INTERVAL,
+        readyz_interval: args.health.readyz_interval,
         server_name,
         health: args.health.options(),
     })

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, kill_process, setrlimit};
 
 pub use rustix::process::Signal;
 
@@ -17,6 +17,12 @@ use crate::command;
 
 /// How many lines of each output a failure shows.
 const TAIL_LINES: usize = 40;
+
+/// Lets this process have as many descriptors as it may: each connection needs one.
+pub fn raise_descriptors() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).context("raise RLIMIT_NOFILE")
+}
 
 /// A running child process.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! Arguments of the probes and of what follows from them.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +13,10 @@ pub struct HealthArgs {
     /// How often each apiserver is pinged over a connection that is kept open
     #[arg(long, env = "APIVIP_PROBE_INTERVAL", value_name = "DURATION", value_parser = interval, default_value = "1s")]
     pub probe_interval: Duration,
+
+    /// How often each apiserver is asked for /readyz where nothing speaks against it
+    #[arg(long, env = "APIVIP_READYZ_INTERVAL", value_name = "DURATION", value_parser = readyz_interval, default_value = "10s")]
+    pub readyz_interval: Duration,
 
     /// Failed probes in a row before an apiserver is down
     #[arg(long, env = "APIVIP_PROBE_FALL", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=32), default_value_t = 2)]
@@ -69,9 +74,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_millis(100)..=Duration::from_secs(60), "100ms to 60s")
+}
+
+fn readyz_interval(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_secs(1)..=Duration::from_secs(600), "1s to 10m")
+}
+
+fn within(text: &str, range: RangeInclusive<Duration>, words: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
-    if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&interval) {
-        return Err("expected 100ms to 60s".to_owned());
+    if !range.contains(&interval) {
+        return Err(format!("expected {words}"));
     }
     Ok(interval)
 }
@@ -95,5 +108,7 @@ mod tests {
     fn an_interval_is_neither_a_flood_nor_a_nap() {
         assert!(interval("99ms").is_err() && interval("61s").is_err());
         assert_eq!(interval("100ms"), Ok(Duration::from_millis(100)));
+        assert!(readyz_interval("999ms").is_err() && readyz_interval("601s").is_err());
+        assert_eq!(readyz_interval("10m"), Ok(Duration::from_secs(600)));
     }
 }

@@ -1,14 +1,16 @@
 //! Takes connections from one listener, but only those that can be served.
 
-use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::unix::AsyncFd;
 use tokio::time::{Sleep, sleep};
 
 use super::shared::Shared;
@@ -18,7 +20,7 @@ use super::stats::{Origin, Stats};
 const REST: Duration = Duration::from_millis(50);
 
 pub(super) struct Acceptor {
-    listener: Rc<TcpListener>,
+    listener: Rc<AsyncFd<TcpListener>>,
     origin: Origin,
     address: SocketAddr,
     shared: Rc<Shared>,
@@ -44,7 +46,7 @@ impl Drop for Pause {
 
 impl Acceptor {
     pub(super) fn new(
-        listener: Rc<TcpListener>,
+        listener: Rc<AsyncFd<TcpListener>>,
         origin: Origin,
         address: SocketAddr,
         shared: Rc<Shared>,
@@ -73,7 +75,7 @@ impl Acceptor {
                 self.shared.park(cx);
                 return Poll::Pending;
             }
-            match self.listener.poll_accept(cx) {
+            match poll_accept(&self.listener, cx) {
                 Poll::Ready(Err(error)) if error.kind() == ErrorKind::ConnectionAborted => {
                     // That client has left, and is out of the backlog: the next.
                 }
@@ -97,6 +99,25 @@ impl Acceptor {
     fn pause(&mut self) {
         if self.pause.is_none() {
             self.pause = Some(Pause::new(&self.shared.stats));
+        }
+    }
+}
+
+/// The runtime watches the listener only: a connection would be watched by it for the short time of its dial.
+fn poll_accept(
+    listener: &AsyncFd<TcpListener>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+    let accept = |listener: &AsyncFd<TcpListener>| -> io::Result<(TcpStream, SocketAddr)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (socket, client) = acceptfrom_with(listener.get_ref(), flags)?;
+        let client = client.ok_or(Errno::CONNABORTED)?.try_into()?;
+        Ok((socket.into(), client))
+    };
+    loop {
+        let mut guard = ready!(listener.poll_read_ready(cx))?;
+        if let Ok(accepted) = guard.try_io(accept) {
+            return Poll::Ready(accepted);
         }
     }
 }

@@ -1,9 +1,7 @@
 //! One connection of a client, from its first moment until it is carried.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
-
-use tokio::net::TcpStream;
 
 use super::carrier::Carried;
 use super::dial::{Unserved, dial};
@@ -37,7 +35,6 @@ async fn find_backend(ticket: Ticket, downstream: TcpStream, order: Vec<Backend>
         Ok((backend, upstream)) => {
             // What cannot be carried is reset by being dropped.
             let Ok(upstream) = upstream.into_std() else { return };
-            let Ok(downstream) = downstream.into_std() else { return };
             shared.carry(Carried::new(downstream, upstream, backend, ticket));
         }
         Err(Unserved::NoBackend) => shared.stats.count_reset(ResetCause::NoBackend),

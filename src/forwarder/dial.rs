@@ -3,10 +3,10 @@
 //! In: the order, news of backends that go down. Out: a connection, or none; failures on the way are reported.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::net;
 use std::task::{Context, Poll};
 
-use tokio::io::Interest;
+use rustix::event::{self, PollFd, PollFlags, Timespec};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{Instant, sleep_until};
@@ -36,10 +36,9 @@ pub(super) enum Unserved {
 pub(super) async fn dial(
     shared: &Shared,
     order: Vec<Backend>,
-    downstream: &TcpStream,
+    downstream: &net::TcpStream,
 ) -> Result<(Backend, TcpStream), Unserved> {
     let mut endings = shared.endings.subscribe();
-    let mut left = pin!(downstream.ready(Interest::ERROR));
     let mut dial = Dial { shared, plan: Dialing::new(order, Instant::now().into_std()), flying: Vec::new() };
     loop {
         let until = dial.start_what_is_due().ok_or(Unserved::NoBackend)?;
@@ -52,8 +51,11 @@ pub(super) async fn dial(
                     return Ok(winner);
                 }
             }
-            _ = &mut left => return Err(Unserved::Left),
             () = sleep_until(until) => {}
+        }
+        // No further dial for one who has left; the first usually succeeds, and needs no question.
+        if has_left(downstream) {
+            return Err(Unserved::Left);
         }
     }
 }
@@ -128,6 +130,13 @@ impl Dial<'_> {
             let _ = self.shared.dial_failures.send(backend);
         }
     }
+}
+
+/// Whether it was reset.
+fn has_left(client: &net::TcpStream) -> bool {
+    let mut polled = [PollFd::new(client, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    event::poll(&mut polled, Some(&now)).is_ok_and(|events| events > 0)
 }
 
 /// As many sets of ended backends may be on their way to a dial.

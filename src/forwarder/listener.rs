@@ -1,11 +1,11 @@
 //! One listening address: accepts until it is stopped, or until it was withdrawn and nobody comes any more.
 
 use std::future::{pending, poll_fn};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_millis(1200);
 
 /// A listening socket and its task, which ends with it.
 pub(super) struct Listening {
-    socket: Rc<TcpListener>,
+    socket: Rc<AsyncFd<TcpListener>>,
     /// Whether it is being withdrawn.
     withdrawn: watch::Sender<bool>,
     /// While it is being withdrawn.
@@ -32,7 +32,7 @@ pub(super) struct Listening {
 impl Listening {
     /// `quiet` is called when it was withdrawn and nobody came any more, to drop what this returned.
     pub(super) fn start(
-        socket: TcpListener,
+        socket: AsyncFd<TcpListener>,
         origin: Origin,
         address: SocketAddr,
         shared: &Rc<Shared>,
@@ -50,7 +50,7 @@ impl Listening {
     }
 
     pub(super) fn socket(&self) -> &TcpListener {
-        &self.socket
+        self.socket.get_ref()
     }
 
     pub(super) fn withdraw(&mut self, shared: &Shared) {

@@ -4,15 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use integration::process::raise_descriptors;
 use integration::sim::listen;
 use integration::sim::streams::client::{self, Route};
 use integration::sim::streams::idle;
 use integration::sim::streams::record::{Pace, Record};
 use integration::sim::streams::server;
 use integration::streams::Kind;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -101,12 +101,6 @@ async fn main() -> Result<()> {
             Ok(())
         }
     }
-}
-
-/// Each connection needs one.
-fn raise_descriptors() -> Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).context("raise RLIMIT_NOFILE")
 }
 
 async fn serve(addresses: &[SocketAddr]) -> Result<()> {

@@ -6,54 +6,63 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clap::Args;
+use integration::command;
 use integration::control_plane::Variant;
-use integration::daemon::{Daemon, DaemonOptions};
 use integration::failover::Failover;
 use integration::failover::trial::lab;
 use integration::lab::Families;
+use integration::process::Spawned;
 
 /// How long each stretch is measured.
 const STRETCH: Duration = Duration::from_secs(60);
 /// Until a start has left no trace.
 const SETTLE: Duration = Duration::from_secs(15);
-/// Daemons that only probe, enough of them to be seen beside what an apiserver does by itself.
-const NODES: u32 = 60;
-/// What is extrapolated to.
-const CLUSTER: u32 = 5_000;
 /// An apiserver that no daemon watches.
 const PROBED: u8 = 3;
 
-/// Measures and prints.
-pub fn print() -> Result<()> {
-    let lab = lab(Families::V4)?;
-    let mut stage = Failover::start(&lab, Variant::RealEndpoints, &[1, 2, 3], &[])?;
-    let apiserver = stage.plane.real()?.apiserver_pid(PROBED)?;
-    thread::sleep(SETTLE);
-    let [daemon, alone] = shares([stage.daemon.pid(), apiserver])?;
-    println!("idle daemon: {:.3} % of a core over {} s", daemon * 100.0, STRETCH.as_secs());
-    let options = DaemonOptions::kubeconfig(stage.plane.kubeconfig()?).arg("--dry-run");
-    let mut nodes = Vec::new();
-    for i in 0..NODES {
-        let folder = lab.dir().join(format!("node-{i}"));
-        fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
-        nodes.push(Daemon::spawn(lab.node(), &folder, &options)?);
+/// What is measured.
+#[derive(Args)]
+pub struct Cost {
+    /// Nodes that probe one apiserver; repeatable
+    #[arg(long, value_name = "N", default_values_t = [60, 1000, 5000])]
+    nodes: Vec<u32>,
+    /// More arguments for the program `probers`
+    #[arg(last = true)]
+    probers: Vec<String>,
+}
+
+impl Cost {
+    /// Measures and prints.
+    pub fn print(&self) -> Result<()> {
+        let lab = lab(Families::V4)?;
+        let mut stage = Failover::start(&lab, Variant::RealEndpoints, &[1, 2, 3], &[])?;
+        let plane = stage.plane.real()?;
+        let (apiserver, target) = (plane.apiserver_pid(PROBED)?, plane.address(PROBED));
+        let authority = plane.authority().certificate().to_owned();
+        thread::sleep(SETTLE);
+        let [daemon, alone] = shares([stage.daemon.pid(), apiserver])?;
+        println!("idle daemon: {:.3} % of a core over {} s", daemon * 100.0, STRETCH.as_secs());
+        println!("apiserver {PROBED}: {:.2} % of a core with 1 node", alone * 100.0);
+        for nodes in &self.nodes {
+            let mut command = lab.node().command(command::program("probers")?);
+            command.arg("--target").arg(target.to_string()).arg("--ca").arg(&authority);
+            command.arg("--nodes").arg(nodes.to_string()).args(&self.probers);
+            let mut probers = Spawned::start(&format!("probers-{nodes}"), command, lab.dir())?;
+            probers.wait_for_line("ready", Duration::from_secs(u64::from(*nodes)))?;
+            thread::sleep(SETTLE);
+            let [probed] = shares([apiserver])?;
+            let more = probed - alone;
+            println!(
+                "with {nodes} more nodes: {:.1} % of a core more, {:.1} us a second for each of them",
+                more * 100.0,
+                more / f64::from(*nodes) * 1e6
+            );
+            probers.kill()?;
+            thread::sleep(SETTLE);
+        }
+        Ok(())
     }
-    thread::sleep(SETTLE);
-    let [probed] = shares([apiserver])?;
-    let each = (probed - alone) / f64::from(NODES);
-    println!(
-        "apiserver {PROBED}: {:.2} % of a core with 1 node, {:.2} % with {}; {:.1} us a second for each node, \
-         {:.2} cores for {CLUSTER} nodes",
-        alone * 100.0,
-        probed * 100.0,
-        NODES + 1,
-        each * 1e6,
-        each * f64::from(CLUSTER)
-    );
-    for node in &mut nodes {
-        node.kill()?;
-    }
-    Ok(())
 }
 
 /// The share of one core that each process takes for a while.

@@ -30,7 +30,7 @@ enum What {
         foreign: u32,
     },
     /// Processor time of an idle daemon, and of a real apiserver for the probes of its nodes
-    Cost,
+    Cost(cost::Cost),
 }
 
 fn main() -> Result<()> {
@@ -42,6 +42,6 @@ fn main() -> Result<()> {
             let drawn = picture::draw(&measured);
             std::fs::write(&svg, drawn).with_context(|| format!("write {}", svg.display()))
         }
-        What::Cost => cost::print(),
+        What::Cost(cost) => cost.print(),
     }
 }
