@@ -15,20 +15,24 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, AdminError, Sources};
 use crate::apiserver::{self, Access, ApiConfig, Connection, Published};
-use crate::config::{ModeArg, RunArgs};
+use crate::config::{BootError, ModeArg, RunArgs};
 use crate::dataplane::dry_run::{DryRun, Rehearsal};
 use crate::dataplane::flows::{FlowError, FlowOptions, Flows};
 use crate::dataplane::host::Node;
 use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Dataplane, DataplaneError, Host};
 use crate::forwarder::{Forwarder, ForwarderError, ForwarderOptions, Stats};
+use crate::gather::{self, Gather};
 use crate::handover::{self, Inherited};
 use crate::lock::{Lock, LockError};
 use crate::metrics::Metrics;
+use crate::model::merge::LastGood;
 use crate::model::types::Backend;
 use crate::probe::{self, Observer, ProbeConfig};
 use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::report::Report;
+use crate::seeds;
+use crate::state::{self, StateFile};
 
 mod stop;
 
@@ -50,6 +54,9 @@ pub enum AppError {
     /// The kernel.
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
+    /// Seeds and virtual IPs do not fit together.
+    #[error(transparent)]
+    Boot(#[from] BootError),
     /// The forwarder.
     #[error(transparent)]
     Forwarder(#[from] ForwarderError),
@@ -79,8 +86,16 @@ pub struct Bound {
     flows: Option<Flows>,
     carrier: Carrier,
     admin: UnixListener,
+    known: Known,
     // Declared last: the lock is dropped after everything that it guards.
     lock: Lock,
+}
+
+/// What is known before the API answers, and where it is kept.
+struct Known {
+    gather: Gather,
+    file: StateFile,
+    saved: Option<LastGood>,
 }
 
 /// The forwarder, and what belongs to it.
@@ -99,12 +114,19 @@ impl Bound {
     pub fn new(args: RunArgs, access: Access) -> Result<Self, AppError> {
         let trust = access.trust().map_err(|cause| AppError::Trust { ca: access.ca().to_owned(), cause })?;
         let probes = probe_config(&args, &access)?;
+        let mut configured = args.boot.configured(args.table.allow_loopback_endpoints)?;
+        if args.kubeconfig.is_none() {
+            configured.pod_server = access.server().host.parse().ok();
+        }
         let lock = Lock::take(&args.run_dir)?;
+        let file = StateFile::new(&args.boot.state_dir, &args.table.service);
+        let saved = gather::load(&file);
+        let known = Known { gather: Gather::new(configured, saved.clone()), file, saved };
         let carrier = Carrier::new(&args)?;
         let admin = admin::bind(&args.run_dir)?;
         let host = Node::open()?;
         let flows = flows(&args)?;
-        Ok(Self { args, access, trust, probes, host, flows, carrier, admin, lock })
+        Ok(Self { args, access, trust, probes, host, flows, carrier, admin, known, lock })
     }
 
     /// The folder with lock and socket.
@@ -114,30 +136,34 @@ impl Bound {
 
     /// Works until `stop` is true. Rules stay unless `--cleanup-on-exit` was given.
     pub async fn run(self, stop: watch::Receiver<bool>) -> Result<(), AppError> {
-        let Self { args, access, trust, probes, mut host, flows, carrier, admin, lock } = self;
-        let (snapshots_in, snapshots) = watch::channel::<Option<Published>>(None);
+        let Self { args, access, trust, probes, mut host, flows, carrier, admin, known, lock } = self;
+        let (api_in, api) = watch::channel::<Option<Published>>(None);
         let (connection_in, connection) = watch::channel(Connection::default());
         let (report_in, report) = watch::channel(Report::default());
         let (totals, queries) = mpsc::channel(QUERY_QUEUE);
         let metrics = Arc::new(Metrics::new(Arc::clone(&carrier.stats)));
         let mut tasks = JoinSet::new();
-        tasks.spawn(apiserver::run(
-            ApiConfig {
-                access: access.clone(),
-                service: args.table.service.clone(),
-                snapshot: args.table.snapshot_options(),
-            },
-            snapshots_in,
-            connection_in,
-        ));
+        let snapshots = known.gather.snapshots();
         let sources = Sources {
             service: args.table.service.clone(),
             started: SystemTime::now(),
             report,
             connection,
+            origins: known.gather.origins(),
             metrics: Arc::clone(&metrics),
             totals,
         };
+        tasks.spawn(apiserver::run(
+            ApiConfig {
+                access: access.clone(),
+                service: args.table.service.clone(),
+                snapshot: args.table.snapshot_options(),
+                alternatives: known.gather.alternatives(),
+            },
+            api_in,
+            connection_in,
+        ));
+        known.start(&args, api, &mut tasks);
         tasks.spawn(admin::serve(admin, sources));
         let (trust_in, trust) = watch::channel(Arc::new(trust));
         let (views_in, views) = watch::channel(None);
@@ -189,6 +215,19 @@ impl Bound {
             tracing::info!(table, ?routes, "removed what apivip made on this node");
         }
         Ok(())
+    }
+}
+
+impl Known {
+    /// A rehearsal keeps nothing.
+    fn start(self, args: &RunArgs, api: watch::Receiver<Option<Published>>, tasks: &mut JoinSet<()>) {
+        let Self { gather, file, saved } = self;
+        let (resolved_in, resolved) = mpsc::channel(QUERY_QUEUE);
+        tasks.spawn(seeds::follow(args.boot.seed.clone(), gather.read(), resolved_in));
+        if !args.dry_run {
+            tasks.spawn(state::keep(file, saved, gather.last_good()));
+        }
+        tasks.spawn(gather.run(api, resolved));
     }
 }
 
