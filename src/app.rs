@@ -22,19 +22,18 @@ use crate::dataplane::host::Node;
 use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Dataplane, DataplaneError, Host};
 use crate::forwarder::{Forwarder, ForwarderError, ForwarderOptions, Stats};
-use crate::gather::{self, Gather};
 use crate::handover::{self, Inherited};
 use crate::lock::{Lock, LockError};
 use crate::metrics::Metrics;
-use crate::model::merge::LastGood;
 use crate::model::types::Backend;
 use crate::probe::{self, Observer, ProbeConfig};
 use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::report::Report;
-use crate::seeds;
-use crate::state::{self, StateFile};
 
+mod known;
 mod stop;
+
+use known::Known;
 
 /// Askers that wait for the reconciler; more wait in line.
 const QUERY_QUEUE: usize = 8;
@@ -91,13 +90,6 @@ pub struct Bound {
     lock: Lock,
 }
 
-/// What is known before the API answers, and where it is kept.
-struct Known {
-    gather: Gather,
-    file: StateFile,
-    saved: Option<LastGood>,
-}
-
 /// The forwarder, and what belongs to it.
 struct Carrier {
     forwarder: Option<Forwarder>,
@@ -114,14 +106,8 @@ impl Bound {
     pub fn new(args: RunArgs, access: Access) -> Result<Self, AppError> {
         let trust = access.trust().map_err(|cause| AppError::Trust { ca: access.ca().to_owned(), cause })?;
         let probes = probe_config(&args, &access)?;
-        let mut configured = args.boot.configured(args.table.allow_loopback_endpoints)?;
-        if args.kubeconfig.is_none() {
-            configured.pod_server = access.server().host.parse().ok();
-        }
         let lock = Lock::take(&args.run_dir)?;
-        let file = StateFile::new(&args.boot.state_dir, &args.table.service);
-        let saved = gather::load(&file);
-        let known = Known { gather: Gather::new(configured, saved.clone()), file, saved };
+        let known = Known::new(&args, &access)?;
         let carrier = Carrier::new(&args)?;
         let admin = admin::bind(&args.run_dir)?;
         let host = Node::open()?;
@@ -215,19 +201,6 @@ impl Bound {
             tracing::info!(table, ?routes, "removed what apivip made on this node");
         }
         Ok(())
-    }
-}
-
-impl Known {
-    /// A rehearsal keeps nothing.
-    fn start(self, args: &RunArgs, api: watch::Receiver<Option<Published>>, tasks: &mut JoinSet<()>) {
-        let Self { gather, file, saved } = self;
-        let (resolved_in, resolved) = mpsc::channel(QUERY_QUEUE);
-        tasks.spawn(seeds::follow(args.boot.seed.clone(), gather.read(), resolved_in));
-        if !args.dry_run {
-            tasks.spawn(state::keep(file, saved, gather.last_good()));
-        }
-        tasks.spawn(gather.run(api, resolved));
     }
 }
 

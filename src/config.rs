@@ -38,7 +38,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the daemon of this node
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print what the daemon of this node does and why
     Status(StatusArgs),
     /// Print the table for objects in files, as a script for `nft -f`; needs no privileges and no cluster

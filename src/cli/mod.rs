@@ -48,7 +48,7 @@ pub fn main() -> ExitCode {
         Err(error) => return ExitCode::from(usage(&error)),
     };
     let outcome = match cli.command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(*args),
         Command::Status(args) => status::status(&args),
         Command::Render(args) => render::render(&args),
         Command::Cleanup(args) => cleanup::cleanup(&args),
