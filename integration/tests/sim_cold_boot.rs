@@ -9,12 +9,14 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::cold_boot::{ColdBoot, LIMIT, backend, serves};
 use integration::command;
 use integration::control_plane::{SERVICE_PORT, Variant};
 use integration::daemon::{Daemon, run_to_end};
+use integration::forwarder::echo_vips;
 use integration::lab::{Families, Lab, LabOptions};
+use integration::load::{Load, Plan};
 use integration::refusal::{self, MISUSED};
 
 const SEEDS_V4: &str = "192.0.2.11:6443,192.0.2.12:6443,192.0.2.13:6443";
@@ -154,6 +156,8 @@ fn a_first_full_list_ends_what_was_saved_and_what_was_seeded() -> Result<()> {
     let both = [all[0], all[2]];
     daemon.wait_for_backends(vip, &both)?;
     daemon.wait_for_backends(wrong, &both)?;
+    let plan = Plan { established: 5, ..Plan::new("echo", &echo_vips(&lab), 20) };
+    let flows = Load::planned(lab.pod(1), lab.dir(), "load", &plan)?;
     // Reading begins with the next session, within the longest pause between two.
     boot.may_read(true)?;
     let status =
@@ -167,7 +171,8 @@ fn a_first_full_list_ends_what_was_saved_and_what_was_seeded() -> Result<()> {
     daemon
         .process()
         .wait_until("the new state", LIMIT, |_| Ok((!keeps(&all[0]) && keeps(&all[1])).then_some(())))?;
-    boot.expect_served("from the API's list")
+    boot.expect_served("from the API's list")?;
+    flows.finish_clean().context("flows to one that is no longer listed").map(drop)
 }
 
 #[test]
