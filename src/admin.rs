@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::apiserver::Connection;
 use crate::lock::{self, SOCKET_FILE};
 use crate::metrics::Metrics;
+use crate::model::merge::Origins;
 use crate::model::types::{Backend, ServiceKey};
 use crate::reconcile::TotalsQuery;
 use crate::report::Report;
@@ -49,6 +50,8 @@ pub struct Sources {
     pub report: watch::Receiver<Report>,
     /// The API client's state.
     pub connection: watch::Receiver<Connection>,
+    /// Where each apiserver was learnt.
+    pub origins: watch::Receiver<Origins>,
     /// The daemon's metrics.
     pub metrics: Arc<Metrics>,
     /// Where to ask for connection totals.
@@ -100,6 +103,7 @@ async fn answer(request: &Request<Incoming>, sources: &Sources) -> Response<Full
                 sources.started,
                 &sources.report.borrow(),
                 &sources.connection.borrow(),
+                &sources.origins.borrow(),
                 &totals,
                 sources.metrics.forwarder(),
             );

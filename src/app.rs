@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, AdminError, Sources};
 use crate::apiserver::{self, Access, ApiConfig, Connection, Published};
-use crate::config::{ModeArg, RunArgs};
+use crate::config::{BootError, ModeArg, RunArgs};
 use crate::dataplane::dry_run::{DryRun, Rehearsal};
 use crate::dataplane::flows::{FlowError, FlowOptions, Flows};
 use crate::dataplane::host::Node;
@@ -30,7 +30,10 @@ use crate::probe::{self, Observer, ProbeConfig};
 use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::report::Report;
 
+mod known;
 mod stop;
+
+use known::Known;
 
 /// Askers that wait for the reconciler; more wait in line.
 const QUERY_QUEUE: usize = 8;
@@ -47,6 +50,9 @@ pub enum AppError {
     /// The kernel.
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
+    /// Seeds and virtual IPs do not fit together.
+    #[error(transparent)]
+    Boot(#[from] BootError),
     /// The forwarder.
     #[error(transparent)]
     Forwarder(#[from] ForwarderError),
@@ -76,6 +82,7 @@ pub struct Bound {
     flows: Option<Flows>,
     carrier: Carrier,
     admin: UnixListener,
+    known: Known,
     // Declared last: the lock is dropped after everything that it guards.
     lock: Lock,
 }
@@ -97,11 +104,12 @@ impl Bound {
         let trust = access.trust().map_err(|cause| AppError::Trust { ca: access.ca().to_owned(), cause })?;
         let probes = probe_config(&args, &access)?;
         let lock = Lock::take(&args.run_dir)?;
+        let known = Known::new(&args, &access)?;
         let carrier = Carrier::new(&args)?;
         let admin = admin::bind(&args.run_dir)?;
         let host = Node::open()?;
         let flows = flows(&args)?;
-        Ok(Self { args, access, trust, probes, host, flows, carrier, admin, lock })
+        Ok(Self { args, access, trust, probes, host, flows, carrier, admin, known, lock })
     }
 
     /// The folder with lock and socket.
@@ -111,30 +119,34 @@ impl Bound {
 
     /// Works until `stop` is true. Rules stay unless `--cleanup-on-exit` was given.
     pub async fn run(self, stop: watch::Receiver<bool>) -> Result<(), AppError> {
-        let Self { args, access, trust, probes, mut host, flows, carrier, admin, lock } = self;
-        let (snapshots_in, snapshots) = watch::channel::<Option<Published>>(None);
+        let Self { args, access, trust, probes, mut host, flows, carrier, admin, known, lock } = self;
+        let (api_in, api) = watch::channel::<Option<Published>>(None);
         let (connection_in, connection) = watch::channel(Connection::default());
         let (report_in, report) = watch::channel(Report::default());
         let (totals, queries) = mpsc::channel(QUERY_QUEUE);
         let metrics = Arc::new(Metrics::new(Arc::clone(&carrier.stats)));
         let mut tasks = JoinSet::new();
-        tasks.spawn(apiserver::run(
-            ApiConfig {
-                access: access.clone(),
-                service: args.table.service.clone(),
-                snapshot: args.table.snapshot_options(),
-            },
-            snapshots_in,
-            connection_in,
-        ));
+        let snapshots = known.gather.snapshots();
         let sources = Sources {
             service: args.table.service.clone(),
             started: SystemTime::now(),
             report,
             connection,
+            origins: known.gather.origins(),
             metrics: Arc::clone(&metrics),
             totals,
         };
+        tasks.spawn(apiserver::run(
+            ApiConfig {
+                access: access.clone(),
+                service: args.table.service.clone(),
+                snapshot: args.table.snapshot_options(),
+                alternatives: known.gather.alternatives(),
+            },
+            api_in,
+            connection_in,
+        ));
+        known.start(&args, api, &mut tasks);
         tasks.spawn(admin::serve(admin, sources));
         let (trust_in, trust) = watch::channel(Arc::new(trust));
         let (views_in, views) = watch::channel(None);

@@ -11,9 +11,11 @@ use crate::model::desired::{Masquerade, Policy};
 use crate::model::snapshot::SnapshotOptions;
 use crate::model::types::ServiceKey;
 
+mod boot;
 mod forwarder;
 mod health;
 
+pub use boot::{BootArgs, BootError, DEFAULT_STATE_DIR};
 pub use forwarder::{ForwarderArgs, ModeArg};
 pub use health::HealthArgs;
 
@@ -131,6 +133,10 @@ pub struct RunArgs {
     #[command(flatten)]
     pub table: TableArgs,
 
+    /// What is known before the API answers.
+    #[command(flatten)]
+    pub boot: BootArgs,
+
     /// How apiservers are asked whether they live.
     #[command(flatten)]
     pub health: HealthArgs,
@@ -215,6 +221,10 @@ pub struct CleanupArgs {
     /// The daemon's --run-dir
     #[arg(long, env = "APIVIP_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
+
+    /// The daemon's --state-dir
+    #[arg(long, env = "APIVIP_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
 }
 
 fn preferred_source(text: &str) -> Result<(IpAddr, IpAddr), String> {

@@ -1,7 +1,8 @@
 //! apivip keeps the virtual IP of the `kubernetes` Service pointing at live apiservers, on every node.
 //!
-//! Data flows one way: [`apiserver`] watches and builds a [`model::snapshot::Snapshot`], [`reconcile`] turns it into
-//! a desired state, and [`dataplane`] programs the kernel. [`app`] wires them together.
+//! Data flows one way: [`apiserver`] watches and builds a [`model::snapshot::Snapshot`], [`gather`] brings one along from
+//! [`seeds`] and saved [`state`] until then, [`probe`] asks who lives, [`reconcile`] turns all of it into a desired state,
+//! and [`dataplane`] programs the kernel. [`app`] wires them together.
 
 pub mod admin;
 pub mod apiserver;
@@ -10,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod forwarder;
+pub mod gather;
 pub mod handover;
 pub mod ledger;
 pub mod lock;
@@ -19,5 +21,7 @@ pub mod privileges;
 pub mod probe;
 pub mod reconcile;
 pub mod report;
+pub mod seeds;
+pub mod state;
 pub mod status;
 pub mod telemetry;

@@ -10,6 +10,7 @@ use crate::apiserver::Connection;
 use crate::config::VERSION;
 use crate::forwarder::Stats;
 use crate::model::desired::Hold;
+use crate::model::merge::Origins;
 use crate::model::snapshot::Affinity;
 use crate::model::types::{Backend, ServiceKey, Vip};
 use crate::report::Report;
@@ -86,6 +87,7 @@ impl Status {
         started: SystemTime,
         report: &Report,
         connection: &Connection,
+        origins: &Origins,
         totals: &BTreeMap<Backend, u64>,
         forwarder: &Stats,
     ) -> Self {
@@ -94,7 +96,7 @@ impl Status {
             port_name: f.port_name.clone(),
             client_affinity: f.affinity == Affinity::ClientIP,
             guard: f.guard,
-            backends: backend::of(f, report, totals),
+            backends: backend::of(f, report, origins, totals),
         });
         let snapshot = report.view.as_ref().map(|view| &view.snapshot);
         Self {
@@ -136,6 +138,9 @@ fn summary(report: &Report) -> String {
         }
         Phase::Waiting => {
             "the API publishes nothing that can be programmed; the node was left as it was".to_owned()
+        }
+        Phase::Programmed if report.view.as_ref().is_some_and(|view| !view.snapshot.is_published()) => {
+            "the kernel has what seeds and saved state say; the API has not been read yet".to_owned()
         }
         Phase::Programmed if report.holds.iter().any(Hold::keeps) => {
             "the kernel keeps the last good rules where the API publishes none".to_owned()

@@ -19,6 +19,9 @@ const PROGRAMMED_LIMIT: Duration = Duration::from_secs(20);
 /// Longest that a daemon may take to end after SIGTERM. The promise is one second.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
+/// The state directory in a daemon's folder.
+const STATE_DIR: &str = "state";
+
 /// How the daemon is started.
 #[derive(Clone, Debug, Default)]
 pub struct DaemonOptions {
@@ -51,25 +54,29 @@ impl DaemonOptions {
 pub struct Daemon {
     process: Spawned,
     program: PathBuf,
+    folder: PathBuf,
     run_dir: PathBuf,
 }
 
 impl Daemon {
-    /// Starts the daemon and waits until the kernel is programmed. Its run directory is `FOLDER/run`, its log
-    /// `FOLDER/apivip.stderr`; a second start with the same folder is a restart.
+    /// Starts the daemon and waits until the kernel is programmed with what the API says. Its run directory is
+    /// `FOLDER/run`, its state directory `FOLDER/state`, its log `FOLDER/apivip.stderr`; a second start with the same
+    /// folder is a restart.
     pub fn start(node: &Namespace, folder: &Path, options: &DaemonOptions) -> Result<Self> {
         let mut daemon = Self::spawn(node, folder, options)?;
-        daemon.wait_for_phase("programmed", PROGRAMMED_LIMIT)?;
+        // Generation 0 is what seeds and saved state say.
+        daemon.wait_for_status("rules of what the API says", PROGRAMMED_LIMIT, |status| {
+            status["phase"] == "programmed" && status["generation"] != 0
+        })?;
         Ok(daemon)
     }
 
     /// Starts the daemon and does not wait.
     pub fn spawn(node: &Namespace, folder: &Path, options: &DaemonOptions) -> Result<Self> {
         let program = command::program("apivip")?;
-        let run_dir = folder.join("run");
-        let command = run_command(node, &program, &run_dir, options);
+        let command = run_command(node, &program, folder, options);
         let process = Spawned::start("apivip", command, folder)?;
-        Ok(Self { process, program, run_dir })
+        Ok(Self { process, program, folder: folder.to_owned(), run_dir: folder.join("run") })
     }
 
     /// Waits until the status names this phase.
@@ -155,6 +162,18 @@ impl Daemon {
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
     }
+
+    /// The folder that holds its last good state.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.join(STATE_DIR)
+    }
+
+    /// `apivip cleanup` on the same node, for the same folders.
+    pub fn cleanup_command(&self, node: &Namespace) -> Command {
+        let mut cleanup = node.command(&self.program);
+        cleanup.arg("cleanup").arg("--run-dir").arg(&self.run_dir).arg("--state-dir").arg(self.state_dir());
+        cleanup
+    }
 }
 
 /// The backends that share new connections to one virtual IP and port, in order; none where it is not programmed.
@@ -176,10 +195,10 @@ pub fn run_to_end(
     limit: Duration,
 ) -> Result<command::Finished> {
     let program = command::program("apivip")?;
-    command::finish(run_command(node, &program, &folder.join("run"), options), "", limit)
+    command::finish(run_command(node, &program, folder, options), "", limit)
 }
 
-fn run_command(node: &Namespace, program: &Path, run_dir: &Path, options: &DaemonOptions) -> Command {
+fn run_command(node: &Namespace, program: &Path, folder: &Path, options: &DaemonOptions) -> Command {
     let mut command = match options.wrapper.split_first() {
         Some((wrapper, arguments)) => {
             let mut command = node.command(wrapper);
@@ -192,7 +211,8 @@ fn run_command(node: &Namespace, program: &Path, run_dir: &Path, options: &Daemo
     if let Some(path) = &options.kubeconfig {
         command.arg("--kubeconfig").arg(path);
     }
-    command.arg("--run-dir").arg(run_dir).args(&options.arguments);
+    command.arg("--run-dir").arg(folder.join("run")).arg("--state-dir").arg(folder.join(STATE_DIR));
+    command.args(&options.arguments);
     command.envs(options.environment.iter().map(|(key, value)| (key, value)));
     command
 }

@@ -1,6 +1,7 @@
 //! The harness that proves apivip from the outside.
 
 pub mod clients;
+pub mod cold_boot;
 pub mod command;
 pub mod control_plane;
 pub mod daemon;

@@ -3,13 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use apivip::model::types::Family;
 use serde_json::Value;
 
-use crate::command::{self, program};
+use crate::command;
 use crate::control_plane::{ControlPlane, Variant};
 use crate::daemon::{Daemon, DaemonOptions};
 use crate::lab::{Lab, addresses};
@@ -46,9 +45,7 @@ impl<'lab> Scenario<'lab> {
 
     /// Runs `apivip cleanup` on the node and returns what it says.
     pub fn cleanup(&self, daemon: &Daemon) -> Result<String> {
-        let mut cleanup: Command = self.lab.node().command(program("apivip")?);
-        cleanup.arg("cleanup").arg("--run-dir").arg(daemon.run_dir());
-        command::run(cleanup, "")
+        command::run(daemon.cleanup_command(self.lab.node()), "")
     }
 
     /// Asks the virtual IP from `from` several times. Returns the client addresses that apiservers saw.

@@ -1,20 +1,17 @@
 //! `apivip cleanup` where it has nothing to do or must not do anything, and a second daemon on one node.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use apivip::model::types::Family;
-use integration::command::{self, COMMAND_LIMIT, Finished, program};
+use integration::command::{self, COMMAND_LIMIT, Finished};
 use integration::control_plane::{ControlPlane, Variant};
 use integration::daemon::{Daemon, DaemonOptions, run_to_end};
 use integration::lab::{Lab, LabOptions, addresses};
 use integration::refusal::{self, FAILED};
 
 fn cleanup(lab: &Lab, daemon: &Daemon) -> Result<Finished> {
-    let mut cleanup: Command = lab.node().command(program("apivip")?);
-    cleanup.arg("cleanup").arg("--run-dir").arg(daemon.run_dir());
-    command::finish(cleanup, "", COMMAND_LIMIT)
+    command::finish(daemon.cleanup_command(lab.node()), "", COMMAND_LIMIT)
 }
 
 #[test]
@@ -40,12 +37,14 @@ fn cleanup_waits_for_no_daemon_and_may_run_twice() -> Result<()> {
     plane.fetch(lab.pod(1), vip)?;
     let first = cleanup(&lab, &daemon)?;
     ensure!(first.status.success() && first.stderr.is_empty(), "{first:?}");
-    for removed in ["removed table inet apivip", &format!("removed {lock}")] {
+    let state = daemon.state_dir().join("state").display().to_string();
+    for removed in ["removed table inet apivip", &format!("removed {lock}"), &format!("removed {state}")] {
         ensure!(first.stdout.lines().any(|line| line == removed), "no {removed:?} in {first:?}");
     }
     let ruleset = lab.node().nft_text("ruleset")?;
     ensure!(ruleset.is_empty(), "it left\n{ruleset}");
     ensure!(!daemon.run_dir().exists(), "it left {}", daemon.run_dir().display());
+    ensure!(!daemon.state_dir().exists(), "it left {}", daemon.state_dir().display());
     let again = cleanup(&lab, &daemon)?;
     ensure!(again.status.success() && again.stderr.is_empty(), "{again:?}");
     ensure!(again.stdout == "nothing to remove\n", "{again:?}");

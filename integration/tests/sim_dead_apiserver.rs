@@ -59,7 +59,10 @@ fn the_virtual_ip_is_not_dialled_once_apiservers_are_known() -> Result<()> {
     let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
     // Another daemon's rules lead the first connection; the second daemon finds them as after a restart.
     let vip = SocketAddr::new(addresses::VIP_V4.into(), 443);
-    Daemon::start(lab.node(), lab.dir(), &DaemonOptions::kubeconfig(plane.kubeconfig()?))?.stop()?;
+    let mut first = Daemon::start(lab.node(), lab.dir(), &DaemonOptions::kubeconfig(plane.kubeconfig()?))?;
+    first.stop()?;
+    // With a last good state it would know better than to dial the virtual IP.
+    std::fs::remove_dir_all(first.state_dir()).context("remove the state")?;
     let mut daemon =
         Daemon::start(lab.node(), lab.dir(), &DaemonOptions::kubeconfig(plane.kubeconfig_naming(vip)?))?;
     let known = |status: &serde_json::Value| {

@@ -72,16 +72,18 @@ impl Dialer {
     async fn dial(mut self) -> Result<MaybeHttpsStream<TokioIo<TcpStream>>, DialError> {
         let mut failed = DialError { unresolved: None, attempts: Vec::new() };
         let begin = Instant::now();
+        let mut spared = false;
         let slots = self.lock().slots();
         for slot in slots {
             let resolved = match slot {
-                Slot::Endpoint(_) => Vec::new(),
+                Slot::Endpoint(_) | Slot::Offered(_) => Vec::new(),
                 Slot::Bootstrap => resolve(&self.server).await.unwrap_or_else(|cause| {
                     failed.unresolved = Some(cause);
                     Vec::new()
                 }),
             };
             let addresses = self.lock().addresses(slot, &resolved);
+            spared |= addresses.is_empty() && !resolved.is_empty();
             for address in addresses {
                 if begin.elapsed() >= DIAL_LIMIT {
                     return Err(failed);
@@ -105,7 +107,10 @@ impl Dialer {
             self.lock().passed(slot);
         }
         if failed.attempts.is_empty() && failed.unresolved.is_none() {
-            failed.unresolved = Some(format!("the name {} stands for no address", self.server.host));
+            failed.unresolved = Some(match spared {
+                true => format!("{} is the virtual IP, and no seed could be resolved yet", self.server),
+                false => format!("the name {} stands for no address", self.server.host),
+            });
         }
         Err(failed)
     }

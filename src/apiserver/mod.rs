@@ -2,7 +2,8 @@
 //!
 //! In: [`Access`], and which Service. Out: a [`Published`] snapshot after every change that matters to a node, and the
 //! state of the [`Connection`]. Nothing is published before both first lists are complete, and nothing that is read
-//! later ever takes the view back in time. The client dials the endpoints that it reads about, never the virtual IP.
+//! later ever takes the view back in time. The client dials the endpoints that it reads about, and what seeds and saved
+//! state name; never the virtual IP.
 //!
 //! One session is one connection (two with HTTP/1.1). Whatever goes wrong ends the session: the next one dials the
 //! next apiserver, with fresh credentials, and resumes where the last one stopped.
@@ -10,6 +11,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::sync::watch::{Receiver, Sender};
+
+use crate::model::merge::Alternatives;
 use crate::model::snapshot::SnapshotOptions;
 use crate::model::types::ServiceKey;
 
@@ -53,24 +58,36 @@ pub struct ApiConfig {
     pub service: ServiceKey,
     /// How strictly addresses are judged.
     pub snapshot: SnapshotOptions,
+    /// Whom to dial besides published endpoints.
+    pub alternatives: Receiver<Alternatives>,
 }
 
 /// Reads the API until nobody listens for snapshots any more, or until the task is aborted. Publishes once both first
 /// lists are complete, and after every change that gives a different snapshot, with the next generation.
-pub async fn run(
-    config: ApiConfig,
-    snapshots: tokio::sync::watch::Sender<Option<Published>>,
-    connection: tokio::sync::watch::Sender<Connection>,
-) {
-    let ApiConfig { access, service, snapshot } = config;
+pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connection: Sender<Connection>) {
+    let ApiConfig { access, service, snapshot, mut alternatives } = config;
     let hub = Hub {
         key: service,
         candidates: Arc::new(Mutex::new(Candidates::new(rand::random_range(0..usize::MAX)))),
         store: Mutex::new(Store::new(snapshot)),
         reporter: Mutex::new(Reporter::new(connection)),
         snapshots,
+        offered: Notify::new(),
     };
-    read(&access, &hub).await;
+    hub.candidates().offer(alternatives.borrow_and_update().clone());
+    tokio::select! {
+        () = read(&access, &hub) => {}
+        () = follow(alternatives, &hub) => {}
+    }
+}
+
+/// Keeps the alternatives up to date.
+async fn follow(mut alternatives: Receiver<Alternatives>, hub: &Hub) {
+    while alternatives.changed().await.is_ok() {
+        hub.candidates().offer(alternatives.borrow_and_update().clone());
+        hub.offered.notify_waiters();
+    }
+    std::future::pending().await
 }
 
 /// One session after the other.
@@ -89,6 +106,8 @@ async fn read(access: &Access, hub: &Hub) {
         let delay = settle(hub, &error, &mut backoff);
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
+            // The server that is named now may be the one that answers.
+            () = hub.offered.notified() => {}
             () = hub.snapshots.closed() => return,
         }
     }

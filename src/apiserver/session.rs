@@ -45,6 +45,8 @@ pub(super) struct Hub {
     pub(super) store: Mutex<Store>,
     pub(super) reporter: Mutex<Reporter>,
     pub(super) snapshots: watch::Sender<Option<Published>>,
+    /// There are other alternatives to published endpoints now.
+    pub(super) offered: Notify,
 }
 
 impl Hub {

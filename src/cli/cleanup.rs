@@ -11,7 +11,7 @@ use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Dataplane, Host};
 use crate::handover::HANDOVER_FILE;
 use crate::lock::{LOCK_FILE, Lock, SOCKET_FILE};
-use crate::privileges;
+use crate::{privileges, state};
 
 pub(super) fn cleanup(args: &CleanupArgs) -> Result<(), Failure> {
     privileges::require_net_admin().map_err(Failure::configuration)?;
@@ -24,6 +24,8 @@ pub(super) fn cleanup(args: &CleanupArgs) -> Result<(), Failure> {
         .context("start the runtime")
         .map_err(Failure::Runtime)?;
     let mut removed = runtime.block_on(kernel())?;
+    let state = state::remove(&args.state_dir).map_err(Failure::runtime)?;
+    removed.extend(state.iter().map(|path| path.display().to_string()));
     removed.extend(files(&args.run_dir, had_run_dir).map_err(Failure::Runtime)?);
     drop(lock);
     if removed.is_empty() {

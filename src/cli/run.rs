@@ -14,7 +14,8 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
     // One thread: the work is small, and each further thread costs memory on every node.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(2)
+        // Threads come when they are needed: names that hang in the resolver must not keep the state from the disk.
+        .max_blocking_threads(8)
         .build()
         .context("start the runtime")
         .map_err(Failure::Runtime)?;
@@ -25,6 +26,7 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
 }
 
 async fn daemon(args: RunArgs) -> Result<(), Failure> {
+    args.boot.configured(args.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
     let access = apiserver::load(args.kubeconfig.as_deref(), args.context.as_deref())
         .await
         .map_err(Failure::configuration)?;

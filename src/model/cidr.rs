@@ -1,4 +1,4 @@
-//! An address range in CIDR notation, as `--cluster-cidr` takes it.
+//! An address range in CIDR notation, as `--cluster-cidr` and `--service-cidr` take it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -43,6 +43,19 @@ impl Cidr {
         self.prefix_len == if self.address.is_ipv4() { 32 } else { 128 }
     }
 
+    /// The first address that a host can have: the one behind [`Self::address`]. `None` for a range of one address.
+    pub fn first_host(&self) -> Option<IpAddr> {
+        (!self.is_single()).then_some(match self.address {
+            IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip) + 1)),
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) + 1)),
+        })
+    }
+
+    /// Whether an address lies in the range.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        Family::of(ip) == self.family() && masked(ip, self.prefix_len) == self.address
+    }
+
     /// The range's address family.
     pub fn family(&self) -> Family {
         Family::of(self.address)
@@ -63,11 +76,15 @@ impl FromStr for Cidr {
         if prefix_len == 0 {
             return Err(CidrError::Everything);
         }
-        let address = match address {
-            IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip) & (u32::MAX << (32 - prefix_len)))),
-            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & (u128::MAX << (128 - prefix_len)))),
-        };
-        Ok(Self { address, prefix_len })
+        Ok(Self { address: masked(address, prefix_len), prefix_len })
+    }
+}
+
+/// Clears the host bits. The prefix is at least one bit long and fits the family.
+fn masked(address: IpAddr, prefix_len: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip) & (u32::MAX << (32 - prefix_len)))),
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & (u128::MAX << (128 - prefix_len)))),
     }
 }
 
@@ -86,6 +103,17 @@ mod tests {
         assert_eq!("10.244.7.9/14".parse::<Cidr>().unwrap().to_string(), "10.244.0.0/14");
         assert_eq!("fd00:10:245::5/47".parse::<Cidr>().unwrap().to_string(), "fd00:10:244::/47");
         assert_eq!("192.0.2.1/32".parse::<Cidr>().unwrap().to_string(), "192.0.2.1/32");
+    }
+
+    #[test]
+    fn a_range_knows_its_first_host_and_what_lies_in_it() {
+        let range: Cidr = "10.96.0.0/12".parse().unwrap();
+        assert_eq!(range.first_host(), Some([10, 96, 0, 1].into()));
+        assert!(range.contains([10, 111, 255, 255].into()) && !range.contains([10, 112, 0, 0].into()));
+        let six: Cidr = "fd00:10:96::/108".parse().unwrap();
+        assert_eq!(six.first_host(), Some("fd00:10:96::1".parse().unwrap()));
+        assert!(!six.contains([10, 96, 0, 1].into()));
+        assert_eq!("10.96.0.1/32".parse::<Cidr>().unwrap().first_host(), None);
     }
 
     #[test]

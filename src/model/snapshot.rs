@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::address::{self, RejectReason};
 use super::objects::{ClusterView, Published, Service, ServicePort};
@@ -25,7 +25,8 @@ pub const MAX_FRONTENDS: usize = 32;
 /// What the API says of the Service, fit to be programmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Counts the snapshots of one daemon, so that a health view can say which one it belongs to.
+    /// Counts the snapshots of one daemon, so that a health view can say which one it belongs to. 0: it follows from
+    /// seeds and saved state, as the API has not been read yet.
     pub generation: u64,
     /// Whether there is a virtual IP at all.
     pub service: ServiceStatus,
@@ -63,7 +64,7 @@ pub struct Frontend {
 }
 
 /// `sessionAffinity` of the Service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Affinity {
     /// Every connection is balanced on its own.
     #[default]
@@ -144,6 +145,11 @@ impl Snapshot {
         let frontends = bounded(frontends, &mut rejected);
         let service = if frontends.is_empty() { ServiceStatus::Unusable } else { ServiceStatus::Found };
         Self { generation, service, frontends, rejected }
+    }
+
+    /// Whether the API says so.
+    pub fn is_published(&self) -> bool {
+        self.generation > 0
     }
 
     /// Every virtual IP, without ports.

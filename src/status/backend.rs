@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::desired::DesiredFrontend;
 use crate::model::health::{FailReason, State};
+use crate::model::merge::{Origins, Source};
 use crate::model::types::{Backend, Family};
 use crate::report::Report;
 
@@ -24,6 +25,10 @@ pub struct BackendStatus {
     pub failing: Option<String>,
     /// Seconds for which it must go on answering before it is up again, after it failed repeatedly.
     pub hold_down_seconds: Option<u64>,
+    /// Where it was learnt: `published`, `seed` or `saved`.
+    pub source: Option<Source>,
+    /// Seconds since that source first named it.
+    pub source_age_seconds: Option<u64>,
     /// Whether the API publishes it.
     pub published: bool,
     /// Whether it shares new connections.
@@ -38,18 +43,23 @@ pub struct BackendStatus {
 pub(super) fn of(
     frontend: &DesiredFrontend,
     report: &Report,
+    origins: &Origins,
     totals: &BTreeMap<Backend, u64>,
 ) -> Vec<BackendStatus> {
     let view = report.view.as_ref();
-    let published =
-        view.iter().flat_map(|v| &v.snapshot.frontends).find(|f| f.vip == frontend.vip).map(|f| &f.backends);
+    let snapshot = view.map(|v| &v.snapshot);
+    let listed =
+        snapshot.iter().flat_map(|s| &s.frontends).find(|f| f.vip == frontend.vip).map(|f| &f.backends);
+    let published = listed.filter(|_| snapshot.is_some_and(|s| s.is_published()));
     let mut all: BTreeSet<Backend> = frontend.backends.iter().chain(&frontend.dead).copied().collect();
-    all.extend(published.into_iter().flatten());
+    all.extend(listed.into_iter().flatten());
     let ports: BTreeSet<u16> = all.iter().map(Backend::port).collect();
     let family = Family::of(frontend.vip.ip());
     let related = |b: &&Backend| Family::of(b.ip()) == family && ports.contains(&b.port());
     all.extend(view.iter().flat_map(|v| v.backends.keys()).filter(related));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
     let status = |address: Backend| {
+        let origin = origins.of(address);
         let health = view.and_then(|v| v.backends.get(&address));
         BackendStatus {
             address,
@@ -57,6 +67,8 @@ pub(super) fn of(
             since_seconds: health.map(|h| h.since.elapsed().as_secs()),
             failing: health.and_then(|h| h.failing).map(|reason: FailReason| reason.label().to_owned()),
             hold_down_seconds: health.and_then(|h| h.held_until).and_then(seconds_left),
+            source: origin.map(|o| o.source),
+            source_age_seconds: origin.map(|o| now.saturating_sub(o.since)),
             published: published.is_some_and(|p| p.contains(&address)),
             used: frontend.backends.contains(&address),
             round_trip_us: health.and_then(|h| h.round_trip).and_then(|t| u64::try_from(t.as_micros()).ok()),
@@ -88,8 +100,15 @@ impl Display for BackendStatus {
         if let Some(seconds) = self.hold_down_seconds {
             write!(f, ", answers again, held down for {seconds}s after repeated failures")?;
         }
-        if !self.published {
-            f.write_str(", no longer published")?;
+        let learnt = match (self.published, self.source) {
+            (true, _) => "published",
+            (false, Some(Source::Seed)) => "from a seed",
+            (false, Some(Source::Saved)) => "from saved state",
+            (false, Some(Source::Published) | None) => "no longer published, known",
+        };
+        write!(f, ", {learnt}")?;
+        if let Some(age) = self.source_age_seconds {
+            write!(f, " for {}", super::duration(age))?;
         }
         if !self.used && self.state == "up" {
             f.write_str(", spared by --balance")?;

@@ -12,6 +12,7 @@ use super::cluster::Cluster;
 use super::fake::Fake;
 use super::pki::Pki;
 use crate::apiserver::{Access, ApiConfig, Connection, Published, TLS_NAME, load, run};
+use crate::model::merge::Alternatives;
 use crate::model::snapshot::SnapshotOptions;
 
 /// Far beyond what anything here takes: what is waited for happens, or the test fails.
@@ -62,6 +63,7 @@ fn start_with(access: Access, folder: TempDir) -> Running {
         access,
         service: "default/kubernetes".parse().unwrap(),
         snapshot: SnapshotOptions { allow_loopback: true },
+        alternatives: watch::channel(Alternatives::default()).1,
     };
     let task = tokio::spawn(run(config, snapshot_sender, connection_sender));
     Running { snapshots, connection, task, folder }

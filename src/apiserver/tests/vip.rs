@@ -60,6 +60,7 @@ impl Pod {
             store: Mutex::new(Store::new(SnapshotOptions::default())),
             reporter: Mutex::new(Reporter::new(reporter)),
             snapshots,
+            offered: tokio::sync::Notify::new(),
         });
         let shared = Arc::clone(&hub);
         let task = tokio::spawn(async move {

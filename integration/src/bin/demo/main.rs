@@ -123,9 +123,7 @@ fn crash(stage: &Stage, daemon: &mut Daemon) -> Result<()> {
 fn cleanup(stage: &Stage, daemon: &Daemon) -> Result<()> {
     act("Only `apivip cleanup` takes the rules away, and says what it removed.");
     typed("apivip cleanup");
-    let mut cleanup = stage.lab.node().command(command::program("apivip")?);
-    cleanup.arg("cleanup").arg("--run-dir").arg(daemon.run_dir());
-    lines(&command::run(cleanup, "")?);
+    lines(&command::run(daemon.cleanup_command(stage.lab.node()), "")?);
     ensure!(!stage.ask(stage.lab.pod(1), "after")?.status.success(), "{VIP} answers after the cleanup");
     Ok(())
 }

@@ -1,0 +1,46 @@
+//! What is known before the API answers, and the tasks that keep it.
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::AppError;
+use crate::apiserver::{Access, Published};
+use crate::config::RunArgs;
+use crate::gather::{self, Gather};
+use crate::model::merge::LastGood;
+use crate::seeds;
+use crate::state::{self, StateFile};
+
+/// Names that were resolved and not looked at yet; more wait in line.
+const RESOLVED_QUEUE: usize = 8;
+
+/// Seeds and saved state, brought together, and where the latter is kept.
+pub(super) struct Known {
+    pub gather: Gather,
+    file: StateFile,
+    saved: Option<LastGood>,
+}
+
+impl Known {
+    /// Reads the state. The caller holds the lock.
+    pub fn new(args: &RunArgs, access: &Access) -> Result<Self, AppError> {
+        let mut configured = args.boot.configured(args.table.allow_loopback_endpoints)?;
+        if args.kubeconfig.is_none() {
+            configured.pod_server = access.server().host.parse().ok();
+        }
+        let file = StateFile::new(&args.boot.state_dir, &args.table.service);
+        let saved = gather::load(&file);
+        Ok(Self { gather: Gather::new(configured, saved.clone()), file, saved })
+    }
+
+    /// A rehearsal keeps nothing.
+    pub fn start(self, args: &RunArgs, api: watch::Receiver<Option<Published>>, tasks: &mut JoinSet<()>) {
+        let Self { gather, file, saved } = self;
+        let (resolved_in, resolved) = mpsc::channel(RESOLVED_QUEUE);
+        tasks.spawn(seeds::follow(args.boot.seed.clone(), gather.read(), resolved_in));
+        if !args.dry_run {
+            tasks.spawn(state::keep(file, saved, gather.last_good()));
+        }
+        tasks.spawn(gather.run(api, resolved));
+    }
+}

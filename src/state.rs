@@ -1,0 +1,226 @@
+//! The last good state on disk: one file, versioned and checksummed, replaced as a whole.
+//!
+//! In: a [`LastGood`] to keep. Out: the one that was kept before, or why there is none. Whatever is wrong with the file
+//! or its folder never stops the daemon: the caller says so once and goes on.
+//!
+//! The file is a line `apivip state VERSION sha256 HEX` and, below it, JSON that the checksum covers.
+
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+
+use crate::model::merge::LastGood;
+use crate::model::types::ServiceKey;
+
+mod keeper;
+
+pub use keeper::keep;
+
+/// Name of the file in the state folder.
+pub const STATE_FILE: &str = "state";
+/// Name of the file while it is written.
+const NEW_FILE: &str = "state.new";
+
+/// The version that is written, and the only one that is read.
+const VERSION: u32 = 1;
+
+/// More than the largest state that is ever written: 32 virtual IPs with 64 apiservers each.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Why there is no last good state, or why it could not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file is there and cannot be read.
+    #[error("read the last good state {}: {source}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not as it was written.
+    #[error("the last good state {} is damaged: {problem}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// Another release wrote it.
+    #[error("the last good state {} has version {version}; this apivip knows version {VERSION} only", .path.display())]
+    OtherVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// Another `--service`.
+    #[error("the last good state {} is that of the Service {service}", .path.display())]
+    OtherService {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        service: String,
+    },
+    /// It cannot be written.
+    #[error("keep the last good state: {step} {}: {source}", .path.display())]
+    Unwritable {
+        /// What failed.
+        step: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The file of one Service.
+#[derive(Clone, Debug)]
+pub struct StateFile {
+    folder: PathBuf,
+    service: ServiceKey,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    service: String,
+    /// Seconds since 1970.
+    written: u64,
+    state: LastGood,
+}
+
+impl StateFile {
+    /// Nothing is opened yet.
+    pub fn new(folder: &Path, service: &ServiceKey) -> Self {
+        Self { folder: folder.to_owned(), service: service.clone() }
+    }
+
+    /// What was kept, or `None` if there is no file.
+    ///
+    /// # Errors
+    /// Why what is there cannot be used.
+    pub fn load(&self) -> Result<Option<LastGood>, StateError> {
+        let path = self.folder.join(STATE_FILE);
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StateError::Unreadable { path, source }),
+        }
+        let document = decode(&bytes).map_err(|wrong| match wrong {
+            Wrong::Damaged(problem) => StateError::Damaged { path: path.clone(), problem },
+            Wrong::Version(version) => StateError::OtherVersion { path: path.clone(), version },
+        })?;
+        if document.service != self.service.to_string() {
+            return Err(StateError::OtherService { path, service: document.service });
+        }
+        Ok(Some(document.state))
+    }
+
+    /// Keeps `state`, as of `now` in seconds since 1970. After a power cut there is the old file or the new one.
+    ///
+    /// # Errors
+    /// The step that failed. The old file stands then.
+    pub fn save(&self, state: &LastGood, now: u64) -> Result<(), StateError> {
+        let document = Document { service: self.service.to_string(), written: now, state: state.clone() };
+        let (new, path) = (self.folder.join(NEW_FILE), self.folder.join(STATE_FILE));
+        let failed = |step, path: &Path| {
+            let path = path.to_owned();
+            move |source| StateError::Unwritable { step, path, source }
+        };
+        let bytes = encode(&document).map_err(failed("encode", &path))?;
+        let mut folder = DirBuilder::new();
+        folder.recursive(true).mode(0o755).create(&self.folder).map_err(failed("make", &self.folder))?;
+        let written = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()));
+        if let Err(source) = written {
+            // A half-written file would only take space that is short as it is.
+            let _ = fs::remove_file(&new);
+            return Err(failed("write", &new)(source));
+        }
+        fs::rename(&new, &path).map_err(failed("replace", &path))?;
+        // The name is safe once its folder is.
+        let folder = File::open(&self.folder).and_then(|folder| folder.sync_all());
+        folder.map_err(failed("sync", &self.folder))
+    }
+}
+
+/// Removes the state from a folder, and the folder if nothing else is in it. Returns what was removed.
+///
+/// # Errors
+/// A file that is there and stays.
+pub fn remove(folder: &Path) -> Result<Vec<PathBuf>, StateError> {
+    let mut removed = Vec::new();
+    for path in [folder.join(STATE_FILE), folder.join(NEW_FILE)] {
+        match fs::remove_file(&path) {
+            Ok(()) => removed.push(path),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(source) => return Err(StateError::Unwritable { step: "remove", path, source }),
+        }
+    }
+    if !removed.is_empty() && fs::remove_dir(folder).is_ok() {
+        removed.push(folder.to_owned());
+    }
+    Ok(removed)
+}
+
+/// Seconds since 1970; 0 while the clock says that it is earlier.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+enum Wrong {
+    Damaged(&'static str),
+    Version(u32),
+}
+
+fn encode(document: &Document) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(document)?;
+    let mut bytes = format!("apivip state {VERSION} sha256 {}\n", checksum(&body)).into_bytes();
+    bytes.extend(body);
+    Ok(bytes)
+}
+
+fn decode(bytes: &[u8]) -> Result<Document, Wrong> {
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(Wrong::Damaged("it is longer than any that was written"));
+    }
+    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(Wrong::Damaged("it is cut off"))?;
+    let (head, body) = (&bytes[..end], &bytes[end + 1..]);
+    let head = std::str::from_utf8(head).unwrap_or_default();
+    let rest = head.strip_prefix("apivip state ").ok_or(Wrong::Damaged("it does not begin like one"))?;
+    let (version, rest) = rest.split_once(' ').ok_or(Wrong::Damaged("its first line is cut off"))?;
+    match version.parse() {
+        Ok(VERSION) => {}
+        Ok(version) => return Err(Wrong::Version(version)),
+        Err(_) => return Err(Wrong::Damaged("its version is no number")),
+    }
+    if rest != format!("sha256 {}", checksum(body)) {
+        return Err(Wrong::Damaged("its checksum is wrong"));
+    }
+    serde_json::from_slice(body).map_err(|_| Wrong::Damaged("it holds something else"))
+}
+
+fn checksum(body: &[u8]) -> String {
+    let mut text = String::with_capacity(64);
+    for byte in digest(&SHA256, body).as_ref() {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
