@@ -126,6 +126,9 @@ impl Bound {
         let (totals, queries) = mpsc::channel(QUERY_QUEUE);
         let metrics = Arc::new(Metrics::new(Arc::clone(&carrier.stats)));
         let mut tasks = JoinSet::new();
+        let (trust_in, trust) = watch::channel(Arc::new(trust));
+        let (access_in, access) = watch::channel(Arc::new(access));
+        tasks.spawn(apiserver::follow(access_in, trust_in));
         let snapshots = known.gather.snapshots();
         let sources = Sources {
             service: args.table.service.clone(),
@@ -138,7 +141,7 @@ impl Bound {
         };
         tasks.spawn(apiserver::run(
             ApiConfig {
-                access: access.clone(),
+                access,
                 service: args.table.service.clone(),
                 snapshot: args.table.snapshot_options(),
                 alternatives: known.gather.alternatives(),
@@ -148,9 +151,7 @@ impl Bound {
         ));
         known.start(&args, api, &mut tasks);
         tasks.spawn(admin::serve(admin, sources));
-        let (trust_in, trust) = watch::channel(Arc::new(trust));
         let (views_in, views) = watch::channel(None);
-        tasks.spawn(apiserver::follow_trust(access, trust_in));
         tasks.spawn(probe::run(
             probes,
             trust,

@@ -202,6 +202,15 @@ impl prometheus_client::collector::Collector for Live {
             None,
             synced.metric_type(),
         )?)?;
+        let mut family = encoder.encode_descriptor(
+            "credential_expiry_timestamp_seconds",
+            "When the CA, the client certificate and the token expire, in seconds since 1970",
+            None,
+            synced.metric_type(),
+        )?;
+        for (credential, end) in self.connection.expiry.dates() {
+            ConstGauge::new(end).encode(family.encode_family(&[("credential", credential)])?)?;
+        }
         let sample = ConstCounter::new(0u64);
         let mut family = encoder.encode_descriptor(
             "backend_connections",

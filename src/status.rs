@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::apiserver::Connection;
+use crate::apiserver::{Connection, Expiry};
 use crate::config::VERSION;
 use crate::forwarder::Stats;
 use crate::model::desired::Hold;
@@ -63,6 +63,8 @@ pub struct ApiStatus {
     pub api: String,
     /// Why it is not synced.
     pub last_error: Option<String>,
+    /// When the CA and the credentials expire.
+    pub expiry: Expiry,
 }
 
 /// One virtual IP and port.
@@ -114,6 +116,7 @@ impl Status {
                 address: connection.address.map(|a| a.to_string()),
                 api: word(&connection.api),
                 last_error: connection.last_error.clone(),
+                expiry: connection.expiry,
             },
             frontends: frontends.collect(),
             holds: report.holds.iter().map(ToString::to_string).collect(),
@@ -170,6 +173,14 @@ impl Display for Status {
         writeln!(f, "{:<10} {}{address} for {since}{form}", "API", self.api.state)?;
         if let Some(error) = &self.api.last_error {
             writeln!(f, "{:<10} {error}", "")?;
+        }
+        for (credential, end) in self.api.expiry.dates() {
+            let credential = credential.replace('_', " ");
+            let left = end.saturating_sub(now.cast_signed());
+            if left < 0 {
+                let past = duration(left.unsigned_abs());
+                writeln!(f, "{:<10} its {credential} expired {past} ago: renew it", "")?;
+            }
         }
         for frontend in &self.frontends {
             write!(f, "{:<10} {}", "virtual IP", frontend.vip)?;

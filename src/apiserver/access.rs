@@ -5,7 +5,7 @@
 //! before anything on the node was touched.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kube::Config;
@@ -16,13 +16,16 @@ use super::error::one_line;
 
 mod certificates;
 mod error;
+mod expiry;
 mod file;
+mod identity;
 mod incluster;
 mod kubeconfig;
 mod prepare;
 mod token;
 
 pub use error::AccessError;
+pub use expiry::Expiry;
 pub(super) use prepare::prepare;
 pub(super) use token::Token;
 
@@ -40,6 +43,16 @@ pub struct Access {
     token: Option<Arc<Token>>,
     source: String,
     ca: String,
+    origin: Origin,
+    /// What an operator should know, a line for each.
+    warnings: Vec<String>,
+}
+
+/// Where it came from, to be read again.
+#[derive(Clone, Debug)]
+enum Origin {
+    Kubeconfig { path: PathBuf, context: Option<String> },
+    Pod,
 }
 
 /// The server that is dialled before any endpoint is known.
@@ -68,10 +81,12 @@ impl fmt::Display for Server {
 /// Whatever is wrong with the configuration, as one line. Nothing is dialled and no credential plugin is run.
 pub async fn load(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Access, AccessError> {
     install_provider();
-    match kubeconfig {
+    let access = match kubeconfig {
         Some(path) => kubeconfig::load(path, context).await,
         None => incluster::load(|name| std::env::var(name).ok(), Path::new(incluster::SERVICE_ACCOUNT)),
-    }
+    }?;
+    access.warn(&[]);
+    Ok(access)
 }
 
 impl Access {
@@ -100,10 +115,50 @@ impl Access {
         &self.ca
     }
 
-    /// The TLS settings to verify an apiserver without showing credentials, with the CA read anew.
+    /// Reads and checks everything again from where it came from.
     ///
     /// # Errors
-    /// One line that says what can no longer be read.
+    /// As [`load`]; a renewal that is half written is one.
+    pub(super) async fn reload(&self) -> Result<Self, AccessError> {
+        let renewed = match &self.origin {
+            Origin::Kubeconfig { path, context } => kubeconfig::load(path, context.as_deref()).await,
+            Origin::Pod => {
+                incluster::load(|name| std::env::var(name).ok(), Path::new(incluster::SERVICE_ACCOUNT))
+            }
+        }?;
+        renewed.warn(&self.warnings);
+        Ok(renewed)
+    }
+
+    /// Whether the same apiservers are trusted.
+    pub(super) fn trusts_like(&self, other: &Self) -> bool {
+        self.config.root_cert == other.config.root_cert
+    }
+
+    /// Whether connections made with the other one are as good as its own. Tokens from files go with each request.
+    pub(super) fn connects_like(&self, other: &Self) -> bool {
+        let user = |access: &Self| serde_json::to_value(&access.config.auth_info).ok();
+        self.trusts_like(other)
+            && self.server == other.server
+            && self.tls_name == other.tls_name
+            && user(self) == user(other)
+    }
+
+    /// When what it holds expires.
+    pub fn expiry(&self) -> Expiry {
+        Expiry::of(self.config.root_cert.as_deref().unwrap_or_default(), &self.config, self.token.as_deref())
+    }
+
+    fn warn(&self, known: &[String]) {
+        for warning in self.warnings.iter().filter(|warning| !known.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    /// The TLS settings to verify an apiserver without showing credentials.
+    ///
+    /// # Errors
+    /// One line that says what cannot be used.
     pub fn trust(&self) -> Result<rustls::ClientConfig, String> {
         let mut config = self.config.clone();
         config.auth_info = kube::config::AuthInfo::default();
@@ -118,10 +173,10 @@ impl Access {
         self.token.clone()
     }
 
-    /// The TLS settings for a connection to an apiserver, with the CA and the client certificate read anew.
+    /// The TLS settings for a connection to an apiserver.
     ///
     /// # Errors
-    /// One line that says what can no longer be read. A credential plugin is run if there is one, which can take
+    /// One line that says what cannot be used. A credential plugin is run if there is one, which can take
     /// seconds.
     pub async fn tls_config(&self) -> Result<rustls::ClientConfig, String> {
         prepare(self).await.map(|prepared| prepared.tls)

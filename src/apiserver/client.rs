@@ -1,7 +1,6 @@
 //! One session's HTTP client: authentication, base path and status codes around the [`Dialer`].
 //!
-//! In: [`Access`] as it is on disk at this moment, so that renewed certificates and keys are picked up by each new
-//! session. Out: response bodies of successful requests, or one [`ApiError`].
+//! In: [`Access`] as it is at this moment: a renewal makes a new session. Out: response bodies of successful requests, or one [`ApiError`].
 
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -19,7 +18,7 @@ use tokio::time::timeout;
 use tower::util::{BoxCloneSyncService, Either};
 use tower::{Layer, ServiceExt};
 
-use super::access::{self, Access, Token};
+use super::access::{self, Access, Expiry, Token};
 use super::candidates::Candidates;
 use super::decode::Status;
 use super::dialer::Dialer;
@@ -50,6 +49,7 @@ pub(super) struct Client {
     token: Option<Arc<Token>>,
     expected: Expected,
     credentials: String,
+    expiry: Expiry,
 }
 
 impl Client {
@@ -85,6 +85,7 @@ impl Client {
             token: access.token(),
             expected,
             credentials: access.source().to_owned(),
+            expiry: access.expiry(),
         })
     }
 
@@ -147,9 +148,10 @@ impl Client {
             return ApiError::FromTheFuture { asked, message };
         }
         match code {
-            StatusCode::UNAUTHORIZED => {
-                ApiError::Unauthorized { asked, credentials: self.credentials.clone() }
-            }
+            StatusCode::UNAUTHORIZED => ApiError::Unauthorized {
+                asked,
+                credentials: format!("{}{}", self.credentials, self.expiry.remark()),
+            },
             StatusCode::FORBIDDEN => ApiError::Forbidden { asked, message },
             StatusCode::NOT_FOUND => ApiError::NotFound { asked },
             StatusCode::GONE => ApiError::Expired { asked },

@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
+use super::access::Expiry;
 use super::collection::Counted;
 use super::error::ApiError;
 use super::resource::Resource;
@@ -31,6 +32,8 @@ pub struct Connection {
     pub api: Api,
     /// Why the last session ended, one line. Kept until the next success.
     pub last_error: Option<String>,
+    /// When the CA and the credentials expire.
+    pub expiry: Expiry,
     /// Sessions after the first.
     pub reconnects: u64,
     /// Lists of a collection after its first.
@@ -73,6 +76,7 @@ impl Default for Connection {
             address: None,
             api: Api::Unknown,
             last_error: None,
+            expiry: Expiry::default(),
             reconnects: 0,
             relists: 0,
             events: 0,
@@ -162,6 +166,15 @@ impl Reporter {
         self.sender.send_modify(|connection| {
             connection.address = None;
             connection.reconnects += 1;
+        });
+    }
+
+    /// These are used from now on.
+    pub(super) fn credentials(&self, expiry: Expiry) {
+        self.sender.send_if_modified(|connection| {
+            let changed = connection.expiry != expiry;
+            connection.expiry = expiry;
+            changed
         });
     }
 

@@ -30,15 +30,15 @@ mod error;
 mod explain;
 pub mod frames;
 mod list;
+mod renewal;
 pub mod resource;
 mod session;
 mod store;
-mod trust;
 mod watch;
 
-pub use access::{Access, AccessError, TLS_NAME, load};
+pub use access::{Access, AccessError, Expiry, TLS_NAME, load};
 pub use connection::{Api, Connection, State};
-pub use trust::follow_trust;
+pub use renewal::follow;
 
 pub use crate::model::published::Published;
 
@@ -52,8 +52,8 @@ use store::Store;
 /// What to read, and how.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
-    /// Server, CA and credentials.
-    pub access: Access,
+    /// Server, CA and credentials, as they are renewed.
+    pub access: Receiver<Arc<Access>>,
     /// The Service whose virtual IP is kept.
     pub service: ServiceKey,
     /// How strictly addresses are judged.
@@ -65,7 +65,7 @@ pub struct ApiConfig {
 /// Reads the API until nobody listens for snapshots any more, or until the task is aborted. Publishes once both first
 /// lists are complete, and after every change that gives a different snapshot, with the next generation.
 pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connection: Sender<Connection>) {
-    let ApiConfig { access, service, snapshot, mut alternatives } = config;
+    let ApiConfig { mut access, service, snapshot, mut alternatives } = config;
     let hub = Hub {
         key: service,
         candidates: Arc::new(Mutex::new(Candidates::new(rand::random_range(0..usize::MAX)))),
@@ -76,13 +76,13 @@ pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connec
     };
     hub.candidates().offer(alternatives.borrow_and_update().clone());
     tokio::select! {
-        () = read(&access, &hub) => {}
-        () = follow(alternatives, &hub) => {}
+        () = read(&mut access, &hub) => {}
+        () = offer(alternatives, &hub) => {}
     }
 }
 
 /// Keeps the alternatives up to date.
-async fn follow(mut alternatives: Receiver<Alternatives>, hub: &Hub) {
+async fn offer(mut alternatives: Receiver<Alternatives>, hub: &Hub) {
     while alternatives.changed().await.is_ok() {
         hub.candidates().offer(alternatives.borrow_and_update().clone());
         hub.offered.notify_waiters();
@@ -91,12 +91,19 @@ async fn follow(mut alternatives: Receiver<Alternatives>, hub: &Hub) {
 }
 
 /// One session after the other.
-async fn read(access: &Access, hub: &Hub) {
+async fn read(access: &mut Receiver<Arc<Access>>, hub: &Hub) {
     let mut collections = Collections::new();
     let mut backoff = Backoff::default();
     loop {
+        let current = Arc::clone(&access.borrow_and_update());
+        hub.reporter().credentials(current.expiry());
         let ended = tokio::select! {
-            ended = session::run(access, &mut collections, hub) => ended,
+            ended = session::run(&current, &mut collections, hub) => ended,
+            () = renewed(access, &current, hub) => {
+                // What has been read goes on where it is, over a connection that shows the new ones.
+                hub.reporter().moved();
+                continue;
+            }
             () = hub.snapshots.closed() => return,
         };
         let error = match ended {
@@ -108,9 +115,22 @@ async fn read(access: &Access, hub: &Hub) {
             () = tokio::time::sleep(delay) => {}
             // The server that is named now may be the one that answers.
             () = hub.offered.notified() => {}
+            () = renewed(access, &current, hub) => {}
             () = hub.snapshots.closed() => return,
         }
     }
+}
+
+/// Waits for credentials that need a new connection.
+async fn renewed(access: &mut Receiver<Arc<Access>>, current: &Access, hub: &Hub) {
+    while access.changed().await.is_ok() {
+        let latest = Arc::clone(&access.borrow_and_update());
+        hub.reporter().credentials(latest.expiry());
+        if !latest.connects_like(current) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Draws the conclusions from the end of a session. Returns how long to wait before the next.

@@ -12,11 +12,13 @@ use x509_parser::time::ASN1Time;
 use super::AccessError;
 use crate::apiserver::error::one_line;
 
-/// Checks each CA certificate (DER) against `now`. `place` says where they came from.
-pub(super) fn check_ca(ders: &[Vec<u8>], place: &str, now: ASN1Time) -> Result<(), AccessError> {
+/// Checks each CA certificate (DER) against `now`. `place` says where they came from. Returns what an operator should
+/// know of a bundle that can be used, a line for each.
+pub(super) fn check_ca(ders: &[Vec<u8>], place: &str, now: ASN1Time) -> Result<Vec<String>, AccessError> {
     let problem = |problem: String| AccessError::Certificates { place: place.to_owned(), problem };
     let mut store = rustls::RootCertStore::empty();
     let mut expired = Vec::new();
+    let mut warnings = Vec::new();
     for der in ders {
         let broken = |cause: String| problem(format!("holds a certificate that does not parse: {cause}"));
         let (_, certificate) =
@@ -29,7 +31,8 @@ pub(super) fn check_ca(ders: &[Vec<u8>], place: &str, now: ASN1Time) -> Result<(
         if end < now {
             expired.push((end, subject));
         } else if begin > now {
-            tracing::warn!(place, subject, not_before = %begin, "a CA certificate is not valid yet; is the clock right?");
+            warnings
+                .push(format!("{place}: {subject} is not valid before {begin}; is this node's clock right?"));
         }
     }
     if ders.is_empty() {
@@ -45,9 +48,9 @@ pub(super) fn check_ca(ders: &[Vec<u8>], place: &str, now: ASN1Time) -> Result<(
         });
     }
     for (end, subject) in expired {
-        tracing::warn!(place, subject, not_after = %end, "a CA certificate has expired; others in the bundle have not");
+        warnings.push(format!("{place}: {subject} expired at {end}; others in the bundle have not"));
     }
-    Ok(())
+    Ok(warnings)
 }
 
 /// Checks that certificate and key of the client parse and belong together. Runs no credential plugin.

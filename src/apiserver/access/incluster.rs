@@ -10,7 +10,7 @@ use x509_parser::time::ASN1Time;
 
 use super::certificates::check_ca;
 use super::kubeconfig::server_name;
-use super::{Access, AccessError, Server, TLS_NAME, Token, file};
+use super::{Access, AccessError, Origin, Server, TLS_NAME, Token, file};
 use crate::apiserver::error::one_line;
 
 /// Where the kubelet mounts the service account.
@@ -45,7 +45,7 @@ pub(super) fn load(variable: impl Fn(&str) -> Option<String>, folder: &Path) -> 
             place: place.clone(),
             problem: format!("is not in PEM form: {}", one_line(&error.to_string())),
         })?;
-    check_ca(&ders, &place, ASN1Time::now())?;
+    let warnings = check_ca(&ders, &place, ASN1Time::now())?;
 
     let token = folder.join("token");
     let token = Token::open(&token)
@@ -53,7 +53,6 @@ pub(super) fn load(variable: impl Fn(&str) -> Option<String>, folder: &Path) -> 
 
     let mut config = Config::new(url);
     config.root_cert = Some(ders);
-    config.root_cert_file = Some(ca);
     Ok(Access {
         config,
         server,
@@ -62,5 +61,7 @@ pub(super) fn load(variable: impl Fn(&str) -> Option<String>, folder: &Path) -> 
         token: Some(Arc::new(token)),
         source: format!("the Pod's service account in {}", folder.display()),
         ca: place,
+        origin: Origin::Pod,
+        warnings,
     })
 }

@@ -11,10 +11,11 @@ use x509_parser::time::ASN1Time;
 
 use super::certificates::{check_ca, check_identity};
 use super::token::bearer;
-use super::{Access, AccessError, Server, TLS_NAME, Token, file};
+use super::{Access, AccessError, Origin, Server, TLS_NAME, Token, file, identity};
 use crate::apiserver::error::one_line;
 
-/// Loads `path` with `context`, or with its current-context.
+/// Loads `path` with `context`, or with its current-context. What files hold is in memory afterwards, so that nobody
+/// sees half of a renewal.
 pub(super) async fn load(path: &Path, context: Option<&str>) -> Result<Access, AccessError> {
     let file = File { path: absolute(path)? };
     let parsed = file.parse()?;
@@ -24,17 +25,19 @@ pub(super) async fn load(path: &Path, context: Option<&str>) -> Result<Access, A
     let cluster_entry = format!("cluster {:?}", chosen.cluster);
     let server = check_cluster(&cluster).map_err(|problem| file.entry(&cluster_entry, problem))?;
     let user = file.user(&parsed, &chosen)?;
-    let ca_place = file.check_files(&cluster, &user)?;
+    let ca_place = file.check_ca_file(&cluster)?;
     check_user(&user).map_err(|problem| file.entry(&user_entry, problem))?;
 
     let options = KubeConfigOptions { context: Some(context_name), cluster: None, user: None };
     let mut config = Config::from_custom_kubeconfig(parsed, &options)
         .await
         .map_err(|error| file.entry("as a whole", one_line(&error.to_string())))?;
-    check_ca(config.root_cert.as_deref().unwrap_or_default(), &ca_place, ASN1Time::now())?;
-    if cluster.certificate_authority_data.is_none() {
-        config.root_cert_file = cluster.certificate_authority.map(PathBuf::from);
+    let ca = config.root_cert.as_deref().unwrap_or_default();
+    let mut warnings = check_ca(ca, &ca_place, ASN1Time::now())?;
+    if cluster.proxy_url.as_deref().is_some_and(|proxy| !proxy.is_empty()) {
+        warnings.push("proxy-url of the kubeconfig is ignored: apiservers are dialled directly".to_owned());
     }
+    identity::hold(&mut config.auth_info)?;
 
     // What follows is ours to do: kube would refuse a token file that ends in a line feed, and a daemon has nobody to
     // answer a plugin's questions.
@@ -58,7 +61,8 @@ pub(super) async fn load(path: &Path, context: Option<&str>) -> Result<Access, A
     let tls_name = tls_name.unwrap_or_else(|| TLS_NAME.to_owned());
     let server_name = server_name(&tls_name).map_err(|problem| file.entry(&cluster_entry, problem))?;
     let source = format!("{user_entry} of kubeconfig {}", file.path.display());
-    Ok(Access { config, server, tls_name, server_name, token, source, ca: ca_place })
+    let origin = Origin::Kubeconfig { path: file.path, context: context.map(str::to_owned) };
+    Ok(Access { config, server, tls_name, server_name, token, source, ca: ca_place, origin, warnings })
 }
 
 /// What rustls verifies.
@@ -126,8 +130,8 @@ impl File {
         })
     }
 
-    /// Reads every file that the two entries name, and says where the CA is.
-    fn check_files(&self, cluster: &Cluster, user: &AuthInfo) -> Result<String, AccessError> {
+    /// Reads the CA's file, and says where the CA is.
+    fn check_ca_file(&self, cluster: &Cluster) -> Result<String, AccessError> {
         let ca = match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
             (None, Some(path)) => {
                 read("the certificate-authority", Path::new(path))?;
@@ -135,12 +139,6 @@ impl File {
             }
             _ => format!("certificate-authority-data of kubeconfig {}", self.path.display()),
         };
-        if let (None, Some(path)) = (&user.client_certificate_data, &user.client_certificate) {
-            read("the client-certificate", Path::new(path))?;
-        }
-        if let (None, Some(path)) = (&user.client_key_data, &user.client_key) {
-            read("the client-key", Path::new(path))?;
-        }
         Ok(ca)
     }
 
@@ -178,9 +176,6 @@ fn check_cluster(cluster: &Cluster) -> Result<Server, String> {
     if authority.into_iter().flatten().all(String::is_empty) {
         return Err("it has no certificate-authority; name the file that holds the cluster's CA".to_owned());
     }
-    if cluster.proxy_url.as_deref().is_some_and(|proxy| !proxy.is_empty()) {
-        tracing::warn!("proxy-url of the kubeconfig is ignored: apiservers are dialled directly");
-    }
     let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     Ok(Server { host, port: uri.port_u16().unwrap_or(443) })
@@ -210,7 +205,7 @@ fn check_user(user: &AuthInfo) -> Result<(), String> {
     Ok(())
 }
 
-fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, AccessError> {
+pub(super) fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, AccessError> {
     file::read(path).map_err(|cause| AccessError::Unreadable { what, path: path.to_owned(), cause })
 }
 

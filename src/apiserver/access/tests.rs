@@ -1,5 +1,6 @@
 mod certificates;
 mod pod;
+mod renewal;
 
 use std::path::PathBuf;
 
@@ -51,6 +52,10 @@ users:
         self.folder.path().join(name)
     }
 
+    fn ca(&self) -> String {
+        std::fs::read_to_string(self.path("ca.crt")).unwrap()
+    }
+
     fn replace(mut self, from: &str, to: &str) -> Self {
         assert!(self.text.contains(from), "{from}");
         self.text = self.text.replace(from, to);
@@ -100,18 +105,6 @@ async fn the_server_has_a_default_port_and_the_name_can_be_chosen() {
         .replace("https://[2001:db8::1]:6443", "https://api.example/\n    tls-server-name: k8s.example");
     let access = case.load(None).await.unwrap();
     assert_eq!((access.server().to_string().as_str(), access.tls_name()), ("api.example:443", "k8s.example"));
-}
-
-#[tokio::test]
-async fn renewed_client_certificates_are_read_by_the_next_session() {
-    let case = Case::new();
-    let access = case.load(None).await.unwrap();
-    let (certificate, key) = Pki::new("cluster").leaf("node", false);
-    let case = case.write("client.crt", certificate);
-    let error = access.tls_config().await.unwrap_err();
-    assert!(error.contains("KeyMismatch"), "{error}");
-    let _case = case.write("client.key", key);
-    access.tls_config().await.unwrap();
 }
 
 #[tokio::test]

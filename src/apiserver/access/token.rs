@@ -7,6 +7,9 @@ use http::HeaderValue;
 
 use super::file;
 
+/// RFC 6750, section 2.1.
+const SCHEME: &str = "Bearer ";
+
 /// Reads the token anew for every request, which is every few minutes. If it cannot be read the last one is used: some
 /// tools remove the file after the start.
 pub(in crate::apiserver) struct Token {
@@ -24,13 +27,21 @@ impl Token {
     /// The value of the Authorization header.
     pub(in crate::apiserver) fn header(&self) -> HeaderValue {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match read(&self.file) {
+        match read(&self.file).and_then(|read| whole(&last, read)) {
             Ok(header) => *last = header,
             Err(cause) => {
                 tracing::debug!(file = %self.file.display(), cause, "the token file cannot be read; using the last");
             }
         }
         last.clone()
+    }
+}
+
+impl Token {
+    /// The token itself, as it was read last.
+    pub(super) fn current(&self) -> Option<String> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(last.to_str().ok()?.strip_prefix(SCHEME)?.to_owned())
     }
 }
 
@@ -46,13 +57,34 @@ fn read(path: &Path) -> Result<HeaderValue, String> {
     token.ok_or_else(|| "it does not hold a token".to_owned())
 }
 
+/// Refuses a token that is only the begin of one: JSON Web Tokens of one issuer and key have the same header and
+/// signatures of one length.
+fn whole(last: &HeaderValue, read: HeaderValue) -> Result<HeaderValue, String> {
+    let parts = |token: &HeaderValue| -> Option<(Vec<u8>, usize)> {
+        let mut parts = token.as_bytes().split(|byte| *byte == b'.');
+        let (header, _, signature) = (parts.next()?, parts.next()?, parts.next()?);
+        parts.next().is_none().then(|| (header.to_vec(), signature.len()))
+    };
+    match (parts(last), parts(&read)) {
+        (Some((last, length)), Some((header, signature))) if last == header && signature < length => {
+            Err("it is only half written".to_owned())
+        }
+        (Some((header, _)), None)
+            if read.as_bytes().starts_with(&header) || header.starts_with(read.as_bytes()) =>
+        {
+            Err("it is only half written".to_owned())
+        }
+        _ => Ok(read),
+    }
+}
+
 /// The header for a token, without the white space around it that editors leave.
 pub(super) fn bearer(token: &str) -> Option<HeaderValue> {
     let token = token.trim();
     if token.is_empty() {
         return None;
     }
-    let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+    let mut header = HeaderValue::try_from(format!("{SCHEME}{token}")).ok()?;
     header.set_sensitive(true);
     Some(header)
 }

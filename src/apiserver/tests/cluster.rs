@@ -121,7 +121,12 @@ impl Cluster {
 
     /// Ends every watch in good order.
     pub(crate) fn end_watches(&self) {
-        self.state.lock().unwrap().watchers.clear();
+        self.end_watches_of("");
+    }
+
+    /// Ends those whose request contains this.
+    pub(crate) fn end_watches_of(&self, target: &str) {
+        self.state.lock().unwrap().watchers.retain(|(asked, _)| !asked.contains(target));
     }
 
     /// How many watches are open.

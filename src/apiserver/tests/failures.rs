@@ -110,7 +110,7 @@ async fn half_a_line() {
     let (cluster, _fake, mut running) = one(&["h2"]).await;
     cluster.send("services", r#"{"type":"ADDED","obj"#);
     cluster.fault("", usize::MAX, Reply::Hang);
-    cluster.end_watches();
+    cluster.end_watches_of("services");
     running.error(&["watch services", "in the middle of an event, after 20 bytes"]).await;
     let list = Reply::json(200, r#"{"kind":"ServiceList","api"#);
     told_and_over("", list, &["list services", "does not parse (EOF"]).await;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -11,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::cluster::Cluster;
 use super::fake::Fake;
 use super::pki::Pki;
+use crate::apiserver::renewal::follow_every;
 use crate::apiserver::{Access, ApiConfig, Connection, Published, TLS_NAME, load, run};
 use crate::model::merge::Alternatives;
 use crate::model::snapshot::SnapshotOptions;
@@ -59,13 +61,20 @@ pub(crate) async fn start(bootstrap: SocketAddr, ca_pem: &str) -> Running {
 fn start_with(access: Access, folder: TempDir) -> Running {
     let (snapshot_sender, snapshots) = watch::channel(None);
     let (connection_sender, connection) = watch::channel(Connection::default());
+    let (trust, _) = watch::channel(Arc::new(access.trust().unwrap()));
+    let (access_sender, access) = watch::channel(Arc::new(access));
     let config = ApiConfig {
         access,
         service: "default/kubernetes".parse().unwrap(),
         snapshot: SnapshotOptions { allow_loopback: true },
         alternatives: watch::channel(Alternatives::default()).1,
     };
-    let task = tokio::spawn(run(config, snapshot_sender, connection_sender));
+    let task = tokio::spawn(async move {
+        tokio::join!(
+            run(config, snapshot_sender, connection_sender),
+            follow_every(Duration::from_millis(50), &access_sender, &trust)
+        );
+    });
     Running { snapshots, connection, task, folder }
 }
 

@@ -65,7 +65,8 @@ impl Pod {
         let shared = Arc::clone(&hub);
         let task = tokio::spawn(async move {
             let _folder = folder;
-            read(&access, &shared).await;
+            let (_unchanged, mut access) = watch::channel(Arc::new(access));
+            read(&mut access, &shared).await;
         });
         published.wait_for(Option::is_some).await.unwrap();
         let mut pod = Self { cluster, vip, endpoint, hub, connection, _published: published, task };

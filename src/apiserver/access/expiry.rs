@@ -1,0 +1,105 @@
+//! When certificates and tokens expire, for metrics and messages.
+
+use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use kube::Config;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use serde::{Deserialize, Serialize};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::time::ASN1Time;
+
+use super::{Token, identity};
+
+/// Seconds since 1970, each missing where there is none or it cannot be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expiry {
+    /// Of the CA's certificates that are still valid, the first to expire; the last of them when none is.
+    pub ca: Option<i64>,
+    /// The client certificate. A credential plugin's is not known.
+    pub client_certificate: Option<i64>,
+    /// The token in a file, if it is a JSON Web Token that says so.
+    pub token: Option<i64>,
+}
+
+impl Expiry {
+    pub(super) fn of(ca: &[Vec<u8>], config: &Config, token: Option<&Token>) -> Self {
+        let now = ASN1Time::now().timestamp();
+        let ends: Vec<i64> = ca.iter().filter_map(|der| not_after(der)).collect();
+        let valid = ends.iter().copied().filter(|end| *end >= now).min();
+        let client = identity::certificate(&config.auth_info).and_then(|pem| {
+            let der = CertificateDer::pem_slice_iter(&pem).next()?.ok()?;
+            not_after(&der)
+        });
+        Self {
+            ca: valid.or_else(|| ends.iter().copied().max()),
+            client_certificate: client,
+            token: token.and_then(Token::current).as_deref().and_then(token_expiry),
+        }
+    }
+
+    /// Those that are known, by name.
+    pub fn dates(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        let dates = [("ca", self.ca), ("client_certificate", self.client_certificate), ("token", self.token)];
+        dates.into_iter().filter_map(|(name, end)| Some((name, end?)))
+    }
+
+    /// What has expired by now of that by which an apiserver knows the client, to be put behind the credentials' name.
+    pub(in crate::apiserver) fn remark(&self) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let mut remark = String::new();
+        for (what, end) in [("client certificate", self.client_certificate), ("token", self.token)] {
+            let Some(end) = end.filter(|end| u64::try_from(*end).is_ok_and(|end| end < now)) else {
+                continue;
+            };
+            let date =
+                ASN1Time::from_timestamp(end).map_or_else(|_| end.to_string(), |date| date.to_string());
+            // Writing to a string does not fail.
+            let _ = write!(remark, ", whose {what} expired at {date}: renew it");
+        }
+        remark
+    }
+}
+
+fn not_after(der: &[u8]) -> Option<i64> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    Some(certificate.validity().not_after.timestamp())
+}
+
+/// `exp` of a JSON Web Token (RFC 7519, section 4.1.4). Nothing is verified: the apiserver does that.
+fn token_expiry(token: &str) -> Option<i64> {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: i64,
+    }
+    let payload = token.split('.').nth(1)?;
+    let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+    Some(claims.exp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_expiry_of_a_token_is_read_if_it_has_one() {
+        let token = |claims: &str| format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
+        assert_eq!(token_expiry(&token(r#"{"exp": 1700000000, "aud": ["x"]}"#)), Some(1_700_000_000));
+        for none in [token("{}"), token(r#"{"exp": "soon"}"#), "opaque".to_owned(), "a.b.c".to_owned()] {
+            assert_eq!(token_expiry(&none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_has_expired_is_said_with_its_date() {
+        let past = Expiry { client_certificate: Some(1_700_000_000), ..Expiry::default() };
+        assert_eq!(
+            past.remark(),
+            ", whose client certificate expired at Nov 14 22:13:20 2023 +00:00: renew it"
+        );
+        assert_eq!(Expiry { client_certificate: Some(i64::MAX), ..Expiry::default() }.remark(), "");
+    }
+}

@@ -1,0 +1,72 @@
+//! Follows the CA and the credentials as their files change.
+//!
+//! In: [`Access`] as it was loaded. Out: a new one when a renewal is complete: all of it parses, and key and certificate
+//! match. Until then the last good one is used.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use tokio::sync::watch;
+
+use super::Access;
+
+/// A renewal is picked up within a minute, also when one look finds it half written; a look takes well under a
+/// millisecond.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Looks again and again until nobody listens. `trust` is for those who dial apiservers without credentials.
+pub async fn follow(access: watch::Sender<Arc<Access>>, trust: watch::Sender<Arc<ClientConfig>>) {
+    follow_every(PERIOD, &access, &trust).await;
+}
+
+pub(super) async fn follow_every(
+    period: Duration,
+    access: &watch::Sender<Arc<Access>>,
+    trust: &watch::Sender<Arc<ClientConfig>>,
+) {
+    let mut failing = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(period) => {}
+            () = access.closed() => return,
+        }
+        match look(access, trust).await {
+            Ok(()) => {
+                if failing.take().is_some() {
+                    tracing::info!(source = access.borrow().source(), "the credentials can be read again");
+                }
+            }
+            Err(error) => {
+                if failing.as_ref() != Some(&error) {
+                    let source = access.borrow().source().to_owned();
+                    tracing::warn!(
+                        source,
+                        error,
+                        "cannot read renewed credentials; the last good ones are used"
+                    );
+                }
+                failing = Some(error);
+            }
+        }
+    }
+}
+
+async fn look(
+    access: &watch::Sender<Arc<Access>>,
+    trust: &watch::Sender<Arc<ClientConfig>>,
+) -> Result<(), String> {
+    let current = Arc::clone(&access.borrow());
+    let renewed = current.reload().await.map_err(|error| error.to_string())?;
+    if !renewed.trusts_like(&current) {
+        trust.send_replace(Arc::new(renewed.trust()?));
+        tracing::info!(ca = renewed.ca(), "the cluster's CA was renewed");
+    }
+    if !renewed.connects_like(&current) {
+        tracing::info!(source = renewed.source(), "the credentials were renewed");
+    } else if renewed.expiry() == current.expiry() {
+        return Ok(());
+    }
+    access.send_replace(Arc::new(renewed));
+    Ok(())
+}
