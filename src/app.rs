@@ -130,6 +130,7 @@ impl Bound {
         let (access_in, access) = watch::channel(Arc::new(access));
         tasks.spawn(apiserver::follow(access_in, trust_in));
         let snapshots = known.gather.snapshots();
+        let reports = report.clone();
         let sources = Sources {
             service: args.table.service.clone(),
             started: SystemTime::now(),
@@ -149,7 +150,7 @@ impl Bound {
             api_in,
             connection_in,
         ));
-        known.start(&args, api, &mut tasks);
+        known.start(&args, api, reports, &mut tasks);
         tasks.spawn(admin::serve(admin, sources));
         let (views_in, views) = watch::channel(None);
         tasks.spawn(probe::run(

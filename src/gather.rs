@@ -5,16 +5,23 @@
 //! [`crate::model::merge`] decides.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use crate::model::merge::{Alternatives, Configured, LastGood, Merge, Origins};
 use crate::model::published::Published;
+use crate::model::snapshot::{ServiceStatus, Snapshot};
+use crate::report::Report;
 use crate::seeds::Resolved;
 use crate::state::{StateFile, unix_now};
 
-/// The last good state, or none and a warning. With `Some` file contents that are as they should be.
+/// Longest that an incomplete first list waits until seeds and saved state are programmed: a commit can wait for another
+/// program's for 8 s.
+const PROGRAMMED: Duration = Duration::from_secs(10);
+
+/// The last good state, or none and, if there is one that cannot be used, a warning.
 pub fn load(file: &StateFile) -> Option<LastGood> {
     match file.load() {
         Ok(saved) => saved,
@@ -77,11 +84,12 @@ impl Gather {
         self.read.subscribe()
     }
 
-    /// Works until the API client ends.
+    /// Works until the API client ends. `reports` tell what has been programmed.
     pub async fn run(
         mut self,
         mut api: watch::Receiver<Option<Published>>,
         mut resolved: mpsc::Receiver<Resolved>,
+        mut reports: watch::Receiver<Report>,
     ) {
         loop {
             tokio::select! {
@@ -90,7 +98,13 @@ impl Gather {
                     if changed.is_err() {
                         return;
                     }
-                    let Some(latest) = api.borrow_and_update().clone() else { continue };
+                    let Some(mut latest) = api.borrow_and_update().clone() else { continue };
+                    if self.must_wait(&latest.snapshot) {
+                        let programmed = reports.wait_for(|report| report.programmed.is_some());
+                        // Too late is better than never.
+                        let _ = timeout(PROGRAMMED, programmed).await;
+                        latest = api.borrow_and_update().clone().unwrap_or(latest);
+                    }
                     self.merge.publish(Arc::clone(&latest.snapshot), unix_now());
                     self.hand_on(Some(latest));
                 }
@@ -103,6 +117,14 @@ impl Gather {
                 }
             }
         }
+    }
+
+    /// A first list that leaves something empty takes nothing away from what seeds and saved state serve. But whoever
+    /// follows snapshots may see the latest only, so that theirs must be in effect before it.
+    fn must_wait(&self, first: &Snapshot) -> bool {
+        let whole =
+            first.service == ServiceStatus::Found && first.frontends.iter().all(|f| !f.backends.is_empty());
+        !whole && self.merge.boot_snapshot().is_some()
     }
 
     /// Each receiver is told of what is new to it, the path of packets first.

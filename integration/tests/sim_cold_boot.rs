@@ -156,7 +156,8 @@ fn a_first_full_list_ends_what_was_saved_and_what_was_seeded() -> Result<()> {
     let both = [all[0], all[2]];
     daemon.wait_for_backends(vip, &both)?;
     daemon.wait_for_backends(wrong, &both)?;
-    let plan = Plan { established: 5, ..Plan::new("echo", &echo_vips(&lab), 20) };
+    let echo = echo_vips(&lab);
+    let plan = Plan { established: 5, ..Plan::new("echo", &echo, 20) };
     let flows = Load::planned(lab.pod(1), lab.dir(), "load", &plan)?;
     // Reading begins with the next session, within the longest pause between two.
     boot.may_read(true)?;

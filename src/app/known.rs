@@ -8,6 +8,7 @@ use crate::apiserver::{Access, Published};
 use crate::config::RunArgs;
 use crate::gather::{self, Gather};
 use crate::model::merge::LastGood;
+use crate::report::Report;
 use crate::seeds;
 use crate::state::{self, StateFile};
 
@@ -34,13 +35,19 @@ impl Known {
     }
 
     /// A rehearsal keeps nothing.
-    pub fn start(self, args: &RunArgs, api: watch::Receiver<Option<Published>>, tasks: &mut JoinSet<()>) {
+    pub fn start(
+        self,
+        args: &RunArgs,
+        api: watch::Receiver<Option<Published>>,
+        reports: watch::Receiver<Report>,
+        tasks: &mut JoinSet<()>,
+    ) {
         let Self { gather, file, saved } = self;
         let (resolved_in, resolved) = mpsc::channel(RESOLVED_QUEUE);
         tasks.spawn(seeds::follow(args.boot.seed.clone(), gather.read(), resolved_in));
         if !args.dry_run {
             tasks.spawn(state::keep(file, saved, gather.last_good()));
         }
-        tasks.spawn(gather.run(api, resolved));
+        tasks.spawn(gather.run(api, resolved, reports));
     }
 }
