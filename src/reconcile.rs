@@ -235,6 +235,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             self.end_flows(&applied, false);
             self.host.ensure_routes(&applied).await?;
         }
+        self.mender.routes(self.host.repaired(), &self.metrics);
         self.report(view, Phase::Programmed);
         Ok(Settled::Yes)
     }
@@ -249,6 +250,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         let Self { path, host, forwarder, .. } = self;
         path.forward(host, forwarder, &desired, why).await?;
         self.end_flows(&desired, true);
+        self.mender.routes(self.host.repaired(), &self.metrics);
         self.effective = Some(Arc::new(desired));
         self.history.committed(Instant::now(), &self.metrics);
         self.report(view, Phase::Forwarding);

@@ -10,13 +10,18 @@ pub fn script(count: u32) -> String {
     for i in 0..count {
         let (high, low) = (i / 250, i % 250 + 1);
         let (service, endpoint) = (format!("10.97.{high}.{low}"), format!("10.244.{high}.{low}"));
+        // One after the other has one endpoint, or two. Each anonymous map costs the kernel a walk through all others.
+        let choice = match i % 2 {
+            0 => format!("goto endpoint-{i}"),
+            _ => format!("numgen random mod 2 vmap {{ 0 : goto endpoint-{i}, 1 : goto endpoint-{} }}", i - 1),
+        };
         // Writing to a String cannot fail.
         let _ = write!(
             text,
             "chain endpoint-{i} {{\nip saddr {endpoint} meta mark set meta mark or 0x4000\n\
              meta l4proto tcp dnat to {endpoint}:8080\n}}\n\
              chain service-{i} {{\nip daddr {service} tcp dport 80 ip saddr != 10.244.0.0/16 meta mark set meta mark or 0x4000\n\
-             goto endpoint-{i}\n}}\n"
+             {choice}\n}}\n"
         );
         elements.push(format!("{service} . tcp . 80 : goto service-{i}"));
     }

@@ -81,6 +81,10 @@ impl<H: Host> Host for Rehearsal<H> {
         Ok(false)
     }
 
+    fn repaired(&mut self) -> usize {
+        0
+    }
+
     async fn changed(&mut self) {
         self.0.changed().await;
     }

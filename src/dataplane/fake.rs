@@ -156,6 +156,10 @@ impl Host for FakeKernel {
         Ok(self.0.borrow_mut().claim.take().is_some())
     }
 
+    fn repaired(&mut self) -> usize {
+        0
+    }
+
     async fn changed(&mut self) {
         std::future::pending().await
     }

@@ -69,6 +69,9 @@ pub trait Host {
     /// Ends every [`Host::claim`], also what an earlier process left of one. `false`: there was none.
     fn release(&mut self) -> impl Future<Output = Result<bool, DataplaneError>>;
 
+    /// How many routes and routing rules of ours others removed, and were made again, since this was asked last.
+    fn repaired(&mut self) -> usize;
+
     /// Resolves when addresses or routes may have changed.
     fn changed(&mut self) -> impl Future<Output = ()>;
 }

@@ -41,7 +41,7 @@ pub(super) fn dump_request(family: Family) -> RouteMessage {
     }
 }
 
-pub(super) fn destination(route: &RouteMessage) -> Option<IpAddr> {
+pub(in crate::dataplane) fn destination(route: &RouteMessage) -> Option<IpAddr> {
     route.attributes.iter().find_map(|a| match a {
         RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
         RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
@@ -57,7 +57,7 @@ pub(in crate::dataplane) fn preferred_source(route: &RouteMessage) -> Option<IpA
     })
 }
 
-pub(super) fn output_interface(route: &RouteMessage) -> Option<u32> {
+pub(in crate::dataplane) fn output_interface(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|a| match a {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
