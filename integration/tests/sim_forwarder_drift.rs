@@ -43,7 +43,6 @@ fn what_the_forwarder_needs_is_made_again() -> Result<()> {
             status["repairs"]["total"].as_u64() >= Some(repaired)
         })?;
         ensure!(status["repairs"]["latest"][0]["object"] == "routes", "{status:#}");
-        stage.expect_forwarded(&format!("after {tampering}"))?;
     }
-    Ok(())
+    stage.expect_forwarded("after all that")
 }

@@ -19,6 +19,7 @@ pub mod socket;
 mod source;
 pub mod table;
 mod text;
+mod verdict;
 pub mod wire;
 
 pub use text::script;

@@ -82,3 +82,34 @@ fn note(heard: Heard<'_>, own: u32, follower: &mut Follower, suspicion: &mut Opt
         suspicion.get_or_insert_with(|| Drift::new(Found::Event)).blame(culprit);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::nft::events::Culprit;
+
+    #[tokio::test(start_paused = true)]
+    async fn without_events_it_is_time_for_a_look_now_and_then() {
+        let mut watch = Watch { events: None, ..Watch::open() };
+        let before = Instant::now();
+        assert_eq!(watch.suspect(1).await.found, Found::Check);
+        assert_eq!(before.elapsed(), CHECK);
+        assert_eq!(watch.suspect(1).await.found, Found::Check, "the suspicion stays until it is settled");
+        assert_eq!(before.elapsed(), CHECK);
+        watch.settle();
+        watch.suspect(1).await;
+        assert_eq!(before.elapsed(), 2 * CHECK);
+    }
+
+    #[test]
+    fn lost_events_are_a_suspicion_and_a_culprit_heard_of_later_is_added() {
+        let (mut follower, mut suspicion) = (Follower::default(), None);
+        note(Heard::Datagram(&[]), 1, &mut follower, &mut suspicion);
+        assert_eq!(suspicion, None);
+        note(Heard::Lost, 1, &mut follower, &mut suspicion);
+        assert_eq!(suspicion.as_ref().map(|drift| drift.found), Some(Found::Lost));
+        let culprit = Culprit { pid: 42, name: "nft".to_owned() };
+        suspicion.iter_mut().for_each(|drift| drift.blame(culprit.clone()));
+        assert_eq!(suspicion.and_then(|drift| drift.who()).as_deref(), Some("nft (pid 42)"));
+    }
+}
