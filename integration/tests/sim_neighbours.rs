@@ -17,18 +17,21 @@ const FIREWALLD: &str = "table inet other {
     chain input { type filter hook input priority 10; ct state established,related accept; iifname lo accept; ct state invalid drop; ip6 nexthdr icmpv6 accept; reject with icmpx admin-prohibited; }
     chain forward { type filter hook forward priority 10; ct state established,related accept; ct status dnat accept; ct state invalid drop; ip6 nexthdr icmpv6 accept; reject with icmpx admin-prohibited; }
     chain output { type filter hook output priority 10; ct state established,related accept; oifname lo accept; }
-    chain postrouting { type nat hook postrouting priority 110; } }";
+    chain postrouting { type nat hook postrouting priority 110; }
+}";
 
 /// The chains of ufw, with the way to the apiservers that the manual asks for.
 const DROP: &str = "table inet other {
     chain input { type filter hook input priority 0; policy drop; ct state invalid drop; ct state established,related accept; iifname lo accept; ip6 nexthdr icmpv6 accept; }
     chain forward { type filter hook forward priority 0; policy drop; ct state invalid drop; ct state established,related accept; ip6 nexthdr icmpv6 accept; ALLOWED }
-    chain output { type filter hook output priority 0; policy drop; ct state invalid drop; ct state established,related,new accept; ip6 nexthdr icmpv6 accept; } }";
+    chain output { type filter hook output priority 0; policy drop; ct state invalid drop; ct state established,related,new accept; ip6 nexthdr icmpv6 accept; }
+}";
 
 /// One conntrack zone for all that passes the node, in both directions.
 const ZONE: &str = "table inet other {
     chain prerouting { type filter hook prerouting priority -300; ct zone set 7; }
-    chain output { type filter hook output priority -300; ct zone set 7; } }";
+    chain output { type filter hook output priority -300; ct zone set 7; }
+}";
 
 const SETTINGS: [(&str, &str); 5] = [
     ("net/ipv4/conf/all/rp_filter", "1"),
@@ -78,7 +81,7 @@ fn firewalls_zones_and_strict_settings_stand_in_nobodys_way() -> Result<()> {
 /// What the manual says that the operator must mend is so, and is mended that way.
 #[test]
 fn what_the_manual_names_as_an_obstacle_is_one_until_it_is_gone() -> Result<()> {
-    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+    let lab = Lab::start(LabOptions::default())?;
     let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
     let (node, pod) = (lab.node(), lab.pod(1));
     let daemon = scenario.daemon()?;
@@ -91,7 +94,8 @@ fn what_the_manual_names_as_an_obstacle_is_one_until_it_is_gone() -> Result<()> 
     let notrack: String = vips.iter().map(|vip| format!("{vip} notrack;")).collect();
     node.nft_load(&format!(
         "table inet other {{ chain prerouting {{ type filter hook prerouting priority -300; {notrack} }}
-         chain output {{ type filter hook output priority -300; {notrack} }} }}"
+         chain output {{ type filter hook output priority -300; {notrack} }}
+}}"
     ))?;
     expect_nobody("a virtual IP that is not tracked", &scenario, &lab, &[pod, node])?;
     remove(node)?;
@@ -101,7 +105,7 @@ fn what_the_manual_names_as_an_obstacle_is_one_until_it_is_gone() -> Result<()> 
     let checks: String = vips.iter().map(|vip| format!("ct state new {vip} reject;")).collect();
     let chain = |hook: &str| format!("chain {hook} {{ type filter hook {hook} priority -110; {checks} }}\n");
     node.nft_load(&format!(
-        "table inet other {{ {}{}{} }}",
+        "table inet other {{ {}{}{}}}",
         chain("input"),
         chain("forward"),
         chain("output")
@@ -113,7 +117,9 @@ fn what_the_manual_names_as_an_obstacle_is_one_until_it_is_gone() -> Result<()> 
     remove(node)?;
 
     let limit = node.run("cat", &["/proc/sys/net/netfilter/nf_conntrack_max"])?;
-    fill_conntrack(node, lab.dir(), limit.trim().parse().context("parse the limit")?)?;
+    let filled = fill_conntrack(node, lab.dir(), limit.trim().parse().context("parse the limit")?);
+    let full = filled.is_err_and(|error| format!("{error:#}").contains("not enough memory"));
+    ensure!(full, "there is room for more entries than the limit says");
     expect_nobody("a full conntrack table", &scenario, &lab, &[pod])?;
     ensure!(!daemon.log().contains("an apiserver does not answer"), "{}", daemon.log());
     node.run("conntrack", &["-F"])?;
