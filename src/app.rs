@@ -180,9 +180,10 @@ impl Bound {
         let Parts { mut dataplane, mut host, forwarder, .. } = parts;
         // From here on another daemon may start, and take the table in; what follows is ours alone.
         dataplane.release().await;
+        let offer = forwarder.as_ref().and_then(|_| stop::offer(&args.run_dir));
         drop(lock);
         let followed = match forwarder {
-            Some(forwarder) => stop::drain(forwarder, &args.run_dir, args.forwarder.drain_grace).await,
+            Some(forwarder) => stop::drain(forwarder, offer, args.forwarder.drain_grace).await,
             None => false,
         };
         if args.cleanup_on_exit && !followed {

@@ -30,19 +30,19 @@ mod path;
 mod repair;
 mod tell;
 mod totals;
+mod wait;
 
 use history::History;
 pub use path::{Mode, PathError};
 use path::{PROMOTE, Path};
 use repair::Mender;
 pub use totals::TotalsQuery;
+use wait::{after, stopped};
 
 /// A refused commit is tried again after this, doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Rare enough to be no load, often enough that a healed kernel is used soon.
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// How long a step may go on after a stop. It takes milliseconds, unless a commit waits for another program's.
-const LAST_STEP: Duration = Duration::from_millis(300);
 
 type Views = watch::Receiver<Option<HealthView>>;
 
@@ -139,7 +139,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         let mut retry = None;
         let mut feeding = true;
         loop {
-            let wait = self.mender.wait();
+            let (wait, routes_wait) = (self.mender.wait(), self.mender.routes_wait());
             tokio::select! {
                 biased;
                 _ = inputs.stop.wait_for(|stop| *stop) => break,
@@ -148,9 +148,8 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                     self.history.ended(&report, &self.metrics);
                     continue;
                 }
-                drift = self.dataplane.drifted(), if wait.is_zero() => self.mender.begin(drift),
-                () = sleep(wait), if !wait.is_zero() => continue,
-                () = self.host.changed() => {}
+                drift = after(wait, self.dataplane.drifted()) => self.mender.begin(drift),
+                () = after(routes_wait, self.host.changed()) => {}
                 () = self.forwarder.emptied() => {}
                 Ok(_) = inputs.predecessor.wait_for(|drains| !*drains), if self.path.waits_for_predecessor => {}
                 () = sleep(retry.unwrap_or(RETRY_MAX)), if retry.is_some() => {}
@@ -268,12 +267,6 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         }
         (vips, backends)
     }
-}
-
-/// Resolves a moment after a stop was asked for.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
-    sleep(LAST_STEP).await;
 }
 
 /// Whether the kernel has what it should have.

@@ -1,5 +1,6 @@
 //! Routes, routing rules and the device that lead the virtual IPs to the forwarder come back when somebody removes them.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -44,5 +45,8 @@ fn what_the_forwarder_needs_is_made_again() -> Result<()> {
         })?;
         ensure!(status["repairs"]["latest"][0]["object"] == "routes", "{status:#}");
     }
+    thread::sleep(Duration::from_secs(1));
+    let total = daemon.status()?["repairs"]["total"].as_u64();
+    ensure!(total.is_some_and(|total| total <= 8), "{total:?} repairs of 4 changes\n{}", daemon.log());
     stage.expect_forwarded("after all that")
 }

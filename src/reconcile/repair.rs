@@ -17,6 +17,7 @@ const SHOWN: usize = 8;
 pub(super) struct Mender {
     due: Option<Drift>,
     damper: Damper,
+    routes: Damper,
     total: u64,
     latest: VecDeque<Repair>,
 }
@@ -25,6 +26,11 @@ impl Mender {
     /// How long the next repair has to wait.
     pub fn wait(&self) -> Duration {
         self.damper.wait(now())
+    }
+
+    /// How long the next look at routes has to wait.
+    pub fn routes_wait(&self) -> Duration {
+        self.routes.wait(now())
     }
 
     /// The rules are no longer what was applied.
@@ -63,6 +69,7 @@ impl Mender {
     /// So many routes and routing rules were made again.
     pub fn routes(&mut self, count: usize, metrics: &Metrics) {
         if count > 0 {
+            self.routes.note(now());
             tracing::warn!(count, "another program removed routes or routing rules of apivip; made again");
             self.note(Repaired::Routes, &Drift::new(Found::Event), metrics);
         }

@@ -25,20 +25,17 @@ pub(super) fn lookup_request(to: IpAddr) -> Result<RouteMessage, HostError> {
     Ok(request)
 }
 
-/// Only our own routes; a kernel before 4.20 ignores the filter and lists all.
+/// Only our own routes, of every table; a kernel before 4.20 ignores the filter and lists all.
 pub(super) fn dump_request(family: Family) -> RouteMessage {
-    match family {
-        Family::V4 => RouteMessageBuilder::<Ipv4Addr>::new()
-            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
-            .scope(RouteScope::Universe)
-            .kind(RouteType::Unspec)
-            .build(),
-        Family::V6 => RouteMessageBuilder::<Ipv6Addr>::new()
-            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
-            .scope(RouteScope::Universe)
-            .kind(RouteType::Unspec)
-            .build(),
-    }
+    let own = RouteProtocol::Other(ROUTE_PROTOCOL);
+    let mut request = match family {
+        Family::V4 => RouteMessageBuilder::<Ipv4Addr>::new().protocol(own).build(),
+        Family::V6 => RouteMessageBuilder::<Ipv6Addr>::new().protocol(own).build(),
+    };
+    request.header.table = 0;
+    request.header.scope = RouteScope::Universe;
+    request.header.kind = RouteType::Unspec;
+    request
 }
 
 pub(in crate::dataplane) fn destination(route: &RouteMessage) -> Option<IpAddr> {
