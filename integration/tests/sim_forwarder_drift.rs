@@ -4,11 +4,22 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use integration::daemon::Daemon;
 use integration::forwarder::{Stage, devices, is_local};
 use integration::lab::{Families, Lab, LabOptions};
 
 /// Before there were events, a look each 10 s found nothing of this.
 const REPAIRED: Duration = Duration::from_secs(4);
+
+/// An idle daemon runs for some 10 ms of a second, built for tests.
+const BUSY: Duration = Duration::from_millis(300);
+
+/// The processor time of the thread that everything but netlink and the forwarder's connections runs on.
+fn running(daemon: &Daemon) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/schedstat", daemon.pid()))?;
+    let nanoseconds = stat.split(' ').next().context("an empty schedstat")?.parse()?;
+    Ok(Duration::from_nanos(nanoseconds))
+}
 
 #[test]
 fn what_the_forwarder_needs_is_made_again() -> Result<()> {
@@ -45,7 +56,11 @@ fn what_the_forwarder_needs_is_made_again() -> Result<()> {
         })?;
         ensure!(status["repairs"]["latest"][0]["object"] == "routes", "{status:#}");
     }
+    let before = running(&daemon)?;
     thread::sleep(Duration::from_secs(1));
+    let ran = running(&daemon)? - before;
+    println!("its runtime ran for {ran:?} of a second");
+    ensure!(ran < BUSY, "it ran for {ran:?} of a second\n{}", daemon.log());
     let total = daemon.status()?["repairs"]["total"].as_u64();
     ensure!(total.is_some_and(|total| total <= 8), "{total:?} repairs of 4 changes\n{}", daemon.log());
     stage.expect_forwarded("after all that")
