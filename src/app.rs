@@ -15,10 +15,11 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, AdminError, Sources};
 use crate::apiserver::{self, Access, ApiConfig, Connection, Published};
-use crate::config::{BootError, ModeArg, RunArgs};
+use crate::config::{BootError, ModeArg, RunArgs, TableOwnerArg};
 use crate::dataplane::dry_run::{DryRun, Rehearsal};
 use crate::dataplane::flows::{FlowError, FlowOptions, Flows};
 use crate::dataplane::host::Node;
+use crate::dataplane::nft::owner::Ownership;
 use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Dataplane, DataplaneError, Host};
 use crate::forwarder::{Forwarder, ForwarderError, ForwarderOptions, Stats};
@@ -183,14 +184,17 @@ impl Bound {
             drop(lock);
             return Ok(());
         }
-        let parts = Parts { dataplane: Nftables::default(), host, flows, forwarder };
+        let dataplane = Nftables::new(ownership(args.table_owner));
+        let parts = Parts { dataplane, host, flows, forwarder };
         let parts = Reconciler::new(parts, mode, policy, metrics, report_in).run(inputs).await;
         tasks.shutdown().await;
         let Parts { mut dataplane, mut host, forwarder, .. } = parts;
-        // From here on another daemon may start; what follows is ours alone.
+        // From here on another daemon may start, and take the table in; what follows is ours alone.
+        dataplane.release().await;
+        let offer = forwarder.as_ref().and_then(|_| stop::offer(&args.run_dir));
         drop(lock);
         let followed = match forwarder {
-            Some(forwarder) => stop::drain(forwarder, &args.run_dir, args.forwarder.drain_grace).await,
+            Some(forwarder) => stop::drain(forwarder, offer, args.forwarder.drain_grace).await,
             None => false,
         };
         if args.cleanup_on_exit && !followed {
@@ -247,6 +251,13 @@ fn mode(mode: ModeArg) -> Mode {
         ModeArg::Auto => Mode::Auto,
         ModeArg::Nftables => Mode::Nftables,
         ModeArg::Forwarder => Mode::Forwarder,
+    }
+}
+
+fn ownership(owner: TableOwnerArg) -> Ownership {
+    match owner {
+        TableOwnerArg::Auto => Ownership::Owned,
+        TableOwnerArg::Off => Ownership::Plain,
     }
 }
 

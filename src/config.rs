@@ -14,10 +14,12 @@ use crate::model::types::ServiceKey;
 mod boot;
 mod forwarder;
 mod health;
+mod owner;
 
 pub use boot::{BootArgs, BootError, DEFAULT_STATE_DIR};
 pub use forwarder::{ForwarderArgs, ModeArg};
 pub use health::HealthArgs;
+pub use owner::TableOwnerArg;
 
 /// Version and commit, as `apivip --version` prints them.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("APIVIP_COMMIT"), ")");
@@ -144,6 +146,10 @@ pub struct RunArgs {
     /// When and where connections are forwarded.
     #[command(flatten)]
     pub forwarder: ForwarderArgs,
+
+    /// Who may change the table while the daemon runs
+    #[arg(long, env = "APIVIP_TABLE_OWNER", value_enum, default_value_t = TableOwnerArg::Auto)]
+    pub table_owner: TableOwnerArg,
 
     /// Probe and log, but leave the kernel's rules, routes and flows as they are
     #[arg(long, env = "APIVIP_DRY_RUN")]

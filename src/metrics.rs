@@ -21,10 +21,12 @@ use crate::report::{Phase, Report};
 
 mod forwarder;
 mod health;
+mod repair;
 
 use forwarder::{Forwarded, PathMetrics};
 use health::HealthMetrics;
 pub use health::Stage;
+use repair::RepairMetrics;
 
 /// Seconds. A commit takes some 0.2 ms alone and seconds behind another program's.
 const BUCKETS: [f64; 14] =
@@ -54,6 +56,7 @@ pub struct Metrics {
     holds: Gauge,
     health: HealthMetrics,
     path: PathMetrics,
+    repair: RepairMetrics,
     forwarder: Arc<Stats>,
 }
 
@@ -107,6 +110,7 @@ impl Metrics {
             gauge("holds", "Parts of the rules that are kept although the API no longer publishes them");
         let health = HealthMetrics::new(&mut registry);
         let path = PathMetrics::new(&mut registry);
+        let repair = RepairMetrics::new(&mut registry);
         let metrics = Self {
             registry,
             commits,
@@ -119,6 +123,7 @@ impl Metrics {
             holds,
             health,
             path,
+            repair,
             forwarder,
         };
         metrics.state(&Report::default());

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use crate::dataplane::flows::FlowKiller;
@@ -24,23 +24,33 @@ use crate::model::types::Backend;
 use crate::report::{Phase, Report};
 
 mod commit;
+mod damper;
 mod history;
 mod path;
+mod repair;
 mod tell;
+mod totals;
+mod wait;
 
 use history::History;
 pub use path::{Mode, PathError};
 use path::{PROMOTE, Path};
+use repair::Mender;
+pub use totals::TotalsQuery;
+use wait::{after, stopped};
 
 /// A refused commit is tried again after this, doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Rare enough to be no load, often enough that a healed kernel is used soon.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// A question for the totals of all backends.
-pub type TotalsQuery = oneshot::Sender<BTreeMap<Backend, u64>>;
-
 type Views = watch::Receiver<Option<HealthView>>;
+
+/// What goes on while a commit waits.
+struct Meanwhile<'a> {
+    views: Views,
+    queries: &'a mut mpsc::Receiver<TotalsQuery>,
+}
 
 /// What the reconciler is fed with.
 pub struct Inputs {
@@ -78,6 +88,9 @@ pub struct Reconciler<D, H, F, W> {
     effective: Option<Arc<DesiredState>>,
     /// What the kernel's rules are.
     applied: Option<Arc<DesiredState>>,
+    /// No other program may change these rules.
+    owned: bool,
+    mender: Mender,
     /// Backends whose flows are being ended, or were; `true`: without the help of a rule.
     ending: BTreeMap<Backend, bool>,
     history: History,
@@ -108,6 +121,8 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             policy,
             effective: None,
             applied: None,
+            owned: false,
+            mender: Mender::default(),
             ending: BTreeMap::new(),
             history: History::default(),
             ledger: Ledger::default(),
@@ -124,18 +139,17 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         let mut retry = None;
         let mut feeding = true;
         loop {
+            let (wait, routes_wait) = (self.mender.wait(), self.mender.routes_wait());
             tokio::select! {
                 biased;
-                _ = inputs.stop.wait_for(|stop| *stop) => {
-                    let Self { dataplane, host, flows, forwarder, .. } = self;
-                    return Parts { dataplane, host, flows, forwarder };
-                }
+                _ = inputs.stop.wait_for(|stop| *stop) => break,
                 changed = inputs.views.changed(), if feeding => feeding = changed.is_ok(),
                 report = self.flows.finished() => {
                     self.history.ended(&report, &self.metrics);
                     continue;
                 }
-                () = self.host.changed() => {}
+                drift = after(wait, self.dataplane.drifted()) => self.mender.begin(drift),
+                () = after(routes_wait, self.host.changed()) => {}
                 () = self.forwarder.emptied() => {}
                 Ok(_) = inputs.predecessor.wait_for(|drains| !*drains), if self.path.waits_for_predecessor => {}
                 () = sleep(retry.unwrap_or(RETRY_MAX)), if retry.is_some() => {}
@@ -146,20 +160,31 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             }
             let view = inputs.views.borrow_and_update().clone();
             let Some(view) = view else { continue };
-            let mut later = inputs.views.clone();
             self.path.waits_for_predecessor = *inputs.predecessor.borrow();
-            retry = match self.reconcile(&view, &mut later).await {
+            let mut meanwhile = Meanwhile { views: inputs.views.clone(), queries: &mut inputs.queries };
+            let outcome = tokio::select! {
+                biased;
+                outcome = self.reconcile(&view, &mut meanwhile) => outcome,
+                () = stopped(&mut inputs.stop) => break,
+            };
+            retry = match outcome {
                 Ok(Settled::Yes) => None,
                 Ok(Settled::OnTheForwarder) => Some(PROMOTE),
                 Err(_) => Some(retry.map_or(RETRY_MIN, |wait: Duration| (wait * 2).min(RETRY_MAX))),
             };
         }
+        let Self { dataplane, host, flows, forwarder, .. } = self;
+        Parts { dataplane, host, flows, forwarder }
     }
 
-    async fn reconcile(&mut self, view: &HealthView, later: &mut Views) -> Result<Settled, PathError> {
+    async fn reconcile(
+        &mut self,
+        view: &HealthView,
+        meanwhile: &mut Meanwhile<'_>,
+    ) -> Result<Settled, PathError> {
         self.note_rejections(&view.snapshot);
         self.history.look(view);
-        let outcome = self.program(view, later).await;
+        let outcome = self.program(view, meanwhile).await;
         match &outcome {
             Ok(Settled::Yes) => {
                 if self.logged_error.take().is_some() {
@@ -172,7 +197,11 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         outcome
     }
 
-    async fn program(&mut self, view: &HealthView, later: &mut Views) -> Result<Settled, PathError> {
+    async fn program(
+        &mut self,
+        view: &HealthView,
+        meanwhile: &mut Meanwhile<'_>,
+    ) -> Result<Settled, PathError> {
         let (vips, backends) = self.addresses(view);
         let node = self.host.view(&vips, &backends).await?;
         let (mut desired, holds) = desire(view, self.effective.as_deref(), &node, &self.policy);
@@ -189,8 +218,8 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         }
         self.path.settle(&mut self.host, &self.forwarder).await?;
         desired.forwarding = self.path.is_claimed();
-        if self.applied.as_deref() != Some(&desired)
-            && let Err(error) = self.commit(desired.clone(), view, &node, later).await
+        if (self.applied.as_deref() != Some(&desired) || self.mender.is_due())
+            && let Err(error) = self.commit(desired.clone(), view, &node, meanwhile).await
         {
             if !self.path.refused() {
                 return Err(error.into());
@@ -205,6 +234,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             self.end_flows(&applied, false);
             self.host.ensure_routes(&applied).await?;
         }
+        self.mender.routes(self.host.repaired(), &self.metrics);
         self.report(view, Phase::Programmed);
         Ok(Settled::Yes)
     }
@@ -219,6 +249,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         let Self { path, host, forwarder, .. } = self;
         path.forward(host, forwarder, &desired, why).await?;
         self.end_flows(&desired, true);
+        self.mender.routes(self.host.repaired(), &self.metrics);
         self.effective = Some(Arc::new(desired));
         self.history.committed(Instant::now(), &self.metrics);
         self.report(view, Phase::Forwarding);
@@ -235,20 +266,6 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             backends.extend(applied.backends().iter().map(|b| b.ip()));
         }
         (vips, backends)
-    }
-
-    async fn answer(&mut self, query: TotalsQuery) {
-        self.count().await;
-        // The asker may have left.
-        let _ = query.send(self.ledger.totals().clone());
-    }
-
-    async fn count(&mut self) {
-        let Some(applied) = self.applied.clone() else { return };
-        match self.dataplane.connections(&applied).await {
-            Ok(observed) => self.ledger.update(&observed),
-            Err(error) => tracing::debug!(error = %chain(&error), "read the counters"),
-        }
     }
 }
 

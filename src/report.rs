@@ -61,6 +61,52 @@ pub struct PathReport {
     pub draining: bool,
 }
 
+/// What others changed and the daemon made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repaired {
+    /// The table.
+    Table,
+    /// Routes or routing rules.
+    Routes,
+}
+
+impl Repaired {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Table, Self::Routes];
+
+    /// The label in status and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::Routes => "routes",
+        }
+    }
+}
+
+/// One repair.
+#[derive(Clone, Debug)]
+pub struct Repair {
+    /// Of what.
+    pub what: Repaired,
+    /// When the change was noticed.
+    pub at: Instant,
+    /// How: a label.
+    pub found: &'static str,
+    /// Transactions of others that it put right, as far as the kernel told of them.
+    pub changes: u64,
+    /// Who made them, as far as the kernel said.
+    pub by: Option<String>,
+}
+
+/// Repairs since the start.
+#[derive(Clone, Debug, Default)]
+pub struct Repairs {
+    /// How many.
+    pub total: u64,
+    /// The latest ones, newest first.
+    pub latest: Vec<Repair>,
+}
+
 /// The state of the reconciler after its latest step.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -72,6 +118,10 @@ pub struct Report {
     pub path: Option<PathReport>,
     /// What is programmed, or forwarded.
     pub programmed: Option<Arc<DesiredState>>,
+    /// Whether no other program may change the rules.
+    pub owned: bool,
+    /// What others changed.
+    pub repairs: Arc<Repairs>,
     /// What is kept although the API no longer says so.
     pub holds: Vec<Hold>,
     /// Why the phase is [`Phase::Failed`].

@@ -17,9 +17,11 @@ use crate::report::Report;
 
 mod backend;
 mod path;
+mod repair;
 
 pub use backend::BackendStatus;
 pub use path::PathStatus;
+pub use repair::{RepairStatus, RepairsStatus};
 
 /// The state of one daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +42,8 @@ pub struct Status {
     pub generation: u64,
     /// Which way new connections take.
     pub dataplane: PathStatus,
+    /// What others changed and the daemon made again.
+    pub repairs: RepairsStatus,
     /// The connection to the API.
     pub api: ApiStatus,
     /// What is redirected.
@@ -109,7 +113,8 @@ impl Status {
             phase: word(&report.phase),
             summary: summary(report),
             generation: snapshot.map_or(0, |s| s.generation),
-            dataplane: PathStatus::new(report.path.as_ref(), forwarder),
+            dataplane: PathStatus::new(report, forwarder),
+            repairs: RepairsStatus::new(&report.repairs),
             api: ApiStatus {
                 state: word(&connection.state),
                 since: connection.since.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
@@ -161,7 +166,7 @@ impl Display for Status {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "apivip {}, pid {}, up {}", self.version, self.pid, duration(self.uptime_seconds))?;
         writeln!(f, "{:<10} {}: {}", "rules", self.phase, self.summary)?;
-        write!(f, "{}", self.dataplane)?;
+        write!(f, "{}{}", self.dataplane, self.repairs)?;
         let address = self.api.address.as_deref().map(|a| format!(" from {a}")).unwrap_or_default();
         let form = match self.api.api.as_str() {
             "slices" => ", EndpointSlices",

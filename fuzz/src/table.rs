@@ -2,7 +2,7 @@
 
 use apivip::dataplane::nft::reply::{self, Observed};
 use apivip::dataplane::nft::table::{COMMENT_MAX, TABLE_NAME, Table};
-use apivip::dataplane::nft::{build, script, wire};
+use apivip::dataplane::nft::{build, owner::Ownership, script, wire};
 use apivip::model::desired::DesiredState;
 
 /// Builds the table of `desired`, as text and as messages, and checks both.
@@ -20,8 +20,8 @@ pub fn check(desired: &DesiredState) {
 /// Builds the transaction that turns `observed` into `table`, reads it as if the kernel had sent it, and returns what
 /// it would make of an empty kernel.
 pub fn check_transaction(table: &Table, observed: &Observed) -> Observed {
-    let steps = wire::replace(table, observed);
-    let batch = wire::batch(&steps, u32::MAX - 2);
+    let steps = wire::replace(table, observed, Ownership::Owned);
+    let batch = wire::batch(&steps, u32::MAX - 2, Some(1));
     let replies = reply::parse(&batch.bytes).expect("our own messages are well-formed");
     assert_eq!(replies.len(), steps.len() + 2, "a message more or less than steps, begin and end");
     let mut made = Observed::default();

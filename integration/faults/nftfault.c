@@ -11,6 +11,7 @@
  *   nochain      the chain type "nat" and the expression "nat" in a batch become ones that the kernel lacks: it
  *                answers ENOENT
  *   nosupport    the batch goes to a subsystem that the kernel lacks: it answers EOPNOTSUPP, as without nf_tables
+ *   noowner      a table's flags beyond dormant become one that no kernel knows: it answers EOPNOTSUPP, as before 6.9
  *   fail         as before, but the answer arrives as ENOMEM
  *   hang         a batch waits until the file says something else, as behind another program's commit mutex
  *   refuse-open  no new socket of the family, as a kernel built without netfilter's netlink
@@ -114,6 +115,24 @@ static void damage_nat(unsigned char *bytes, size_t len)
 	}
 }
 
+/* The flags owner and persist of a table become a flag that no kernel knows. */
+static void damage_owner(unsigned char *bytes, size_t len)
+{
+	for (size_t at = 0; at + sizeof(struct nlmsghdr) <= len;) {
+		struct nlmsghdr *header = (void *)(bytes + at);
+		size_t end = at + header->nlmsg_len;
+		if (header->nlmsg_len < sizeof(*header) || end > len)
+			return;
+		struct nlattr wanted = { NLA_HDRLEN + 4, NFTA_TABLE_FLAGS };
+		size_t attr = at + NLMSG_LENGTH(sizeof(struct nfgenmsg));
+		int ours = header->nlmsg_type == ((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWTABLE);
+		for (; ours && attr + wanted.nla_len <= end; attr += NLA_ALIGNTO)
+			if (!memcmp(bytes + attr, &wanted, NLA_HDRLEN) && bytes[attr + NLA_HDRLEN + 3] > NFT_TABLE_F_DORMANT)
+				bytes[attr + NLA_HDRLEN + 3] = 0x80;
+		at += NLMSG_ALIGN(header->nlmsg_len);
+	}
+}
+
 static void capabilities(struct __user_cap_data_struct *data, long call)
 {
 	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
@@ -171,6 +190,9 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 		met(word, what == 2 ? "commit" : "request");
 	} else if (what == 2 && !strcmp(word, "nochain")) {
 		damage_nat(copy, len);
+		met(word, "commit");
+	} else if (what == 2 && !strcmp(word, "noowner")) {
+		damage_owner(copy, len);
 		met(word, "commit");
 	} else if (what == 2 && (!strcmp(word, "fail") || !strcmp(word, "nosupport"))) {
 		struct nfgenmsg *generic = NLMSG_DATA((struct nlmsghdr *)copy);

@@ -13,6 +13,7 @@ pub mod forwarder;
 pub mod kubeconfig;
 pub mod lab;
 pub mod load;
+pub mod many_services;
 pub mod neighbour;
 pub mod netns;
 pub mod nft;

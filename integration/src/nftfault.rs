@@ -22,6 +22,8 @@ pub enum Fault {
     NoChainType,
     /// The kernel has no nf_tables: batches are refused with EOPNOTSUPP.
     NoSubsystem,
+    /// The kernel has no owners that a table outlives: a batch with such a table is refused with EOPNOTSUPP.
+    NoOwner,
     /// Batches are refused with ENOMEM.
     Failing,
     /// Batches wait for as long as the fault lasts.
@@ -40,6 +42,7 @@ impl Fault {
             Self::NotPermitted => "eperm",
             Self::NoChainType => "nochain",
             Self::NoSubsystem => "nosupport",
+            Self::NoOwner => "noowner",
             Self::Failing => "fail",
             Self::Hanging => "hang",
             Self::NoSocket => "refuse-open",
@@ -53,7 +56,7 @@ impl Fault {
             Self::NoChainType => Some("No such file or directory"),
             Self::NoSubsystem => Some("Operation not supported"),
             Self::Failing => Some("Cannot allocate memory"),
-            Self::Hanging => None,
+            Self::NoOwner | Self::Hanging => None,
             Self::NoSocket => Some("Protocol not supported"),
         }
     }

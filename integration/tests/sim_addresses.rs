@@ -4,11 +4,16 @@
 #[path = "network/addresses.rs"]
 mod several;
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use apivip::model::types::Family;
 use integration::control_plane::Variant;
 use integration::lab::{DefaultRoute, Families, Lab, LabOptions, addresses};
 use integration::scenario::Scenario;
+
+/// Longest until a deleted route is there again. Without events it would be ten seconds.
+const REPAIRED: Duration = Duration::from_secs(4);
 
 #[test]
 fn a_node_on_two_networks_is_seen_with_the_address_of_the_apiservers_network() -> Result<()> {
@@ -49,6 +54,13 @@ fn a_node_without_default_route_gets_a_route_until_cleanup() -> Result<()> {
             && routes.lines().count() == 1;
         ensure!(as_said, "expected one route to {vip} by eth0 from {source}, found:\n{routes}");
     }
+    let made = own_routes(&lab, Family::V4)?;
+    lab.node().ip(&format!("route del {}\n", addresses::vip(Family::V4)))?;
+    let again = |_: &_| Ok((own_routes(&lab, Family::V4)? == made).then_some(()));
+    daemon.process().wait_until("the route that somebody deleted", REPAIRED, again)?;
+    daemon.wait_for_status("the repair", REPAIRED, |status| {
+        status["repairs"]["latest"][0]["object"] == "routes"
+    })?;
     daemon.stop()?;
     scenario.expect_everybody("without a default route and without the daemon")?;
     let said = scenario.cleanup(&daemon)?;

@@ -15,15 +15,19 @@ use crate::handover::Offer;
 /// connections are accepted as before.
 const OFFERED: Duration = Duration::from_millis(800);
 
-/// Returns whether another daemon follows.
-pub(super) async fn drain(forwarder: Forwarder, run_dir: &Path, grace: Duration) -> bool {
-    let end = Instant::now() + grace;
-    let listeners = forwarder.listeners().await.unwrap_or_default();
-    let offer = Offer::open(run_dir)
+/// Where the daemon that follows asks. It must be there before that one can have the lock, or it would find nobody.
+pub(super) fn offer(run_dir: &Path) -> Option<Offer> {
+    Offer::open(run_dir)
         .inspect_err(|error| {
             tracing::warn!(%error, run_dir = %run_dir.display(), "cannot offer the listeners to another daemon");
         })
-        .ok();
+        .ok()
+}
+
+/// Returns whether another daemon follows.
+pub(super) async fn drain(forwarder: Forwarder, offer: Option<Offer>, grace: Duration) -> bool {
+    let end = Instant::now() + grace;
+    let listeners = forwarder.listeners().await.unwrap_or_default();
     let mut followers: Vec<UnixStream> = Vec::new();
     // Without listeners nobody can come, and there is nothing to give.
     if let (Some(offer), false) = (&offer, listeners.is_empty()) {

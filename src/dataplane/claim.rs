@@ -13,11 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 
-use futures_util::StreamExt;
 use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use netlink_packet_route::{AddressFamily, IpProtocol};
-use rtnetlink::IpVersion;
 use tappers::{DeviceState, Interface, Tun};
 
 use super::host::{
@@ -26,6 +24,8 @@ use super::host::{
 };
 use crate::model::desired::DesiredState;
 use crate::model::types::Vip;
+
+mod standing;
 
 /// The kernel puts a number in place of `%d`: a daemon that drains still has its own device.
 const DEVICE: &str = "apivip%d";
@@ -48,7 +48,7 @@ pub enum Claim {
 
 /// The device, and what hangs on it.
 pub(super) struct Device {
-    _tun: Tun,
+    tun: Tun,
     index: u32,
     all: BTreeSet<IpAddr>,
     rest: BTreeSet<Vip>,
@@ -68,12 +68,18 @@ impl Device {
                     .to_owned(),
             source,
         })?;
-        Ok(Self { _tun: tun, index, all: BTreeSet::new(), rest: BTreeSet::new() })
+        Ok(Self { tun, index, all: BTreeSet::new(), rest: BTreeSet::new() })
+    }
+
+    /// Whether somebody deleted it: the descriptor then leads to no device any more.
+    fn is_gone(&self) -> bool {
+        !self.tun.name().and_then(|name| name.index()).is_ok_and(|index| index == self.index)
     }
 }
 
 impl Node {
     pub(super) async fn claim_vips(&mut self, state: &DesiredState, claim: Claim) -> Result<(), HostError> {
+        self.recall_claim().await?;
         if self.device.is_none() {
             self.device = Some(Device::make()?);
         }
@@ -106,16 +112,7 @@ impl Node {
     /// The routes go with the device; rules are not bound to one.
     pub(super) async fn release_vips(&mut self) -> Result<bool, HostError> {
         let had = self.device.take().is_some();
-        let mut rules = Vec::new();
-        for version in [IpVersion::V4, IpVersion::V6] {
-            let mut listed = self.handle().rule().get(version).execute().boxed_local();
-            // A kernel without policy routing, or without IPv6, has no rules of ours.
-            while let Some(Ok(rule)) = listed.next().await {
-                if rule.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL))) {
-                    rules.push(rule);
-                }
-            }
-        }
+        let rules = self.own_rules().await;
         let found = !rules.is_empty();
         for rule in rules {
             absent_is_fine(self.handle().rule().del(rule).execute().await)

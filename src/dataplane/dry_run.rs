@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::claim::Claim;
+use super::drift::Drift;
 use super::flows::{FlowKiller, KillOrder, KillReport};
 use super::{Applied, Dataplane, DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView};
@@ -23,11 +24,15 @@ impl Dataplane for DryRun {
         for frontend in &state.frontends {
             tracing::info!(vip = %frontend.vip, backends = ?frontend.backends, dead = ?frontend.dead, "dry run: would lead the virtual IP to these apiservers");
         }
-        Ok(Applied { connections_before: BTreeMap::new(), took: Duration::ZERO, steps: 0 })
+        Ok(Applied { connections_before: BTreeMap::new(), took: Duration::ZERO, steps: 0, owned: false })
     }
 
     async fn connections(&mut self, _state: &DesiredState) -> Result<BTreeMap<Backend, u64>, DataplaneError> {
         Ok(BTreeMap::new())
+    }
+
+    async fn drifted(&mut self) -> Drift {
+        std::future::pending().await
     }
 
     async fn remove(&mut self) -> Result<bool, DataplaneError> {
@@ -74,6 +79,10 @@ impl<H: Host> Host for Rehearsal<H> {
 
     async fn release(&mut self) -> Result<bool, DataplaneError> {
         Ok(false)
+    }
+
+    fn repaired(&mut self) -> usize {
+        0
     }
 
     async fn changed(&mut self) {

@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::claim::Claim;
+use super::drift::{Drift, Found};
+use super::nft::events::Culprit;
 use super::nft::socket::NftError;
 use super::{Applied, Dataplane, DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView};
@@ -30,6 +32,7 @@ struct State {
     node: NodeView,
     routes: BTreeSet<IpAddr>,
     claim: Option<Claim>,
+    drift: Option<Drift>,
 }
 
 impl State {
@@ -58,6 +61,15 @@ impl FakeKernel {
     /// From now on let commits wait for another program's (or no longer).
     pub fn set_blocked(&self, blocked: bool) {
         self.0.borrow_mut().blocked = blocked;
+        self.1.notify_waiters();
+    }
+
+    /// Another program changes what is programmed, until it is programmed again.
+    pub fn disturb(&self, culprit: Culprit) {
+        let mut state = self.0.borrow_mut();
+        state.programmed = None;
+        state.drift.get_or_insert_with(|| Drift::new(Found::Event)).blame(culprit);
+        drop(state);
         self.1.notify_waiters();
     }
 
@@ -94,11 +106,22 @@ impl Dataplane for FakeKernel {
         let connections_before = before.map(|state| kernel.counted(state)).unwrap_or_default();
         kernel.programmed = Some(state.clone());
         kernel.commits += 1;
-        Ok(Applied { connections_before, took: Duration::ZERO, steps: 1 })
+        kernel.drift = None;
+        Ok(Applied { connections_before, took: Duration::ZERO, steps: 1, owned: false })
     }
 
     async fn connections(&mut self, state: &DesiredState) -> Result<BTreeMap<Backend, u64>, DataplaneError> {
         Ok(self.0.borrow().counted(state))
+    }
+
+    async fn drifted(&mut self) -> Drift {
+        loop {
+            let told = self.1.notified();
+            if let Some(drift) = self.0.borrow().drift.clone() {
+                return drift;
+            }
+            told.await;
+        }
     }
 
     async fn remove(&mut self) -> Result<bool, DataplaneError> {
@@ -131,6 +154,10 @@ impl Host for FakeKernel {
 
     async fn release(&mut self) -> Result<bool, DataplaneError> {
         Ok(self.0.borrow_mut().claim.take().is_some())
+    }
+
+    fn repaired(&mut self) -> usize {
+        0
     }
 
     async fn changed(&mut self) {

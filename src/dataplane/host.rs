@@ -1,15 +1,15 @@
 //! The node's own addresses and routes, over rtnetlink: which source address is right for each backend, who holds
 //! the virtual IP, and the route that host traffic needs on a node without a default route.
 
+mod error;
 mod messages;
+mod own;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_sys::AsyncSocket;
@@ -22,8 +22,12 @@ use super::claim::{Claim, Device, is_claim};
 use super::{DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView, PreferredSource};
 use crate::model::types::Family;
-use messages::{destination, dump_request, lookup_request, output_interface, same};
-pub(super) use messages::{host_route, preferred_source};
+pub use error::HostError;
+use error::is_unroutable;
+pub(super) use error::{EAFNOSUPPORT, ESRCH, errno, failed, invalid};
+pub(super) use messages::{destination, host_route, output_interface, preferred_source};
+use messages::{dump_request, lookup_request, same};
+use own::OwnRoutes;
 
 /// Marks our routes (`ip route show proto 97`). 97 is free in the kernel's rtnetlink.h and in iproute2's rt_protos.
 pub const ROUTE_PROTOCOL: u8 = 97;
@@ -32,19 +36,15 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Routes change without an address event; one lookup for each backend is some 20 us.
 const POLL: Duration = Duration::from_secs(10);
 
-/// Why routes or addresses could not be read or changed.
-#[derive(Debug, thiserror::Error)]
-#[error("{action}")]
-pub struct HostError {
-    pub(super) action: String,
-    #[source]
-    pub(super) source: io::Error,
-}
-
 /// The node that this process runs on, as its network namespace shows it.
 pub struct Node {
     handle: Handle,
     pub(super) device: Option<Device>,
+    /// Routes and rules that others removed and that are, or will be, made again.
+    pub(super) repaired: usize,
+    /// Virtual IPs that have a route of ours.
+    routed: BTreeSet<IpAddr>,
+    own: OwnRoutes,
     events: watch::Receiver<()>,
     poll: Interval,
     tasks: [JoinHandle<()>; 2],
@@ -71,7 +71,17 @@ impl Node {
         });
         let mut poll = interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { handle, device: None, events, poll, tasks: [pump, settle] })
+        let own = OwnRoutes::open()?;
+        Ok(Self {
+            handle,
+            device: None,
+            repaired: 0,
+            routed: BTreeSet::new(),
+            own,
+            events,
+            poll,
+            tasks: [pump, settle],
+        })
     }
 
     pub(super) fn handle(&self) -> &Handle {
@@ -103,9 +113,15 @@ impl Node {
         Ok(bound)
     }
 
-    /// Our routes in the main table, by destination.
+    /// Our routes that host traffic needs, by destination.
     async fn own_routes(&self) -> Result<BTreeMap<IpAddr, RouteMessage>, HostError> {
-        let mut own = BTreeMap::new();
+        let unicast = self.listed_routes().await?.into_iter().filter(|route| !is_claim(route));
+        Ok(unicast.filter_map(|route| Some((destination(&route)?, route))).collect())
+    }
+
+    /// All our routes.
+    pub(super) async fn listed_routes(&self) -> Result<Vec<RouteMessage>, HostError> {
+        let mut own = Vec::new();
         for family in [Family::V4, Family::V6] {
             let mut routes = self.handle.route().get(dump_request(family)).execute().boxed_local();
             while let Some(route) = routes.next().await {
@@ -115,11 +131,8 @@ impl Node {
                     Err(_) if family == Family::V6 => break,
                     Err(e) => return Err(failed("list the node's routes".to_owned(), e)),
                 };
-                if route.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)
-                    && !is_claim(&route)
-                    && let Some(ip) = destination(&route)
-                {
-                    own.insert(ip, route);
+                if route.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL) {
+                    own.push(route);
                 }
             }
         }
@@ -179,12 +192,16 @@ impl Host for Node {
         let mut own = self.own_routes().await?;
         let vips: BTreeMap<IpAddr, IpAddr> =
             state.frontends.iter().filter_map(|f| f.backends.first().map(|b| (f.vip.ip(), b.ip()))).collect();
+        self.own.vips = vips.keys().copied().collect();
+        self.routed.retain(|vip| vips.contains_key(vip));
         for (vip, backend) in vips {
             let ours = own.remove(&vip);
+            let lost = ours.is_none() && self.routed.remove(&vip);
             if ours.is_none() && self.route_to(vip).await?.is_some() {
                 continue;
             }
             let Some(wanted) = self.wanted(vip, backend).await? else { continue };
+            self.routed.insert(vip);
             if ours.as_ref().is_some_and(|ours| same(ours, &wanted)) {
                 continue;
             }
@@ -196,6 +213,7 @@ impl Host for Node {
                 .execute()
                 .await
                 .map_err(|e| failed(format!("add a route to {vip}"), e))?;
+            self.repaired += usize::from(lost);
             tracing::info!(%vip, source, "added a route to the virtual IP: the node had none");
         }
         for (ip, route) in own {
@@ -222,8 +240,13 @@ impl Host for Node {
         Ok(self.release_vips().await?)
     }
 
+    fn repaired(&mut self) -> usize {
+        std::mem::take(&mut self.repaired)
+    }
+
     async fn changed(&mut self) {
         tokio::select! {
+            () = self.own.touched() => {}
             changed = self.events.changed() => {
                 if changed.is_err() {
                     self.poll.tick().await;
@@ -232,39 +255,4 @@ impl Host for Node {
             _ = self.poll.tick() => {}
         }
     }
-}
-
-const EINVAL: i32 = 22;
-pub(super) const ESRCH: i32 = 3;
-const EACCES: i32 = 13;
-pub(super) const EAFNOSUPPORT: i32 = 97;
-const ENETUNREACH: i32 = 101;
-const EHOSTUNREACH: i32 = 113;
-
-pub(super) fn errno(error: &rtnetlink::Error) -> Option<i32> {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => Some(message.raw_code().saturating_abs()),
-        rtnetlink::Error::UnexpectedMessage(message) => match &message.payload {
-            NetlinkPayload::Error(error) => Some(error.raw_code().saturating_abs()),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// No route, or a route that says no: unreachable, prohibit, blackhole; or no such address family here.
-fn is_unroutable(error: &rtnetlink::Error) -> bool {
-    matches!(errno(error), Some(ENETUNREACH | EHOSTUNREACH | EACCES | EINVAL | EAFNOSUPPORT))
-}
-
-pub(super) fn failed(action: String, error: rtnetlink::Error) -> HostError {
-    let source = match errno(&error) {
-        Some(errno) => io::Error::from_raw_os_error(errno),
-        None => io::Error::other(error.to_string()),
-    };
-    HostError { action, source }
-}
-
-pub(super) fn invalid(ip: IpAddr, error: &dyn std::fmt::Display) -> HostError {
-    HostError { action: format!("describe the route to {ip}"), source: io::Error::other(error.to_string()) }
 }

@@ -1,10 +1,12 @@
 //! Desired state -> the kernel. What the reconciler needs of a dataplane, and the dataplanes themselves.
 
 pub mod claim;
+pub mod drift;
 pub mod dry_run;
 pub mod fake;
 pub mod flows;
 pub mod host;
+mod multicast;
 pub mod nft;
 pub mod nftables;
 
@@ -14,6 +16,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use claim::Claim;
+use drift::Drift;
 
 use crate::model::desired::{DesiredState, NodeView};
 use crate::model::types::Backend;
@@ -32,6 +35,9 @@ pub trait Dataplane {
         &mut self,
         state: &DesiredState,
     ) -> impl Future<Output = Result<BTreeMap<Backend, u64>, DataplaneError>>;
+
+    /// Resolves while what was applied last no longer stands as it was, by whom ever. Losing this future loses nothing.
+    fn drifted(&mut self) -> impl Future<Output = Drift>;
 
     /// Removes all that [`Dataplane::apply`] made. `false`: there was nothing.
     fn remove(&mut self) -> impl Future<Output = Result<bool, DataplaneError>>;
@@ -63,6 +69,9 @@ pub trait Host {
     /// Ends every [`Host::claim`], also what an earlier process left of one. `false`: there was none.
     fn release(&mut self) -> impl Future<Output = Result<bool, DataplaneError>>;
 
+    /// How many routes and routing rules of ours others removed, and were made again, since this was asked last.
+    fn repaired(&mut self) -> usize;
+
     /// Resolves when addresses or routes may have changed.
     fn changed(&mut self) -> impl Future<Output = ()>;
 }
@@ -77,6 +86,8 @@ pub struct Applied {
     pub took: Duration,
     /// Messages in the transaction.
     pub steps: usize,
+    /// Whether no other program may change what was programmed.
+    pub owned: bool,
 }
 
 /// Why the kernel does not have the desired state.

@@ -1,81 +1,71 @@
-//! The nf_tables dataplane: a thread that owns the one long-lived socket.
-//!
-//! A commit can wait seconds for another program's, so it never runs on the runtime's thread.
+//! The nf_tables dataplane: asks the thread that owns the socket, and has it look whether the table still stands.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::mpsc;
-use std::thread;
+use std::future::pending;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
+use super::drift::Drift;
 use super::nft::build;
+use super::nft::owner::Ownership;
 use super::nft::reply::Observed;
-use super::nft::socket::{NftError, NftSocket, Replaced};
-use super::nft::table::Table;
+use super::nft::socket::Standing;
 use super::{Applied, Dataplane, DataplaneError};
 use crate::model::desired::DesiredState;
 use crate::model::types::Backend;
 
+mod watch;
+mod worker;
+
+use watch::Watch;
+use worker::{Answer, Request, Worker, gone};
+
 /// Measured: a commit waits up to 8 s while another program reloads the rules of 5,000 Services.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A look that failed is tried again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The dataplane of nodes whose kernel has nf_tables. Whether this one has is seen at the first request.
 #[derive(Default)]
 pub struct Nftables {
-    requests: Option<mpsc::Sender<Request>>,
-}
-
-type Answer<T> = oneshot::Sender<Result<T, NftError>>;
-
-enum Request {
-    Replace(Table, Answer<Replaced>),
-    Observe(Answer<Observed>),
-    Remove(Answer<bool>),
-}
-
-/// Opens the socket in the current network namespace and starts its thread.
-fn start() -> Result<mpsc::Sender<Request>, DataplaneError> {
-    let mut socket = NftSocket::open()?;
-    let (requests, inbox) = mpsc::channel::<Request>();
-    thread::Builder::new()
-        .name("nftables".to_owned())
-        .stack_size(256 << 10)
-        .spawn(move || inbox.iter().for_each(|request| serve(&mut socket, request)))
-        .map_err(DataplaneError::Worker)?;
-    Ok(requests)
+    ownership: Ownership,
+    worker: Option<Worker>,
+    watch: Option<Watch>,
 }
 
 impl Nftables {
+    /// One whose tables have this owner, where the kernel can.
+    pub fn new(ownership: Ownership) -> Self {
+        Self { ownership, ..Self::default() }
+    }
+
     /// The table as it stands in the kernel.
     pub async fn observe(&mut self) -> Result<Observed, DataplaneError> {
         self.ask(Request::Observe).await
     }
 
+    /// Lets go of the table, so that another process may change it.
+    pub async fn release(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            worker.release().await;
+        }
+    }
+
     async fn ask<T>(&mut self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, DataplaneError> {
-        let gone = || DataplaneError::Worker(io::Error::from(io::ErrorKind::BrokenPipe));
-        let requests = match self.requests.take() {
-            Some(requests) => requests,
-            None => start()?,
+        let worker = match self.worker.take() {
+            Some(worker) => worker,
+            None => Worker::start(self.ownership)?,
         };
         let (answer, receiver) = oneshot::channel();
-        requests.send(request(answer)).map_err(|_| gone())?;
-        self.requests = Some(requests);
+        worker.send(request(answer))?;
+        self.worker = Some(worker);
         match tokio::time::timeout(COMMIT_TIMEOUT, receiver).await {
             Ok(Ok(outcome)) => Ok(outcome?),
             Ok(Err(_)) => Err(gone()),
             Err(_) => Err(DataplaneError::TimedOut(COMMIT_TIMEOUT)),
         }
-    }
-}
-
-/// The asker may have given up waiting; then nobody wants the answer.
-fn serve(socket: &mut NftSocket, request: Request) {
-    match request {
-        Request::Replace(table, answer) => drop(answer.send(socket.replace(&table))),
-        Request::Observe(answer) => drop(answer.send(socket.observe())),
-        Request::Remove(answer) => drop(answer.send(socket.remove())),
     }
 }
 
@@ -94,15 +84,41 @@ impl Dataplane for Nftables {
         before: Option<&DesiredState>,
     ) -> Result<Applied, DataplaneError> {
         let started = Instant::now();
+        // Listens before there is anything that could be changed.
+        let _ = self.watch.get_or_insert_with(Watch::open);
         let table = build::table(state);
         let replaced = self.ask(|answer| Request::Replace(table, answer)).await?;
         let took = started.elapsed();
+        if let Some(watch) = &mut self.watch {
+            watch.settle();
+        }
+        if self.ownership == Ownership::Owned && !replaced.owned {
+            self.ownership = Ownership::Plain;
+            tracing::info!(
+                "this kernel has no owners of tables that a table outlives (6.9 has): any program may change the rules"
+            );
+        }
         let connections_before = before.map(|state| counted(&replaced.before, state)).unwrap_or_default();
-        Ok(Applied { connections_before, took, steps: replaced.steps })
+        Ok(Applied { connections_before, took, steps: replaced.steps, owned: replaced.owned })
     }
 
     async fn connections(&mut self, state: &DesiredState) -> Result<BTreeMap<Backend, u64>, DataplaneError> {
         Ok(counted(&self.observe().await?, state))
+    }
+
+    async fn drifted(&mut self) -> Drift {
+        loop {
+            let (Some(worker), Some(watch)) = (&self.worker, &mut self.watch) else { return pending().await };
+            let drift = watch.suspect(worker.port).await;
+            match self.ask(Request::Verify).await {
+                Ok(Standing::Differs) => return drift,
+                Ok(Standing::Stands) => self.watch.iter_mut().for_each(Watch::settle),
+                Err(error) => {
+                    tracing::debug!(%error, "look whether the table stands");
+                    sleep(LOOK_AGAIN).await;
+                }
+            }
+        }
     }
 
     async fn remove(&mut self) -> Result<bool, DataplaneError> {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::path::{COMMIT_BOUND, Mode};
-use super::{Reconciler, Views, chain};
+use super::{Meanwhile, Reconciler, chain};
 use crate::dataplane::flows::{FlowKiller, KillOrder};
 use crate::dataplane::{Applied, Dataplane, DataplaneError, Host};
 use crate::forwarder::Forward;
@@ -28,9 +28,9 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         desired: DesiredState,
         view: &HealthView,
         node: &NodeView,
-        later: &mut Views,
+        meanwhile: &mut Meanwhile<'_>,
     ) -> Result<(), DataplaneError> {
-        let applied = match self.apply(&desired, node, later).await {
+        let applied = match self.apply(&desired, node, meanwhile).await {
             Ok(applied) => applied,
             Err(error) => {
                 self.metrics.commit_failed();
@@ -52,6 +52,8 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             );
         }
         self.applied = Some(Arc::new(desired));
+        self.owned = applied.owned;
+        self.mender.applied(&self.metrics);
         Ok(())
     }
 
@@ -60,24 +62,31 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         &mut self,
         desired: &DesiredState,
         node: &NodeView,
-        later: &mut Views,
+        meanwhile: &mut Meanwhile<'_>,
     ) -> Result<Applied, DataplaneError> {
         let (before, last) = (self.applied.clone(), self.effective.clone());
-        let Self { dataplane, flows, ending, policy, path, host, forwarder, reports, .. } = self;
+        let Self { dataplane, flows, ending, policy, path, host, forwarder, reports, ledger, .. } = self;
+        let Meanwhile { views, queries } = meanwhile;
         let mut apply = std::pin::pin!(dataplane.apply(desired, before.as_deref()));
-        if let Ok(outcome) = timeout(PATIENCE, &mut apply).await {
-            return outcome;
-        }
-        tracing::warn!("another program holds nf_tables: the rules wait for it");
-        order(flows, ending, &desired.dead(), true);
-        let mut watching = true;
-        let mut late = std::pin::pin!(sleep(COMMIT_BOUND));
+        let mut patience = std::pin::pin!(sleep(PATIENCE));
+        let mut late = std::pin::pin!(sleep(PATIENCE + COMMIT_BOUND));
+        let (mut waits, mut watching) = (false, true);
         let mut standing_in = path.in_use == InUse::Forwarder;
         loop {
             tokio::select! {
                 biased;
                 outcome = &mut apply => return outcome,
-                changed = later.changed(), if watching => watching = changed.is_ok(),
+                Some(query) = queries.recv() => {
+                    // The kernel's counters wait with the commit. The asker may have left.
+                    let _ = query.send(ledger.totals().clone());
+                    continue;
+                }
+                () = &mut patience, if !waits => {
+                    waits = true;
+                    tracing::warn!("another program holds nf_tables: the rules wait for it");
+                    order(flows, ending, &desired.dead(), true);
+                }
+                changed = views.changed(), if watching && waits => watching = changed.is_ok(),
                 () = &mut late, if !standing_in && path.mode == Mode::Auto => {
                     standing_in = true;
                     match path.forward(host, forwarder, desired, WAITS).await {
@@ -91,7 +100,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                     }
                 }
             }
-            let view = later.borrow_and_update().clone();
+            let view = views.borrow_and_update().clone();
             if let Some(view) = view {
                 let latest = desire(&view, last.as_deref(), node, policy).0;
                 forwarder.route(Arc::new(routes(&view, &latest)));

@@ -115,6 +115,9 @@ impl Path {
             self.claimed = true;
             host.claim(state, Claim::Rest).await?;
             forwarder.withdraw().await;
+        } else if self.claimed {
+            // Others may have removed a part of it.
+            host.claim(state, Claim::Rest).await?;
         }
         self.reason = None;
         let open = forwarder.vip_connections();

@@ -34,6 +34,7 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
             report.phase = Phase::Failed;
             report.path = Some(self.path.report());
             report.view = Some(view.clone());
+            report.repairs = self.mender.report();
             report.last_error = Some(text.clone());
         });
         self.logged_error = Some(text);
@@ -45,6 +46,8 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
             view: Some(view.clone()),
             path: Some(self.path.report()),
             programmed: self.effective.clone(),
+            owned: self.owned,
+            repairs: self.mender.report(),
             holds: self.known_holds.clone(),
             last_error: None,
         };

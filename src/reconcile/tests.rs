@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio::time::advance;
 
@@ -63,15 +64,7 @@ fn with_mode<F: Future<Output = ()>>(mode: Mode, test: impl FnOnce(Rig) -> F) {
 impl Rig {
     /// Publishes a snapshot and waits until the reconciler has dealt with it.
     async fn publish(&mut self, generation: u64, service: ServiceStatus, backends: &[u8]) {
-        let frontend = Frontend {
-            vip: SocketAddr::from(([10, 96, 0, 1], 443)),
-            port_name: String::new(),
-            affinity: Affinity::None,
-            backends: backends.iter().map(|n| backend(*n)).collect(),
-        };
-        let frontends = if service == ServiceStatus::Found { vec![frontend] } else { Vec::new() };
-        let snapshot = Arc::new(Snapshot { generation, service, frontends, rejected: BTreeSet::new() });
-        self.show(HealthView::unprobed(snapshot, Instant::now())).await;
+        self.show(view(generation, service, backends)).await;
     }
 
     /// Gives the reconciler a view and waits until it has dealt with it.
@@ -84,6 +77,19 @@ impl Rig {
     fn backends(&self) -> Vec<Backend> {
         self.kernel.programmed().map(|s| s.frontends[0].backends.clone()).unwrap_or_default()
     }
+}
+
+/// A snapshot of one virtual IP that nobody has probed.
+fn view(generation: u64, service: ServiceStatus, backends: &[u8]) -> HealthView {
+    let frontend = Frontend {
+        vip: SocketAddr::from(([10, 96, 0, 1], 443)),
+        port_name: String::new(),
+        affinity: Affinity::None,
+        backends: backends.iter().map(|n| backend(*n)).collect(),
+    };
+    let frontends = if service == ServiceStatus::Found { vec![frontend] } else { Vec::new() };
+    let snapshot = Arc::new(Snapshot { generation, service, frontends, rejected: BTreeSet::new() });
+    HealthView::unprobed(snapshot, Instant::now())
 }
 
 fn backend(n: u8) -> Backend {
@@ -193,3 +199,4 @@ fn a_stop_ends_it_even_if_the_api_client_is_gone() {
 
 mod deaths;
 mod paths;
+mod repairs;

@@ -5,13 +5,15 @@ use std::fmt::{self, Display, Formatter};
 use serde::{Deserialize, Serialize};
 
 use crate::forwarder::{Origin, Stats};
-use crate::report::{InUse, PathReport};
+use crate::report::{InUse, Report};
 
 /// Which way new connections take.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PathStatus {
     /// `nftables`, `forwarder`, or `none` before the first of them.
     pub in_use: String,
+    /// Whether the table belongs to the daemon, so that no other program can change it.
+    pub table_owned: bool,
     /// Seconds since then.
     pub since_seconds: u64,
     /// Why it is the forwarder.
@@ -23,8 +25,10 @@ pub struct PathStatus {
 }
 
 impl PathStatus {
-    pub(super) fn new(path: Option<&PathReport>, stats: &Stats) -> Self {
+    pub(super) fn new(report: &Report, stats: &Stats) -> Self {
+        let path = report.path.as_ref();
         Self {
+            table_owned: report.owned,
             in_use: path.map_or(InUse::None, |path| path.in_use).label().to_owned(),
             since_seconds: path.map_or(0, |path| path.since.elapsed().as_secs()),
             reason: path.and_then(|path| path.reason.as_deref()).map(str::to_owned),

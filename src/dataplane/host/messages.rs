@@ -25,23 +25,20 @@ pub(super) fn lookup_request(to: IpAddr) -> Result<RouteMessage, HostError> {
     Ok(request)
 }
 
-/// Only our own routes; a kernel before 4.20 ignores the filter and lists all.
+/// Only our own routes, of every table; a kernel before 4.20 ignores the filter and lists all.
 pub(super) fn dump_request(family: Family) -> RouteMessage {
-    match family {
-        Family::V4 => RouteMessageBuilder::<Ipv4Addr>::new()
-            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
-            .scope(RouteScope::Universe)
-            .kind(RouteType::Unspec)
-            .build(),
-        Family::V6 => RouteMessageBuilder::<Ipv6Addr>::new()
-            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
-            .scope(RouteScope::Universe)
-            .kind(RouteType::Unspec)
-            .build(),
-    }
+    let own = RouteProtocol::Other(ROUTE_PROTOCOL);
+    let mut request = match family {
+        Family::V4 => RouteMessageBuilder::<Ipv4Addr>::new().protocol(own).build(),
+        Family::V6 => RouteMessageBuilder::<Ipv6Addr>::new().protocol(own).build(),
+    };
+    request.header.table = 0;
+    request.header.scope = RouteScope::Universe;
+    request.header.kind = RouteType::Unspec;
+    request
 }
 
-pub(super) fn destination(route: &RouteMessage) -> Option<IpAddr> {
+pub(in crate::dataplane) fn destination(route: &RouteMessage) -> Option<IpAddr> {
     route.attributes.iter().find_map(|a| match a {
         RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
         RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
@@ -57,7 +54,7 @@ pub(in crate::dataplane) fn preferred_source(route: &RouteMessage) -> Option<IpA
     })
 }
 
-pub(super) fn output_interface(route: &RouteMessage) -> Option<u32> {
+pub(in crate::dataplane) fn output_interface(route: &RouteMessage) -> Option<u32> {
     route.attributes.iter().find_map(|a| match a {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,

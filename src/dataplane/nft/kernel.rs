@@ -13,6 +13,8 @@ pub const FAMILY_INET: u8 = 1;
 pub const FAMILY_IPV4: u8 = 2;
 /// `NFPROTO_IPV6`.
 pub const FAMILY_IPV6: u8 = 10;
+/// `NFNL_BATCH_GENID`: the transaction is refused with ERESTART if the ruleset is of another generation.
+pub const BATCH_GENERATION: u16 = 1;
 
 /// `enum nf_tables_msg_types`.
 pub mod msg {
@@ -23,10 +25,14 @@ pub mod msg {
     pub const GETCHAIN: u16 = 4;
     pub const DELCHAIN: u16 = 5;
     pub const NEWRULE: u16 = 6;
+    pub const GETRULE: u16 = 7;
     pub const DELRULE: u16 = 8;
     pub const NEWSET: u16 = 9;
     pub const GETSET: u16 = 10;
     pub const NEWSETELEM: u16 = 12;
+    pub const GETSETELEM: u16 = 13;
+    pub const NEWGEN: u16 = 15;
+    pub const GETGEN: u16 = 16;
     pub const NEWOBJ: u16 = 18;
     pub const GETOBJ: u16 = 19;
     pub const DELOBJ: u16 = 20;
@@ -39,6 +45,18 @@ pub mod table {
     pub const NAME: u16 = 1;
     pub const FLAGS: u16 = 2;
     pub const USERDATA: u16 = 6;
+    /// The netlink port of the owner, where there is one.
+    pub const OWNER: u16 = 7;
+    pub const FLAG_DORMANT: u32 = 1;
+    pub const FLAG_OWNER: u32 = 2;
+    pub const FLAG_PERSIST: u32 = 4;
+}
+
+/// `enum nft_gen_attributes`.
+pub mod generation {
+    pub const ID: u16 = 1;
+    pub const PROC_PID: u16 = 2;
+    pub const PROC_NAME: u16 = 3;
 }
 
 /// `enum nft_chain_attributes` and `enum nft_hook_attributes`.
@@ -48,6 +66,7 @@ pub mod chain {
     pub const HOOK: u16 = 4;
     pub const POLICY: u16 = 5;
     pub const TYPE: u16 = 7;
+    pub const COUNTERS: u16 = 8;
     pub const USERDATA: u16 = 12;
     pub const HOOK_HOOKNUM: u16 = 1;
     pub const HOOK_PRIORITY: u16 = 2;

@@ -1,19 +1,25 @@
 //! nf_tables, spoken over netlink: no nft binary is needed at run time.
 //!
 //! [`build`] turns a desired state into a typed [`table::Table`]; `text` and [`wire`] write that same table as nft
-//! syntax and as netlink messages; [`socket`] carries the messages.
+//! syntax and as netlink messages; [`socket`] carries the messages, and [`events`] tells who else sent some.
 
 mod attr;
 pub mod build;
+mod dump;
+pub mod events;
 mod expr;
+mod fingerprint;
 mod instruction;
 mod kernel;
 pub mod kill;
+pub mod owner;
 pub mod reply;
+mod request;
 pub mod socket;
 mod source;
 pub mod table;
 mod text;
+mod verdict;
 pub mod wire;
 
 pub use text::script;

@@ -10,7 +10,7 @@ use netlink_packet_core::{
     NlasIterator,
 };
 
-use super::kernel::{SUBSYSTEM, chain, flowtable, msg, object, set, table};
+use super::kernel::{FAMILY_INET, SUBSYSTEM, chain, flowtable, generation, msg, object, set, table};
 use super::table::{TABLE_NAME, Table};
 
 /// `sizeof(struct nfgenmsg)`.
@@ -36,10 +36,16 @@ pub enum Content {
     Done,
     /// The request succeeded (`None`) or failed with this errno.
     Outcome(Option<i32>),
+    /// The number of transactions in this namespace so far.
+    Generation(u32),
     /// A table.
     Table {
         /// Its name.
         name: String,
+        /// Its flags.
+        flags: u32,
+        /// The netlink port of the socket that it belongs to.
+        owner: Option<u32>,
     },
     /// A chain of a table.
     Chain {
@@ -61,6 +67,8 @@ pub enum Content {
     Set {
         /// The table's name.
         table: String,
+        /// The set's name.
+        name: String,
         /// Anonymous sets belong to a rule and go with it.
         anonymous: bool,
     },
@@ -96,8 +104,14 @@ pub struct ObservedChain {
 pub struct Observed {
     /// Whether there is such a table.
     pub exists: bool,
+    /// Its flags.
+    pub flags: u32,
+    /// The netlink port of the socket that it belongs to.
+    pub owner: Option<u32>,
     /// Its chains in the order of their creation.
     pub chains: Vec<ObservedChain>,
+    /// Its anonymous sets, which belong to rules.
+    pub maps: Vec<String>,
     /// Its counters by name.
     pub counters: BTreeMap<String, Count>,
     /// Something in it that apivip never makes: a named set, a flowtable, an object that is no counter.
@@ -108,7 +122,9 @@ impl Observed {
     /// Takes one object of a dump in. Objects of other tables are ignored.
     pub fn add(&mut self, content: Content) {
         match content {
-            Content::Table { name } if name == TABLE_NAME => self.exists = true,
+            Content::Table { name, flags, owner } if name == TABLE_NAME => {
+                (self.exists, self.flags, self.owner) = (true, flags, owner);
+            }
             Content::Chain { table, chain } if table == TABLE_NAME => self.chains.push(chain),
             Content::Object { table, name, count } if table == TABLE_NAME => match count {
                 Some(count) => {
@@ -116,7 +132,10 @@ impl Observed {
                 }
                 None => self.foreign = true,
             },
-            Content::Set { table, anonymous: false } if table == TABLE_NAME => self.foreign = true,
+            Content::Set { table, name, anonymous } if table == TABLE_NAME => {
+                self.foreign |= !anonymous;
+                self.maps.push(name);
+            }
             Content::Flowtable { table } if table == TABLE_NAME => self.foreign = true,
             _ => {}
         }
@@ -145,15 +164,41 @@ pub struct Malformed(String);
 
 /// Reads all messages of one datagram.
 pub fn parse(datagram: &[u8]) -> Result<Vec<Reply>, Malformed> {
-    let mut replies = Vec::new();
+    messages(datagram).map(|message| reply(&message?)).collect()
+}
+
+/// The messages of one datagram, up to the first that is malformed.
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<NetlinkBuffer<&[u8]>, Malformed>> {
     let mut rest = datagram;
-    while !rest.is_empty() {
-        let message = NetlinkBuffer::new_checked(rest).map_err(|e| Malformed(e.to_string()))?;
-        replies.push(reply(&message)?);
+    std::iter::from_fn(move || {
+        let message = match NetlinkBuffer::new_checked((!rest.is_empty()).then_some(rest)?) {
+            Ok(message) => message,
+            Err(error) => {
+                rest = &[];
+                return Some(Err(Malformed(error.to_string())));
+            }
+        };
         let len = usize::try_from(message.length()).unwrap_or(usize::MAX);
-        rest = rest.get(len.next_multiple_of(ALIGN)..).unwrap_or_default();
-    }
-    Ok(replies)
+        rest = len.checked_next_multiple_of(ALIGN).and_then(|len| rest.get(len..)).unwrap_or_default();
+        Some(Ok(message))
+    })
+}
+
+/// The attributes of an nf_tables message, if it is about our table: the first kind of attribute is the table's name in
+/// messages of every type.
+pub(super) fn belongs(payload: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+    let Some((header, attrs)) = payload.split_at_checked(GENERIC_HEADER_LEN) else {
+        return Err(Malformed("no room for the family".to_owned()));
+    };
+    let ours = header[0] == FAMILY_INET
+        && find(attrs, table::NAME)?
+            .is_some_and(|name| name.strip_suffix(&[0]) == Some(TABLE_NAME.as_bytes()));
+    Ok(ours.then_some(attrs))
+}
+
+/// The attributes that stand one after the other here.
+pub(super) fn attributes(attrs: &[u8]) -> impl Iterator<Item = Result<NlaBuffer<&[u8]>, Malformed>> {
+    NlasIterator::new(attrs).map(|attr| attr.map_err(|e| Malformed(e.to_string())))
 }
 
 fn reply(message: &NetlinkBuffer<&[u8]>) -> Result<Reply, Malformed> {
@@ -181,7 +226,12 @@ fn reply(message: &NetlinkBuffer<&[u8]>) -> Result<Reply, Malformed> {
 
 fn object(kind: u16, attrs: &[u8]) -> Result<Content, Malformed> {
     Ok(match kind {
-        msg::NEWTABLE => Content::Table { name: text(attrs, table::NAME)? },
+        msg::NEWGEN => Content::Generation(number(attrs, generation::ID)?.unwrap_or(0)),
+        msg::NEWTABLE => Content::Table {
+            name: text(attrs, table::NAME)?,
+            flags: number(attrs, table::FLAGS)?.unwrap_or(0),
+            owner: number(attrs, table::OWNER)?,
+        },
         msg::NEWCHAIN => Content::Chain { table: text(attrs, chain::TABLE)?, chain: observed_chain(attrs)? },
         msg::NEWOBJ => Content::Object {
             table: text(attrs, object::TABLE)?,
@@ -190,6 +240,7 @@ fn object(kind: u16, attrs: &[u8]) -> Result<Content, Malformed> {
         },
         msg::NEWSET => Content::Set {
             table: text(attrs, set::TABLE)?,
+            name: text(attrs, set::NAME)?,
             anonymous: number(attrs, set::FLAGS)?.unwrap_or(0) & set::FLAG_ANONYMOUS != 0,
         },
         msg::NEWFLOWTABLE => Content::Flowtable { table: text(attrs, flowtable::TABLE)? },
@@ -222,8 +273,8 @@ fn count(attrs: &[u8]) -> Result<Option<Count>, Malformed> {
 
 /// The value of the first attribute of this kind.
 fn find(attrs: &[u8], kind: u16) -> Result<Option<&[u8]>, Malformed> {
-    for attr in NlasIterator::new(attrs) {
-        let attr: NlaBuffer<&[u8]> = attr.map_err(|e| Malformed(e.to_string()))?;
+    for attr in attributes(attrs) {
+        let attr = attr?;
         if attr.kind() == kind {
             let end = usize::from(attr.length());
             return Ok(attr.into_inner().get(NLA_HEADER_SIZE..end));
@@ -232,11 +283,11 @@ fn find(attrs: &[u8], kind: u16) -> Result<Option<&[u8]>, Malformed> {
     Ok(None)
 }
 
-fn number(attrs: &[u8], kind: u16) -> Result<Option<u32>, Malformed> {
+pub(super) fn number(attrs: &[u8], kind: u16) -> Result<Option<u32>, Malformed> {
     Ok(find(attrs, kind)?.and_then(|v| v.try_into().ok()).map(u32::from_be_bytes))
 }
 
-fn text(attrs: &[u8], kind: u16) -> Result<String, Malformed> {
+pub(super) fn text(attrs: &[u8], kind: u16) -> Result<String, Malformed> {
     let value = find(attrs, kind)?.ok_or_else(|| Malformed(format!("attribute {kind} is missing")))?;
     let value = value.split(|b| *b == 0).next().unwrap_or_default();
     Ok(String::from_utf8_lossy(value).into_owned())

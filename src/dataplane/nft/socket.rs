@@ -9,15 +9,17 @@ use std::time::Duration;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use socket2::SockRef;
 
-use super::kernel::{flowtable, msg, object, set};
-use super::reply::{self, Content, Observed, Reply};
+use super::dump::LOOK_ATTEMPTS;
+use super::owner::Ownership;
+use super::reply::{self, Observed, Reply};
 use super::table::Table;
-use super::wire::{self, Batch, Step};
+use super::verdict::{Verdict, is_race, is_unknown, verdict};
+use super::wire::{self, Step};
 
 /// The kernel answers before `sendmsg` returns; this only bounds the wait for an answer that was lost.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
-/// A dump is repeated if objects changed while the kernel was listing them.
-const DUMP_ATTEMPTS: u32 = 20;
+/// The look and the commit take 0.3 ms: nobody else commits between them so often in a row, unless he never stops.
+const COMMIT_ATTEMPTS: u32 = 5;
 /// Room for the largest batch that the model admits; the kernel caps it at net.core.wmem_max.
 const SEND_BUFFER: usize = 4 << 20;
 
@@ -46,8 +48,13 @@ pub enum NftError {
     #[error("read the answer of nf_tables")]
     Malformed(#[from] reply::Malformed),
     /// The rules kept changing while they were listed.
-    #[error("list table inet apivip: it kept changing during {DUMP_ATTEMPTS} attempts")]
+    #[error("list table inet apivip: rules kept changing during {LOOK_ATTEMPTS} attempts")]
     Unsteady,
+    /// Another process's socket owns the table.
+    #[error(
+        "change table inet apivip: it belongs to another process, by netlink port {0} (often its pid); stop that one first"
+    )]
+    OwnedByAnother(u32),
 }
 
 /// A replacement that was committed.
@@ -59,123 +66,160 @@ pub struct Replaced {
     pub steps: usize,
     /// Bytes sent.
     pub bytes: usize,
+    /// Whether the table belongs to this socket alone.
+    pub owned: bool,
+}
+
+/// Whether the table still is what was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is, or nothing was committed.
+    Stands,
+    /// It is not, or that cannot be told.
+    Differs,
 }
 
 /// A netlink socket to nf_tables in the network namespace of the thread that opened it.
 pub struct NftSocket {
     socket: Socket,
     sequence: u32,
+    port: u32,
+    ownership: Ownership,
+    installed: Option<Installed>,
+}
+
+/// What was committed last.
+struct Installed {
+    table: Table,
+    generation: u32,
+    fingerprint: Option<u64>,
 }
 
 impl NftSocket {
     /// Opens the socket. Sending needs CAP_NET_ADMIN, opening does not.
     pub fn open() -> Result<Self, NftError> {
         let mut socket = Socket::new(NETLINK_NETFILTER).map_err(NftError::Open)?;
-        socket.bind_auto().map_err(NftError::Open)?;
+        let port = socket.bind_auto().map_err(NftError::Open)?.port_number();
         let reference = SockRef::from(&socket);
         reference.set_read_timeout(Some(REPLY_TIMEOUT)).map_err(NftError::Open)?;
         // A smaller buffer only lowers the number of backends that fit.
         let _ = reference.set_send_buffer_size(SEND_BUFFER);
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, port, ownership: Ownership::Plain, installed: None })
     }
 
-    /// Reads the table as it stands in the kernel.
-    pub fn observe(&mut self) -> Result<Observed, NftError> {
-        for _ in 0..DUMP_ATTEMPTS {
-            if let Some(observed) = self.observe_once()? {
-                return Ok(observed);
-            }
-        }
-        Err(NftError::Unsteady)
+    /// The socket whose tables have this owner, where the kernel knows owners that a table outlives (6.9).
+    #[must_use]
+    pub fn with(mut self, ownership: Ownership) -> Self {
+        self.ownership = ownership;
+        self
+    }
+
+    /// The port by which events name this socket.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
     /// Makes the kernel's table equal to `table`, in one transaction.
     pub fn replace(&mut self, table: &Table) -> Result<Replaced, NftError> {
-        // Somebody may change the table between the look and the commit; then the commit fails as a whole.
-        match self.replace_once(table) {
-            Err(NftError::Refused { source, .. }) if is_race(&source) => self.replace_once(table),
+        match self.replace_as(table, self.ownership) {
+            Err(NftError::Refused { source, .. })
+                if self.ownership != Ownership::Plain && is_unknown(&source) =>
+            {
+                // Where the kernel lacks more than owners, this fails as well, and says what it lacks.
+                let replaced = self.replace_as(table, Ownership::Plain)?;
+                self.ownership = Ownership::Plain;
+                Ok(replaced)
+            }
             outcome => outcome,
         }
     }
 
-    fn replace_once(&mut self, table: &Table) -> Result<Replaced, NftError> {
-        let before = self.observe()?;
-        let steps = wire::replace(table, &before);
-        let bytes = self.commit(&steps)?;
-        Ok(Replaced { before, steps: steps.len(), bytes })
+    fn replace_as(&mut self, table: &Table, ownership: Ownership) -> Result<Replaced, NftError> {
+        // Somebody may change the rules between the look and the commit; then the commit is refused as a whole. Where
+        // somebody always does, the last attempt does not ask for the generation of the look.
+        for _ in 1..COMMIT_ATTEMPTS {
+            match self.replace_once(table, ownership, true) {
+                Err(NftError::Refused { source, .. }) if is_race(&source) => {}
+                outcome => return outcome,
+            }
+        }
+        self.replace_once(table, ownership, false)
+    }
+
+    fn replace_once(
+        &mut self,
+        table: &Table,
+        ownership: Ownership,
+        exclusive: bool,
+    ) -> Result<Replaced, NftError> {
+        let look = self.look(false)?;
+        self.may_change(&look.observed)?;
+        let steps = wire::replace(table, &look.observed, ownership);
+        let bytes = self.commit(&steps, exclusive.then_some(look.generation))?;
+        let generation = look.generation.wrapping_add(1).max(1);
+        self.installed = Some(Installed { table: table.clone(), generation, fingerprint: None });
+        let owned = ownership == Ownership::Owned;
+        Ok(Replaced { before: look.observed, steps: steps.len(), bytes, owned })
+    }
+
+    /// Remembers what the kernel made of the last commit. It must be asked before anybody else changes a rule, or his
+    /// change would be taken for ours: where that failed, the same table is committed again.
+    pub fn remember(&mut self) -> Result<(), NftError> {
+        for attempt in 1..=COMMIT_ATTEMPTS {
+            let look = self.look(true)?;
+            let Some(installed) = &mut self.installed else { return Ok(()) };
+            if look.generation == installed.generation || attempt == COMMIT_ATTEMPTS {
+                installed.fingerprint = Some(look.fingerprint.finish());
+                return Ok(());
+            }
+            let table = installed.table.clone();
+            self.replace(&table)?;
+        }
+        Ok(())
+    }
+
+    /// Compares the kernel's table with what was committed last.
+    pub fn verify(&mut self) -> Result<Standing, NftError> {
+        let Some(Installed { fingerprint, .. }) = &self.installed else { return Ok(Standing::Stands) };
+        let fingerprint = *fingerprint;
+        let found = self.look(true)?.fingerprint.finish();
+        Ok(if fingerprint == Some(found) { Standing::Stands } else { Standing::Differs })
     }
 
     /// Removes the table. `false`: there was none.
     pub fn remove(&mut self) -> Result<bool, NftError> {
         let observed = self.observe()?;
-        self.commit(&wire::remove(&observed))?;
+        self.may_change(&observed)?;
+        self.commit(&wire::remove(&observed), None)?;
+        self.installed = None;
         Ok(observed.exists)
     }
 
-    fn observe_once(&mut self) -> Result<Option<Observed>, NftError> {
-        let mut observed = Observed::default();
-        let kinds = [
-            (msg::GETTABLE, None),
-            (msg::GETCHAIN, None),
-            (msg::GETOBJ, Some(object::TABLE)),
-            (msg::GETSET, Some(set::TABLE)),
-            (msg::GETFLOWTABLE, Some(flowtable::TABLE)),
-        ];
-        for (kind, filter) in kinds {
-            match self.dump(kind, filter)? {
-                Some(contents) => contents.into_iter().for_each(|c| observed.add(c)),
-                None => return Ok(None),
-            }
-            // Without the table there is nothing else to see, and a filter for it fails with ENOENT.
-            if !observed.exists {
-                break;
-            }
+    fn may_change(&self, observed: &Observed) -> Result<(), NftError> {
+        match observed.owner {
+            Some(owner) if owner != self.port => Err(NftError::OwnedByAnother(owner)),
+            _ => Ok(()),
         }
-        Ok(Some(observed))
     }
 
-    /// All objects of a kind, or `None` if the dump was interrupted.
-    fn dump(&mut self, kind: u16, filter: Option<u16>) -> Result<Option<Vec<Content>>, NftError> {
+    pub(super) fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
-        let sequence = self.sequence;
-        self.send(&wire::dump(kind, filter, sequence))?;
-        let mut contents = Vec::new();
-        let mut interrupted = false;
-        loop {
-            for reply in self.receive()? {
-                if reply.sequence != sequence {
-                    continue;
-                }
-                interrupted |= reply.interrupted;
-                match reply.content {
-                    Content::Done => return Ok((!interrupted).then_some(contents)),
-                    Content::Outcome(Some(errno)) => {
-                        let source = io::Error::from_raw_os_error(errno);
-                        // The table went away between two dumps, or the kernel is too old for this kind.
-                        if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::Unsupported) {
-                            return Ok(Some(Vec::new()));
-                        }
-                        return Err(NftError::Refused { step: "list its objects".to_owned(), source });
-                    }
-                    content => contents.push(content),
-                }
-            }
-        }
+        self.sequence
     }
 
     /// Sends the steps as one transaction, unless there are none, and returns how many bytes that took.
-    fn commit(&mut self, steps: &[Step]) -> Result<usize, NftError> {
+    fn commit(&mut self, steps: &[Step], generation: Option<u32>) -> Result<usize, NftError> {
         if steps.is_empty() {
             return Ok(0);
         }
-        let batch = wire::batch(steps, self.sequence.wrapping_add(1));
+        let batch = wire::batch(steps, self.sequence.wrapping_add(1), generation);
         let last = batch.first_sequence.wrapping_add(u32::try_from(steps.len()).unwrap_or(u32::MAX));
         self.sequence = last.wrapping_add(1);
         self.send(&batch.bytes)?;
         let mut refused = None;
         loop {
             let replies = match self.receive() {
-                Ok(replies) => replies,
+                Ok((_, replies)) => replies,
                 Err(error) => return Err(refused.unwrap_or(error)),
             };
             for reply in replies {
@@ -194,52 +238,22 @@ impl NftSocket {
         }
     }
 
-    fn send(&self, bytes: &[u8]) -> Result<(), NftError> {
+    pub(super) fn send(&self, bytes: &[u8]) -> Result<(), NftError> {
         let kernel = SocketAddr::new(0, 0);
         self.socket.send_to(bytes, &kernel, 0).map(|_| ()).map_err(NftError::Send)
     }
 
-    fn receive(&self) -> Result<Vec<Reply>, NftError> {
+    /// One datagram, as it is and as it reads.
+    pub(super) fn receive(&self) -> Result<(Vec<u8>, Vec<Reply>), NftError> {
         loop {
             match self.socket.recv_from_full() {
-                Ok((datagram, _)) => return Ok(reply::parse(&datagram)?),
+                Ok((datagram, _)) => {
+                    let replies = reply::parse(&datagram)?;
+                    return Ok((datagram, replies));
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(NftError::Receive(error)),
             }
         }
     }
-}
-
-enum Verdict {
-    NotOurs,
-    Accepted,
-    /// The error, and whether no other answer to this batch will follow.
-    Refused(NftError, bool),
-}
-
-/// What a reply means for a batch whose last step has sequence number `last`.
-fn verdict(batch: &Batch, last: u32, reply: &Reply) -> Verdict {
-    let offset = reply.sequence.wrapping_sub(batch.first_sequence);
-    let step = match usize::try_from(offset) {
-        // The answer to the message that begins the batch concerns the transaction as a whole.
-        Ok(0) => "commit the transaction".to_owned(),
-        Ok(n) if n <= batch.steps.len() => batch.steps[n - 1].clone(),
-        _ => return Verdict::NotOurs,
-    };
-    match reply.content {
-        Content::Outcome(None) if reply.sequence == last => Verdict::Accepted,
-        Content::Outcome(Some(errno)) => {
-            let source = io::Error::from_raw_os_error(errno);
-            Verdict::Refused(NftError::Refused { step, source }, offset == 0 || reply.sequence == last)
-        }
-        _ => Verdict::NotOurs,
-    }
-}
-
-/// ENOENT, EEXIST, EBUSY: what the table held when it was looked at is no longer what it holds.
-fn is_race(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists | io::ErrorKind::ResourceBusy
-    )
 }

@@ -6,15 +6,15 @@
 
 use std::collections::BTreeSet;
 
-use netlink_packet_core::{
-    Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader,
-};
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkHeader};
 
 use super::attr::{Attr, be32, be64, bytes, comment, emit, nest, string, user_entry};
 use super::expr;
 use super::kernel::{
-    BATCH_BEGIN, BATCH_END, FAMILY_INET, SUBSYSTEM, chain, data, elem, msg, object, rule, set, table, udata,
+    BATCH_BEGIN, BATCH_END, BATCH_GENERATION, FAMILY_INET, SUBSYSTEM, chain, data, elem, msg, object, rule,
+    set, table, udata,
 };
+use super::owner::Ownership;
 use super::reply::Observed;
 use super::table::{Action, Chain, Counter, Rule, TABLE_NAME, Table, Target};
 
@@ -46,15 +46,19 @@ pub struct Batch {
     pub first_sequence: u32,
 }
 
-/// The steps that turn `observed` into `table`.
-pub fn replace(table: &Table, observed: &Observed) -> Vec<Step> {
+/// The steps that turn `observed` into `table`, with this owner.
+pub fn replace(table: &Table, observed: &Observed, ownership: Ownership) -> Vec<Step> {
     let mut steps = Vec::new();
     let wanted: BTreeSet<&str> = table.counters.iter().map(|c| c.name.as_str()).collect();
-    let in_place = observed.exists && !observed.foreign && observed.has_base_chains_of(table);
+    let in_place = observed.exists
+        && !observed.foreign
+        && observed.has_base_chains_of(table)
+        && ownership.fits(observed.flags);
+    // The new nat chains are hooked in before the old ones are let go, so nat never unhooks here either.
     if observed.exists && !in_place {
         steps.push(delete_table());
     }
-    steps.push(add_table(table));
+    steps.push(add_table(table, ownership));
     if in_place {
         steps.push(flush_rules());
         steps.extend(observed.regular_chains().map(delete_chain));
@@ -85,11 +89,13 @@ pub fn remove(observed: &Observed) -> Vec<Step> {
     observed.exists.then(delete_table).into_iter().collect()
 }
 
-/// Frames `steps` as one transaction. The last step asks for an acknowledgement.
-pub fn batch(steps: &[Step], first_sequence: u32) -> Batch {
+/// Frames `steps` as one transaction. The last step asks for an acknowledgement. `generation`: it is to be refused if
+/// anybody changed any rule since.
+pub fn batch(steps: &[Step], first_sequence: u32, generation: Option<u32>) -> Batch {
     let mut bytes = Vec::new();
     // The resource id of a batch is the subsystem that it is for, in network byte order.
-    push(&mut bytes, BATCH_BEGIN, NLM_F_REQUEST, first_sequence, 0, SUBSYSTEM, &[]);
+    let since = emit(&generation.map(|g| be32(BATCH_GENERATION, g)).into_iter().collect::<Vec<_>>());
+    push(&mut bytes, BATCH_BEGIN, NLM_F_REQUEST, first_sequence, 0, SUBSYSTEM, &since);
     let mut sequence = first_sequence;
     for (index, step) in steps.iter().enumerate() {
         sequence = sequence.wrapping_add(1);
@@ -101,16 +107,16 @@ pub fn batch(steps: &[Step], first_sequence: u32) -> Batch {
     Batch { bytes, steps: steps.iter().map(|s| s.what.clone()).collect(), first_sequence }
 }
 
-/// A request to dump all objects of one kind, of our table where the kernel can filter.
-pub fn dump(kind: u16, table_attribute: Option<u16>, sequence: u32) -> Vec<u8> {
-    let attrs = emit(&table_attribute.map(|a| string(a, TABLE_NAME)).into_iter().collect::<Vec<_>>());
-    let mut bytes = Vec::new();
-    push(&mut bytes, (SUBSYSTEM << 8) | kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, FAMILY_INET, 0, &attrs);
-    bytes
-}
-
 /// `struct nlmsghdr`, `struct nfgenmsg` and attributes.
-fn push(out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, family: u8, resource: u16, attrs: &[u8]) {
+pub(super) fn push(
+    out: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    family: u8,
+    resource: u16,
+    attrs: &[u8],
+) {
     let mut header = NetlinkHeader::default();
     let len = header.buffer_len() + 4 + attrs.len();
     header.length = u32::try_from(len).unwrap_or(u32::MAX);
@@ -133,12 +139,16 @@ fn delete_table() -> Step {
     step(format!("delete table inet {TABLE_NAME}"), msg::DELTABLE, 0, &[string(table::NAME, TABLE_NAME)])
 }
 
-fn add_table(table: &Table) -> Step {
+fn add_table(table: &Table, ownership: Ownership) -> Step {
     step(
         format!("add table inet {TABLE_NAME}"),
         msg::NEWTABLE,
         NLM_F_CREATE,
-        &[string(table::NAME, TABLE_NAME), be32(table::FLAGS, 0), comment(table::USERDATA, table.comment)],
+        &[
+            string(table::NAME, TABLE_NAME),
+            be32(table::FLAGS, ownership.flags()),
+            comment(table::USERDATA, table.comment),
+        ],
     )
 }
 
@@ -284,4 +294,4 @@ fn add_rule(chain: &Chain, rule: &Rule, map_id: u32) -> Step {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

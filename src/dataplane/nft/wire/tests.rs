@@ -35,8 +35,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn every_batch_is_well_formed(state in any_state(), first in any::<u32>()) {
-        let steps = replace(&build::table(&state), &Observed::default());
-        let batch = batch(&steps, first);
+        let steps = replace(&build::table(&state), &Observed::default(), Ownership::Owned);
+        let batch = batch(&steps, first, None);
         let messages = messages(&batch.bytes);
         prop_assert_eq!(messages.len(), steps.len() + 2);
         prop_assert_eq!(messages[0].0, BATCH_BEGIN);
@@ -53,7 +53,7 @@ proptest! {
     #[test]
     fn chains_and_counters_that_are_sent_read_back_as_they_were(state in any_state()) {
         let table = build::table(&state);
-        let batch = batch(&replace(&table, &Observed::default()), 1);
+        let batch = batch(&replace(&table, &Observed::default(), Ownership::Plain), 1, None);
         let mut observed = Observed::default();
         for reply in parse(&batch.bytes).unwrap() {
             observed.add(reply.content);
@@ -65,7 +65,7 @@ proptest! {
     }
 }
 
-fn state(backends: &[&str]) -> crate::model::desired::DesiredState {
+pub(in super::super) fn state(backends: &[&str]) -> crate::model::desired::DesiredState {
     crate::model::desired::DesiredState {
         service: "default/kubernetes".parse().unwrap(),
         frontends: vec![crate::model::desired::DesiredFrontend {
@@ -84,7 +84,9 @@ fn state(backends: &[&str]) -> crate::model::desired::DesiredState {
 /// What the kernel would have after `table` was programmed.
 fn observed(table: &Table) -> Observed {
     let mut observed = Observed::default();
-    for reply in parse(&batch(&replace(table, &Observed::default()), 1).bytes).unwrap() {
+    for reply in
+        parse(&batch(&replace(table, &Observed::default(), Ownership::Plain), 1, None).bytes).unwrap()
+    {
         // The simulation of a dump must not take the anonymous map for a named one.
         if !matches!(reply.content, Content::Set { .. }) {
             observed.add(reply.content);
@@ -101,7 +103,7 @@ fn whats(steps: &[Step]) -> Vec<&str> {
 fn a_replacement_keeps_table_base_chains_and_wanted_counters() {
     let before = build::table(&state(&["192.0.2.11:6443", "192.0.2.12:6443"]));
     let after = build::table(&state(&["192.0.2.12:6443", "192.0.2.13:6443"]));
-    let steps = replace(&after, &observed(&before));
+    let steps = replace(&after, &observed(&before), Ownership::Plain);
     let whats = whats(&steps);
     assert!(!whats.contains(&"delete table inet apivip"));
     assert!(!whats.iter().any(|w| w.contains("chain nat-") && !w.contains("rule")), "{whats:?}");
@@ -116,14 +118,39 @@ fn a_table_that_was_tampered_with_is_made_anew_and_its_counters_go_on() {
     let mut tampered = observed(&table);
     tampered.foreign = true;
     tampered.counters.insert("backend-192.0.2.11-6443".to_owned(), Count { packets: 7, bytes: 420 });
-    let steps = replace(&table, &tampered);
+    let steps = replace(&table, &tampered, Ownership::Plain);
     assert_eq!(whats(&steps)[0], "delete table inet apivip");
     let mut again = Observed::default();
-    parse(&batch(&steps, 1).bytes).unwrap().into_iter().for_each(|r| again.add(r.content));
+    parse(&batch(&steps, 1, None).bytes).unwrap().into_iter().for_each(|r| again.add(r.content));
     assert_eq!(again.counters["backend-192.0.2.11-6443"], Count { packets: 7, bytes: 420 });
 }
 
 #[test]
 fn there_is_nothing_to_remove_where_no_table_is() {
     assert!(remove(&Observed::default()).is_empty());
+}
+
+#[test]
+fn a_table_changes_its_owner_in_place_only_where_the_kernel_lets_it() {
+    let table = build::table(&state(&["192.0.2.11:6443"]));
+    let (plain, orphan) = (observed(&table), Observed { flags: table::FLAG_PERSIST, ..observed(&table) });
+    let anew = |before, ownership| {
+        let steps = replace(&table, before, ownership);
+        let tables = steps.iter().filter(|s| s.kind == msg::NEWTABLE);
+        let flags = be32(table::FLAGS, ownership.flags());
+        assert!(tables.clone().all(|s| s.attrs.windows(8).any(|w| w == emit(std::slice::from_ref(&flags)))));
+        assert_eq!(tables.count(), 1);
+        steps[0].kind == msg::DELTABLE
+    };
+    assert!(anew(&plain, Ownership::Owned), "plain to owned");
+    assert!(!anew(&orphan, Ownership::Owned), "an orphan is taken in");
+    assert!(anew(&orphan, Ownership::Plain), "an orphan to plain");
+    assert!(!anew(&plain, Ownership::Plain));
+}
+
+#[test]
+fn the_generation_goes_with_the_message_that_begins_the_batch() {
+    let messages = messages(&batch(&[delete_table()], 1, Some(7)).bytes);
+    assert_eq!(messages[0].3, emit(&[be32(BATCH_GENERATION, 7)]));
+    assert!(messages[1..].iter().all(|m| m.3 != messages[0].3));
 }

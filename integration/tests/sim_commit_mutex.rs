@@ -1,0 +1,64 @@
+//! Another program reloads the rules of 5,000 Services, and nf_tables is its own for seconds: clients of an apiserver
+//! that dies meanwhile are told all the same, the status answers, and a stop is heard.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use integration::control_plane::Variant;
+use integration::forwarder::stream_vips;
+use integration::lab::{Lab, LabOptions};
+use integration::many_services;
+use integration::process::{Signal, Spawned};
+use integration::scenario::Scenario;
+use integration::streams::{Idle, Servers};
+
+const SERVICES: u32 = 5_000;
+const LIMIT: Duration = Duration::from_secs(120);
+/// Ten times what an answer takes.
+const ANSWER: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_commit_that_waits_delays_nothing_else() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let servers = Servers::start(&lab)?;
+    servers.publish(&mut scenario.plane, &[1, 2, 3])?;
+    let mut daemon = scenario.daemon()?;
+    let clients = Idle::start(lab.pod(1), &lab, &stream_vips(&lab), &[], 30, false)?;
+    let path = lab.dir().join("services.nft");
+    std::fs::write(&path, many_services::script(SERVICES)).context("write the rules of the Services")?;
+    let mut reload = lab.node().command("nft");
+    reload.arg("-f").arg(&path);
+    let mut reload = Spawned::start("reload", reload, lab.dir())?;
+    // While it holds the lock, it is in one system call: its processor time grows and its answer does not come.
+    let parsed = |process: &Spawned| -> Result<Option<()>> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap_or_default();
+        let system = stat.rsplit(')').next().and_then(|rest| rest.split(' ').nth(13)?.parse::<u64>().ok());
+        Ok((system > Some(50)).then_some(()))
+    };
+    reload.wait_until("half a second in the kernel", LIMIT, parsed)?;
+    lab.unplug(1)?;
+    let told = daemon.process().wait_until("the end of the flows", LIMIT, |process| {
+        let log = process.stderr();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("told the clients")).collect();
+        let all = lines.iter().any(|line| line.contains(":7009") && !line.contains("flows=0 "));
+        Ok(all.then(|| lines.join("\n")))
+    })?;
+    let begin = Instant::now();
+    let status = daemon.status()?;
+    let answered = begin.elapsed();
+    let still = reload.exited()?.is_none();
+    ensure!(still, "the reload was over before the clients were told: this test says nothing\n{told}");
+    ensure!(answered < ANSWER, "the status took {answered:?}");
+    ensure!(status["frontends"].as_array().is_some_and(|all| all.len() == 3), "{status:#}");
+    ensure!(daemon.log().contains("the rules wait for it"), "no commit waited\n{}", daemon.log());
+    println!("{told}\nthe status took {answered:?}");
+    let examined = clients.finish()?;
+    ensure!(examined.told > 0 && examined.told + examined.working == examined.opened, "{examined:?}");
+    reload.signal(Signal::KILL)?;
+    reload.wait(LIMIT)?;
+    daemon.wait_for_status("the rules without the dead one", LIMIT, |status| {
+        status["phase"] == "programmed" && status["dataplane"]["in_use"] == "nftables"
+    })?;
+    scenario.expect_everybody("after the reload")
+}

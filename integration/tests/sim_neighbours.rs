@@ -1,0 +1,131 @@
+//! Firewalls, zones and settings of other programs on the node: the virtual IP works beside each of them, or fails as the
+//! manual says, and works again when the obstacle goes.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+use apivip::model::types::Family;
+use integration::control_plane::Variant;
+use integration::foreign::fill_conntrack;
+use integration::lab::{Families, Lab, LabOptions, addresses};
+use integration::netns::Namespace;
+use integration::scenario::Scenario;
+
+/// The chains of firewalld: an accepted way is one that is known, or that was translated.
+const FIREWALLD: &str = "table inet other {
+    chain rpfilter { type filter hook prerouting priority -140; meta nfproto ipv6 fib saddr . iif oif missing drop; }
+    chain input { type filter hook input priority 10; ct state established,related accept; iifname lo accept; ct state invalid drop; ip6 nexthdr icmpv6 accept; reject with icmpx admin-prohibited; }
+    chain forward { type filter hook forward priority 10; ct state established,related accept; ct status dnat accept; ct state invalid drop; ip6 nexthdr icmpv6 accept; reject with icmpx admin-prohibited; }
+    chain output { type filter hook output priority 10; ct state established,related accept; oifname lo accept; }
+    chain postrouting { type nat hook postrouting priority 110; }
+}";
+
+/// The chains of ufw, with the way to the apiservers that the manual asks for.
+const DROP: &str = "table inet other {
+    chain input { type filter hook input priority 0; policy drop; ct state invalid drop; ct state established,related accept; iifname lo accept; ip6 nexthdr icmpv6 accept; }
+    chain forward { type filter hook forward priority 0; policy drop; ct state invalid drop; ct state established,related accept; ip6 nexthdr icmpv6 accept; ALLOWED }
+    chain output { type filter hook output priority 0; policy drop; ct state invalid drop; ct state established,related,new accept; ip6 nexthdr icmpv6 accept; }
+}";
+
+/// One conntrack zone for all that passes the node, in both directions.
+const ZONE: &str = "table inet other {
+    chain prerouting { type filter hook prerouting priority -300; ct zone set 7; }
+    chain output { type filter hook output priority -300; ct zone set 7; }
+}";
+
+const SETTINGS: [(&str, &str); 5] = [
+    ("net/ipv4/conf/all/rp_filter", "1"),
+    ("net/ipv4/conf/default/rp_filter", "1"),
+    ("net/ipv4/conf/eth0/rp_filter", "1"),
+    ("net/netfilter/nf_conntrack_tcp_loose", "0"),
+    ("net/netfilter/nf_conntrack_tcp_be_liberal", "0"),
+];
+
+fn remove(node: &Namespace) -> Result<()> {
+    node.nft_load("delete table inet other")
+}
+
+/// Fails unless no client of `who` gets through.
+fn expect_nobody(what: &str, scenario: &Scenario<'_>, lab: &Lab, who: &[&Namespace]) -> Result<()> {
+    for vip in lab.vips() {
+        for from in who {
+            let answer = scenario.plane.fetch(from, vip);
+            ensure!(answer.is_err(), "{what}: {} gets {answer:?} from {vip}", from.name());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn firewalls_zones_and_strict_settings_stand_in_nobodys_way() -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let node = lab.node();
+    node.sysctls(&SETTINGS)?;
+    let _daemon = scenario.daemon()?;
+    scenario.expect_everybody("with rp_filter 1 and tcp_loose 0")?;
+    let [v4, v6] = [Family::V4, Family::V6].map(addresses::pod_range);
+    let allowed = format!("ip saddr {v4} tcp dport 6443 accept; ip6 saddr {v6} tcp dport 6443 accept;");
+    for (what, rules) in [
+        ("firewalld", FIREWALLD),
+        ("policies that drop", &DROP.replace("ALLOWED", &allowed)),
+        ("a conntrack zone", ZONE),
+    ] {
+        node.nft_load(rules).with_context(|| what.to_owned())?;
+        scenario.expect_everybody(&format!("beside {what}"))?;
+        remove(node)?;
+    }
+    Ok(())
+}
+
+/// What the manual says that the operator must mend is so, and is mended that way.
+#[test]
+fn what_the_manual_names_as_an_obstacle_is_one_until_it_is_gone() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let (node, pod) = (lab.node(), lab.pod(1));
+    let daemon = scenario.daemon()?;
+    let vips: Vec<String> = lab.vips().iter().map(|vip| matches(*vip)).collect();
+
+    node.nft_load(&DROP.replace("ALLOWED", ""))?;
+    expect_nobody("a forward policy without a way to apiservers", &scenario, &lab, &[pod])?;
+    remove(node)?;
+
+    let notrack: String = vips.iter().map(|vip| format!("{vip} notrack;")).collect();
+    node.nft_load(&format!(
+        "table inet other {{ chain prerouting {{ type filter hook prerouting priority -300; {notrack} }}
+         chain output {{ type filter hook output priority -300; {notrack} }}
+}}"
+    ))?;
+    expect_nobody("a virtual IP that is not tracked", &scenario, &lab, &[pod, node])?;
+    remove(node)?;
+
+    // A kube-proxy that believes that the Service has no endpoints checks at -110: in forward and input the packet has an
+    // apiserver's address by then, in output it does not.
+    let checks: String = vips.iter().map(|vip| format!("ct state new {vip} reject;")).collect();
+    let chain = |hook: &str| format!("chain {hook} {{ type filter hook {hook} priority -110; {checks} }}\n");
+    node.nft_load(&format!(
+        "table inet other {{ {}{}{}}}",
+        chain("input"),
+        chain("forward"),
+        chain("output")
+    ))?;
+    expect_nobody("kube-proxy without endpoints", &scenario, &lab, &[node])?;
+    for family in lab.families().iter().copied() {
+        scenario.expect("kube-proxy without endpoints", pod, addresses::pod(1, family))?;
+    }
+    remove(node)?;
+
+    let limit = node.run("cat", &["/proc/sys/net/netfilter/nf_conntrack_max"])?;
+    let filled = fill_conntrack(node, lab.dir(), limit.trim().parse().context("parse the limit")?);
+    let full = filled.is_err_and(|error| format!("{error:#}").contains("not enough memory"));
+    ensure!(full, "there is room for more entries than the limit says");
+    expect_nobody("a full conntrack table", &scenario, &lab, &[pod])?;
+    ensure!(!daemon.log().contains("an apiserver does not answer"), "{}", daemon.log());
+    node.run("conntrack", &["-F"])?;
+    scenario.expect_everybody("after all of them")
+}
+
+fn matches(vip: IpAddr) -> String {
+    format!("{} daddr {vip}", if vip.is_ipv4() { "ip" } else { "ip6" })
+}

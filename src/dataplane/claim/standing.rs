@@ -1,0 +1,68 @@
+//! What is left in the kernel of a claim on virtual IPs: others may remove routes, rules and even the device.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use futures_util::StreamExt;
+use netlink_packet_route::route::{RouteMessage, RouteProtocol};
+use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use rtnetlink::IpVersion;
+
+use super::{Device, LOCAL, is_claim, rule};
+use crate::dataplane::host::{HostError, Node, ROUTE_PROTOCOL, destination, output_interface};
+use crate::model::types::Vip;
+
+impl Node {
+    /// Forgets what is no longer there of what was made, so that it is made again.
+    pub(super) async fn recall_claim(&mut self) -> Result<(), HostError> {
+        let Some(device) = &self.device else { return Ok(()) };
+        let made = device.all.len() + device.rest.len();
+        if made == 0 {
+            return Ok(());
+        }
+        if device.is_gone() {
+            self.device = None;
+            self.repaired += made;
+            return Ok(());
+        }
+        let (index, rest) = (device.index, device.rest.clone());
+        let routes = self.listed_routes().await?;
+        let stands = |ip: IpAddr, table: u32| routes.iter().any(|route| is(route, ip, table, index));
+        let rules = self.own_rules().await;
+        let ruled = |vip: &Vip| rules.iter().any(|found| same_rule(found, &rule(*vip)));
+        let kept_rest: BTreeSet<Vip> =
+            rest.into_iter().filter(|vip| ruled(vip) && stands(vip.ip(), super::REST)).collect();
+        if let Some(Device { all, rest, .. }) = &mut self.device {
+            all.retain(|ip| stands(*ip, LOCAL));
+            *rest = kept_rest;
+            self.repaired += made - all.len() - rest.len();
+        }
+        Ok(())
+    }
+
+    /// Our routing rules. A kernel without policy routing, or without IPv6, has none.
+    pub(super) async fn own_rules(&self) -> Vec<RuleMessage> {
+        let mut rules = Vec::new();
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let mut listed = self.handle().rule().get(version).execute().boxed_local();
+            while let Some(Ok(rule)) = listed.next().await {
+                if rule.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL))) {
+                    rules.push(rule);
+                }
+            }
+        }
+        rules
+    }
+}
+
+fn is(route: &RouteMessage, ip: IpAddr, table: u32, index: u32) -> bool {
+    is_claim(route)
+        && u32::from(route.header.table) == table
+        && destination(route) == Some(ip)
+        && output_interface(route) == Some(index)
+}
+
+/// The kernel lists more attributes than it was given.
+fn same_rule(found: &RuleMessage, wanted: &RuleMessage) -> bool {
+    wanted.attributes.iter().all(|attribute| found.attributes.contains(attribute))
+}

@@ -1,0 +1,50 @@
+//! Why routes or addresses could not be read or changed, and which refusals are none.
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::NetlinkPayload;
+
+/// Why routes or addresses could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+#[error("{action}")]
+pub struct HostError {
+    pub(in crate::dataplane) action: String,
+    #[source]
+    pub(in crate::dataplane) source: io::Error,
+}
+
+const EINVAL: i32 = 22;
+pub(in crate::dataplane) const ESRCH: i32 = 3;
+const EACCES: i32 = 13;
+pub(in crate::dataplane) const EAFNOSUPPORT: i32 = 97;
+const ENETUNREACH: i32 = 101;
+const EHOSTUNREACH: i32 = 113;
+
+pub(in crate::dataplane) fn errno(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Some(message.raw_code().saturating_abs()),
+        rtnetlink::Error::UnexpectedMessage(message) => match &message.payload {
+            NetlinkPayload::Error(error) => Some(error.raw_code().saturating_abs()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// No route, or a route that says no: unreachable, prohibit, blackhole; or no such address family here.
+pub(super) fn is_unroutable(error: &rtnetlink::Error) -> bool {
+    matches!(errno(error), Some(ENETUNREACH | EHOSTUNREACH | EACCES | EINVAL | EAFNOSUPPORT))
+}
+
+pub(in crate::dataplane) fn failed(action: String, error: rtnetlink::Error) -> HostError {
+    let source = match errno(&error) {
+        Some(errno) => io::Error::from_raw_os_error(errno),
+        None => io::Error::other(error.to_string()),
+    };
+    HostError { action, source }
+}
+
+pub(in crate::dataplane) fn invalid(ip: IpAddr, error: &dyn std::fmt::Display) -> HostError {
+    HostError { action: format!("describe the route to {ip}"), source: io::Error::other(error.to_string()) }
+}

@@ -1,0 +1,119 @@
+//! Looks at our table in the kernel: its parts, and its fingerprint.
+
+use std::io;
+
+use super::fingerprint::Fingerprint;
+use super::kernel::{flowtable, msg, object, rule, set};
+use super::reply::{Content, Observed};
+use super::request;
+use super::socket::{NftError, NftSocket};
+
+/// A look is repeated if anybody changed any rule meanwhile.
+pub(super) const LOOK_ATTEMPTS: u32 = 20;
+
+/// One look at the table.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub observed: Observed,
+    /// The ruleset's generation, before and after.
+    pub generation: u32,
+    pub fingerprint: Fingerprint,
+}
+
+/// Kinds of objects, and the attribute by which the kernel filters them.
+const PARTS: [(u16, Option<u16>); 5] = [
+    (msg::GETTABLE, None),
+    (msg::GETCHAIN, None),
+    (msg::GETOBJ, Some(object::TABLE)),
+    (msg::GETSET, Some(set::TABLE)),
+    (msg::GETFLOWTABLE, Some(flowtable::TABLE)),
+];
+
+impl NftSocket {
+    /// Reads the table as it stands in the kernel, without its rules.
+    pub fn observe(&mut self) -> Result<Observed, NftError> {
+        Ok(self.look(false)?.observed)
+    }
+
+    /// The table, whole or without its rules, as one generation of the ruleset has it.
+    pub(super) fn look(&mut self, whole: bool) -> Result<Look, NftError> {
+        for _ in 0..LOOK_ATTEMPTS {
+            let generation = self.generation()?;
+            let mut look =
+                Look { observed: Observed::default(), generation, fingerprint: Fingerprint::default() };
+            if self.list(&mut look, whole)? && self.generation()? == generation {
+                return Ok(look);
+            }
+        }
+        Err(NftError::Unsteady)
+    }
+
+    /// `false`: a dump was interrupted.
+    fn list(&mut self, look: &mut Look, whole: bool) -> Result<bool, NftError> {
+        for (kind, filter) in PARTS {
+            let sequence = self.next_sequence();
+            if !self.dump(&request::dump(kind, filter, sequence), sequence, look)? {
+                return Ok(false);
+            }
+            // Without the table there is nothing else to see, and a filter for it fails with ENOENT.
+            if !look.observed.exists {
+                return Ok(true);
+            }
+        }
+        if !whole {
+            return Ok(true);
+        }
+        let sequence = self.next_sequence();
+        if !self.dump(&request::dump(msg::GETRULE, Some(rule::TABLE), sequence), sequence, look)? {
+            return Ok(false);
+        }
+        for set in look.observed.maps.clone() {
+            let sequence = self.next_sequence();
+            if !self.dump(&request::elements(&set, sequence), sequence, look)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn dump(&mut self, request: &[u8], sequence: u32, look: &mut Look) -> Result<bool, NftError> {
+        self.send(request)?;
+        let mut interrupted = false;
+        loop {
+            let (datagram, replies) = self.receive()?;
+            look.fingerprint.add(&datagram, sequence)?;
+            for reply in replies.into_iter().filter(|reply| reply.sequence == sequence) {
+                interrupted |= reply.interrupted;
+                match reply.content {
+                    Content::Done => return Ok(!interrupted),
+                    Content::Outcome(Some(errno)) => {
+                        let source = io::Error::from_raw_os_error(errno);
+                        // The table went away between two dumps, or the kernel is too old for this kind.
+                        if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::Unsupported) {
+                            return Ok(true);
+                        }
+                        return Err(NftError::Refused { step: "list its objects".to_owned(), source });
+                    }
+                    content => look.observed.add(content),
+                }
+            }
+        }
+    }
+
+    fn generation(&mut self) -> Result<u32, NftError> {
+        let sequence = self.next_sequence();
+        self.send(&request::generation(sequence))?;
+        loop {
+            for reply in self.receive()?.1.into_iter().filter(|reply| reply.sequence == sequence) {
+                match reply.content {
+                    Content::Generation(generation) => return Ok(generation),
+                    Content::Outcome(Some(errno)) => {
+                        let source = io::Error::from_raw_os_error(errno);
+                        return Err(NftError::Refused { step: "say its generation".to_owned(), source });
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}

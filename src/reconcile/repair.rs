@@ -1,0 +1,99 @@
+//! What others changed of what the reconciler made: that it is to be made again, how soon, and what is told of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::damper::Damper;
+use crate::dataplane::drift::{Drift, Found};
+use crate::metrics::Metrics;
+use crate::report::{Repair, Repaired, Repairs};
+
+/// So many of the latest repairs are shown.
+const SHOWN: usize = 8;
+
+/// Repairs that are due, and those that were made.
+#[derive(Debug, Default)]
+pub(super) struct Mender {
+    due: Option<Drift>,
+    damper: Damper,
+    routes: Damper,
+    total: u64,
+    latest: VecDeque<Repair>,
+}
+
+impl Mender {
+    /// How long the next repair has to wait.
+    pub fn wait(&self) -> Duration {
+        self.damper.wait(now())
+    }
+
+    /// How long the next look at routes has to wait.
+    pub fn routes_wait(&self) -> Duration {
+        self.routes.wait(now())
+    }
+
+    /// The rules are no longer what was applied.
+    pub fn begin(&mut self, drift: Drift) {
+        self.due = Some(drift);
+    }
+
+    /// Whether the rules must be applied though the desired state is the same.
+    pub fn is_due(&self) -> bool {
+        self.due.is_some()
+    }
+
+    /// The rules are what they should be.
+    pub fn applied(&mut self, metrics: &Metrics) {
+        let Some(drift) = self.due.take() else { return };
+        self.damper.note(now());
+        let after = drift.noticed.elapsed();
+        let (by, changes) = (drift.who(), drift.changes);
+        let after_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        match drift.found {
+            Found::Event => {
+                tracing::warn!(by, changes, after_us, "another program changed table inet apivip; repaired");
+            }
+            Found::Lost | Found::Check => {
+                tracing::warn!(
+                    found = drift.found.label(),
+                    after_us,
+                    "table inet apivip was not as programmed; repaired"
+                );
+            }
+        }
+        self.note(Repaired::Table, &drift, metrics);
+        metrics.table_repaired(after);
+    }
+
+    /// So many routes and routing rules were made again.
+    pub fn routes(&mut self, count: usize, metrics: &Metrics) {
+        if count > 0 {
+            self.routes.note(now());
+            tracing::warn!(count, "another program removed routes or routing rules of apivip; made again");
+            self.note(Repaired::Routes, &Drift::new(Found::Event), metrics);
+        }
+    }
+
+    fn note(&mut self, what: Repaired, drift: &Drift, metrics: &Metrics) {
+        metrics.repaired(what, drift.found);
+        self.total = self.total.saturating_add(1);
+        self.latest.truncate(SHOWN - 1);
+        self.latest.push_front(Repair {
+            what,
+            at: drift.noticed,
+            found: drift.found.label(),
+            changes: drift.changes,
+            by: drift.who(),
+        });
+    }
+
+    pub fn report(&self) -> Arc<Repairs> {
+        Arc::new(Repairs { total: self.total, latest: self.latest.iter().cloned().collect() })
+    }
+}
+
+/// The runtime's clock, which tests stop.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

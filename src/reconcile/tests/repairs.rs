@@ -1,0 +1,73 @@
+//! What others change is made again, soon but not in a busy loop; and what goes on while a commit waits.
+
+use super::*;
+use crate::dataplane::nft::events::Culprit;
+
+fn firewalld() -> Culprit {
+    Culprit { pid: 42, name: "firewalld".to_owned() }
+}
+
+/// Changes the rules and waits until they are as they were. Returns how long that took.
+async fn disturb(rig: &mut Rig) -> Duration {
+    let before = tokio::time::Instant::now();
+    rig.kernel.disturb(firewalld());
+    rig.reports.changed().await.unwrap();
+    rig.reports.borrow_and_update();
+    assert_eq!(rig.backends(), [backend(11)]);
+    before.elapsed()
+}
+
+#[test]
+fn a_change_by_another_program_is_put_right_and_told_with_its_culprit() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        assert_eq!(rig.reports.borrow().repairs.total, 0);
+        assert_eq!(disturb(&mut rig).await, Duration::ZERO);
+        assert_eq!(rig.kernel.commits(), 2);
+        let repairs = Arc::clone(&rig.reports.borrow().repairs);
+        assert_eq!(repairs.total, 1);
+        assert_eq!(repairs.latest[0].by.as_deref(), Some("firewalld (pid 42)"));
+        let text = rig.metrics.encode(&crate::apiserver::Connection::default(), &BTreeMap::new()).unwrap();
+        assert!(text.contains("apivip_drift_repairs_total{object=\"table\",found=\"event\"} 1\n"), "{text}");
+    });
+}
+
+#[test]
+fn a_fight_is_fought_ever_more_slowly_and_summed_up() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        let mut waits = Vec::new();
+        for _ in 0..20 {
+            waits.push(disturb(&mut rig).await);
+        }
+        assert!(waits[..10].iter().all(Duration::is_zero), "{waits:?}");
+        assert!(waits[12..].iter().all(|wait| *wait > Duration::from_millis(90)), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait < Duration::from_millis(3300)), "{waits:?}");
+        // While it waits, further changes are gathered.
+        for _ in 0..5 {
+            rig.kernel.disturb(firewalld());
+        }
+        rig.reports.changed().await.unwrap();
+        let repairs = Arc::clone(&rig.reports.borrow().repairs);
+        assert_eq!((repairs.total, repairs.latest[0].changes), (21, 5));
+        assert_eq!(repairs.latest.len(), 8);
+    });
+}
+
+#[test]
+fn counters_are_answered_and_a_stop_is_heard_while_a_commit_waits() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
+        rig.kernel.set_connections(backend(11), 7);
+        rig.publish(2, ServiceStatus::Found, &[11]).await;
+        rig.kernel.set_blocked(true);
+        rig.views.send_replace(Some(view(3, ServiceStatus::Found, &[12])));
+        tokio::task::yield_now().await;
+        let before = tokio::time::Instant::now();
+        let (query, answer) = oneshot::channel();
+        rig.queries.send(query).await.unwrap();
+        assert_eq!(answer.await.unwrap()[&backend(11)], 7);
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        // The end of the test stops it.
+    });
+}
