@@ -31,8 +31,8 @@ use super::resource::Asked;
 /// keepalive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// HTTP/2 PING: pause between two, and how long the answer may take.
-const PING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
+/// HTTP/2 PING: pause between two, and how long the answer may take. A silent server is noticed within their sum.
+const PING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(2));
 
 /// HTTP/2 flow-control window per stream, in bytes: what one watch can make us hold before it is read.
 const WINDOW: u32 = 256 << 10;

@@ -40,8 +40,8 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(2), Duration::from_secs(1), 3);
 
 /// How long sent data or a probe may stay unacknowledged (TCP_USER_TIMEOUT). With it a dead peer is noticed in about
-/// 5 s; the kernel's default for sent data is about 15 minutes.
-const USER_TIMEOUT: Duration = Duration::from_secs(5);
+/// 4 s; the kernel's default for sent data is about 15 minutes.
+const USER_TIMEOUT: Duration = Duration::from_secs(4);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

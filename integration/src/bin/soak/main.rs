@@ -3,9 +3,11 @@
 //! kernel's table is the one that the daemon wants. `scripts/soak` builds and runs it.
 
 mod files;
+mod reads;
 mod stage;
 mod step;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -13,6 +15,7 @@ use clap::Parser;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use reads::Amount;
 use stage::Stage;
 use step::Step;
 
@@ -26,10 +29,23 @@ struct Arguments {
     /// What the choices follow from; a random one unless given
     #[arg(long)]
     seed: Option<u64>,
+    #[command(flatten)]
+    amount: Amount,
+    /// Whom the reader is: its side of a soak of reconnects and events
+    #[arg(long, hide = true)]
+    kubeconfig: Vec<PathBuf>,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    let Amount { reconnects, events } = arguments.amount;
+    if !arguments.kubeconfig.is_empty() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(reads::read(arguments.amount, &arguments.kubeconfig));
+    }
+    if reconnects + events > 0 {
+        return reads::feed(arguments.amount);
+    }
     let seed = arguments.seed.unwrap_or_else(rand::random);
     println!("seed {seed}: `scripts/soak --seed {seed}` makes the same choices");
     let mut chance = StdRng::seed_from_u64(seed);

@@ -16,13 +16,19 @@ fn vips() -> impl Strategy<Value = Vec<Vip>> {
     proptest::collection::btree_set((1..4_u8).prop_map(vip), 0..3).prop_map(|vips| vips.into_iter().collect())
 }
 
+/// What a daemon writes: all of it is what the API said, or none.
 fn state() -> impl Strategy<Value = LastGood> {
-    let learnt = || prop_oneof![Just(Learnt::Published), "[a-c]:6443".prop_map(Learnt::Configured)];
-    let backends = proptest::collection::btree_map(address(), (learnt(), 0..9_u64), 1..6).prop_map(|all| {
-        let backend = |(address, (learnt, at))| GoodBackend { address, learnt, at };
-        all.into_iter().map(backend).collect()
-    });
-    let frontend = ("(https|metrics|)", learnt(), 0..9_u64, backends);
+    let published = Just(Learnt::Published).boxed();
+    prop_oneof![state_of(published), state_of("[a-c]:6443".prop_map(Learnt::Configured).boxed())]
+}
+
+fn state_of(learnt: BoxedStrategy<Learnt>) -> impl Strategy<Value = LastGood> {
+    let backends =
+        proptest::collection::btree_map(address(), (learnt.clone(), 0..9_u64), 1..6).prop_map(|all| {
+            let backend = |(address, (learnt, at))| GoodBackend { address, learnt, at };
+            all.into_iter().map(backend).collect()
+        });
+    let frontend = ("(https|metrics|)", learnt, 0..9_u64, backends);
     proptest::collection::btree_map(1..4_u8, frontend, 0..4).prop_map(|all| {
         let frontend = |(last, (port_name, learnt, at, backends))| GoodFrontend {
             vip: vip(last),

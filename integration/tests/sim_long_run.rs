@@ -1,0 +1,96 @@
+//! What a cluster becomes in the course of years: dual-stack, larger, and with credentials that a plugin makes.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use integration::control_plane::{ControlPlane, SERVICE_PORT, Variant};
+use integration::daemon::{Daemon, DaemonOptions};
+use integration::lab::{Families, Lab, LabOptions};
+use integration::load::Load;
+use integration::scenario::Scenario;
+
+/// Probes of 61 addresses that nobody has end within 5 s.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_cluster_becomes_dual_stack_and_gets_64_endpoints() -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+    let plane = ControlPlane::start(&lab, Variant::SimulatedSlices)?;
+    let vips = lab.vips();
+    let v4 = |i: u8| lab.apiserver_addresses(i).into_iter().filter(IpAddr::is_ipv4);
+    let real: Vec<IpAddr> = (1..=3).flat_map(v4).collect();
+    plane.put_service(&vips[..1], false)?;
+    plane.publish(&real)?;
+    let mut daemon = Daemon::start(lab.node(), lab.dir(), &DaemonOptions::kubeconfig(plane.kubeconfig()?))?;
+    let vip = SocketAddr::new(vips[0], SERVICE_PORT);
+    let load = Load::start(lab.pod(1), lab.dir(), "load", "tcp", &[vip], 200)?;
+
+    plane.put_service(&vips, false)?;
+    plane.publish_apiservers(&[1, 2, 3])?;
+    for vip in &vips {
+        let of_family = (1..=3).flat_map(|i| plane.apiservers(i)).filter(|b| b.is_ipv4() == vip.is_ipv4());
+        let of_family: Vec<SocketAddr> = of_family.collect();
+        daemon.wait_for_backends(SocketAddr::new(*vip, SERVICE_PORT), &of_family)?;
+        for from in [lab.pod(1), lab.node()] {
+            ensure!(plane.fetch(from, *vip)? == "ok", "{} does not reach {vip}", from.name());
+        }
+    }
+
+    let nobody = (101..=161).map(|last| IpAddr::from([192, 0, 2, last]));
+    plane.publish(&real.iter().copied().chain(nobody).collect::<Vec<_>>())?;
+    let all: Vec<SocketAddr> = real.iter().map(|ip| SocketAddr::new(*ip, 6443)).collect();
+    daemon.wait_for_status("64 endpoints", LIMIT, |status| {
+        status["frontends"].as_array().is_some_and(|frontends| {
+            frontends.iter().any(|f| f["backends"].as_array().is_some_and(|b| b.len() == 64))
+        })
+    })?;
+    daemon.wait_for_backends(vip, &all)?;
+    plane.publish(&real)?;
+    daemon.wait_for_backends(vip, &all)?;
+    let report = load.finish()?;
+    // Until probes have found them dead, connections to the 61 are tried; one SYN later they are elsewhere.
+    ensure!(report.failed == 0, "connections failed\n{report}");
+    Ok(())
+}
+
+#[test]
+fn a_credential_plugin_is_asked_for_each_session() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let token = scenario.plane.token();
+    let (plugin, asked) = (lab.dir().join("plugin"), lab.dir().join("asked"));
+    let credential = format!(
+        r#"{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{{"token":"{token}"}}}}"#
+    );
+    fs::write(&plugin, format!("#!/bin/sh\necho once >>{}\necho '{credential}'\n", asked.display()))?;
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755))?;
+    let kubeconfig = scenario.options.kubeconfig.clone().context("a kubeconfig")?;
+    let text = fs::read_to_string(&kubeconfig).context("read the kubeconfig")?;
+    let exec = format!(
+        "exec: {{apiVersion: client.authentication.k8s.io/v1, command: {}, interactiveMode: Never}}",
+        plugin.display()
+    );
+    let old = format!("token: {token}");
+    ensure!(text.contains(&old), "no token in\n{text}");
+    let path = lab.dir().join("plugin.kubeconfig");
+    fs::write(&path, text.replace(&old, &exec)).context("write the kubeconfig")?;
+    scenario.options.kubeconfig = Some(path);
+    let mut daemon = scenario.daemon()?;
+    let synced = |status: &serde_json::Value| status["api"]["state"] == "synced";
+    let status = daemon.wait_for_status("the API", LIMIT, synced)?;
+    let times = || -> Result<usize> { Ok(fs::read_to_string(&asked)?.lines().count()) };
+    let before = times()?;
+    ensure!(before > 0, "the plugin was not run");
+    let address = status["api"]["address"].as_str().context("an address")?.to_owned();
+    let watched = (1..=3).find(|i| scenario.plane.apiservers(*i)[0].to_string() == address);
+    scenario.plane.kill(watched.context("an apiserver that is watched")?)?;
+    daemon.wait_for_status("another apiserver", LIMIT, |status| {
+        synced(status) && status["api"]["address"].as_str().is_some_and(|now| now != address)
+    })?;
+    ensure!(times()? > before, "the plugin was not run again");
+    ensure!(!daemon.log().contains(token), "the token is in the log");
+    Ok(())
+}
