@@ -55,6 +55,17 @@ enum Origin {
     Pod,
 }
 
+impl Origin {
+    async fn read(&self) -> Result<Access, AccessError> {
+        match self {
+            Self::Kubeconfig { path, context } => kubeconfig::load(path, context.as_deref()).await,
+            Self::Pod => {
+                incluster::load(|name| std::env::var(name).ok(), Path::new(incluster::SERVICE_ACCOUNT))
+            }
+        }
+    }
+}
+
 /// The server that is dialled before any endpoint is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
@@ -81,10 +92,11 @@ impl fmt::Display for Server {
 /// Whatever is wrong with the configuration, as one line. Nothing is dialled and no credential plugin is run.
 pub async fn load(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Access, AccessError> {
     install_provider();
-    let access = match kubeconfig {
-        Some(path) => kubeconfig::load(path, context).await,
-        None => incluster::load(|name| std::env::var(name).ok(), Path::new(incluster::SERVICE_ACCOUNT)),
-    }?;
+    let origin = match kubeconfig {
+        Some(path) => Origin::Kubeconfig { path: path.to_owned(), context: context.map(str::to_owned) },
+        None => Origin::Pod,
+    };
+    let access = origin.read().await?;
     access.warn(&[]);
     Ok(access)
 }
@@ -120,12 +132,7 @@ impl Access {
     /// # Errors
     /// As [`load`]; a renewal that is half written is one.
     pub(super) async fn reload(&self) -> Result<Self, AccessError> {
-        let renewed = match &self.origin {
-            Origin::Kubeconfig { path, context } => kubeconfig::load(path, context.as_deref()).await,
-            Origin::Pod => {
-                incluster::load(|name| std::env::var(name).ok(), Path::new(incluster::SERVICE_ACCOUNT))
-            }
-        }?;
+        let renewed = self.origin.read().await?;
         renewed.warn(&self.warnings);
         Ok(renewed)
     }
