@@ -134,7 +134,8 @@ async fn a_removed_one_drains_and_is_forgotten() {
     probing.until_state(goes.address, State::Up).await;
     let received = probing.publish(&[stays.address]);
     let view = probing.until_state(goes.address, State::Draining).await;
-    assert!(view.noticed == received && !view.backends[&goes.address].published);
+    // A later view, of a round trip that changed, may have taken the place of the one that was due to the removal.
+    assert!(view.noticed >= received && !view.backends[&goes.address].published);
     probing.until(|view| !view.backends.contains_key(&goes.address)).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let questions = goes.questions();

@@ -47,7 +47,7 @@ async fn a_killed_process_is_down_at_once() {
         let health = view.backends[&address];
         println!("{protocol}: Down {:?} after the kill, by the decision's time", health.since - killed);
         assert!(health.since - killed < Duration::from_secs(2), "about 55 ms: {:?}", health.since - killed);
-        assert!(health.ending && health.noticed <= health.since && view.noticed == health.noticed);
+        assert!(health.ending && health.noticed <= health.since && view.noticed >= health.noticed);
         assert_eq!(view.state(witness.address), State::Up);
         let _again = Server::start_at(address, pki.server(&[protocol])).await;
         let view = probing.until_state(address, State::Up).await;
