@@ -107,7 +107,9 @@ fn inspect(stage: &Stage, daemon: &Daemon) -> Result<()> {
     typed("apivip status");
     let mut status = Command::new(command::program("apivip")?);
     status.arg("status").arg("--run-dir").arg(daemon.run_dir());
-    lines(&command::run(status, "")?);
+    let shown = command::finish(status, "", COMMAND_LIMIT)?;
+    ensure!(matches!(shown.status.code(), Some(0 | 3)), "apivip status: {}", shown.stderr.trim());
+    lines(&shown.stdout);
     act("What an operator sees in the kernel, with any nft. The comments say what each chain is for.");
     typed("nft list table inet apivip");
     lines(&stage.lab.node().run("nft", &["list", "table", "inet", "apivip"])?);

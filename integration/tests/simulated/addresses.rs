@@ -1,7 +1,7 @@
 //! Which source address apiservers see, and the route that a node without a default route needs, on a simulated control
 //! plane.
 
-#[path = "network/addresses.rs"]
+#[path = "../network/addresses.rs"]
 mod several;
 
 use std::time::Duration;

@@ -2,7 +2,6 @@
 //! whether it meets the nonsense when it starts or while it runs. Once the server is mended, the next change is
 //! programmed.
 
-#[path = "sim_bad_input_server/stage.rs"]
 mod stage;
 
 use std::net::{IpAddr, SocketAddr};

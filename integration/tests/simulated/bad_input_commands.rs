@@ -30,7 +30,8 @@ fn bad_usage_is_one_line_and_exit_code_2() -> Result<()> {
         ("render".to_owned(), &["--from"]),
         ("run --kubeconfig".to_owned(), &["--kubeconfig", "value"]),
         ("run --context lab".to_owned(), &["--kubeconfig"]),
-        ("status --json --metrics".to_owned(), &["--json", "--metrics"]),
+        ("status --output json --metrics".to_owned(), &["--output", "--metrics"]),
+        ("status -o xml".to_owned(), &["--output", "xml", "table, wide, json, yaml"]),
         ("cleanup everything".to_owned(), &["everything"]),
         ("run --log-format xml".to_owned(), &["--log-format", "xml", "text, json"]),
         ("run --log a=b=c".to_owned(), &["--log", "a=b=c"]),
@@ -202,13 +203,17 @@ fn render_refuses_what_it_cannot_use() -> Result<()> {
 #[test]
 fn status_without_a_daemon_names_the_socket() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    for form in ["", " --json", " --metrics"] {
+    for form in [" -o json", " -o yaml", " --metrics"] {
         let run_dir = folder.path().join("run");
         let socket = run_dir.join("apivip.sock");
         let words = format!("status --run-dir {}{form}", run_dir.display());
         refused(&words, FAILED, &[&socket.display().to_string(), "is apivip running?", "No such file"])?;
     }
-    Ok(())
+    let run_dir = folder.path().display().to_string();
+    let mut for_people = finish(apivip(&["status", "--run-dir", &run_dir])?, "")?;
+    ensure!(for_people.stdout.starts_with("no daemon answers, "), "{for_people:?}");
+    for_people.stdout.clear();
+    refusal::expect(&for_people, FAILED, &["is apivip running?"])
 }
 
 #[test]

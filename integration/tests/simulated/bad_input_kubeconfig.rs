@@ -144,24 +144,6 @@ fn a_file_that_it_names_does_not_serve() -> Result<()> {
 }
 
 #[test]
-fn an_expired_authority() -> Result<()> {
-    let node = Node::new()?;
-    let old = Authority::with_validity(node.folder.path(), "old-ca", Validity::Expired)?;
-    let path = node.path("config");
-    for (verify, place) in [
-        (Verify::File(old.certificate().to_owned()), old.certificate().display().to_string()),
-        (
-            Verify::Inline(old.pem().to_owned()),
-            format!("certificate-authority-data of kubeconfig {}", path.display()),
-        ),
-    ] {
-        Kubeconfig::new(SERVER, verify, User::Token("t".into())).write(&path)?;
-        node.refuses(&path, &[], &[&place, "expired", "old-ca", "clock"])?;
-    }
-    Ok(())
-}
-
-#[test]
 fn no_kubeconfig_outside_of_a_pod() -> Result<()> {
     let node = Node::new()?;
     let mut command = node.namespace.command(program("apivip")?);

@@ -1,8 +1,8 @@
 //! Neighbours and nodes with several addresses, on the real control plane.
 
-#[path = "network/coexistence.rs"]
+#[path = "../network/coexistence.rs"]
 mod coexistence;
-#[path = "network/addresses.rs"]
+#[path = "../network/addresses.rs"]
 mod several;
 
 use anyhow::Result;

@@ -1,6 +1,6 @@
 //! Other programs' rules for the same virtual IP, before and after the daemon's, on a simulated control plane.
 
-#[path = "network/coexistence.rs"]
+#[path = "../network/coexistence.rs"]
 mod coexistence;
 
 use anyhow::Result;

@@ -1,0 +1,9 @@
+//! Scenarios on a real etcd and real kube-apiservers, one file for each theme.
+
+mod cold_boot;
+mod credentials;
+mod failover;
+mod forwarder;
+mod lab;
+mod network;
+mod scenarios;
