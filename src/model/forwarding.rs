@@ -46,9 +46,10 @@ fn route(view: &HealthView, frontend: &DesiredFrontend) -> Route {
     all.extend(view.backends.keys().filter(related));
     let mut others: Vec<Backend> = all.into_iter().filter(|b| !frontend.backends.contains(b)).collect();
     others.sort_by_key(|backend| match view.state(*backend) {
-        State::Up | State::Unknown => 0,
-        State::Draining => 1,
-        State::Down => 2,
+        State::Up => 0,
+        State::Unknown => 1,
+        State::Draining => 2,
+        State::Down => 3,
     });
     Route { backends: frontend.backends.clone(), others, affinity: frontend.affinity }
 }

@@ -102,7 +102,8 @@ pub struct Probe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Not probed yet. Used like [`State::Up`]: the control plane publishes it, and nothing speaks against it.
+    /// Not probed yet: gets new connections while no other is [`State::Up`], or if it is programmed already and nothing
+    /// speaks against it.
     Unknown,
     /// Answers and is ready: gets new connections.
     Up,
@@ -180,4 +181,4 @@ impl HealthView {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

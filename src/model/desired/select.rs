@@ -34,10 +34,11 @@ pub(super) fn select(
     let tier = |list: &[Backend], usable: fn(Option<&BackendHealth>) -> bool| -> Vec<Backend> {
         list.iter().copied().filter(|b| usable(view.backends.get(b))).collect()
     };
-    let up = tier(pool, |h| h.is_none_or(|h| matches!(h.state, State::Up | State::Unknown)));
     let draining = |h: Option<&BackendHealth>| h.is_some_and(|h| h.state == State::Draining);
     let tiers = [
-        (up, false),
+        (up(view, pool, earlier_backends), false),
+        (tier(pool, |h| h.is_none_or(|h| h.state == State::Unknown && h.failing.is_none())), false),
+        (tier(pool, |h| h.is_some_and(|h| h.state == State::Unknown)), false),
         (tier(pool, draining), true),
         (tier(&removed, draining), true),
         (tier(pool, |h| h.is_some_and(|h| h.answering)), true),
@@ -58,6 +59,17 @@ pub(super) fn select(
     let ending = |b: &Backend| view.backends.get(b).is_some_and(|h| h.ending) && !candidates.contains(b);
     let dead: BTreeSet<Backend> = pool.iter().chain(&removed).copied().filter(ending).collect();
     Selection { backends, dead: dead.into_iter().collect(), hold }
+}
+
+/// Those that are Up. One that was not probed yet waits for that, so that an endpoint which leads nowhere costs no
+/// connection; those that are programmed already, as after a start, share until something speaks against them.
+fn up(view: &HealthView, pool: &[Backend], earlier: &[Backend]) -> Vec<Backend> {
+    let usable = |backend: &Backend| match view.backends.get(backend) {
+        Some(health) if health.state == State::Up => true,
+        Some(health) if health.state != State::Unknown || health.failing.is_some() => false,
+        _ => earlier.contains(backend),
+    };
+    pool.iter().copied().filter(usable).collect()
 }
 
 /// Backends that are no longer published for this frontend and are probed on: those that were programmed for it, and

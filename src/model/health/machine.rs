@@ -79,7 +79,7 @@ impl Health {
         for backend in published {
             let tracker = self.backends.entry(*backend).or_insert_with(|| Tracker::new(now));
             if tracker.removed.take().is_some() && tracker.state == State::Draining {
-                tracker.enter(State::Unknown, now);
+                tracker.enter(if tracker.is_ready(now) { State::Up } else { State::Unknown }, now);
             }
         }
     }

@@ -165,6 +165,11 @@ impl Tracker {
         self.falls = self.falls.saturating_add(1);
     }
 
+    /// Whether its last answer was that it is ready, and nothing speaks against it since.
+    pub fn is_ready(&self, now: Instant) -> bool {
+        self.run.is_none() && self.ready > 0 && self.hold_down(now).is_zero()
+    }
+
     /// How much longer it must be ready before it is Up.
     fn hold_down(&self, now: Instant) -> Duration {
         let waited = self.ready_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));

@@ -35,7 +35,8 @@ fn vip() -> Vip {
 fn only_those_that_are_up_get_new_connections() {
     use State::{Down, Draining, Unknown, Up};
     assert_eq!(choice(&three([Up, Up, Up]), None), (vec![11, 12, 13], vec![], vec![]));
-    assert_eq!(choice(&three([Up, Unknown, Up]), None).0, [11, 12, 13], "nothing speaks against it");
+    assert_eq!(choice(&three([Up, Unknown, Up]), None).0, [11, 13], "it may lead nowhere");
+    assert_eq!(choice(&three([Unknown, Draining, Unknown]), None), (vec![11, 13], vec![], vec![]));
     assert_eq!(
         choice(&three([Up, Draining, Up]), None),
         (vec![11, 13], vec![], vec![]),
@@ -44,6 +45,24 @@ fn only_those_that_are_up_get_new_connections() {
     assert_eq!(choice(&three([Down, Draining, Up]), None), (vec![13], vec![11], vec![]));
     let hold = vec![Hold::NoneReady { vip: vip() }];
     assert_eq!(choice(&three([Down, Draining, Down]), None), (vec![12], vec![11, 13], hold));
+}
+
+/// As after a start: the table that was found, or the first one, has them all.
+#[test]
+fn one_that_is_programmed_shares_until_something_speaks_against_it() {
+    use State::{Unknown, Up};
+    let last = desire(&three([Unknown; 3]), None, &NodeView::default(), &policy()).0;
+    assert_eq!(lasts(&last.frontends[0].backends), [11, 12, 13]);
+    let mut view = three([Up, Unknown, Unknown]);
+    assert_eq!(choice(&view, Some(&last)).0, [11, 12, 13]);
+    view.backends
+        .insert(backend(13), BackendHealth { failing: Some(FailReason::Timeout), ..health(Unknown) });
+    assert_eq!(choice(&view, Some(&last)).0, [11, 12]);
+    for health in view.backends.values_mut() {
+        *health = BackendHealth { failing: Some(FailReason::Timeout), ..*health };
+        health.state = Unknown;
+    }
+    assert_eq!(choice(&view, Some(&last)).0, [11, 12, 13], "better than none");
 }
 
 #[test]
