@@ -54,6 +54,18 @@ impl<'lab> Failover<'lab> {
     /// Starts a control plane that publishes these apiservers for the Service with nothing but its port `https`, and
     /// a daemon with these arguments.
     pub fn start(lab: &'lab Lab, variant: Variant, published: &[u8], arguments: &[&str]) -> Result<Self> {
+        Self::start_with(lab, variant, published, |options| {
+            options.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        })
+    }
+
+    /// The same, with a daemon that is started in another way.
+    pub fn start_with(
+        lab: &'lab Lab,
+        variant: Variant,
+        published: &[u8],
+        prepare: impl FnOnce(&mut DaemonOptions),
+    ) -> Result<Self> {
         let mut plane = ControlPlane::start(lab, variant)?;
         if plane.is_simulated() {
             let ports = [objects::Port::new("https", SERVICE_PORT)];
@@ -65,7 +77,7 @@ impl<'lab> Failover<'lab> {
         }
         plane.publish_apiservers(published)?;
         let mut options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
-        options.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        prepare(&mut options);
         let mut daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
         for (vip, backends) in expected(lab, published) {
             daemon.wait_for_backends(vip, &backends)?;

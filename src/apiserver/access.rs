@@ -44,6 +44,7 @@ pub struct Access {
     source: String,
     ca: String,
     origin: Origin,
+    expiry: Expiry,
     /// What an operator should know, a line for each.
     warnings: Vec<String>,
 }
@@ -56,11 +57,12 @@ enum Origin {
 }
 
 impl Origin {
-    async fn read(&self) -> Result<Access, AccessError> {
+    /// `kept` is the token that was read before.
+    async fn read(&self, kept: Option<&Arc<Token>>) -> Result<Access, AccessError> {
         match self {
-            Self::Kubeconfig { path, context } => kubeconfig::load(path, context.as_deref()).await,
+            Self::Kubeconfig { path, context } => kubeconfig::load(path, context.as_deref(), kept).await,
             Self::Pod => {
-                incluster::load(|name| std::env::var(name).ok(), Path::new(incluster::SERVICE_ACCOUNT))
+                incluster::load(|name| std::env::var(name).ok(), Path::new(incluster::SERVICE_ACCOUNT), kept)
             }
         }
     }
@@ -96,7 +98,7 @@ pub async fn load(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Ac
         Some(path) => Origin::Kubeconfig { path: path.to_owned(), context: context.map(str::to_owned) },
         None => Origin::Pod,
     };
-    let access = origin.read().await?;
+    let access = origin.read(None).await?;
     access.warn(&[]);
     Ok(access)
 }
@@ -132,7 +134,7 @@ impl Access {
     /// # Errors
     /// As [`load`]; a renewal that is half written is one.
     pub(super) async fn reload(&self) -> Result<Self, AccessError> {
-        let renewed = self.origin.read().await?;
+        let renewed = self.origin.read(self.token.as_ref()).await?;
         renewed.warn(&self.warnings);
         Ok(renewed)
     }
@@ -151,9 +153,14 @@ impl Access {
             && user(self) == user(other)
     }
 
-    /// When what it holds expires.
+    /// Whether there is nothing new to say of it.
+    pub(super) fn says_like(&self, other: &Self) -> bool {
+        self.expiry == other.expiry && self.warnings == other.warnings
+    }
+
+    /// When what it holds expires, as it was read.
     pub fn expiry(&self) -> Expiry {
-        Expiry::of(self.config.root_cert.as_deref().unwrap_or_default(), &self.config, self.token.as_deref())
+        self.expiry
     }
 
     fn warn(&self, known: &[String]) {

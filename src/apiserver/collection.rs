@@ -38,6 +38,8 @@ pub(super) trait Sink {
     fn watching(&self, resource: Resource);
     /// An event, a bookmark or a further list was read.
     fn counted(&self, what: Counted);
+    /// A list, an event or a bookmark came, with this version.
+    fn reached(&self, resource: Resource, version: &str);
 }
 
 /// What a [`Sink`] counts.
@@ -147,6 +149,7 @@ impl Collection {
         if std::mem::replace(&mut self.listed, true) {
             sink.counted(Counted::Relist);
         }
+        sink.reached(self.resource, &listed.version);
         self.position = Position::Watch(listed.version);
         sink.changed(self.resource, listed.change, received)
     }
@@ -208,6 +211,7 @@ impl Collection {
                 return Err(ApiError::Protocol { asked: asked.clone(), problem });
             }
         };
+        sink.reached(self.resource, &version);
         if !version.is_empty() {
             self.position = Position::Watch(version);
         }

@@ -30,6 +30,11 @@ pub struct Connection {
     pub address: Option<SocketAddr>,
     /// In which form this server publishes endpoints.
     pub api: Api,
+    /// The `resourceVersion` of the latest list, event or bookmark of the endpoints.
+    pub resource_version: Option<String>,
+    /// When an apiserver last said something of either collection.
+    #[serde(skip)]
+    pub heard: Option<Instant>,
     /// Why the last session ended, one line. Kept until the next success.
     pub last_error: Option<String>,
     /// When the CA and the credentials expire.
@@ -75,6 +80,8 @@ impl Default for Connection {
             since: SystemTime::now(),
             address: None,
             api: Api::Unknown,
+            resource_version: None,
+            heard: None,
             last_error: None,
             expiry: Expiry::default(),
             reconnects: 0,
@@ -175,6 +182,16 @@ impl Reporter {
             let changed = connection.expiry != expiry;
             connection.expiry = expiry;
             changed
+        });
+    }
+
+    /// A list, an event or a bookmark came, with this version.
+    pub(super) fn reached(&self, resource: Resource, version: &str) {
+        self.sender.send_modify(|connection| {
+            connection.heard = Some(Instant::now());
+            if resource != Resource::Service && !version.is_empty() {
+                connection.resource_version = Some(version.to_owned());
+            }
         });
     }
 

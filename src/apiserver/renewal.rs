@@ -64,7 +64,7 @@ async fn look(
     }
     if !renewed.connects_like(&current) {
         tracing::info!(source = renewed.source(), "the credentials were renewed");
-    } else if renewed.expiry() == current.expiry() {
+    } else if renewed.says_like(&current) {
         return Ok(());
     }
     access.send_replace(Arc::new(renewed));

@@ -94,6 +94,10 @@ impl Sink for Session<'_> {
     fn counted(&self, what: Counted) {
         self.hub.reporter().counted(what);
     }
+
+    fn reached(&self, resource: Resource, version: &str) {
+        self.hub.reporter().reached(resource, version);
+    }
 }
 
 /// Runs one session until it fails.

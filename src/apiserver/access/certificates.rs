@@ -1,7 +1,7 @@
 //! Checks the CA bundle and the client's certificate before they are needed.
 //!
 //! In: certificates as kube read them. Out: nothing, or what is wrong with them. A wrong clock must not keep a node
-//! from starting, so only what no clock mends is an error: a bundle of which everything has expired.
+//! from starting, so nothing that it could mend is an error.
 
 use kube::Config;
 use kube::client::{ConfigExt, RustlsTlsError};
@@ -41,11 +41,12 @@ pub(super) fn check_ca(ders: &[Vec<u8>], place: &str, now: ASN1Time) -> Result<V
     if expired.len() == ders.len()
         && let Some((end, subject)) = expired.iter().max_by_key(|(end, _)| end.timestamp())
     {
-        return Err(AccessError::Expired {
-            place: place.to_owned(),
-            subject: subject.clone(),
-            date: end.to_string(),
-        });
+        // A wrong clock says the same of a good CA, and what is known of the apiservers can be served meanwhile.
+        warnings.push(format!(
+            "{place}: every certificate in it has expired, the last was {subject}, on {end}: renew it, or correct this \
+             node's clock; no apiserver can be verified until then"
+        ));
+        return Ok(warnings);
     }
     for (end, subject) in expired {
         warnings.push(format!("{place}: {subject} expired at {end}; others in the bundle have not"));

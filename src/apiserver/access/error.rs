@@ -67,19 +67,6 @@ pub enum AccessError {
         /// What is wrong and what to do.
         problem: String,
     },
-    /// Nothing in the CA bundle could verify a server.
-    #[error(
-        "{place}: every certificate in it has expired; the last was {subject}, on {date}: renew it, or correct this \
-         node's clock"
-    )]
-    Expired {
-        /// Where the certificates are.
-        place: String,
-        /// Subject of the certificate that lasted longest.
-        subject: String,
-        /// When it expired.
-        date: String,
-    },
     /// Not in a Pod, or in one without a service account.
     #[error(
         "{problem}; this is how a Pod reaches the API: outside of a Pod name a kubeconfig with --kubeconfig FILE"

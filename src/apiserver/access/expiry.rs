@@ -26,7 +26,8 @@ pub struct Expiry {
 }
 
 impl Expiry {
-    pub(super) fn of(ca: &[Vec<u8>], config: &Config, token: Option<&Token>) -> Self {
+    pub(super) fn of(config: &Config, token: Option<&Token>) -> Self {
+        let ca = config.root_cert.as_deref().unwrap_or_default();
         let now = ASN1Time::now().timestamp();
         let ends: Vec<i64> = ca.iter().filter_map(|der| not_after(der)).collect();
         let valid = ends.iter().copied().filter(|end| *end >= now).min();

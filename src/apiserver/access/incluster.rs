@@ -10,14 +10,19 @@ use x509_parser::time::ASN1Time;
 
 use super::certificates::check_ca;
 use super::kubeconfig::server_name;
-use super::{Access, AccessError, Origin, Server, TLS_NAME, Token, file};
+use super::{Access, AccessError, Expiry, Origin, Server, TLS_NAME, Token, file};
 use crate::apiserver::error::one_line;
 
 /// Where the kubelet mounts the service account.
 pub(super) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Loads it. `variable` reads the environment, `folder` holds the files: arguments, so that tests need neither.
-pub(super) fn load(variable: impl Fn(&str) -> Option<String>, folder: &Path) -> Result<Access, AccessError> {
+/// Loads it. `variable` reads the environment, `folder` holds the files: arguments, so that tests need neither. `kept` is the token
+/// that was read before.
+pub(super) fn load(
+    variable: impl Fn(&str) -> Option<String>,
+    folder: &Path,
+    kept: Option<&Arc<Token>>,
+) -> Result<Access, AccessError> {
     let absent = |problem: String| AccessError::NotInCluster { problem };
     let variable = |name: &str| {
         variable(name)
@@ -48,20 +53,22 @@ pub(super) fn load(variable: impl Fn(&str) -> Option<String>, folder: &Path) -> 
     let warnings = check_ca(&ders, &place, ASN1Time::now())?;
 
     let token = folder.join("token");
-    let token = Token::open(&token)
+    let token = Token::open(&token, kept)
         .map_err(|cause| absent(format!("read the service account's token {}: {cause}", token.display())))?;
 
     let mut config = Config::new(url);
     config.root_cert = Some(ders);
+    let expiry = Expiry::of(&config, Some(&token));
     Ok(Access {
         config,
         server,
         tls_name: TLS_NAME.to_owned(),
         server_name: server_name(TLS_NAME).map_err(absent)?,
-        token: Some(Arc::new(token)),
+        token: Some(token),
         source: format!("the Pod's service account in {}", folder.display()),
         ca: place,
         origin: Origin::Pod,
+        expiry,
         warnings,
     })
 }

@@ -11,12 +11,16 @@ use x509_parser::time::ASN1Time;
 
 use super::certificates::{check_ca, check_identity};
 use super::token::bearer;
-use super::{Access, AccessError, Origin, Server, TLS_NAME, Token, file, identity};
+use super::{Access, AccessError, Expiry, Origin, Server, TLS_NAME, Token, file, identity};
 use crate::apiserver::error::one_line;
 
 /// Loads `path` with `context`, or with its current-context. What files hold is in memory afterwards, so that nobody
-/// sees half of a renewal.
-pub(super) async fn load(path: &Path, context: Option<&str>) -> Result<Access, AccessError> {
+/// sees half of a renewal. `kept` is the token that was read before.
+pub(super) async fn load(
+    path: &Path,
+    context: Option<&str>,
+    kept: Option<&Arc<Token>>,
+) -> Result<Access, AccessError> {
     let file = File { path: absolute(path)? };
     let parsed = file.parse()?;
     let (context_name, chosen) = file.context(&parsed, context)?;
@@ -45,12 +49,12 @@ pub(super) async fn load(path: &Path, context: Option<&str>) -> Result<Access, A
     if let Some(path) = config.auth_info.token_file.take() {
         config.auth_info.token = None;
         let path = PathBuf::from(path);
-        let opened = Token::open(&path).map_err(|cause| AccessError::Unreadable {
+        let opened = Token::open(&path, kept).map_err(|cause| AccessError::Unreadable {
             what: "the token file",
             path,
             cause,
         })?;
-        token = Some(Arc::new(opened));
+        token = Some(opened);
     }
     if let Some(exec) = &mut config.auth_info.exec {
         exec.interactive_mode = Some(ExecInteractiveMode::Never);
@@ -61,8 +65,20 @@ pub(super) async fn load(path: &Path, context: Option<&str>) -> Result<Access, A
     let tls_name = tls_name.unwrap_or_else(|| TLS_NAME.to_owned());
     let server_name = server_name(&tls_name).map_err(|problem| file.entry(&cluster_entry, problem))?;
     let source = format!("{user_entry} of kubeconfig {}", file.path.display());
+    let expiry = Expiry::of(&config, token.as_deref());
     let origin = Origin::Kubeconfig { path: file.path, context: context.map(str::to_owned) };
-    Ok(Access { config, server, tls_name, server_name, token, source, ca: ca_place, origin, warnings })
+    Ok(Access {
+        config,
+        server,
+        tls_name,
+        server_name,
+        token,
+        source,
+        ca: ca_place,
+        origin,
+        expiry,
+        warnings,
+    })
 }
 
 /// What rustls verifies.

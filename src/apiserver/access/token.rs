@@ -1,7 +1,7 @@
 //! A bearer token in a file that others renew.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderValue;
 
@@ -18,10 +18,15 @@ pub(in crate::apiserver) struct Token {
 }
 
 impl Token {
-    /// Reads the token for the first time. The error does not repeat the file's name.
-    pub(super) fn open(file: &Path) -> Result<Self, String> {
+    /// Reads the token: for the first time, or as a renewal of the one that is `kept` if that is from the same file.
+    /// The error does not repeat the file's name.
+    pub(super) fn open(file: &Path, kept: Option<&Arc<Self>>) -> Result<Arc<Self>, String> {
+        if let Some(kept) = kept.filter(|kept| kept.file == file) {
+            kept.header();
+            return Ok(Arc::clone(kept));
+        }
         let last = Mutex::new(read(file)?);
-        Ok(Self { file: file.to_owned(), last })
+        Ok(Arc::new(Self { file: file.to_owned(), last }))
     }
 
     /// The value of the Authorization header.

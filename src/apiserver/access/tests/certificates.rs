@@ -38,17 +38,11 @@ async fn certificates_that_cannot_be_used() {
 #[tokio::test]
 async fn a_ca_that_has_expired() {
     let old = Pki::expired("old-ca").ca_pem();
-    Case::new()
-        .write("ca.crt", &old)
-        .fails(
-            None,
-            &[
-                "certificate-authority FOLDER/ca.crt: every certificate in it has expired",
-                "CN=old-ca",
-                "2021",
-            ],
-        )
-        .await;
+    let access = Case::new().write("ca.crt", &old).load(None).await.expect("perhaps the clock is wrong");
+    let warning = access.warnings.first().expect("it is said");
+    for words in ["every certificate in it has expired", "CN=old-ca", "2021", "clock"] {
+        assert!(warning.contains(words), "{words}: {warning}");
+    }
     let both = format!("{old}{}", Pki::new("new-ca").ca_pem());
     assert!(Case::new().write("ca.crt", both).load(None).await.is_ok(), "one good certificate is enough");
 }

@@ -16,18 +16,18 @@ fn a_pod_has_what_it_needs_or_is_told_what_is_missing() {
         case.check(&error.to_string(), &["name a kubeconfig with --kubeconfig FILE"]);
     };
     let folder = case.folder.path();
-    fails(incluster::load(|_| None, folder).unwrap_err(), &["KUBERNETES_SERVICE_HOST is not set"]);
+    fails(incluster::load(|_| None, folder, None).unwrap_err(), &["KUBERNETES_SERVICE_HOST is not set"]);
     fails(
-        incluster::load(|_| Some("x".into()), folder).unwrap_err(),
+        incluster::load(|_| Some("x".into()), folder, None).unwrap_err(),
         &["KUBERNETES_SERVICE_PORT is \"x\", not a port"],
     );
     fails(
-        incluster::load(environment, &folder.join("none")).unwrap_err(),
+        incluster::load(environment, &folder.join("none"), None).unwrap_err(),
         &["CA FOLDER/none/ca.crt: no such file"],
     );
-    fails(incluster::load(environment, folder).unwrap_err(), &["token FOLDER/token: no such file"]);
+    fails(incluster::load(environment, folder, None).unwrap_err(), &["token FOLDER/token: no such file"]);
     std::fs::write(folder.join("token"), "secret\n").unwrap();
-    let access = incluster::load(environment, folder).unwrap();
+    let access = incluster::load(environment, folder, None).unwrap();
     assert_eq!(access.server().to_string(), "[fd00:10:96::1]:443");
     let token = access.token().unwrap();
     assert_eq!(token.header(), "Bearer secret");
