@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -45,7 +45,7 @@ pub struct Sources {
     /// The Service.
     pub service: ServiceKey,
     /// When the daemon started.
-    pub started: SystemTime,
+    pub started: Instant,
     /// The reconciler's state.
     pub report: watch::Receiver<Report>,
     /// The API client's state.

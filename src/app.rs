@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Instant;
 
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
@@ -27,11 +27,13 @@ use crate::handover::{self, Inherited};
 use crate::lock::{Lock, LockError};
 use crate::metrics::Metrics;
 use crate::model::types::Backend;
+use crate::notify::Notifier;
 use crate::probe::{self, Observer, ProbeConfig};
 use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::report::Report;
 
 mod known;
+mod service;
 mod stop;
 
 use known::Known;
@@ -130,11 +132,20 @@ impl Bound {
         let (trust_in, trust) = watch::channel(Arc::new(trust));
         let (access_in, access) = watch::channel(Arc::new(access));
         tasks.spawn(apiserver::follow(access_in, trust_in));
+        match Notifier::from_environment() {
+            Ok(Some(notifier)) => {
+                drop(tasks.spawn(service::follow(notifier, report.clone(), totals.clone())))
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the service manager named in NOTIFY_SOCKET cannot be told anything")
+            }
+        }
         let snapshots = known.gather.snapshots();
         let reports = report.clone();
         let sources = Sources {
             service: args.table.service.clone(),
-            started: SystemTime::now(),
+            started: Instant::now(),
             report,
             connection,
             origins: known.gather.origins(),

@@ -188,13 +188,30 @@ pub struct StatusArgs {
     #[arg(long, env = "APIVIP_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
 
-    /// Print JSON
-    #[arg(long, conflicts_with = "metrics")]
-    pub json: bool,
+    /// How to print it
+    #[arg(long, short, value_enum, default_value_t = OutputArg::Table, conflicts_with = "metrics")]
+    pub output: OutputArg,
 
-    /// Print the metrics in the Prometheus text format
+    /// Print it again each second, in place on a terminal, until interrupted
+    #[arg(long, short, conflicts_with = "metrics")]
+    pub watch: bool,
+
+    /// Print the metrics in the OpenMetrics text format
     #[arg(long)]
     pub metrics: bool,
+}
+
+/// Values of `--output`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputArg {
+    /// What matters, for people
+    Table,
+    /// All, for people
+    Wide,
+    /// One JSON document
+    Json,
+    /// The same as YAML
+    Yaml,
 }
 
 /// Arguments of `apivip render`.

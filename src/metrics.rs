@@ -5,27 +5,34 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::apiserver::{Connection, State};
+use crate::apiserver::Connection;
+use crate::dataplane::DataplaneError;
 use crate::forwarder::Stats;
 use crate::model::address::RejectReason;
+use crate::model::health::State as Health;
 use crate::model::types::Backend;
 use crate::report::{Phase, Report};
 
+mod classic;
 mod forwarder;
 mod health;
+mod live;
 mod repair;
 
+pub use classic::classic;
 use forwarder::{Forwarded, PathMetrics};
 use health::HealthMetrics;
 pub use health::Stage;
+use live::Live;
 use repair::RepairMetrics;
 
 /// Seconds. A commit takes some 0.2 ms alone and seconds behind another program's.
@@ -42,17 +49,24 @@ struct Reason {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
 /// The metrics that the daemon's parts write to.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     commits: Family<Outcome, Counter>,
+    commit_failures: Family<Reason, Counter>,
     rejected: Family<Reason, Counter>,
     commit_seconds: Histogram,
     reaction_seconds: Histogram,
     programmed: Gauge,
     frontends: Gauge,
-    backends: Gauge,
+    backends: Family<StateLabel, Gauge>,
+    used: Gauge,
     holds: Gauge,
     health: HealthMetrics,
     path: PathMetrics,
@@ -75,6 +89,18 @@ impl Metrics {
             let _ = commits.get_or_create(&Outcome { outcome });
         }
         registry.register("commits", "Transactions sent to nf_tables", commits.clone());
+        let commit_failures = Family::<Reason, Counter>::default();
+        for reason in DataplaneError::LABELS {
+            let _ = commit_failures.get_or_create(&Reason { reason });
+        }
+        registry.register(
+            "commit_failures",
+            "Transactions that nf_tables did not take, by reason",
+            commit_failures.clone(),
+        );
+        let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("APIVIP_COMMIT"));
+        let build = Info::new([("version", version), ("commit", commit)]);
+        registry.register("build", "The version and the commit that this daemon was built from", build);
         let rejected = Family::<Reason, Counter>::default();
         for reason in RejectReason::ALL {
             let _ = rejected.get_or_create(&Reason { reason: reason.label() });
@@ -105,21 +131,28 @@ impl Metrics {
         };
         let programmed = gauge("programmed", "1 while the kernel has the desired state");
         let frontends = gauge("frontends", "Virtual IPs and ports that are redirected");
-        let backends = gauge("backends", "Apiservers that share new connections");
+        let used = gauge("backends_used", "Apiservers that share new connections");
         let holds =
             gauge("holds", "Parts of the rules that are kept although the API no longer publishes them");
+        let backends = Family::<StateLabel, Gauge>::default();
+        for state in Health::ALL {
+            let _ = backends.get_or_create(&StateLabel { state: state.label() });
+        }
+        registry.register("backends", "Apiservers that are probed, by their state", backends.clone());
         let health = HealthMetrics::new(&mut registry);
         let path = PathMetrics::new(&mut registry);
         let repair = RepairMetrics::new(&mut registry);
         let metrics = Self {
             registry,
             commits,
+            commit_failures,
             rejected,
             commit_seconds,
             reaction_seconds,
             programmed,
             frontends,
             backends,
+            used,
             holds,
             health,
             path,
@@ -137,9 +170,10 @@ impl Metrics {
         self.reaction_seconds.observe(since_event.as_secs_f64());
     }
 
-    /// A transaction was refused.
-    pub fn commit_failed(&self) {
+    /// A transaction was not taken, for one of [`DataplaneError::LABELS`].
+    pub fn commit_failed(&self, reason: &'static str) {
         self.commits.get_or_create(&Outcome { outcome: "failed" }).inc();
+        self.commit_failures.get_or_create(&Reason { reason }).inc();
     }
 
     /// What the forwarder counts.
@@ -159,7 +193,12 @@ impl Metrics {
         self.way(report);
         self.programmed.set(i64::from(report.phase == Phase::Programmed));
         self.frontends.set(count(frontends.len()));
-        self.backends.set(count(report.programmed.as_ref().map_or(0, |state| state.backends().len())));
+        let probed = || report.view.iter().flat_map(|view| view.backends.values());
+        for state in Health::ALL {
+            let number = probed().filter(|backend| backend.state == state).count();
+            self.backends.get_or_create(&StateLabel { state: state.label() }).set(count(number));
+        }
+        self.used.set(count(report.programmed.as_ref().map_or(0, |state| state.backends().len())));
         self.holds.set(count(report.holds.len()));
     }
 
@@ -178,55 +217,5 @@ impl Metrics {
         encode(&mut more, &live)?;
         // Each part ends with an end mark; the whole has one.
         Ok(text.trim_end_matches("# EOF\n").to_owned() + &more)
-    }
-}
-
-/// Values that are read when somebody asks.
-#[derive(Debug)]
-struct Live {
-    connection: Connection,
-    totals: BTreeMap<Backend, u64>,
-}
-
-impl prometheus_client::collector::Collector for Live {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let counters = [
-            ("api_reconnects", "Sessions with an apiserver after the first", self.connection.reconnects),
-            ("api_relists", "Lists after the first of each collection", self.connection.relists),
-            ("api_events", "Watch events that changed an object", self.connection.events),
-            ("api_bookmarks", "Watch bookmarks", self.connection.bookmarks),
-        ];
-        for (name, help, value) in counters {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
-        }
-        let synced = ConstGauge::new(i64::from(self.connection.state == State::Synced));
-        synced.encode(encoder.encode_descriptor(
-            "api_synced",
-            "1 while the Service and its endpoints are watched",
-            None,
-            synced.metric_type(),
-        )?)?;
-        let mut family = encoder.encode_descriptor(
-            "credential_expiry_timestamp_seconds",
-            "When the CA, the client certificate and the token expire, in seconds since 1970",
-            None,
-            synced.metric_type(),
-        )?;
-        for (credential, end) in self.connection.expiry.dates() {
-            ConstGauge::new(end).encode(family.encode_family(&[("credential", credential)])?)?;
-        }
-        let sample = ConstCounter::new(0u64);
-        let mut family = encoder.encode_descriptor(
-            "backend_connections",
-            "Connections sent to each apiserver",
-            None,
-            sample.metric_type(),
-        )?;
-        for (backend, total) in &self.totals {
-            let labels = [("backend", backend.to_string())];
-            ConstCounter::new(*total).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
     }
 }

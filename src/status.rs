@@ -1,8 +1,7 @@
-//! What `apivip status` shows: one document, as JSON and as text for people.
+//! What `apivip status` shows: one document, as JSON, and as [`text`] for people.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Display, Formatter};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,10 +16,13 @@ use crate::report::Report;
 
 mod backend;
 mod path;
+mod problems;
 mod repair;
+pub mod text;
 
 pub use backend::BackendStatus;
 pub use path::PathStatus;
+pub use problems::Problem;
 pub use repair::{RepairStatus, RepairsStatus};
 
 /// The state of one daemon.
@@ -52,6 +54,8 @@ pub struct Status {
     pub holds: Vec<String>,
     /// Addresses that the API publishes and that were left out, with the reason.
     pub rejected: Vec<String>,
+    /// What an operator should look after; nothing, if all is well.
+    pub problems: Vec<Problem>,
 }
 
 /// The connection to the API.
@@ -65,6 +69,10 @@ pub struct ApiStatus {
     pub address: Option<String>,
     /// `slices`, `endpoints` or `unknown`.
     pub api: String,
+    /// The `resourceVersion` of the latest list, event or bookmark of the endpoints.
+    pub resource_version: Option<String>,
+    /// Seconds since an apiserver last said something of the Service or its endpoints.
+    pub heard_seconds_ago: Option<u64>,
     /// Why it is not synced.
     pub last_error: Option<String>,
     /// When the CA and the credentials expire.
@@ -90,7 +98,7 @@ impl Status {
     /// Puts the document together from what the parts of the daemon know.
     pub fn new(
         service: &ServiceKey,
-        started: SystemTime,
+        started: Instant,
         report: &Report,
         connection: &Connection,
         origins: &Origins,
@@ -105,10 +113,10 @@ impl Status {
             backends: backend::of(f, report, origins, totals),
         });
         let snapshot = report.view.as_ref().map(|view| &view.snapshot);
-        Self {
+        let mut status = Self {
             version: VERSION.to_owned(),
             pid: std::process::id(),
-            uptime_seconds: started.elapsed().map_or(0, |t| t.as_secs()),
+            uptime_seconds: started.elapsed().as_secs(),
             service: service.to_string(),
             phase: word(&report.phase),
             summary: summary(report),
@@ -120,14 +128,24 @@ impl Status {
                 since: connection.since.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
                 address: connection.address.map(|a| a.to_string()),
                 api: word(&connection.api),
+                resource_version: connection.resource_version.clone(),
+                heard_seconds_ago: connection.heard.map(|heard| heard.elapsed().as_secs()),
                 last_error: connection.last_error.clone(),
                 expiry: connection.expiry,
             },
             frontends: frontends.collect(),
             holds: report.holds.iter().map(ToString::to_string).collect(),
             rejected: snapshot.iter().flat_map(|s| &s.rejected).map(ToString::to_string).collect(),
-        }
+            problems: Vec::new(),
+        };
+        status.problems = problems::of(&status);
+        status
     }
+}
+
+/// The phase and one sentence about it.
+pub fn sentence(report: &Report) -> String {
+    format!("{}: {}", word(&report.phase), summary(report))
 }
 
 /// The name that serde gives a unit variant.
@@ -159,56 +177,6 @@ fn summary(report: &Report) -> String {
             "the kernel refused the rules, what stood before still stands: {}",
             report.last_error.as_deref().unwrap_or("no reason given")
         ),
-    }
-}
-
-impl Display for Status {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "apivip {}, pid {}, up {}", self.version, self.pid, duration(self.uptime_seconds))?;
-        writeln!(f, "{:<10} {}: {}", "rules", self.phase, self.summary)?;
-        write!(f, "{}{}", self.dataplane, self.repairs)?;
-        let address = self.api.address.as_deref().map(|a| format!(" from {a}")).unwrap_or_default();
-        let form = match self.api.api.as_str() {
-            "slices" => ", EndpointSlices",
-            "endpoints" => ", Endpoints",
-            _ => "",
-        };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
-        let since = duration(now.saturating_sub(self.api.since));
-        writeln!(f, "{:<10} {}{address} for {since}{form}", "API", self.api.state)?;
-        if let Some(error) = &self.api.last_error {
-            writeln!(f, "{:<10} {error}", "")?;
-        }
-        for (credential, end) in self.api.expiry.dates() {
-            let credential = credential.replace('_', " ");
-            let left = end.saturating_sub(now.cast_signed());
-            if left < 0 {
-                let past = duration(left.unsigned_abs());
-                writeln!(f, "{:<10} its {credential} expired {past} ago: renew it", "")?;
-            }
-        }
-        for frontend in &self.frontends {
-            write!(f, "{:<10} {}", "virtual IP", frontend.vip)?;
-            if !frontend.port_name.is_empty() {
-                write!(f, " ({})", frontend.port_name)?;
-            }
-            writeln!(
-                f,
-                " of {}{}",
-                self.service,
-                if frontend.client_affinity { ", by client address" } else { "" }
-            )?;
-            for backend in &frontend.backends {
-                writeln!(f, "{:<10}   {backend}", "")?;
-            }
-        }
-        for hold in &self.holds {
-            writeln!(f, "{:<10} {hold}", "holding")?;
-        }
-        for rejection in &self.rejected {
-            writeln!(f, "{:<10} {rejection}", "left out")?;
-        }
-        Ok(())
     }
 }
 

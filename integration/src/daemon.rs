@@ -19,6 +19,10 @@ const PROGRAMMED_LIMIT: Duration = Duration::from_secs(20);
 /// Longest that a daemon may take to end after SIGTERM. The promise is one second.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
+/// Exit codes of `apivip status` where a daemon answers.
+const OK: i32 = apivip::cli::OK as i32;
+const DEGRADED: i32 = apivip::cli::DEGRADED as i32;
+
 /// The state directory in a daemon's folder.
 const STATE_DIR: &str = "state";
 
@@ -111,7 +115,7 @@ impl Daemon {
         self.wait_for_status(&what, PROGRAMMED_LIMIT, |status| backends_of(status, vip) == wanted)
     }
 
-    /// What `apivip status --json` says.
+    /// What `apivip status --output json` says.
     pub fn status(&self) -> Result<Value> {
         ask_status(&self.program, &self.run_dir)
     }
@@ -219,13 +223,14 @@ fn run_command(node: &Namespace, program: &Path, folder: &Path, options: &Daemon
 
 fn status_command(program: &Path, run_dir: &Path, form: &str) -> Command {
     let mut command = Command::new(program);
-    command.arg("status").arg("--run-dir").arg(run_dir).arg(form);
+    command.arg("status").arg("--run-dir").arg(run_dir).args(form.split(' '));
     command
 }
 
 fn ask_status(program: &Path, run_dir: &Path) -> Result<Value> {
-    let finished = command::finish(status_command(program, run_dir, "--json"), "", command::COMMAND_LIMIT)?;
-    if !finished.status.success() {
+    let finished =
+        command::finish(status_command(program, run_dir, "--output json"), "", command::COMMAND_LIMIT)?;
+    if !matches!(finished.status.code(), Some(OK | DEGRADED)) {
         bail!("apivip status ended with {}: {}", finished.status, finished.stderr.trim());
     }
     serde_json::from_str(&finished.stdout).context("parse the status")

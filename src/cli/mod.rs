@@ -19,6 +19,8 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// Bad usage or configuration; nothing was touched.
 pub const MISUSED: u8 = 2;
+/// The command did its work, and found something that an operator should look after.
+pub const DEGRADED: u8 = 3;
 
 /// How a command fails.
 #[derive(Debug)]
@@ -48,13 +50,13 @@ pub fn main() -> ExitCode {
         Err(error) => return ExitCode::from(usage(&error)),
     };
     let outcome = match cli.command {
-        Command::Run(args) => run::run(*args),
+        Command::Run(args) => run::run(*args).map(|()| OK),
         Command::Status(args) => status::status(&args),
-        Command::Render(args) => render::render(&args),
-        Command::Cleanup(args) => cleanup::cleanup(&args),
+        Command::Render(args) => render::render(&args).map(|()| OK),
+        Command::Cleanup(args) => cleanup::cleanup(&args).map(|()| OK),
     };
     ExitCode::from(match outcome {
-        Ok(()) => OK,
+        Ok(code) => code,
         Err(Failure::Runtime(error)) => report(&error, FAILED),
         Err(Failure::Configuration(error)) => report(&error, MISUSED),
     })

@@ -1,53 +1,96 @@
-//! `apivip status`: asks the daemon of this node through its socket.
+//! `apivip status`: asks the daemon of this node through its socket. Without one it shows what the kernel holds.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::io::{IsTerminal, Write};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
-use super::Failure;
-use crate::config::StatusArgs;
-use crate::lock::SOCKET_FILE;
+use super::{DEGRADED, Failure, OK};
+use crate::config::{OutputArg, StatusArgs};
 use crate::status::Status;
+use crate::status::text::{Form, text};
 
-/// The daemon answers at once, or within two seconds if the kernel keeps it waiting.
-const TIMEOUT: Duration = Duration::from_secs(10);
+mod ask;
+mod kernel;
 
-pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
-    let path = if args.metrics { "/metrics" } else { "/status" };
-    let body = ask(&args.run_dir, path).map_err(Failure::Runtime)?;
-    let text = if args.json || args.metrics { body } else { readable(&body).map_err(Failure::Runtime)? };
-    let newline = if text.ends_with('\n') { "" } else { "\n" };
-    std::io::stdout()
-        .write_all(format!("{text}{newline}").as_bytes())
-        .context("write to stdout")
-        .map_err(Failure::Runtime)
-}
+use ask::ask;
 
-fn readable(body: &str) -> anyhow::Result<String> {
-    let status: Status =
-        serde_json::from_str(body).context("read the daemon's answer; is it of another version?")?;
-    Ok(status.to_string())
-}
+/// Between two looks of `--watch`.
+const PERIOD: Duration = Duration::from_secs(1);
 
-/// One HTTP/1.0 request: the answer ends with the connection.
-fn ask(run_dir: &Path, path: &str) -> anyhow::Result<String> {
-    let socket = run_dir.join(SOCKET_FILE);
-    let mut stream = UnixStream::connect(&socket)
-        .with_context(|| format!("no daemon answers on {}; is apivip running?", socket.display()))?;
-    let mut answer = String::new();
-    stream
-        .set_read_timeout(Some(TIMEOUT))
-        .and_then(|()| stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: apivip\r\n\r\n").as_bytes()))
-        .and_then(|()| stream.read_to_string(&mut answer))
-        .with_context(|| format!("ask the daemon on {}", socket.display()))?;
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
-        bail!("the daemon on {} gave half an answer", socket.display());
-    };
-    if head.split(' ').nth(1) != Some("200") {
-        bail!("the daemon on {} answered: {}", socket.display(), head.lines().next().unwrap_or_default());
+/// Home, then, after the text, nothing below it (ECMA-48: CUP, ED).
+const HOME: &str = "\x1b[H";
+const CLEAR_BELOW: &str = "\x1b[J";
+const CLEAR: &str = "\x1b[2J";
+const CLEAR_LINE_END: &str = "\x1b[K";
+
+/// [`OK`] if all is well, [`DEGRADED`] if the daemon names a problem.
+pub(super) fn status(args: &StatusArgs) -> Result<u8, Failure> {
+    if args.metrics {
+        return ask(&args.run_dir, "/metrics")
+            .and_then(|body| print(&body))
+            .map_err(Failure::Runtime)
+            .map(|()| OK);
     }
-    Ok(body.to_owned())
+    if args.watch {
+        return watch(args).map_err(Failure::Runtime);
+    }
+    match look(args) {
+        Ok((shown, code)) => print(&shown).map_err(Failure::Runtime).map(|()| code),
+        Err(error) => {
+            if matches!(args.output, OutputArg::Table | OutputArg::Wide) {
+                print(&kernel::text()).map_err(Failure::Runtime)?;
+            }
+            Err(Failure::Runtime(error))
+        }
+    }
+}
+
+/// The daemon may come and go meanwhile.
+fn watch(args: &StatusArgs) -> anyhow::Result<u8> {
+    let redraws = std::io::stdout().is_terminal();
+    if redraws {
+        print(CLEAR)?;
+    }
+    loop {
+        let shown = match look(args) {
+            Ok((shown, _)) => shown,
+            Err(error) => format!("apivip: {error:#}\n"),
+        };
+        if redraws {
+            let lines: String = shown.lines().map(|line| format!("{line}{CLEAR_LINE_END}\n")).collect();
+            print(&format!("{HOME}{lines}{CLEAR_BELOW}"))?;
+        } else {
+            print(&shown)?;
+        }
+        thread::sleep(PERIOD);
+    }
+}
+
+/// What to print, and the exit code.
+fn look(args: &StatusArgs) -> anyhow::Result<(String, u8)> {
+    let body = ask(&args.run_dir, "/status")?;
+    let status: Status =
+        serde_json::from_str(&body).context("read the daemon's answer; is it of another version?")?;
+    let code = if status.problems.is_empty() { OK } else { DEGRADED };
+    let wide = args.output == OutputArg::Wide;
+    let shown = match args.output {
+        OutputArg::Table | OutputArg::Wide => text(&status, Form { wide, colour: wants_colour() }),
+        OutputArg::Json => format!("{body}\n"),
+        OutputArg::Yaml => serde_saphyr::to_string(&status).context("write YAML")?,
+    };
+    Ok((shown, code))
+}
+
+/// Only for eyes: <https://no-color.org>.
+fn wants_colour() -> bool {
+    let says_no = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    std::io::stdout().is_terminal() && !says_no && !is_dumb
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("write to stdout")
 }

@@ -106,3 +106,22 @@ pub enum DataplaneError {
     #[error("reach the thread that owns the nf_tables socket")]
     Worker(#[source] io::Error),
 }
+
+impl DataplaneError {
+    /// Its label in metrics.
+    pub fn label(&self) -> &'static str {
+        use nft::socket::NftError;
+        match self {
+            Self::Nft(NftError::Refused { .. }) => "refused",
+            Self::Nft(NftError::OwnedByAnother(_)) => "owned_by_another",
+            Self::Nft(_) => "no_answer",
+            Self::TimedOut(_) => "timed_out",
+            Self::Host(_) => "routes",
+            Self::Worker(_) => "thread",
+        }
+    }
+
+    /// All labels.
+    pub const LABELS: [&str; 6] =
+        ["refused", "owned_by_another", "no_answer", "timed_out", "routes", "thread"];
+}

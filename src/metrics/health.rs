@@ -25,6 +25,8 @@ pub enum Stage {
     Commit,
     /// From the commit to the end of the last flow.
     Flows,
+    /// From the decision to the end of the last flow.
+    Told,
 }
 
 impl Stage {
@@ -33,6 +35,7 @@ impl Stage {
             Self::Decision => "decision",
             Self::Commit => "commit",
             Self::Flows => "flows",
+            Self::Told => "told",
         }
     }
 }
@@ -79,7 +82,7 @@ impl HealthMetrics {
         registry.register("transitions", help, transitions.clone());
         let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
         let stages = Family::<StageLabel, Histogram, fn() -> Histogram>::new_with_constructor(histogram);
-        let help = "Time from the first sign of a change to the decision, to the commit, to the end of the last flow";
+        let help = "Parts of a change: from the first sign to the decision, on to the commit, on to the end of the last flow, and from the decision to that";
         registry.register_with_unit("transition", help, Unit::Seconds, stages.clone());
         let ended = Family::<Method, Counter>::default();
         for method in ["nudge", "socket", "syn-sent"] {

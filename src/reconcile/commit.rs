@@ -33,7 +33,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         let applied = match self.apply(&desired, node, meanwhile).await {
             Ok(applied) => applied,
             Err(error) => {
-                self.metrics.commit_failed();
+                self.metrics.commit_failed(error.label());
                 self.end_flows(&desired, true);
                 return Err(error);
             }

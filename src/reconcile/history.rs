@@ -73,6 +73,12 @@ impl History {
     pub fn ended(&mut self, report: &KillReport, metrics: &Metrics) {
         metrics.flows(report);
         let death = self.deaths.remove(&report.backend);
+        if let Some((death, committed)) = death.and_then(|d| Some((d, d.committed?)))
+            && report.flows > 0
+            && !report.cancelled
+        {
+            metrics.stage(Stage::Told, span(death.decided, committed) + report.last_ended);
+        }
         let between = |from: Option<Instant>, to: Option<Instant>| {
             from.zip(to).map(|(from, to)| millis(span(from, to)))
         };

@@ -1,7 +1,6 @@
 //! One apiserver in `apivip status`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Display, Formatter};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +32,8 @@ pub struct BackendStatus {
     pub published: bool,
     /// Whether it shares new connections.
     pub used: bool,
+    /// Of new connections to this virtual IP it gets so much, from 0 to 1.
+    pub share: f64,
     /// Smoothed round trip of probes, in microseconds.
     pub round_trip_us: Option<u64>,
     /// Connections sent there, by all frontends together.
@@ -58,6 +59,8 @@ pub(super) fn of(
     let related = |b: &&Backend| Family::of(b.ip()) == family && ports.contains(&b.port());
     all.extend(view.iter().flat_map(|v| v.backends.keys()).filter(related));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
+    // At most 64 share.
+    let share = u32::try_from(frontend.backends.len()).map_or(0.0, |n| 1.0 / f64::from(n.max(1)));
     let status = |address: Backend| {
         let origin = origins.of(address);
         let health = view.and_then(|v| v.backends.get(&address));
@@ -71,6 +74,7 @@ pub(super) fn of(
             source_age_seconds: origin.map(|o| now.saturating_sub(o.since)),
             published: published.is_some_and(|p| p.contains(&address)),
             used: frontend.backends.contains(&address),
+            share: if frontend.backends.contains(&address) { share } else { 0.0 },
             round_trip_us: health.and_then(|h| h.round_trip).and_then(|t| u64::try_from(t.as_micros()).ok()),
             connections: totals.get(&address).copied().unwrap_or(0),
         }
@@ -82,46 +86,4 @@ pub(super) fn of(
 fn seconds_left(until: Instant) -> Option<u64> {
     let left = until.checked_duration_since(Instant::now())?;
     Some(left.as_secs() + 1)
-}
-
-impl Display for BackendStatus {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let address = self.address.to_string();
-        let since = self.since_seconds.map(super::duration).unwrap_or_default();
-        let round_trip = self.round_trip_us.map(milliseconds).unwrap_or_default();
-        write!(
-            f,
-            "{address:<28} {:<8} {since:<8} {round_trip:<8} {} connections",
-            self.state, self.connections
-        )?;
-        if let Some(reason) = &self.failing {
-            write!(f, ", probes fail: {reason}")?;
-        }
-        if let Some(seconds) = self.hold_down_seconds {
-            write!(f, ", answers again, held down for {seconds}s after repeated failures")?;
-        }
-        let learnt = match (self.published, self.source) {
-            (true, _) => "published",
-            (false, Some(Source::Seed)) => "from a seed",
-            (false, Some(Source::Saved)) => "from saved state",
-            (false, Some(Source::Published) | None) => "no longer published, known",
-        };
-        write!(f, ", {learnt}")?;
-        if let Some(age) = self.source_age_seconds {
-            write!(f, " for {}", super::duration(age))?;
-        }
-        if !self.used && self.state == "up" {
-            f.write_str(", spared by --balance")?;
-        }
-        Ok(())
-    }
-}
-
-/// Three digits say enough.
-fn milliseconds(micros: u64) -> String {
-    match micros {
-        0..10_000 => format!("{}.{:02}ms", micros / 1000, micros % 1000 / 10),
-        10_000..100_000 => format!("{}.{}ms", micros / 1000, micros % 1000 / 100),
-        _ => format!("{}ms", micros / 1000),
-    }
 }

@@ -1,7 +1,5 @@
 //! Which way connections take, in `apivip status`.
 
-use std::fmt::{self, Display, Formatter};
-
 use serde::{Deserialize, Serialize};
 
 use crate::forwarder::{Origin, Stats};
@@ -20,6 +18,8 @@ pub struct PathStatus {
     pub reason: Option<String>,
     /// Connections that the forwarder carries, through virtual IPs and `--listen`.
     pub forwarder_connections: u64,
+    /// It takes no more connections: there are as many as may be, or no descriptor is left.
+    pub accept_paused: bool,
     /// Some of them began while the forwarder was in use, and go on though rules serve new ones.
     pub draining: bool,
 }
@@ -33,24 +33,8 @@ impl PathStatus {
             since_seconds: path.map_or(0, |path| path.since.elapsed().as_secs()),
             reason: path.and_then(|path| path.reason.as_deref()).map(str::to_owned),
             forwarder_connections: Origin::ALL.into_iter().map(|origin| stats.open(origin)).sum(),
+            accept_paused: stats.accept_paused(),
             draining: path.is_some_and(|path| path.draining),
-        }
-    }
-}
-
-/// Nothing, where rules do all the work.
-impl Display for PathStatus {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let (count, since) = (self.forwarder_connections, super::duration(self.since_seconds));
-        match &self.reason {
-            Some(reason) => {
-                writeln!(f, "{:<10} in use for {since}, {count} connections: {reason}", "forwarder")
-            }
-            None if self.draining => {
-                writeln!(f, "{:<10} {count} connections drain; rules serve new ones", "forwarder")
-            }
-            None if count > 0 => writeln!(f, "{:<10} {count} connections", "forwarder"),
-            None => Ok(()),
         }
     }
 }

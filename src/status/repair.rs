@@ -1,7 +1,5 @@
 //! What others changed and the daemon made again, in `apivip status`.
 
-use std::fmt::{self, Display, Formatter};
-
 use serde::{Deserialize, Serialize};
 
 use crate::report::{Repair, Repairs};
@@ -40,20 +38,5 @@ impl RepairsStatus {
             by: by.clone(),
         });
         Self { total: repairs.total, latest: latest.collect() }
-    }
-}
-
-/// The latest ones. Nothing, where nobody changed anything.
-impl Display for RepairsStatus {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        for repair in self.latest.iter().take(3) {
-            let ago = super::duration(repair.seconds_ago);
-            let by = repair.by.as_deref().unwrap_or("somebody");
-            writeln!(f, "{:<10} {} {ago} ago: changed by {by}", "repaired", repair.object)?;
-        }
-        match self.total {
-            0..=3 => Ok(()),
-            total => writeln!(f, "{:<10} {total} times since the start", ""),
-        }
     }
 }

@@ -1,0 +1,122 @@
+//! Rows of text whose columns align, for terminals and for files. Colour never changes the widths.
+
+use std::fmt::{self, Display, Formatter};
+
+/// What a colour says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paint {
+    /// As it should be.
+    Good,
+    /// Worth a look.
+    Doubtful,
+    /// Broken.
+    Bad,
+}
+
+impl Paint {
+    /// The text between the ANSI sequences of this colour (ECMA-48, SGR).
+    pub fn around(self, text: &str) -> String {
+        let code = match self {
+            Self::Good => 32,
+            Self::Doubtful => 33,
+            Self::Bad => 31,
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+/// One cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell {
+    text: String,
+    paint: Option<Paint>,
+}
+
+impl Cell {
+    /// A cell in colour, where colours are wanted.
+    pub fn painted(text: impl Into<String>, paint: Paint) -> Self {
+        Self { text: text.into(), paint: Some(paint) }
+    }
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self { text: text.into(), paint: None }
+    }
+}
+
+/// Rows whose columns are as wide as their widest cell, with three spaces between them.
+#[derive(Clone, Debug)]
+pub struct Columns {
+    indent: usize,
+    colour: bool,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Columns {
+    /// No rows yet. All begin after `indent` spaces.
+    pub fn new(indent: usize, colour: bool) -> Self {
+        Self { indent, colour, rows: Vec::new() }
+    }
+
+    /// Appends a row.
+    pub fn push(&mut self, cells: impl IntoIterator<Item = Cell>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.text.chars().count()).max().unwrap_or(0)
+        };
+        (0..columns).map(width).collect()
+    }
+}
+
+impl Display for Columns {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let widths = self.widths();
+        for row in &self.rows {
+            let filled = row.iter().rposition(|cell| !cell.text.is_empty()).map_or(0, |last| last + 1);
+            write!(f, "{:indent$}", "", indent = if filled == 0 { 0 } else { self.indent })?;
+            for (column, cell) in row.iter().enumerate().take(filled) {
+                match cell.paint.filter(|_| self.colour) {
+                    Some(paint) => f.write_str(&paint.around(&cell.text))?,
+                    None => f.write_str(&cell.text)?,
+                }
+                if column + 1 < filled {
+                    let padding = widths[column] - cell.text.chars().count() + 3;
+                    write!(f, "{:padding$}", "")?;
+                }
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_align_and_lines_do_not_end_in_spaces() {
+        let mut columns = Columns::new(2, false);
+        columns.push(["A", "LONG", "C"].map(Cell::from));
+        columns.push([Cell::from("wider"), Cell::painted("x", Paint::Bad), Cell::from("")]);
+        columns.push(["", "", ""].map(Cell::from));
+        assert_eq!(columns.to_string(), "  A       LONG   C\n  wider   x\n\n");
+    }
+
+    #[test]
+    fn colour_changes_no_width() {
+        let rows = [["a", "b"], ["ccc", "d"]];
+        let text = |colour| {
+            let mut columns = Columns::new(0, colour);
+            rows.iter().for_each(|row| columns.push(row.map(|text| Cell::painted(text, Paint::Good))));
+            columns.to_string()
+        };
+        assert_eq!(text(true).replace("\x1b[32m", "").replace("\x1b[0m", ""), text(false));
+    }
+}

@@ -1,0 +1,116 @@
+//! What an operator should look after, each with what to do about it: made of the rest of the document.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BackendStatus, Status, duration};
+use crate::model::merge::Source;
+
+/// A repair is news for so long, in seconds.
+const RECENT: u64 = 600;
+/// A CA or a client certificate that expires within a week should have been renewed by now: kubelet does it when a
+/// fifth of the lifetime is left, kubeadm with each upgrade.
+const SOON: i64 = 7 * 86_400;
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What it is, and since when.
+    pub what: String,
+    /// What to do about it.
+    pub todo: String,
+}
+
+/// All of them, the most pressing first.
+pub(super) fn of(status: &Status) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut add = |what: String, todo: &str| problems.push(Problem { what, todo: todo.to_owned() });
+    match status.phase.as_str() {
+        "failed" => add(status.summary.clone(), "apivip check tells what this kernel and its rules lack"),
+        "starting" | "waiting" => add(status.summary.clone(), "see the state of the API below"),
+        _ => {}
+    }
+    let path = &status.dataplane;
+    if let Some(reason) = &path.reason {
+        add(
+            format!("the forwarder stands in for rules since {}: {reason}", duration(path.since_seconds)),
+            "mend the cause; rules are tried again twice a second",
+        );
+    }
+    if path.accept_paused {
+        add(
+            format!("the forwarder takes no more connections, it has {}", path.forwarder_connections),
+            "raise --forwarder-max-connections and the limit of open files",
+        );
+    }
+    for hold in &status.holds {
+        add(hold.clone(), "the last good ones go on; see what the Service and its EndpointSlices say");
+    }
+    if status.api.state != "synced" {
+        let error = status.api.last_error.as_deref().unwrap_or("no apiserver has answered yet");
+        add(format!("the API is not read: {error}"), "mend the cause; what is known is used meanwhile");
+    }
+    let mut backends: Vec<&BackendStatus> = status.frontends.iter().flat_map(|f| &f.backends).collect();
+    backends.sort_by_key(|backend| backend.address);
+    backends.dedup_by_key(|backend| backend.address);
+    for backend in backends {
+        if let Some((what, todo)) = of_backend(backend) {
+            add(what, todo);
+        }
+    }
+    for (credential, end) in status.api.expiry.dates() {
+        let left = end.saturating_sub(now());
+        let credential = credential.replace('_', " ");
+        if left < 0 {
+            let ago = duration(left.unsigned_abs());
+            add(format!("the {credential} expired {ago} ago"), "renew it; it is read again within seconds");
+        } else if left < SOON && credential != "token" {
+            let left = duration(left.unsigned_abs());
+            add(format!("the {credential} expires in {left}"), "renew it; it is read again within seconds");
+        }
+    }
+    for rejection in &status.rejected {
+        add(format!("left out: {rejection}"), "correct it where the endpoints come from");
+    }
+    if let Some(repair) = status.repairs.latest.first().filter(|repair| repair.seconds_ago < RECENT) {
+        let by = repair.by.as_deref().unwrap_or("somebody");
+        let ago = duration(repair.seconds_ago);
+        add(
+            format!("{by} changed the {} of apivip {ago} ago; it was repaired", repair.object),
+            "keep that program from table inet apivip and from routes with protocol 97",
+        );
+    }
+    problems
+}
+
+fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {
+    let address = backend.address;
+    let since = backend.since_seconds.map(duration).unwrap_or_default();
+    let expected = backend.published || backend.source == Some(Source::Seed);
+    match backend.state.as_str() {
+        _ if !expected => None,
+        _ if backend.hold_down_seconds.is_some() => {
+            let seconds = backend.hold_down_seconds.unwrap_or_default();
+            let what =
+                format!("{address} failed repeatedly; it answers, and is held down for {seconds}s more");
+            Some((what, "look why it comes and goes"))
+        }
+        "down" => {
+            let reason = backend.failing.as_deref().unwrap_or("no answer");
+            let todo = "look at that apiserver and the way to it; others serve its clients";
+            Some((format!("{address} is down for {since}: {reason}"), todo))
+        }
+        "draining" => {
+            let todo = "ask it why, at /readyz?verbose; it keeps its connections and gets no new ones";
+            Some((format!("{address} is alive but not ready for {since}"), todo))
+        }
+        _ => {
+            let reason = backend.failing.as_deref()?;
+            Some((format!("probes of {address} fail: {reason}"), "look at that apiserver and the way to it"))
+        }
+    }
+}
+
+fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs().cast_signed())
+}

@@ -1,0 +1,228 @@
+//! The status for people: problems first, then the parts. With [`Form::wide`] also where each apiserver was learnt, and
+//! what was left out of the short form.
+
+use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{BackendStatus, FrontendStatus, Status, duration};
+use crate::columns::{Cell, Columns, Paint};
+use crate::model::merge::Source;
+
+/// How it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    /// All that is known.
+    pub wide: bool,
+    /// With colours.
+    pub colour: bool,
+}
+
+/// Left margin of what belongs to a label.
+const MARGIN: usize = 10;
+
+/// The text, ended by a line feed.
+pub fn text(status: &Status, form: Form) -> String {
+    let mut text = Text { out: String::new(), form };
+    text.head(status);
+    text.path(status);
+    text.api(status);
+    for frontend in &status.frontends {
+        text.frontend(status, frontend);
+    }
+    text.repairs(status);
+    text.problems(status);
+    text.out
+}
+
+struct Text {
+    out: String,
+    form: Form,
+}
+
+impl Text {
+    fn line(&mut self, label: &str, text: &str) {
+        // Writing to a string does not fail.
+        let _ = writeln!(self.out, "{label:<MARGIN$} {text}");
+    }
+
+    fn paint(&self, paint: Paint, text: &str) -> String {
+        if self.form.colour { paint.around(text) } else { text.to_owned() }
+    }
+
+    fn head(&mut self, status: &Status) {
+        let verdict = match status.problems.len() {
+            0 => self.paint(Paint::Good, "healthy"),
+            _ if status.phase == "failed" => self.paint(Paint::Bad, "degraded"),
+            _ => self.paint(Paint::Doubtful, "degraded"),
+        };
+        let up = duration(status.uptime_seconds);
+        let head = format!("apivip {}, pid {}, up {up}: {verdict}", status.version, status.pid);
+        let _ = writeln!(self.out, "{head}");
+        self.line("rules", &format!("{}: {}", status.phase, status.summary));
+    }
+
+    fn path(&mut self, status: &Status) {
+        let path = &status.dataplane;
+        let (count, since) = (path.forwarder_connections, duration(path.since_seconds));
+        let owned = if path.table_owned { ", no other program may change the table" } else { "" };
+        match path.in_use.as_str() {
+            "nftables" => self.line("dataplane", &format!("nftables for {since}{owned}")),
+            "forwarder" => {
+                let reason = path.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                self.line("dataplane", &format!("forwarder for {since}, {count} connections{reason}"));
+            }
+            _ => self.line("dataplane", "none yet"),
+        }
+        match path.in_use.as_str() {
+            "forwarder" => {}
+            _ if path.draining => self.line("", &format!("{count} connections of the forwarder drain")),
+            _ if count > 0 => self.line("", &format!("{count} connections through the forwarder")),
+            _ => {}
+        }
+    }
+
+    fn api(&mut self, status: &Status) {
+        let api = &status.api;
+        let address = api.address.as_deref().map(|a| format!(" from {a}")).unwrap_or_default();
+        let form = match api.api.as_str() {
+            "slices" => ", EndpointSlices",
+            "endpoints" => ", Endpoints",
+            _ => "",
+        };
+        let version = api.resource_version.as_deref().map(|v| format!(" at version {v}")).unwrap_or_default();
+        let since = duration(u64::try_from(now()).unwrap_or(0).saturating_sub(api.since));
+        self.line("API", &format!("{}{address} for {since}{form}{version}", api.state));
+        if let Some(error) = &api.last_error {
+            self.line("", error);
+        }
+        if let Some(seconds) = api.heard_seconds_ago.filter(|_| self.form.wide) {
+            self.line("", &format!("last heard of {} ago", duration(seconds)));
+        }
+        if !self.form.wide {
+            return;
+        }
+        for (credential, end) in api.expiry.dates() {
+            let credential = credential.replace('_', " ");
+            let left = end.saturating_sub(now());
+            let text = match u64::try_from(left) {
+                Ok(left) => format!("{credential} expires in {}", duration(left)),
+                Err(_) => format!("{credential} expired {} ago", duration(left.unsigned_abs())),
+            };
+            self.line("", &text);
+        }
+    }
+
+    fn frontend(&mut self, status: &Status, frontend: &FrontendStatus) {
+        let mut text = frontend.vip.to_string();
+        if !frontend.port_name.is_empty() {
+            let _ = write!(text, " ({})", frontend.port_name);
+        }
+        let affinity = if frontend.client_affinity { ", by client address" } else { "" };
+        let _ = write!(text, " of {}{affinity}", status.service);
+        if self.form.wide && !frontend.guard {
+            text.push_str(", no guard: an interface has this address");
+        }
+        self.line("virtual IP", &text);
+        let mut columns = Columns::new(MARGIN + 1, self.form.colour);
+        let mut head = vec!["BACKEND", "STATE", "SINCE", "RTT", "SHARE", "CONNECTIONS"];
+        if self.form.wide {
+            head.extend(["SOURCE", "AGE"]);
+        }
+        head.push("NOTE");
+        columns.push(head.into_iter().map(Cell::from));
+        for backend in &frontend.backends {
+            columns.push(self.backend(backend));
+        }
+        self.out.push_str(&columns.to_string());
+    }
+
+    fn backend(&self, backend: &BackendStatus) -> Vec<Cell> {
+        let paint = match backend.state.as_str() {
+            "up" => Paint::Good,
+            "down" => Paint::Bad,
+            _ => Paint::Doubtful,
+        };
+        let since = backend.since_seconds.map(duration).unwrap_or_default();
+        let round_trip = backend.round_trip_us.map(milliseconds).unwrap_or_default();
+        let mut cells = vec![
+            Cell::from(backend.address.to_string()),
+            Cell::painted(backend.state.clone(), paint),
+            Cell::from(since),
+            Cell::from(round_trip),
+            Cell::from(format!("{:.0}%", backend.share * 100.0)),
+            Cell::from(backend.connections.to_string()),
+        ];
+        if self.form.wide {
+            cells.push(Cell::from(source(backend)));
+            cells.push(Cell::from(backend.source_age_seconds.map(duration).unwrap_or_default()));
+        }
+        cells.push(Cell::from(note(backend)));
+        cells
+    }
+
+    fn repairs(&mut self, status: &Status) {
+        let shown = if self.form.wide { usize::MAX } else { 3 };
+        for repair in status.repairs.latest.iter().take(shown) {
+            let by = repair.by.as_deref().unwrap_or("somebody");
+            let ago = duration(repair.seconds_ago);
+            self.line("repaired", &format!("{} {ago} ago: changed by {by}", repair.object));
+        }
+        let total = status.repairs.total;
+        if usize::try_from(total).is_ok_and(|total| total > status.repairs.latest.len().min(shown)) {
+            self.line("", &format!("{total} times since the start"));
+        }
+    }
+
+    fn problems(&mut self, status: &Status) {
+        for problem in &status.problems {
+            let label = self.paint(Paint::Doubtful, &format!("{:<MARGIN$}", "problem"));
+            let _ = writeln!(self.out, "{label} {}", problem.what);
+            self.line("", &format!("-> {}", problem.todo));
+        }
+    }
+}
+
+fn source(backend: &BackendStatus) -> &'static str {
+    match (backend.published, backend.source) {
+        (true, _) => "published",
+        (false, Some(Source::Seed)) => "seed",
+        (false, Some(Source::Saved)) => "saved",
+        (false, Some(Source::Published) | None) => "removed",
+    }
+}
+
+fn note(backend: &BackendStatus) -> String {
+    let mut notes: Vec<String> = Vec::new();
+    if let Some(reason) = &backend.failing {
+        notes.push(format!("probes fail: {reason}"));
+    }
+    if let Some(seconds) = backend.hold_down_seconds {
+        notes.push(format!("answers again, held down for {seconds}s"));
+    }
+    match source(backend) {
+        "published" => {}
+        "removed" => notes.push("no longer published".to_owned()),
+        "seed" => notes.push("from a seed".to_owned()),
+        _ => notes.push("from saved state".to_owned()),
+    }
+    if !backend.used && backend.state == "up" {
+        notes.push("spared by --balance".to_owned());
+    }
+    notes.join(", ")
+}
+
+/// Three digits say enough.
+fn milliseconds(micros: u64) -> String {
+    match micros {
+        0..10_000 => format!("{}.{:02}ms", micros / 1000, micros % 1000 / 10),
+        10_000..100_000 => format!("{}.{}ms", micros / 1000, micros % 1000 / 100),
+        _ => format!("{}ms", micros / 1000),
+    }
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
+}
+
+#[cfg(test)]
+mod tests;

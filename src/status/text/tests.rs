@@ -1,0 +1,118 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::*;
+use crate::apiserver::{Connection, Expiry, State as ApiState};
+use crate::forwarder::Stats;
+use crate::model::balance::Balance;
+use crate::model::desired::{Masquerade, NodeView, Policy, desire};
+use crate::model::health::tests::health;
+use crate::model::health::{BackendHealth, FailReason, HealthView, State};
+use crate::model::merge::Origins;
+use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
+use crate::model::types::Backend;
+use crate::report::{InUse, PathReport, Phase, Report};
+
+fn backend(last: u8) -> Backend {
+    ([192, 0, 2, last], 6443).into()
+}
+
+/// Three apiservers in these states.
+fn status(states: [State; 3], connection: &Connection) -> Status {
+    let policy = Policy {
+        service: "default/kubernetes".parse().unwrap(),
+        masquerade: Masquerade::Auto,
+        cluster_cidrs: Vec::new(),
+        balance: Balance::Random,
+    };
+    let frontend = Frontend {
+        vip: "10.96.0.1:443".parse().unwrap(),
+        port_name: "https".to_owned(),
+        affinity: Affinity::None,
+        backends: (11..=13).map(backend).collect(),
+    };
+    let rejected = Default::default();
+    let snapshot =
+        Snapshot { generation: 1, service: ServiceStatus::Found, frontends: vec![frontend], rejected };
+    let mut view = HealthView::unprobed(Arc::new(snapshot), Instant::now());
+    for (last, state) in (11..).zip(states) {
+        let failing = (state == State::Down).then_some(FailReason::Refused);
+        view.backends.insert(backend(last), BackendHealth { failing, ..health(state) });
+    }
+    let programmed = desire(&view, None, &NodeView::default(), &policy).0;
+    let path = PathReport { in_use: InUse::Nftables, since: Instant::now(), reason: None, draining: false };
+    let report = Report {
+        phase: Phase::Programmed,
+        view: Some(view),
+        programmed: Some(Arc::new(programmed)),
+        path: Some(path),
+        ..Report::default()
+    };
+    let totals = BTreeMap::from([(backend(11), 1_204), (backend(12), 7)]);
+    Status::new(
+        &policy.service,
+        Instant::now(),
+        &report,
+        connection,
+        &Origins::default(),
+        &totals,
+        &Stats::default(),
+    )
+}
+
+fn synced() -> Connection {
+    Connection { state: ApiState::Synced, address: Some(backend(11)), ..Connection::default() }
+}
+
+fn line<'a>(text: &'a str, with: &str) -> &'a str {
+    text.lines().find(|line| line.contains(with)).unwrap_or_else(|| panic!("{with:?} is not in\n{text}"))
+}
+
+#[test]
+fn a_healthy_node_has_no_problems_and_columns_align() {
+    let status = status([State::Up; 3], &synced());
+    assert_eq!(status.problems, []);
+    let text = text(&status, Form::default());
+    assert!(line(&text, "apivip ").ends_with(": healthy"), "{text}");
+    let (head, row) = (line(&text, "BACKEND"), line(&text, "192.0.2.11:6443   "));
+    for (title, value) in [("STATE", "up"), ("SHARE", "33%"), ("CONNECTIONS", "1204")] {
+        assert_eq!(head.find(title), row.find(value), "{text}");
+    }
+    assert!(!text.contains('\x1b') && text.lines().all(|line| line.trim_end() == line), "{text:?}");
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_do() {
+    let expired = Expiry { client_certificate: Some(1_700_000_000), ..Expiry::default() };
+    let connection = Connection {
+        state: ApiState::Degraded,
+        last_error: Some("connection refused".to_owned()),
+        expiry: expired,
+        ..synced()
+    };
+    let status = status([State::Up, State::Down, State::Draining], &connection);
+    let text = text(&status, Form { wide: true, colour: true });
+    for words in [
+        "192.0.2.12:6443 is down for",
+        "refused",
+        "192.0.2.13:6443 is alive but not ready",
+        "the API is not read: connection refused",
+        "the client certificate expired",
+    ] {
+        assert!(status.problems.iter().any(|problem| problem.what.contains(words)), "{words}: {text}");
+    }
+    assert!(status.problems.iter().all(|problem| !problem.todo.is_empty()));
+    assert!(text.contains("\x1b[31mdown\x1b[0m") && line(&text, "BACKEND").contains("SOURCE"), "{text}");
+}
+
+#[test]
+fn the_document_is_read_back_as_it_was_written() {
+    let status = status([State::Up, State::Unknown, State::Down], &synced());
+    let json = serde_json::to_string(&status).unwrap();
+    let again: Status = serde_json::from_str(&json).unwrap();
+    assert_eq!(serde_json::to_string(&again).unwrap(), json);
+    let yaml = serde_saphyr::to_string(&status).unwrap();
+    let again: Status = serde_saphyr::from_str(&yaml).unwrap();
+    assert_eq!(serde_json::to_string(&again).unwrap(), json);
+}
