@@ -82,7 +82,7 @@ impl<'lab> RealControlPlane<'lab> {
         made.apiserver(1)?.wait_until("the Service kubernetes to exist", READY_LIMIT, || {
             client.status("GET", objects::KUBERNETES_SERVICE).is_ok_and(|status| status == 200)
         })?;
-        for (path, object) in objects::apivip_permissions() {
+        for (path, object) in objects::apivip_permissions()? {
             made.client(1).post(path, &object)?;
         }
         if lab.options().families == Families::Dual {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::lab::addresses;
@@ -17,23 +17,18 @@ const SLICES: &str = "/apis/discovery.k8s.io/v1beta1/namespaces/default/endpoint
 /// The collection that it is in.
 pub(super) const SERVICES: &str = "/api/v1/namespaces/default/services";
 
-/// What user `apivip` may do, no more than the daemon needs: collection and object of each.
-pub(super) fn apivip_permissions() -> [(&'static str, Value); 2] {
-    let role = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
-        "metadata": { "name": "apivip" },
-        "rules": [
-            { "apiGroups": [""], "resources": ["services", "endpoints"], "verbs": ["get", "list", "watch"] },
-            { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"] },
-        ],
-    });
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-        "metadata": { "name": "apivip" },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "apivip" },
-        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "apivip" }],
-    });
-    [(ROLES, role), (BINDINGS, binding)]
+/// The permissions that users are told to give to the daemon.
+const RBAC: &str = include_str!("../../../docs/install/rbac.yaml");
+
+/// What user `apivip` may do, no more than users are told to allow: collection and object of each.
+pub(super) fn apivip_permissions() -> Result<Vec<(&'static str, Value)>> {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(RBAC).context("read docs/install/rbac.yaml")?;
+    let collection = |object: &Value| match object["kind"].as_str() {
+        Some("Role") => Ok(ROLES),
+        Some("RoleBinding") => Ok(BINDINGS),
+        kind => bail!("{kind:?} is no permission"),
+    };
+    objects.into_iter().map(|object| Ok((collection(&object)?, object))).collect()
 }
 
 /// The change that gives the Service `kubernetes` a virtual IP of each family.

@@ -4,6 +4,7 @@ mod cold_boot;
 mod credentials;
 mod failover;
 mod forwarder;
+mod install;
 mod lab;
 mod network;
 mod scenarios;

@@ -29,6 +29,7 @@ mod forwarder_start;
 mod forwarder_streams;
 mod guard;
 mod hairpin;
+mod install;
 mod lab;
 mod long_run;
 mod neighbours;

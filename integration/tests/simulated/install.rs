@@ -1,0 +1,144 @@
+//! What docs/install gives to operators: the unit's limits, the words to the service manager, and what Prometheus makes of the
+//! metrics, the rules and the dashboard.
+
+use std::collections::BTreeSet;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use anyhow::{Context, Result, ensure};
+use integration::command;
+use integration::control_plane::Variant;
+use integration::failover::Failover;
+use integration::failover::trial::{lab, leave, mix};
+use integration::fault::Fault;
+use integration::lab::Families;
+use integration::process::Spawned;
+use integration::scenario::Scenario;
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const METRICS: &str = "http://127.0.0.1:10299/metrics";
+const PROMETHEUS: &str = "127.0.0.1:9090";
+
+fn install(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/install").join(name)
+}
+
+fn read(name: &str) -> Result<String> {
+    fs::read_to_string(install(name)).with_context(|| format!("read {name}"))
+}
+
+/// Clients of every kind, pods and the host's, are told by a daemon that has no more than these.
+#[test]
+fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
+    let unit = read("apivip.service")?;
+    let line = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let names = line.context("no CapabilityBoundingSet")?.split_whitespace();
+    let names = names.map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()));
+    let bounds = format!("-all,{}", names.collect::<Vec<_>>().join(","));
+    let lab = lab(Families::V4)?;
+    let mut stage = Failover::start_with(&lab, Variant::SimulatedSlices, &[1, 2, 3], |options| {
+        let wrapper = ["setpriv", "--no-new-privs", "--bounding-set", &bounds];
+        options.wrapper = wrapper.iter().map(ToString::to_string).collect();
+    })?;
+    leave(&mut stage, Fault::Unplugged, &[1], &mix()).map(drop)
+}
+
+#[test]
+fn the_service_manager_is_told() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let path = lab.dir().join("notify");
+    let manager = UnixDatagram::bind(&path).context("bind the manager's socket")?;
+    manager.set_read_timeout(Some(PATIENCE))?;
+    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2])?;
+    let environment =
+        [("NOTIFY_SOCKET", path.display().to_string()), ("WATCHDOG_USEC", "2000000".to_owned())];
+    scenario.options.environment.extend(environment.map(|(name, value)| (name.to_owned(), value)));
+    let _daemon = scenario.daemon()?;
+    let mut wanted = BTreeSet::from(["READY=1", "STATUS=programmed: ", "WATCHDOG=1"]);
+    let deadline = Instant::now() + PATIENCE;
+    let mut said = Vec::new();
+    while !wanted.is_empty() {
+        let mut buffer = [0; 4096];
+        let length =
+            manager.recv(&mut buffer).with_context(|| format!("still wanted: {wanted:?}; said: {said:?}"))?;
+        let text = String::from_utf8(buffer[..length].to_vec()).context("read what was said")?;
+        wanted.retain(|begin| !text.starts_with(begin));
+        said.push(text);
+        ensure!(Instant::now() < deadline, "still wanted: {wanted:?}; said: {said:?}");
+    }
+    ensure!(said[0] == "READY=1", "{said:?}");
+    Ok(())
+}
+
+#[test]
+fn promtool_takes_rules_and_metrics_and_prometheus_scrapes_them() -> Result<()> {
+    for (words, file) in [(["check", "rules"], "alerts.yaml"), (["test", "rules"], "alerts-test.yaml")] {
+        let mut promtool = Command::new("promtool");
+        promtool.args(words).arg(install(file));
+        command::run(promtool, "")?;
+    }
+    let lab = lab(Families::V4)?;
+    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let daemon = scenario.daemon()?;
+    let node = lab.node();
+    let classic = node.run("curl", &["-sS", "--fail", "-m", "10", "-H", "Accept: text/plain", METRICS])?;
+    let mut check = Command::new("promtool");
+    check.args(["check", "metrics"]);
+    command::run(check, &classic)?;
+
+    let config = lab.dir().join("prometheus.yaml");
+    let rules = install("alerts.yaml").canonicalize().context("find the rules")?.display().to_string();
+    let text = read("prometheus.yaml")?.replace("- alerts.yaml", &format!("- {rules}"));
+    fs::write(&config, format!("global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n{text}"))?;
+    let mut prometheus = node.command("prometheus");
+    prometheus.arg("--config.file").arg(&config).arg("--storage.tsdb.path").arg(lab.dir().join("tsdb"));
+    prometheus.args(["--web.listen-address", PROMETHEUS]);
+    let _prometheus = Spawned::start("prometheus", prometheus, lab.dir())?;
+    let query = |expression: &str| -> Result<Vec<Value>> {
+        let url = format!("http://{PROMETHEUS}/api/v1/query");
+        let expression = format!("query={expression}");
+        let answer = node.run("curl", &["-sS", "-m", "10", "-G", &url, "--data-urlencode", &expression])?;
+        let answer: Value = serde_json::from_str(&answer).context("read the answer of Prometheus")?;
+        ensure!(answer["status"] == "success", "{expression}: {answer:#}");
+        Ok(answer["data"]["result"].as_array().cloned().unwrap_or_default())
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !query("apivip_programmed == 1 and on (instance) up == 1").is_ok_and(|found| found.len() == 1) {
+        ensure!(Instant::now() < deadline, "Prometheus has nothing\n{}", daemon.log());
+        thread::sleep(Duration::from_millis(500));
+    }
+    // Each expression of the dashboard is one, and each metric in it is there.
+    let dashboard: Value = serde_json::from_str(&read("dashboard.json")?).context("read the dashboard")?;
+    let panels = dashboard["panels"].as_array().context("no panels")?;
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().cloned().unwrap_or_default());
+    let expressions: Vec<String> =
+        targets.filter_map(|target| target["expr"].as_str().map(str::to_owned)).collect();
+    ensure!(expressions.len() > 15, "{expressions:?}");
+    for expression in expressions {
+        let filled = expression.replace("$instance", ".*").replace("$__rate_interval", "5m");
+        query(&filled).with_context(|| expression.clone())?;
+        expect_known(&expression, &classic)?;
+    }
+    let rules = read("alerts.yaml")?;
+    for expression in rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")) {
+        expect_known(expression, &classic)?;
+    }
+    Ok(())
+}
+
+/// Fails if the expression names a metric of apivip that it does not have.
+fn expect_known(expression: &str, metrics: &str) -> Result<()> {
+    let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    for name in words.filter(|word| word.starts_with("apivip_")) {
+        let family = name.strip_suffix("_bucket").unwrap_or(name);
+        let known = metrics.lines().any(|line| {
+            line.strip_prefix("# TYPE ").is_some_and(|rest| rest.split(' ').next() == Some(family))
+        });
+        ensure!(known, "{expression} names {name}, which is no metric");
+    }
+    Ok(())
+}
