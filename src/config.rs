@@ -168,8 +168,8 @@ pub struct RunArgs {
     pub log_format: LogFormat,
 
     /// What is logged: error, warn, info, debug, trace, or a filter such as apivip::reconcile=debug
-    #[arg(long, env = "APIVIP_LOG", value_name = "FILTER", default_value = "info")]
-    pub log: String,
+    #[arg(long, env = "APIVIP_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
+    pub log_level: String,
 }
 
 /// Values of `--log-format`.

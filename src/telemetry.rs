@@ -12,8 +12,10 @@ use crate::config::LogFormat;
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// `--log` is no filter.
-    #[error("--log {filter}: expected error, warn, info, debug, trace or a filter such as apivip=debug")]
+    /// `--log-level` is no filter.
+    #[error(
+        "--log-level {filter}: expected error, warn, info, debug, trace or a filter such as apivip=debug"
+    )]
     Filter {
         /// What was given.
         filter: String,

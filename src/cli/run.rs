@@ -10,7 +10,7 @@ use crate::config::RunArgs;
 use crate::{apiserver, privileges, telemetry};
 
 pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
-    telemetry::start(args.log_format, &args.log).map_err(Failure::configuration)?;
+    telemetry::start(args.log_format, &args.log_level).map_err(Failure::configuration)?;
     // One thread: the work is small, and each further thread costs memory on every node.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -10,11 +10,11 @@ use crate::model::health::machine::HealthOptions;
 /// How apiservers are asked whether they live, and what follows.
 #[derive(Clone, Debug, Args)]
 pub struct HealthArgs {
-    /// How often each apiserver is pinged over a connection that is kept open
+    /// How often each apiserver is pinged over a connection that is kept open, from 100ms to 60s
     #[arg(long, env = "APIVIP_PROBE_INTERVAL", value_name = "DURATION", value_parser = interval, default_value = "1s")]
     pub probe_interval: Duration,
 
-    /// How often each apiserver is asked for /readyz where nothing speaks against it
+    /// How often each apiserver is asked for /readyz where nothing speaks against it, from 1s to 10m
     #[arg(long, env = "APIVIP_READYZ_INTERVAL", value_name = "DURATION", value_parser = readyz_interval, default_value = "10s")]
     pub readyz_interval: Duration,
 

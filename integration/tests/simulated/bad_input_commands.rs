@@ -34,7 +34,7 @@ fn bad_usage_is_one_line_and_exit_code_2() -> Result<()> {
         ("status -o xml".to_owned(), &["--output", "xml", "table, wide, json, yaml"]),
         ("cleanup everything".to_owned(), &["everything"]),
         ("run --log-format xml".to_owned(), &["--log-format", "xml", "text, json"]),
-        ("run --log a=b=c".to_owned(), &["--log", "a=b=c"]),
+        ("run --log-level a=b=c".to_owned(), &["--log-level", "a=b=c"]),
         (format!("{render} --cluster-cidr 10.244.0.0/99"), &["--cluster-cidr", "10.244.0.0/99"]),
         (format!("{render} --cluster-cidr 10.244.0.0"), &["--cluster-cidr", "10.244.0.0"]),
         (format!("{render} --cluster-cidr 10.244.0.0/16,pods"), &["--cluster-cidr", "pods"]),
