@@ -123,6 +123,7 @@ fn metrics() -> Result<String> {
     let mut table = "| metric | type | meaning |\n|---|---|---|\n".to_owned();
     for (name, (kind, help, labels)) in rows {
         ensure!(!help.is_empty(), "{name} has no help");
+        let help = help.trim_end_matches('.');
         let _ = writeln!(table, "| `{name}{labels}` | {kind} | {help} |");
     }
     Ok(table)
