@@ -2,6 +2,9 @@
 //! end.
 
 mod addresses;
+mod admin;
+mod admin_clients;
+mod admin_page;
 mod bad_input_cleanup;
 mod bad_input_commands;
 mod bad_input_kubeconfig;
@@ -39,5 +42,6 @@ mod owner;
 mod reach;
 mod restart;
 mod rules;
+mod selftest;
 mod startup;
 mod streams;
