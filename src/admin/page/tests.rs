@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use crate::model::merge::Origins;
 use crate::report::Report;
 use crate::selftest::{Component, Latest};
-use crate::status::{BackendStatus, RepairStatus, TransitionStatus};
+use crate::status::{BackendStatus, Problem, RepairStatus, TransitionStatus};
 
 const NONCE: &str = "bm9uY2U=";
 const EVIL: &str = "\"><script>alert(1)</script>&'";
@@ -55,6 +55,7 @@ fn status() -> Status {
     status.phase = "programmed".to_owned();
     status.api.state = "synced".to_owned();
     status.dataplane.in_use = "nftables".to_owned();
+    status.problems.clear();
     status.frontends = vec![FrontendStatus {
         vip,
         port_name: "https".to_owned(),
@@ -96,8 +97,7 @@ fn nothing_from_outside_becomes_markup() {
     assert_eq!(html(&status).matches('<').count(), clean);
     status.dataplane.in_use = "forwarder".to_owned();
     status.dataplane.reason = Some(evil());
-    status.holds = vec![evil()];
-    status.rejected = vec![evil()];
+    status.problems = vec![Problem { what: evil(), todo: evil() }];
     status.repairs.latest = vec![RepairStatus {
         object: "table".to_owned(),
         seconds_ago: 1,
@@ -129,8 +129,9 @@ fn what_is_wrong_is_said_first() {
     status.selftests[0].ready = false;
     assert!(html(&status).contains("pill bad\">Not answering"));
     status.selftests[0].ready = true;
-    status.selftests[0].answered_by = Some("neighbour-dnat".to_owned());
-    assert!(html(&status).contains("pill warn\">Serving, with remarks"));
+    status.problems = vec![Problem { what: "something".to_owned(), todo: "look".to_owned() }];
+    let text = html(&status);
+    assert!(text.contains("pill warn\">Serving, with problems") && text.contains("<em>Look.</em>"), "{text}");
     status.phase = "failed".to_owned();
     assert!(html(&status).contains("pill bad\">Failed"));
 }
