@@ -1,6 +1,7 @@
 //! What there is to ask for, and the answers. The same on every listener.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -57,7 +59,13 @@ impl Handler {
         }
     }
 
-    pub async fn answer(&self, request: &Request<Incoming>) -> Answer {
+    /// `private`: a loopback address is asked for, by whatever name.
+    pub async fn answer(&self, request: &Request<Incoming>, private: bool) -> Answer {
+        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        if private && !is_own_name(host) {
+            let text = "ask by an address, or as localhost: another name may be a web page's that is not of this host\n";
+            return respond(StatusCode::MISDIRECTED_REQUEST, TEXT, text);
+        }
         // What HEAD must not send, the server leaves out.
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut answer = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD are all there is\n");
@@ -164,6 +172,19 @@ fn told(endpoint: &str, query: Option<&str>, checks: &[Check]) -> Answer {
     respond(if well { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }, TEXT, text)
 }
 
+/// A page in somebody's browser can have a name of its own resolve to loopback, and would read what is there.
+fn is_own_name(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    host.parse::<IpAddr>().is_ok()
+        || name.is_empty()
+        || name.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok()
+}
+
 fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
@@ -180,4 +201,22 @@ fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> An
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_others_can_choose_is_not_ours() {
+        for own in ["", "localhost", "LOCALHOST:10299", "127.0.0.1:10299", "[::1]:10299", "::1", "192.0.2.1"]
+        {
+            assert!(is_own_name(own), "{own:?}");
+        }
+        for other in
+            ["example.com", "example.com:10299", "localhost.example.com", "127.0.0.1.example.com", "a:b"]
+        {
+            assert!(!is_own_name(other), "{other:?}");
+        }
+    }
 }

@@ -72,8 +72,9 @@ pub async fn serve(socket: UnixListener, address: Option<SocketAddr>, sources: S
     let handler = Arc::new(Handler::new(sources));
     let tcp = async {
         if let Some(address) = address {
-            server::serve(listen::listen(address).await, Arc::clone(&handler)).await;
+            let listener = listen::listen(address).await;
+            server::serve(listener, address.ip().is_loopback(), Arc::clone(&handler)).await;
         }
     };
-    tokio::join!(server::serve(socket, Arc::clone(&handler)), tcp, handler.sample());
+    tokio::join!(server::serve(socket, false, Arc::clone(&handler)), tcp, handler.sample());
 }

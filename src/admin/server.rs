@@ -59,8 +59,8 @@ struct Open {
     asked: Arc<AtomicBool>,
 }
 
-/// Answers until it is dropped, and all its connections with it.
-pub(super) async fn serve<L: Accept>(listener: L, handler: Arc<Handler>) {
+/// Answers until it is dropped, and all its connections with it. `private`: only this host's own names are answered.
+pub(super) async fn serve<L: Accept>(listener: L, private: bool, handler: Arc<Handler>) {
     let mut tasks = JoinSet::new();
     let mut open: VecDeque<Open> = VecDeque::new();
     loop {
@@ -84,21 +84,21 @@ pub(super) async fn serve<L: Accept>(listener: L, handler: Arc<Handler>) {
             }
         }
         let asked = Arc::new(AtomicBool::new(false));
-        let task = tasks.spawn(converse(stream, Arc::clone(&handler), Arc::clone(&asked)));
+        let task = tasks.spawn(converse(stream, private, Arc::clone(&handler), Arc::clone(&asked)));
         open.push_back(Open { task, asked });
         // A request that has arrived already is read before the next connection can push this one out.
         tokio::task::yield_now().await;
     }
 }
 
-async fn converse<S>(stream: S, handler: Arc<Handler>, asked: Arc<AtomicBool>)
+async fn converse<S>(stream: S, private: bool, handler: Arc<Handler>, asked: Arc<AtomicBool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
         asked.store(true, Relaxed);
         let handler = Arc::clone(&handler);
-        async move { Ok::<_, Infallible>(handler.answer(&request).await) }
+        async move { Ok::<_, Infallible>(handler.answer(&request, private).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -66,6 +66,10 @@ fn every_endpoint_answers_as_documented() -> Result<()> {
     lab.pod(1).nft_load(&rules.body)?;
     ensure!(lab.pod(1).nft_text("table inet apivip")?.contains("vip-10.96.0.1-443"), "{}", rules.body);
 
+    let stranger = admin::ask(node, &["-H", "Host: pages.example:10299"], "/status")?;
+    ensure!(stranger.status == 421, "a name that others chose is answered: {stranger:#?}");
+    let older = admin::ask(node, &["-H", "Accept: text/plain"], "/metrics")?;
+    ensure!(older.head.contains("version=0.0.4") && !older.body.contains("# EOF"), "{older:#?}");
     for path in PATHS {
         let head = admin::ask(node, &["-I"], path)?;
         ensure!(head.status == 200 && head.body.is_empty(), "HEAD {path}: {head:#?}");
