@@ -33,6 +33,7 @@ use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::report::Report;
 
 mod known;
+mod selftest;
 mod service;
 mod stop;
 
@@ -143,12 +144,17 @@ impl Bound {
         }
         let snapshots = known.gather.snapshots();
         let reports = report.clone();
+        let counted = (Arc::clone(&metrics), Arc::clone(&carrier.stats));
+        let selftests =
+            selftest::start(&args.admin, &probes, trust.clone(), report.clone(), counted, &mut tasks);
         let sources = Sources {
             service: args.table.service.clone(),
             started: Instant::now(),
             report,
             connection,
             origins: known.gather.origins(),
+            selftests,
+            selftest_interval: args.admin.selftest_interval.0,
             metrics: Arc::clone(&metrics),
             totals,
         };
@@ -163,7 +169,7 @@ impl Bound {
             connection_in,
         ));
         known.start(&args, api, reports, &mut tasks);
-        tasks.spawn(admin::serve(admin, sources));
+        tasks.spawn(admin::serve(admin, args.admin.admin_listen.0, sources));
         let (views_in, views) = watch::channel(None);
         tasks.spawn(probe::run(
             probes,

@@ -11,11 +11,13 @@ use crate::model::desired::{Masquerade, Policy};
 use crate::model::snapshot::SnapshotOptions;
 use crate::model::types::ServiceKey;
 
+mod admin;
 mod boot;
 mod forwarder;
 mod health;
 mod owner;
 
+pub use admin::{AdminArgs, OrOff};
 pub use boot::{BootArgs, BootError, DEFAULT_STATE_DIR};
 pub use forwarder::{ForwarderArgs, ModeArg};
 pub use health::HealthArgs;
@@ -146,6 +148,10 @@ pub struct RunArgs {
     /// When and where connections are forwarded.
     #[command(flatten)]
     pub forwarder: ForwarderArgs,
+
+    /// How the daemon is asked, and asks itself.
+    #[command(flatten)]
+    pub admin: AdminArgs,
 
     /// Who may change the table while the daemon runs
     #[arg(long, env = "APIVIP_TABLE_OWNER", value_enum, default_value_t = TableOwnerArg::Auto)]

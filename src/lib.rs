@@ -24,6 +24,7 @@ pub mod probe;
 pub mod reconcile;
 pub mod report;
 pub mod seeds;
+pub mod selftest;
 pub mod state;
 pub mod status;
 pub mod telemetry;

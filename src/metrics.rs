@@ -27,6 +27,7 @@ mod forwarder;
 mod health;
 mod live;
 mod repair;
+mod selftest;
 
 pub use classic::classic;
 use forwarder::{Forwarded, PathMetrics};
@@ -34,6 +35,7 @@ use health::HealthMetrics;
 pub use health::Stage;
 use live::Live;
 use repair::RepairMetrics;
+use selftest::SelfTestMetrics;
 
 /// Seconds. A commit takes some 0.2 ms alone and seconds behind another program's.
 const BUCKETS: [f64; 14] =
@@ -71,6 +73,7 @@ pub struct Metrics {
     health: HealthMetrics,
     path: PathMetrics,
     repair: RepairMetrics,
+    selftest: SelfTestMetrics,
     forwarder: Arc<Stats>,
 }
 
@@ -142,6 +145,7 @@ impl Metrics {
         let health = HealthMetrics::new(&mut registry);
         let path = PathMetrics::new(&mut registry);
         let repair = RepairMetrics::new(&mut registry);
+        let selftest = SelfTestMetrics::new(&mut registry);
         let metrics = Self {
             registry,
             commits,
@@ -157,6 +161,7 @@ impl Metrics {
             health,
             path,
             repair,
+            selftest,
             forwarder,
         };
         metrics.state(&Report::default());

@@ -146,6 +146,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 changed = inputs.views.changed(), if feeding => feeding = changed.is_ok(),
                 report = self.flows.finished() => {
                     self.history.ended(&report, &self.metrics);
+                    self.reports.send_modify(|report| report.transitions = self.history.latest());
                     continue;
                 }
                 drift = after(wait, self.dataplane.drifted()) => self.mender.begin(drift),

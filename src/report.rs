@@ -1,12 +1,13 @@
 //! What the reconciler tells the rest of the daemon.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::model::desired::{DesiredState, Hold};
-use crate::model::health::HealthView;
+use crate::model::health::{FailReason, HealthView, State};
+use crate::model::types::Backend;
 
 /// Whether the kernel has what it should have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -107,6 +108,38 @@ pub struct Repairs {
     pub latest: Vec<Repair>,
 }
 
+/// A change of a backend's state, and what followed from it.
+#[derive(Clone, Debug)]
+pub struct Transition {
+    /// Whose.
+    pub backend: Backend,
+    /// The state before.
+    pub from: State,
+    /// The state after.
+    pub to: State,
+    /// Why its latest probe failed, if it did.
+    pub reason: Option<FailReason>,
+    /// When it was decided.
+    pub at: Instant,
+    /// From the first sign to the decision.
+    pub decision: Duration,
+    /// From the decision to the commit.
+    pub commit: Duration,
+    /// What became of the backend's flows, once that is known and where they were to end.
+    pub ended: Option<Ended>,
+}
+
+/// The end of a backend's flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// From the order to the end of the last one that ended.
+    pub took: Duration,
+    /// How many there were.
+    pub flows: u64,
+    /// How many of them could not be ended.
+    pub remaining: u64,
+}
+
 /// The state of the reconciler after its latest step.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -122,6 +155,8 @@ pub struct Report {
     pub owned: bool,
     /// What others changed.
     pub repairs: Arc<Repairs>,
+    /// The latest changes of backends' states, newest first.
+    pub transitions: Arc<Vec<Transition>>,
     /// What is kept although the API no longer says so.
     pub holds: Vec<Hold>,
     /// Why the phase is [`Phase::Failed`].

@@ -13,17 +13,23 @@ use crate::model::merge::Origins;
 use crate::model::snapshot::Affinity;
 use crate::model::types::{Backend, ServiceKey, Vip};
 use crate::report::Report;
+use crate::selftest::Results;
 
 mod backend;
 mod path;
 mod problems;
 mod repair;
+mod selftest;
 pub mod text;
+mod transition;
 
 pub use backend::BackendStatus;
 pub use path::PathStatus;
 pub use problems::Problem;
 pub use repair::{RepairStatus, RepairsStatus};
+pub use selftest::SelfTestStatus;
+pub(crate) use text::milliseconds;
+pub use transition::TransitionStatus;
 
 /// The state of one daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,6 +52,10 @@ pub struct Status {
     pub dataplane: PathStatus,
     /// What others changed and the daemon made again.
     pub repairs: RepairsStatus,
+    /// What the daemon's own connections to the virtual IPs found.
+    pub selftests: Vec<SelfTestStatus>,
+    /// The latest changes of apiservers' states, newest first.
+    pub transitions: Vec<TransitionStatus>,
     /// The connection to the API.
     pub api: ApiStatus,
     /// What is redirected.
@@ -123,6 +133,8 @@ impl Status {
             generation: snapshot.map_or(0, |s| s.generation),
             dataplane: PathStatus::new(report, forwarder),
             repairs: RepairsStatus::new(&report.repairs),
+            selftests: Vec::new(),
+            transitions: report.transitions.iter().map(TransitionStatus::new).collect(),
             api: ApiStatus {
                 state: word(&connection.state),
                 since: connection.since.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
@@ -140,6 +152,14 @@ impl Status {
         };
         status.problems = problems::of(&status);
         status
+    }
+
+    /// With what the self-test found.
+    #[must_use]
+    pub fn tested(mut self, results: &Results) -> Self {
+        self.selftests = SelfTestStatus::all(results);
+        self.problems = problems::of(&self);
+        self
     }
 }
 

@@ -1,5 +1,7 @@
 //! The harness that proves apivip from the outside.
 
+pub mod admin;
+pub mod browser;
 pub mod clients;
 pub mod cold_boot;
 pub mod command;
@@ -25,6 +27,7 @@ pub mod real;
 pub mod refusal;
 pub mod scenario;
 pub mod sim;
+pub mod socklb;
 pub mod sources;
 pub mod streams;
 pub mod svg;

@@ -20,6 +20,9 @@ pub(super) fn begin(
     client: SocketAddr,
 ) {
     shared.stats.count_accepted(origin);
+    if origin == Origin::Vip {
+        shared.stats.guests().arrived(client);
+    }
     let Some(ticket) = Ticket::admit(shared, origin, client.ip()) else {
         return shared.stats.count_reset(ResetCause::ClientLimit);
     };

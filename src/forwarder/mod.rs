@@ -30,6 +30,7 @@ mod dialing;
 mod direction;
 mod error;
 pub mod fake;
+mod guests;
 mod limits;
 mod listener;
 mod listeners;
@@ -48,6 +49,7 @@ mod tests;
 mod worker;
 
 pub use error::ForwarderError;
+pub use guests::Guests;
 use limits::Limits;
 use presence::{Presence, Witness};
 use shared::Shared;

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::guests::Guests;
+
 /// Where a connection came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {
@@ -80,9 +82,15 @@ pub struct Stats {
     hedged: AtomicU64,
     pauses: AtomicU64,
     paused: AtomicU64,
+    guests: Guests,
 }
 
 impl Stats {
+    /// Clients of virtual IPs whose arrival somebody waits for.
+    pub fn guests(&self) -> &Guests {
+        &self.guests
+    }
+
     /// Connections that are open now, those whose backend is still being dialled included.
     pub fn open(&self, origin: Origin) -> u64 {
         self.open[origin as usize].load(Relaxed)

@@ -2,12 +2,17 @@
 //! log event and counted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::dataplane::flows::KillReport;
 use crate::metrics::{Metrics, Stage};
 use crate::model::health::{BackendHealth, FailReason, HealthView, State};
 use crate::model::types::Backend;
+use crate::report::{Ended, Transition};
+
+/// So many of the latest changes are kept to be shown: a day of a cluster that is upgraded, and a few kilobytes.
+const SHOWN: usize = 64;
 
 /// A change of state whose consequences are under way.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +31,8 @@ pub(super) struct History {
     states: BTreeMap<Backend, State>,
     pending: BTreeMap<Backend, Change>,
     deaths: BTreeMap<Backend, Change>,
+    /// Newest first.
+    latest: Arc<Vec<Transition>>,
 }
 
 impl History {
@@ -49,6 +56,16 @@ impl History {
             metrics.changed(change.to, change.reason);
             metrics.stage(Stage::Decision, decision);
             metrics.stage(Stage::Commit, commit);
+            self.keep(Transition {
+                backend,
+                from: change.from,
+                to: change.to,
+                reason: change.reason,
+                at: change.decided,
+                decision,
+                commit,
+                ended: None,
+            });
             let reason = change.reason.map(FailReason::label);
             let (decision_ms, commit_ms) = (millis(decision), millis(commit));
             let (from, to) = (change.from.label(), change.to.label());
@@ -69,6 +86,17 @@ impl History {
         }
     }
 
+    /// The latest changes, newest first.
+    pub fn latest(&self) -> Arc<Vec<Transition>> {
+        Arc::clone(&self.latest)
+    }
+
+    fn keep(&mut self, transition: Transition) {
+        let latest = Arc::make_mut(&mut self.latest);
+        latest.truncate(SHOWN - 1);
+        latest.insert(0, transition);
+    }
+
     /// The flows of a backend were ended, as far as that was possible.
     pub fn ended(&mut self, report: &KillReport, metrics: &Metrics) {
         metrics.flows(report);
@@ -86,6 +114,10 @@ impl History {
         let commit_ms = between(death.map(|d| d.decided), death.and_then(|d| d.committed));
         let flows_ms = millis(report.last_ended);
         let remaining: u64 = report.remaining.values().sum();
+        let latest = Arc::make_mut(&mut self.latest);
+        if let Some(transition) = latest.iter_mut().find(|t| t.backend == report.backend) {
+            transition.ended = Some(Ended { took: report.last_ended, flows: report.flows, remaining });
+        }
         let why: Vec<String> =
             report.remaining.iter().map(|(why, n)| format!("{n} {}", why.label())).collect();
         let why = (!why.is_empty()).then(|| why.join(", "));

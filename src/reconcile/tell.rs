@@ -35,6 +35,7 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
             report.path = Some(self.path.report());
             report.view = Some(view.clone());
             report.repairs = self.mender.report();
+            report.transitions = self.history.latest();
             report.last_error = Some(text.clone());
         });
         self.logged_error = Some(text);
@@ -48,6 +49,7 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
             programmed: self.effective.clone(),
             owned: self.owned,
             repairs: self.mender.report(),
+            transitions: self.history.latest(),
             holds: self.known_holds.clone(),
             last_error: None,
         };

@@ -29,6 +29,17 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
         "starting" | "waiting" => add(status.summary.clone(), "see the state of the API below"),
         _ => {}
     }
+    for test in status.selftests.iter().filter(|test| !test.ready || !test.is_ours()) {
+        let seen = test.explanation.as_deref().filter(|_| !test.is_ours());
+        let seen = seen.map(|seen| format!("; {seen}")).unwrap_or_default();
+        let todo = match (test.ready, test.is_ours()) {
+            (_, false) => {
+                "take the virtual IP out of what the line names, or leave it to that and stop apivip"
+            }
+            _ => "see which apiservers are up below, and the way from this node to them",
+        };
+        add(format!("a connection of this node to {} {}{seen}", test.vip, test.result()), todo);
+    }
     let path = &status.dataplane;
     if let Some(reason) = &path.reason {
         add(

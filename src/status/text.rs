@@ -17,6 +17,9 @@ pub struct Form {
     pub colour: bool,
 }
 
+/// So many of the latest transitions and repairs are in the short form.
+const LAST: usize = 3;
+
 /// Left margin of what belongs to a label.
 const MARGIN: usize = 10;
 
@@ -25,10 +28,12 @@ pub fn text(status: &Status, form: Form) -> String {
     let mut text = Text { out: String::new(), form };
     text.head(status);
     text.path(status);
+    text.selftests(status);
     text.api(status);
     for frontend in &status.frontends {
         text.frontend(status, frontend);
     }
+    text.transitions(status);
     text.repairs(status);
     text.problems(status);
     text.out
@@ -78,6 +83,13 @@ impl Text {
             _ if path.draining => self.line("", &format!("{count} connections of the forwarder drain")),
             _ if count > 0 => self.line("", &format!("{count} connections through the forwarder")),
             _ => {}
+        }
+    }
+
+    fn selftests(&mut self, status: &Status) {
+        for test in &status.selftests {
+            let ago = duration(test.seconds_ago);
+            self.line("self-test", &format!("{} {} {ago} ago", test.vip, test.result()));
         }
     }
 
@@ -160,8 +172,15 @@ impl Text {
         cells
     }
 
+    fn transitions(&mut self, status: &Status) {
+        let shown = if self.form.wide { usize::MAX } else { LAST };
+        for transition in status.transitions.iter().take(shown) {
+            self.line("changed", &transition.to_string());
+        }
+    }
+
     fn repairs(&mut self, status: &Status) {
-        let shown = if self.form.wide { usize::MAX } else { 3 };
+        let shown = if self.form.wide { usize::MAX } else { LAST };
         for repair in status.repairs.latest.iter().take(shown) {
             let by = repair.by.as_deref().unwrap_or("somebody");
             let ago = duration(repair.seconds_ago);
@@ -191,7 +210,8 @@ fn source(backend: &BackendStatus) -> &'static str {
     }
 }
 
-fn note(backend: &BackendStatus) -> String {
+/// What else there is to say of an apiserver.
+pub fn note(backend: &BackendStatus) -> String {
     let mut notes: Vec<String> = Vec::new();
     if let Some(reason) = &backend.failing {
         notes.push(format!("probes fail: {reason}"));
@@ -212,7 +232,7 @@ fn note(backend: &BackendStatus) -> String {
 }
 
 /// Three digits say enough.
-fn milliseconds(micros: u64) -> String {
+pub(crate) fn milliseconds(micros: u64) -> String {
     match micros {
         0..10_000 => format!("{}.{:02}ms", micros / 1000, micros % 1000 / 10),
         10_000..100_000 => format!("{}.{}ms", micros / 1000, micros % 1000 / 100),

@@ -2,6 +2,9 @@
 //! end.
 
 mod addresses;
+mod admin;
+mod admin_clients;
+mod admin_page;
 mod bad_input_cleanup;
 mod bad_input_commands;
 mod bad_input_kubeconfig;
@@ -40,5 +43,6 @@ mod owner;
 mod reach;
 mod restart;
 mod rules;
+mod selftest;
 mod startup;
 mod streams;

@@ -43,7 +43,8 @@ fn told(daemon: &Daemon) -> Result<u64> {
 fn no_connection_fails_while_the_daemon_is_stopped_killed_and_restarted() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
     let plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
-    let options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
+    // Every connection is counted, and the daemon makes none itself.
+    let options = DaemonOptions::kubeconfig(plane.kubeconfig()?).arg("--selftest-interval=off");
     let mut daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
     let vip = SocketAddr::new(addresses::VIP_V4.into(), ECHO_SERVICE_PORT);
     let load = Load::start(lab.pod(1), lab.dir(), "load", "echo", &[vip], 1000)?;

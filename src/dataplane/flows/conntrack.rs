@@ -137,8 +137,43 @@ pub(super) fn dump(vip: Vip, backend: Backend, filtered: bool) -> Vec<u8> {
 
 /// Deletes this entry and no later one with the same addresses.
 pub(super) fn delete(entry: &Entry) -> Vec<u8> {
-    let Flow { client, vip } = entry.flow;
-    let mut tuple: Vec<Attr> = vec![
+    let mut tuple = original(entry.flow);
+    tuple.extend(entry.tuple_zone.map(|zone| attr::bytes(TUPLE_ZONE, &zone)));
+    let mut attrs = vec![attr::nest(TUPLE_ORIG, &tuple)];
+    attrs.extend(entry.zone.map(|zone| attr::bytes(ZONE, &zone)));
+    attrs.extend(entry.id.map(|id| attr::bytes(ID, &id)));
+    let mut body = header(entry.flow.vip.ip());
+    body.extend(attr::emit(&attrs));
+    body
+}
+
+/// Asks for the entry of one connection outside of every zone.
+pub(super) fn one(flow: Flow) -> Vec<u8> {
+    let mut body = header(flow.vip.ip());
+    body.extend(attr::emit(&[attr::nest(TUPLE_ORIG, &original(flow))]));
+    body
+}
+
+/// Asks for the entries of a connection's two ports, in any zone. The caller selects: the filter may pass more.
+pub(super) fn any_zone(flow: Flow) -> Vec<u8> {
+    let ports = [
+        attr::byte(PROTO_NUM, IPPROTO_TCP),
+        attr::be16(PROTO_SRC_PORT, flow.client.port()),
+        attr::be16(PROTO_DST_PORT, flow.vip.port()),
+    ];
+    let flags = FILTER_PROTO_NUM | FILTER_PROTO_SRC_PORT | FILTER_PROTO_DST_PORT;
+    let flags = [attr::native32(FILTER_ORIG_FLAGS, flags), attr::native32(FILTER_REPLY_FLAGS, 0)];
+    let mut body = header(flow.vip.ip());
+    body.extend(attr::emit(&[
+        attr::nest(TUPLE_ORIG, &[attr::nest(TUPLE_PROTO, &ports)]),
+        attr::nest(FILTER, &flags),
+    ]));
+    body
+}
+
+/// The tuple of the direction in which a connection was opened.
+fn original(Flow { client, vip }: Flow) -> Vec<Attr> {
+    vec![
         attr::nest(
             TUPLE_IP,
             &[
@@ -154,14 +189,7 @@ pub(super) fn delete(entry: &Entry) -> Vec<u8> {
                 attr::be16(PROTO_DST_PORT, vip.port()),
             ],
         ),
-    ];
-    tuple.extend(entry.tuple_zone.map(|zone| attr::bytes(TUPLE_ZONE, &zone)));
-    let mut attrs = vec![attr::nest(TUPLE_ORIG, &tuple)];
-    attrs.extend(entry.zone.map(|zone| attr::bytes(ZONE, &zone)));
-    attrs.extend(entry.id.map(|id| attr::bytes(ID, &id)));
-    let mut body = header(vip.ip());
-    body.extend(attr::emit(&attrs));
-    body
+    ]
 }
 
 /// Reads one message of a dump. `None`: an entry of another protocol than TCP.

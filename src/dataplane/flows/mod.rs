@@ -6,13 +6,14 @@
 //! rule and is rejected with a reset that the client accepts. Then conntrack is read again, until nothing is open.
 //!
 //! `conntrack`, `sockets`, `routes`, `packet`, `pace` and `progress` are pure; `netlink`, `sender` and `sniffer` own
-//! sockets; `job` is one order, `worker` the thread on which all of it blocks.
+//! sockets; `lookup` reads what the kernel knows of one connection; `job` is one order, `worker` the thread on which all of it blocks.
 
 mod attr;
 mod conntrack;
 pub mod fake;
 mod job;
 mod kernel;
+pub mod lookup;
 mod netlink;
 mod pace;
 mod packet;

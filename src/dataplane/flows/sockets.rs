@@ -57,6 +57,28 @@ pub(super) fn destroy(socket: &HostSocket) -> Vec<u8> {
     request(socket.family, &socket.id)
 }
 
+/// Asks for the socket of this host from `local` to `peer`; the kernel names a listener on `local` where there is none.
+pub(super) fn one(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
+    let mut id = [0; ID_LEN];
+    id[..2].copy_from_slice(&local.port().to_be_bytes());
+    id[2..4].copy_from_slice(&peer.port().to_be_bytes());
+    for (at, ip) in [(4, local.ip()), (20, peer.ip())] {
+        match ip {
+            IpAddr::V4(ip) => id[at..at + 4].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => id[at..at + 16].copy_from_slice(&ip.octets()),
+        }
+    }
+    // `INET_DIAG_NOCOOKIE`.
+    id[40..].fill(0xff);
+    request(if local.is_ipv4() { AF_INET } else { AF_INET6 }, &id)
+}
+
+/// Whether an answer to [`one`] is a connection, and no listener.
+pub(super) fn is_connection(body: &[u8]) -> bool {
+    const LISTEN: u8 = 10;
+    body.get(1).is_some_and(|state| *state != LISTEN)
+}
+
 /// Reads one message of a list.
 pub(super) fn socket(body: &[u8]) -> Result<HostSocket, Malformed> {
     let short = || Malformed("a socket that is cut short".to_owned());

@@ -1,0 +1,172 @@
+//! Which component answers at the virtual IP: the daemon's own connections name it, whoever it is, and say so where an
+//! operator looks.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use integration::admin::{self, get};
+use integration::control_plane::Variant;
+use integration::daemon::{Daemon, DaemonOptions};
+use integration::lab::{Families, Lab, LabOptions};
+use integration::netns::Namespace;
+use integration::scenario::Scenario;
+use integration::sim::access_log::What;
+use integration::socklb::SocketBalancer;
+use serde_json::Value;
+
+/// A test comes every second here; what happens is known after two.
+const LIMIT: Duration = Duration::from_secs(60);
+const VIP: &str = "10.96.0.1:443";
+
+fn options(scenario: &Scenario<'_>) -> DaemonOptions {
+    scenario.options.clone().arg("--selftest-interval=1s")
+}
+
+/// Waits until the test of one virtual IP was answered by this component.
+fn wait_for(daemon: &mut Daemon, vip: &str, component: &str, answered: bool) -> Result<Value> {
+    let of = |status: &Value| {
+        let tests = status["selftests"].as_array().cloned().unwrap_or_default();
+        tests.into_iter().find(|test| test["vip"] == vip).unwrap_or_default()
+    };
+    let what = format!("{component} at {vip}");
+    let status = daemon.wait_for_status(&what, LIMIT, |status| {
+        let test = of(status);
+        test["answered_by"] == component && test["failing"].is_null() == answered
+    });
+    let status = status.with_context(|| daemon.log())?;
+    Ok(of(&status))
+}
+
+/// A table with its own translation, ahead of apivip's.
+fn translate(node: &Namespace, to: SocketAddr) -> Result<()> {
+    node.nft_load(&format!(
+        "table ip other {{ chain output {{ type nat hook output priority -150;
+         ip daddr 10.96.0.1 tcp dport 443 dnat to {to}\n}}\n}}\n"
+    ))
+}
+
+#[test]
+fn apivips_own_ways_are_named_and_cost_an_apiserver_one_request_each() -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut daemon = Daemon::start(lab.node(), lab.dir(), &options(&scenario))?;
+    for (vip, backend) in [(VIP, "192.0.2.1"), ("[fd00:10:96::1]:443", "[2001:db8::1")] {
+        let test = wait_for(&mut daemon, vip, "rules", true)?;
+        ensure!(test["ready"] == true && test["failures"] == 0, "{test}");
+        let seen = test["backend"].as_str().unwrap_or_default();
+        ensure!(seen.starts_with(backend) && seen.ends_with(":6443"), "{test}");
+    }
+    let answers = "apivip_selftest_answers_total{component=\"rules\"}";
+    let begin = daemon.metric(answers)?;
+    daemon.wait_for_status("six more tests", LIMIT, |_| daemon_metric(lab.node(), answers) >= begin + 6)?;
+    ensure!(daemon.metric("apivip_selftest_serving{component=\"rules\"}")? == 2, "not both are ours");
+    daemon.stop()?;
+    // Each test was one connection and one request without credentials.
+    let mut requests = 0;
+    for i in 1..=3 {
+        for entry in scenario.plane.fleet()?.access_log(i)? {
+            if let What::Request { user_agent, .. } = &entry.what {
+                requests += u64::from(user_agent.starts_with("apivip-selftest/"));
+            }
+        }
+    }
+    ensure!((begin + 6..begin + 30).contains(&requests), "{requests} requests for {begin} and six tests");
+
+    let forwarder = options(&scenario).arg("--mode=forwarder");
+    let mut daemon = Daemon::spawn(lab.node(), lab.dir(), &forwarder)?;
+    for vip in [VIP, "[fd00:10:96::1]:443"] {
+        wait_for(&mut daemon, vip, "forwarder", true)?;
+    }
+    admin::wait_for(lab.node(), "/readyz", "readiness", LIMIT, |answer| answer.status == 200).map(drop)
+}
+
+fn daemon_metric(node: &Namespace, name: &str) -> u64 {
+    let text = get(node, "/metrics").map(|answer| answer.body).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn a_neighbour_in_the_way_is_named() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2])?;
+    let node = lab.node();
+    let mut daemon = Daemon::start(node, lab.dir(), &options(&scenario))?;
+    wait_for(&mut daemon, VIP, "rules", true)?;
+    let backend = |i: u8| scenario.plane.apiservers(i)[0];
+    // One that apivip does not use, and one that it does: the table's counter tells that it was not its doing.
+    for i in [3, 1] {
+        translate(node, backend(i))?;
+        let test = wait_for(&mut daemon, VIP, "neighbour-dnat", true)?;
+        ensure!(test["backend"] == backend(i).to_string(), "{test}");
+        let text = get(node, "/")?.body;
+        ensure!(text.contains("another program&#39;s rules translate the virtual IP"), "{text}");
+        node.nft_load("delete table ip other")?;
+        wait_for(&mut daemon, VIP, "rules", true)?;
+    }
+    // An outdated view leads to where nobody is.
+    translate(node, SocketAddr::new(backend(3).ip(), 9))?;
+    let test =
+        daemon.wait_for_status("a failure", LIMIT, |s| s["selftests"][0]["failures"].as_u64() > Some(1))?;
+    ensure!(test["selftests"][0]["failing"] == "refused", "{test:#}");
+    ensure!(get(node, "/readyz")?.status == 500, "ready though nobody answers");
+    ensure!(
+        daemon.status()?["frontends"][0]["backends"][0]["state"] == "up",
+        "a self-test condemned a backend"
+    );
+    node.nft_load("delete table ip other")?;
+    wait_for(&mut daemon, VIP, "rules", true)?;
+    let log = daemon.log();
+    ensure!(log.contains("something else than apivip serves the virtual IP"), "{log}");
+    Ok(())
+}
+
+/// A route makes the address local, as a program that serves it itself does: the guard leaves it alone.
+#[test]
+fn a_local_listener_is_named() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let node = lab.node();
+    let mut daemon = Daemon::start(node, lab.dir(), &options(&scenario))?;
+    wait_for(&mut daemon, VIP, "rules", true)?;
+    node.ip("route add local 10.96.0.1 dev lo table local\n")?;
+    let listener = node.within(|| TcpListener::bind(VIP).context("listen on the virtual IP"))?;
+    listener.set_nonblocking(true)?;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Takes every connection and says something that no apiserver says.
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                if let Ok((mut stream, _)) = listener.accept() {
+                    let _ = std::io::Write::write_all(&mut stream, b"220 mail.example\r\n");
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let seen = wait_for(&mut daemon, VIP, "local-listener", false);
+        done.store(true, Ordering::Relaxed);
+        seen
+    })?;
+    let limit =
+        |answer: &admin::Answer| answer.body.contains("a program of this host listens on the virtual IP");
+    admin::wait_for(node, "/readyz", "the culprit", LIMIT, limit)?;
+    node.ip("route del local 10.96.0.1 dev lo table local\n")?;
+    wait_for(&mut daemon, VIP, "rules", true).map(drop)
+}
+
+#[test]
+fn a_socket_load_balancer_is_named() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let balancer = SocketBalancer::build(&lab)?;
+    let backend = scenario.plane.apiservers(2)[0];
+    let behind = balancer.in_daemon(options(&scenario), VIP.parse()?, backend);
+    let mut daemon = Daemon::start(lab.node(), lab.dir(), &behind)?;
+    let test = wait_for(&mut daemon, VIP, "below-netfilter", true)?;
+    ensure!(test["backend"] == backend.to_string(), "{test}");
+    // Others on the node are not concerned, and go through the rules.
+    scenario.expect_everybody("beside a socket load balancer")?;
+    daemon.stop().map(drop)
+}

@@ -1,0 +1,222 @@
+//! What there is to ask for, and the answers. The same on every listener.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+use tokio::time::{interval, timeout};
+
+use super::health::{self, Check, Wanted};
+use super::trend::{self, Trend};
+use super::{Sources, page};
+use crate::dataplane::nft;
+use crate::metrics;
+use crate::model::types::Backend;
+use crate::status::Status;
+
+/// The reconciler answers between two commits, and during one; reading counters can take it a second.
+const TOTALS: Duration = Duration::from_secs(2);
+/// Whoever does not answer in this time hangs.
+const ALIVE: Duration = Duration::from_secs(5);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+const THERE_IS: &str = "there is / /livez /readyz /healthz /metrics /status /debug/ruleset; the health checks take ?verbose and ?exclude=NAME\n";
+
+/// Answers requests.
+pub(super) struct Handler {
+    sources: Sources,
+    trend: Mutex<Trend>,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Handler {
+    pub fn new(sources: Sources) -> Self {
+        Self { sources, trend: Mutex::default() }
+    }
+
+    /// Takes samples for the page, for ever.
+    pub async fn sample(&self) {
+        let mut ticks = interval(trend::EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.trend().sample(&self.sources.report.borrow());
+        }
+    }
+
+    /// `private`: a loopback address is asked for, by whatever name.
+    pub async fn answer(&self, request: &Request<Incoming>, private: bool) -> Answer {
+        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        if private && !is_own_name(host) {
+            let text = "ask by an address, or as localhost: another name may be a web page's that is not of this host\n";
+            return respond(StatusCode::MISDIRECTED_REQUEST, TEXT, text);
+        }
+        // What HEAD must not send, the server leaves out.
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut answer = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD are all there is\n");
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        let query = request.uri().query();
+        match request.uri().path() {
+            "/" => self.page(&self.status().await),
+            "/livez" => self.livez(query).await,
+            "/readyz" => self.readyz("readyz", query).await,
+            "/healthz" => self.readyz("healthz", query).await,
+            "/metrics" => self.metrics(request).await,
+            "/status" => match serde_json::to_string(&self.status().await) {
+                Ok(text) => respond(StatusCode::OK, "application/json", text),
+                Err(error) => failed(&error),
+            },
+            "/debug/ruleset" => match &self.sources.report.borrow().programmed {
+                Some(state) => respond(StatusCode::OK, TEXT, nft::script(&nft::build::table(state))),
+                None => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "nothing is programmed yet\n"),
+            },
+            _ => respond(StatusCode::NOT_FOUND, TEXT, THERE_IS),
+        }
+    }
+
+    /// The policy forbids whatever the document does not bring along.
+    fn page(&self, status: &Status) -> Answer {
+        let nonce = STANDARD.encode(rand::random::<[u8; 16]>());
+        let html = page::page(status, &self.trend(), &hostname(), &nonce);
+        let mut answer = respond(StatusCode::OK, "text/html; charset=utf-8", html);
+        let policy = format!(
+            "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
+             connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        );
+        if let Ok(policy) = HeaderValue::from_str(&policy) {
+            answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+        }
+        answer
+    }
+
+    /// In OpenMetrics, unless only the older form is asked for.
+    async fn metrics(&self, request: &Request<Incoming>) -> Answer {
+        let totals = self.totals(TOTALS).await.unwrap_or_default();
+        let text = self.sources.metrics.encode(&self.sources.connection.borrow(), &totals);
+        let accepted =
+            request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let older = accepted.contains("text/plain") && !accepted.contains("openmetrics");
+        match text {
+            Ok(text) if older => respond(StatusCode::OK, CLASSIC, metrics::classic(&text)),
+            Ok(text) => respond(StatusCode::OK, OPEN_METRICS, text),
+            Err(error) => failed(&error),
+        }
+    }
+
+    async fn livez(&self, query: Option<&str>) -> Answer {
+        told("livez", query, &[self.reconciler().await])
+    }
+
+    async fn readyz(&self, endpoint: &str, query: Option<&str>) -> Answer {
+        let mut checks = vec![self.reconciler().await];
+        checks.push(("dataplane", health::dataplane(&self.sources.report.borrow())));
+        if let Some(interval) = self.sources.selftest_interval {
+            let results = self.sources.selftests.borrow();
+            checks.push(("selftest", health::selftest(&results, interval, Instant::now())));
+        }
+        told(endpoint, query, &checks)
+    }
+
+    /// The loop that owns the rules goes on.
+    async fn reconciler(&self) -> Check {
+        let outcome = match self.totals(ALIVE).await {
+            Some(_) => Ok(()),
+            None => Err(format!("no answer within {} s", ALIVE.as_secs())),
+        };
+        ("reconciler", outcome)
+    }
+
+    async fn status(&self) -> Status {
+        // Nothing is better than a status that hangs with the kernel.
+        let totals = self.totals(TOTALS).await.unwrap_or_default();
+        let Sources { service, started, report, connection, origins, metrics, selftests, .. } = &self.sources;
+        let (report, connection, origins) = (report.borrow(), connection.borrow(), origins.borrow());
+        let status =
+            Status::new(service, *started, &report, &connection, &origins, &totals, metrics.forwarder());
+        status.tested(&selftests.borrow())
+    }
+
+    async fn totals(&self, patience: Duration) -> Option<BTreeMap<Backend, u64>> {
+        let (query, answer) = oneshot::channel();
+        let asked = async {
+            self.sources.totals.send(query).await.ok()?;
+            answer.await.ok()
+        };
+        timeout(patience, asked).await.ok().flatten()
+    }
+
+    fn trend(&self) -> MutexGuard<'_, Trend> {
+        self.trend.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn told(endpoint: &str, query: Option<&str>, checks: &[Check]) -> Answer {
+    let (well, text) = Wanted::new(query).tell(endpoint, checks);
+    respond(if well { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }, TEXT, text)
+}
+
+/// A page in somebody's browser can have a name of its own resolve to loopback, and would read what is there.
+fn is_own_name(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    host.parse::<IpAddr>().is_ok()
+        || name.is_empty()
+        || name.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok()
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
+fn failed(error: &dyn std::error::Error) -> Answer {
+    respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"))
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_others_can_choose_is_not_ours() {
+        for own in ["", "localhost", "LOCALHOST:10299", "127.0.0.1:10299", "[::1]:10299", "::1", "192.0.2.1"]
+        {
+            assert!(is_own_name(own), "{own:?}");
+        }
+        for other in
+            ["example.com", "example.com:10299", "localhost.example.com", "127.0.0.1.example.com", "a:b"]
+        {
+            assert!(!is_own_name(other), "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What the kernel knows of one connection of this host: conntrack's entry, and whether both ends are here.
+//!
+//! Reads only. In: the connection's two ends as this host dialled them. Out: who answers it.
+
+use std::net::SocketAddr;
+
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_SOCK_DIAG};
+
+use super::conntrack::{self, Entry, Flow};
+use super::netlink::{Channel, NetlinkError};
+use super::sockets;
+
+const ENOENT: i32 = 2;
+
+/// Two netlink sockets in the network namespace of the thread that opened them.
+pub struct Lookup {
+    conntrack: Channel,
+    sockets: Channel,
+}
+
+impl Lookup {
+    /// Opens them. Asking conntrack needs CAP_NET_ADMIN.
+    pub fn open() -> Result<Self, NetlinkError> {
+        Ok(Self {
+            conntrack: Channel::open(NETLINK_NETFILTER, "conntrack")?,
+            sockets: Channel::open(NETLINK_SOCK_DIAG, "the host's sockets")?,
+        })
+    }
+
+    /// Who answers the connection that `client` opened to `dialled`: another one than that where it was translated.
+    /// `None`: conntrack has no such entry outside of its zones.
+    pub fn answers(
+        &mut self,
+        client: SocketAddr,
+        dialled: SocketAddr,
+    ) -> Result<Option<SocketAddr>, NetlinkError> {
+        let flow = Flow { client, vip: dialled };
+        match self.conntrack.ask(conntrack::GET, 0, &conntrack::one(flow)) {
+            Ok(body) => Ok(body.and_then(|body| entry(&body, flow))),
+            Err(error) if error.refusal() == Some(ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same in whatever zone. The kernel looks at every entry for it: some 10 ms for 100,000.
+    pub fn answers_in_any_zone(
+        &mut self,
+        client: SocketAddr,
+        dialled: SocketAddr,
+    ) -> Result<Option<SocketAddr>, NetlinkError> {
+        let flow = Flow { client, vip: dialled };
+        let bodies = self.conntrack.dump(conntrack::GET, &conntrack::any_zone(flow))?;
+        Ok(bodies.iter().find_map(|body| entry(body, flow)))
+    }
+
+    /// Whether `dialled` is a socket of this host that is connected to `client`. `false` where that cannot be asked.
+    pub fn is_own(&mut self, client: SocketAddr, dialled: SocketAddr) -> bool {
+        let found = self.sockets.ask(sockets::LIST, 0, &sockets::one(dialled, client));
+        found.ok().flatten().is_some_and(|body| sockets::is_connection(&body))
+    }
+}
+
+fn entry(body: &[u8], wanted: Flow) -> Option<SocketAddr> {
+    let Entry { flow, answers, .. } = conntrack::entry(body).ok().flatten()?;
+    (flow == wanted).then_some(answers)
+}

@@ -1,0 +1,159 @@
+//! When which virtual IP is tested, and what is told of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::attempt::{Attempt, attempt, settings};
+use super::verdict::verdict;
+use super::{Component, Counted, Evidence, FAILURES, Latest, Observer, Results, SelfTestConfig};
+use crate::model::desired::DesiredState;
+use crate::model::types::{Backend, Vip};
+use crate::report::{InUse, Report};
+
+/// After a failure the next round comes this soon: recovery is to be seen at once.
+const AGAIN: Duration = Duration::from_secs(1);
+/// After the rules or the way of connections changed the next round comes this soon.
+const CHANGED: Duration = Duration::from_millis(200);
+
+/// See [`super::run`].
+pub(super) struct Task {
+    pub config: SelfTestConfig,
+    pub trust: watch::Receiver<Arc<ClientConfig>>,
+    pub reports: watch::Receiver<Report>,
+    pub evidence: Arc<dyn Evidence>,
+    pub observer: Arc<dyn Observer>,
+    pub results: watch::Sender<Results>,
+}
+
+/// What makes a new round worth while when it changes.
+type Occasion = (Vec<Vip>, InUse);
+
+fn occasion(report: &Report) -> Occasion {
+    let way = report.path.as_ref().map_or(InUse::None, |path| path.in_use);
+    (report.programmed.as_deref().map(targets).unwrap_or_default(), way)
+}
+
+/// The port `https` of each virtual IP; all ports of one that has none of that name.
+fn targets(state: &DesiredState) -> Vec<Vip> {
+    let named = |vip: &Vip| {
+        state.frontends.iter().any(|other| other.vip.ip() == vip.ip() && other.port_name == "https")
+    };
+    let wanted = state.frontends.iter().filter(|f| f.port_name == "https" || !named(&f.vip));
+    wanted.map(|frontend| frontend.vip).collect()
+}
+
+/// Every apiserver that the table may lead this virtual IP to, or did a moment ago.
+fn backends(report: &Report, vip: Vip) -> BTreeSet<Backend> {
+    let programmed = report.programmed.iter().flat_map(|state| &state.frontends).filter(|f| f.vip == vip);
+    let mut all: BTreeSet<Backend> =
+        programmed.flat_map(|f| f.backends.iter().chain(&f.dead)).copied().collect();
+    if let Some(view) = &report.view {
+        all.extend(view.snapshot.frontends.iter().filter(|f| f.vip == vip).flat_map(|f| &f.backends));
+        let ports: BTreeSet<u16> = all.iter().map(Backend::port).collect();
+        let alike = |b: &&Backend| b.is_ipv4() == vip.is_ipv4() && ports.contains(&b.port());
+        all.extend(view.backends.keys().filter(alike));
+    }
+    all
+}
+
+impl Task {
+    pub(super) async fn run(mut self) {
+        loop {
+            let (vips, way) = occasion(&self.reports.borrow_and_update());
+            self.results.send_if_modified(|results| {
+                let before = results.len();
+                results.retain(|vip, _| vips.contains(vip));
+                results.len() != before
+            });
+            for vip in &vips {
+                self.test(*vip).await;
+            }
+            let failing = self.results.borrow().values().any(|latest| latest.outcome.is_err());
+            let wait = if failing { AGAIN.min(self.config.interval) } else { self.config.interval };
+            let mut reports = self.reports.clone();
+            let news = reports.wait_for(|report| occasion(report) != (vips.clone(), way));
+            let goes_on = tokio::select! {
+                () = sleep(wait.mul_f64(rand::random_range(0.9..1.1))), if !vips.is_empty() => continue,
+                news = news => news.is_ok(),
+            };
+            if !goes_on {
+                return;
+            }
+            // What changes goes on changing for a moment.
+            sleep(CHANGED).await;
+        }
+    }
+
+    async fn test(&mut self, vip: Vip) {
+        let trust = settings(&self.trust.borrow_and_update());
+        let known = backends(&self.reports.borrow(), vip);
+        let before = self.evidence.counted(&known);
+        let mut trace = None;
+        let mut candidates = known.clone();
+        let (evidence, reports) = (&self.evidence, &self.reports);
+        let name = self.config.server_name.clone();
+        let Attempt { outcome, local, forwarded } = attempt(vip, name, trust, evidence.as_ref(), |local| {
+            // It may have been led to one that came meanwhile.
+            candidates.extend(backends(&reports.borrow(), vip));
+            trace = evidence.trace(local, vip, &candidates);
+        })
+        .await;
+        let seen = local.map(|_| {
+            verdict(vip, forwarded, trace, &candidates, |backend| {
+                let (Some(before), Some(after)) = (&before, evidence.counted(&[backend].into())) else {
+                    return Counted::Unknown;
+                };
+                match (before.get(&backend), after.get(&backend)) {
+                    (None, None) => Counted::Stayed,
+                    (Some(before), Some(after)) if after == before => Counted::Stayed,
+                    (Some(before), Some(after)) if after > before => Counted::Rose,
+                    // It came, or went, or was reset while the connection was made.
+                    _ => Counted::Unknown,
+                }
+            })
+        });
+        let (by, backend) = (seen.map(|(by, _)| by), seen.and_then(|(_, backend)| backend));
+        let last = self.results.borrow().get(&vip).cloned();
+        let failures = match outcome {
+            Ok(_) => 0,
+            Err(_) => last.as_ref().map_or(0, |last| last.failures).saturating_add(1),
+        };
+        let at = Instant::now();
+        let answered = outcome.ok().map(|_| at).or(last.as_ref().and_then(|last| last.answered));
+        let latest = Latest { at, outcome, by, backend, failures, answered };
+        tell(vip, last.as_ref(), &latest);
+        self.results.send_modify(|results| drop(results.insert(vip, latest)));
+        self.observer.tested(vip, &self.results.borrow());
+    }
+}
+
+/// Each piece of news once.
+fn tell(vip: Vip, last: Option<&Latest>, latest: &Latest) {
+    let by = latest.by.map(Component::label);
+    let backend = latest.backend.map(tracing::field::display);
+    match latest.outcome {
+        Err(failure) if latest.failures == FAILURES => {
+            let (reason, seen) = (failure.label(), latest.by.map(Component::sentence));
+            tracing::warn!(%vip, reason, by, backend, seen, "the virtual IP does not answer this node");
+        }
+        Err(_) => {}
+        Ok(took) => {
+            let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            let answered = last.is_some_and(|last| last.failures < FAILURES);
+            let same = last.is_some_and(|last| last.by == latest.by || last.outcome.is_err());
+            match latest.by {
+                _ if answered && same => {}
+                Some(component) if !component.is_ours() => {
+                    let seen = component.sentence();
+                    tracing::warn!(%vip, by, backend, seen, "something else than apivip serves the virtual IP");
+                }
+                _ => tracing::info!(%vip, by, backend, took_us, "the virtual IP answers this node"),
+            }
+        }
+    }
+}
