@@ -25,7 +25,8 @@ mod prepare;
 mod token;
 
 pub use error::AccessError;
-pub use expiry::Expiry;
+pub(super) use expiry::lifetime;
+pub use expiry::{Expiry, Lifetime};
 pub(super) use prepare::prepare;
 pub(super) use token::Token;
 
@@ -154,6 +155,20 @@ impl Access {
     /// When what it holds expires.
     pub fn expiry(&self) -> Expiry {
         Expiry::of(self.config.root_cert.as_deref().unwrap_or_default(), &self.config, self.token.as_deref())
+    }
+
+    /// What an operator should know of it, a line for each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// From when to when each of its credentials is good, as far as that is known.
+    pub fn lifetimes(&self) -> Vec<(&'static str, Lifetime)> {
+        expiry::lifetimes(
+            self.config.root_cert.as_deref().unwrap_or_default(),
+            &self.config,
+            self.token.as_deref(),
+        )
     }
 
     fn warn(&self, known: &[String]) {

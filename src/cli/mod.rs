@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they share: exit codes and the one-line form of errors.
 
+mod check;
 mod cleanup;
 mod input;
 pub mod render;
@@ -19,6 +20,9 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// Bad usage or configuration; nothing was touched.
 pub const MISUSED: u8 = 2;
+
+/// `apivip check` found something that fails, or with `--strict` a warning.
+pub const BAD: u8 = 3;
 
 /// How a command fails.
 #[derive(Debug)]
@@ -48,13 +52,14 @@ pub fn main() -> ExitCode {
         Err(error) => return ExitCode::from(usage(&error)),
     };
     let outcome = match cli.command {
-        Command::Run(args) => run::run(*args),
-        Command::Status(args) => status::status(&args),
-        Command::Render(args) => render::render(&args),
-        Command::Cleanup(args) => cleanup::cleanup(&args),
+        Command::Run(args) => run::run(*args).map(|()| OK),
+        Command::Check(args) => check::check(&args),
+        Command::Status(args) => status::status(&args).map(|()| OK),
+        Command::Render(args) => render::render(&args).map(|()| OK),
+        Command::Cleanup(args) => cleanup::cleanup(&args).map(|()| OK),
     };
     ExitCode::from(match outcome {
-        Ok(()) => OK,
+        Ok(code) => code,
         Err(Failure::Runtime(error)) => report(&error, FAILED),
         Err(Failure::Configuration(error)) => report(&error, MISUSED),
     })

@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn status(args: &StatusArgs) -> Result<(), Failure> {
     let path = if args.metrics { "/metrics" } else { "/status" };
-    let body = ask(&args.run_dir, path).map_err(Failure::Runtime)?;
+    let body = ask(&args.run_dir, path, TIMEOUT).map_err(Failure::Runtime)?;
     let text = if args.json || args.metrics { body } else { readable(&body).map_err(Failure::Runtime)? };
     let newline = if text.ends_with('\n') { "" } else { "\n" };
     std::io::stdout()
@@ -33,13 +33,13 @@ fn readable(body: &str) -> anyhow::Result<String> {
 }
 
 /// One HTTP/1.0 request: the answer ends with the connection.
-fn ask(run_dir: &Path, path: &str) -> anyhow::Result<String> {
+pub(super) fn ask(run_dir: &Path, path: &str, timeout: Duration) -> anyhow::Result<String> {
     let socket = run_dir.join(SOCKET_FILE);
     let mut stream = UnixStream::connect(&socket)
         .with_context(|| format!("no daemon answers on {}; is apivip running?", socket.display()))?;
     let mut answer = String::new();
     stream
-        .set_read_timeout(Some(TIMEOUT))
+        .set_read_timeout(Some(timeout))
         .and_then(|()| stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: apivip\r\n\r\n").as_bytes()))
         .and_then(|()| stream.read_to_string(&mut answer))
         .with_context(|| format!("ask the daemon on {}", socket.display()))?;

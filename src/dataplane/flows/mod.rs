@@ -8,12 +8,12 @@
 //! `conntrack`, `sockets`, `routes`, `packet`, `pace` and `progress` are pure; `netlink`, `sender` and `sniffer` own
 //! sockets; `job` is one order, `worker` the thread on which all of it blocks.
 
-mod attr;
+pub(super) mod attr;
 mod conntrack;
 pub mod fake;
 mod job;
 mod kernel;
-mod netlink;
+pub(super) mod netlink;
 mod pace;
 mod packet;
 mod progress;
@@ -22,6 +22,7 @@ mod routes;
 mod sender;
 mod sniffer;
 mod sockets;
+pub(super) mod trial;
 mod worker;
 
 use std::io;
