@@ -1,5 +1,6 @@
 //! The harness that proves apivip from the outside.
 
+pub mod check;
 pub mod clients;
 pub mod cold_boot;
 pub mod command;

@@ -199,17 +199,14 @@ fn clock(seen: &Api) -> Finding {
     let Some((skew, address)) = skews.max_by_key(|(skew, _)| skew.abs()) else {
         return CLOCK.unknown("no apiserver told its time", "chronyc tracking, or timedatectl");
     };
-    let text = match skew {
-        0 => "in step, to the second".to_owned(),
-        _ => format!(
-            "{address} is {} {}",
-            duration(skew.unsigned_abs()),
-            if skew > 0 { "ahead" } else { "behind" }
-        ),
-    };
+    let text = format!(
+        "{address} is {} {}",
+        duration(skew.unsigned_abs()),
+        if skew > 0 { "ahead" } else { "behind" }
+    );
     let mend = "synchronise both clocks: chronyc makestep";
     match skew.abs() {
-        ..=SKEW => CLOCK.ok(text),
+        ..=SKEW => CLOCK.ok(format!("no apiserver is off by more than {SKEW} s")),
         ..=BAD_SKEW => CLOCK.warning(text, mend),
         _ => CLOCK.fail(format!("{text}: certificates and tokens are judged by it"), mend),
     }

@@ -1,5 +1,7 @@
 //! Verdicts on other programs that lead, filter or take over packets to the virtual IP. Pure.
 
+use std::net::SocketAddr;
+
 use super::finding::{Check, Finding, Group};
 use super::settings::names;
 use crate::dataplane::links::SeenLink;
@@ -17,6 +19,8 @@ pub struct Traces {
     pub legacy: Option<Result<Vec<String>, String>>,
     /// Whether `/proc/net/ip_vs` lists a service.
     pub ipvs: Option<bool>,
+    /// Each virtual IP that was dialled, and whom the kernel took that for, or why that is not known.
+    pub dialled: Vec<(SocketAddr, Result<SocketAddr, String>)>,
     /// Names in the file system of BPF, in part.
     pub bpf: Option<Result<Vec<String>, String>>,
 }
@@ -30,7 +34,7 @@ const NAT_ORDER: Check = neighbour("nat-order", "who translates first");
 const FIREWALL: Check = neighbour("firewall", "firewalls and policies that drop");
 const CILIUM: Check = neighbour("cilium", "Cilium's socket load balancer and host routing");
 const CALICO: Check = neighbour("calico-ebpf", "Calico's eBPF dataplane");
-const CGROUP_BPF: Check = neighbour("cgroup-bpf", "other programs at the sockets of Pods");
+const SOCKETS: Check = neighbour("socket-translation", "programs that translate at the socket");
 
 /// Ahead of it a flow is translated by others. [`crate::dataplane::nft::table::Hook`] has it.
 const OURS: i32 = -105;
@@ -43,7 +47,7 @@ pub fn neighbours(traces: &Traces) -> Vec<Finding> {
         firewall(traces),
         cilium(traces),
         calico(traces),
-        cgroup_bpf(traces),
+        socket_translation(traces),
     ]
 }
 
@@ -209,9 +213,9 @@ fn cilium(traces: &Traces) -> Finding {
         );
     }
     if devices.is_empty() && pinned.is_empty() {
-        return CILIUM.ok("no trace of it");
+        return no_trace(&CILIUM, traces);
     }
-    let trace = devices.first().or(pinned.first()).cloned().unwrap_or_default();
+    let trace = names(if devices.is_empty() { &pinned } else { &devices });
     CILIUM.unknown(
         format!("it is there ({trace}); whether it load-balances at sockets or routes past netfilter is not visible from here"),
         "cilium-dbg status --verbose: KubeProxyReplacement must be False, Host Routing must be Legacy",
@@ -229,22 +233,38 @@ fn calico(traces: &Traces) -> Finding {
             format!("it serves Services itself, ahead of netfilter ({trace})"),
             "bpfEnabled: false in the FelixConfiguration, or use --listen",
         ),
-        None => CALICO.ok("no trace of it"),
+        None => no_trace(&CALICO, traces),
     }
 }
 
-/// Programs at a cgroup can be listed by bpf(2) only, which takes pointers.
-fn cgroup_bpf(traces: &Traces) -> Finding {
-    let list = "bpftool cgroup tree, as root: connect4 and connect6 must not translate the virtual IP";
+fn no_trace(check: &Check, traces: &Traces) -> Finding {
     match &traces.bpf {
-        Some(Ok(names)) if names.is_empty() => CGROUP_BPF.ok("nothing is pinned in /sys/fs/bpf"),
-        Some(Ok(names)) => {
-            CGROUP_BPF.unknown(format!("{} objects are pinned in /sys/fs/bpf", names.len()), list)
-        }
-        Some(Err(error)) => CGROUP_BPF.unknown(format!("/sys/fs/bpf: {error}"), list),
-        None => CGROUP_BPF.unknown("/sys/fs/bpf was not read in time", list),
+        Some(Ok(_)) => check.ok("no trace of it"),
+        Some(Err(error)) => check.unknown(format!("/sys/fs/bpf: {error}"), "run apivip check as root"),
+        None => check.unknown("/sys/fs/bpf was not read in time", "run it again"),
     }
 }
 
+/// Programs at a cgroup can be listed by bpf(2) only, which takes pointers. What they do can be seen.
+fn socket_translation(traces: &Traces) -> Finding {
+    let list = "bpftool cgroup tree, as root: connect4 and connect6 must not translate the virtual IP";
+    let moved =
+        traces.dialled.iter().find_map(|(vip, peer)| Some((vip, peer.as_ref().ok().filter(|p| *p != vip)?)));
+    if let Some((vip, peer)) = moved {
+        return SOCKETS.warning(
+            format!("a socket that dials {vip} is connected to {peer} before any packet is made"),
+            format!("{list}; or use --listen"),
+        );
+    }
+    match traces.dialled.iter().find_map(|(vip, peer)| Some((vip, peer.as_ref().err()?))) {
+        Some((vip, error)) => SOCKETS.unknown(format!("{vip}: {error}"), list),
+        None if traces.dialled.is_empty() => {
+            SOCKETS.unknown("no virtual IP is known that could be dialled", list)
+        }
+        None => {
+            SOCKETS.ok("what this process dials at the virtual IP leaves its socket untranslated")
+        }
+    }
+}
 #[cfg(test)]
 mod tests;

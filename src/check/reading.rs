@@ -1,6 +1,7 @@
 //! Verdicts on what an apiserver publishes and allows. Pure.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 
 use super::api::{Api, api};
 use super::finding::{Check, Finding};
@@ -53,7 +54,9 @@ fn published(snapshot: &Snapshot, from: SocketAddr) -> Finding {
             .warning(format!("addresses are left out: {}", names(&rejected)), "correct the endpoints");
     }
     let vips: Vec<String> = snapshot.frontends.iter().map(|f| f.vip.to_string()).collect();
-    READ.ok(format!("from {from}: {} with {} apiservers", names(&vips), snapshot.backends().len()))
+    // Each counts once, whatever the number of its ports.
+    let apiservers: BTreeSet<IpAddr> = snapshot.backends().iter().map(SocketAddr::ip).collect();
+    READ.ok(format!("from {from}: {} with {} apiservers", names(&vips), apiservers.len()))
 }
 
 /// Endpoints are read only where there are no EndpointSlices.

@@ -16,28 +16,32 @@ pub struct Style {
 /// The text.
 pub fn text(report: &Report, style: Style) -> String {
     let mut out = format!("apivip {}\n", report.version);
-    let width = report.findings.iter().map(|finding| name(finding).chars().count()).max().unwrap_or(0);
-    let mut group = None;
-    for finding in &report.findings {
-        if group != Some(finding.group) {
-            group = Some(finding.group);
-            let _ = writeln!(out, "\n{}", finding.group.title());
-        }
-        let verdict = word(finding.verdict, style.colour);
-        let asked = if style.wide { format!("{}: ", finding.title) } else { String::new() };
-        // Writing to a string does not fail.
-        let _ = writeln!(out, "  {verdict} {:<width$}  {asked}{}", name(finding), finding.evidence);
-        if let Some(mend) = &finding.mend {
-            let _ = writeln!(out, "  {:<8} {:<width$}  -> {mend}", "", "");
-        }
+    for block in report.findings.chunk_by(|a, b| a.group == b.group) {
+        group(&mut out, block, style);
     }
     let counts = report.counts;
+    // Writing to a string does not fail.
     let _ = writeln!(
         out,
         "\n{} ok, {} info, {} unknown, {} warning, {} fail",
         counts.ok, counts.info, counts.unknown, counts.warning, counts.fail
     );
     out
+}
+
+/// One block, with columns of its own.
+fn group(out: &mut String, block: &[Finding], style: Style) {
+    let width = block.iter().map(|finding| name(finding).chars().count()).max().unwrap_or(0);
+    let title = block.first().map_or("", |finding| finding.group.title());
+    let _ = writeln!(out, "\n{title}");
+    for finding in block {
+        let verdict = word(finding.verdict, style.colour);
+        let asked = if style.wide { format!("{}: ", finding.title) } else { String::new() };
+        let _ = writeln!(out, "  {verdict} {:<width$}  {asked}{}", name(finding), finding.evidence);
+        if let Some(mend) = &finding.mend {
+            let _ = writeln!(out, "  {:<8} {:<width$}  -> {mend}", "", "");
+        }
+    }
 }
 
 fn name(finding: &Finding) -> String {
@@ -84,9 +88,9 @@ mod tests {
 apivip 1 (commit x)
 
 kernel, tried in a network namespace of its own
-  ok       kernel-tun                     makes a tun device
-  warning  kernel-tun                     missing
-                                          -> modprobe tun
+  ok       kernel-tun  makes a tun device
+  warning  kernel-tun  missing
+                       -> modprobe tun
 
 Kubernetes API
   ok       apiserver-tcp 192.0.2.11:6443  round trip

@@ -85,6 +85,9 @@ fn per_interface(setting: &str) -> Option<Vec<(i64, String)>> {
         .collect();
     // The first of several is shown.
     names.sort_by(|a, b| b.cmp(a));
+    if names.is_empty() {
+        names.push("all".to_owned());
+    }
     let value = |name: String| Some((number(&format!("{INTERFACES}/{name}/{setting}"))?.max(all), name));
     Some(names.into_iter().filter_map(value).collect())
 }

@@ -27,8 +27,10 @@ use crate::state::StateFile;
 
 /// How long the kernel may take for each question. It answers in milliseconds, or after modules are loaded.
 const KERNEL: Duration = Duration::from_secs(6);
-/// How long a daemon may take: it answers at once, or within two seconds if the kernel keeps it waiting.
-const DAEMON: Duration = Duration::from_millis(2500);
+/// How long a daemon, or a disk, may take: each answers at once.
+const DAEMON: Duration = Duration::from_millis(1200);
+/// How long routes and sockets may take, which wait for nobody.
+const ROUTES: Duration = Duration::from_secs(1);
 
 /// Everything that was seen.
 pub(super) struct Seen {
@@ -71,11 +73,15 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon) -> Seen {
     let backends: BTreeSet<_> =
         backends.iter().map(SocketAddr::ip).filter(|ip| !vips.iter().any(|vip| vip.ip() == *ip)).collect();
     let addresses: BTreeSet<_> = vips.iter().map(SocketAddr::ip).collect();
-    let routes = timeout(KERNEL, async {
+    let routes = timeout(ROUTES, async {
         let all = addresses.union(&backends).copied().collect();
         Node::open()?.view(&addresses, &all).await
     });
-    let routes = routes.await.ok().map(|view| view.map_err(|error| local::chain(&error)));
+    let to_dial: Vec<SocketAddr> = vips.iter().copied().collect();
+    let dialled =
+        within(ROUTES, move || to_dial.into_iter().map(|vip| (vip, trial::peer_of(vip))).collect::<Vec<_>>());
+    let (routes, dialled) = tokio::join!(routes, dialled);
+    let routes = routes.ok().map(|view| view.map_err(|error| local::chain(&error)));
     Seen {
         capabilities: crate::privileges::effective_set().ok(),
         trial,
@@ -86,6 +92,7 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon) -> Seen {
             legacy: files.legacy,
             ipvs: files.ipvs,
             bpf: files.bpf,
+            dialled: dialled.unwrap_or_default(),
         },
         ways: Ways {
             virtual_functions: files.virtual_functions.map(|found| local::believe(found, devices.as_ref())),

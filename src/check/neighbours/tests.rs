@@ -2,12 +2,17 @@ use super::super::finding::Verdict;
 use super::*;
 use crate::dataplane::nft::survey::{SeenBase, SeenTable};
 
+fn vip() -> SocketAddr {
+    SocketAddr::from(([10, 96, 0, 1], 443))
+}
+
 fn clean() -> Traces {
     Traces {
         rules: Some(Ok(Survey::default())),
         links: Some(Ok(Vec::new())),
         legacy: Some(Ok(Vec::new())),
         ipvs: Some(false),
+        dialled: vec![(vip(), Ok(vip()))],
         bpf: Some(Ok(Vec::new())),
     }
 }
@@ -114,7 +119,11 @@ fn load_balancers_in_ebpf_are_known_by_their_traces() {
     assert_eq!(verdict(&device("cilium_host"), "cilium"), Verdict::Unknown);
     let socket = pinned("/sys/fs/bpf/cilium/socketlb/links/cgroup/cil_sock4_connect");
     assert_eq!(verdict(&socket, "cilium"), Verdict::Warning);
-    assert_eq!(verdict(&socket, "cgroup-bpf"), Verdict::Unknown);
+    let moved = Traces { dialled: vec![(vip(), Ok(SocketAddr::from(([192, 0, 2, 11], 6443))))], ..clean() };
+    assert!(of(&moved, "socket-translation").evidence.contains("192.0.2.11:6443"));
+    assert_eq!(verdict(&moved, "socket-translation"), Verdict::Warning);
+    let failed = Traces { dialled: vec![(vip(), Err("no route".to_owned()))], ..clean() };
+    assert_eq!(verdict(&failed, "socket-translation"), Verdict::Unknown);
     assert_eq!(verdict(&device("bpfin.cali"), "calico-ebpf"), Verdict::Warning);
     assert_eq!(verdict(&pinned("/sys/fs/bpf/tc/globals/cali_v4_nat"), "calico-ebpf"), Verdict::Warning);
 }

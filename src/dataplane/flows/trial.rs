@@ -6,14 +6,16 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
+use socket2::{Domain, Socket, Type};
 
 use super::conntrack::{self, Flow};
 use super::kernel::Kernel;
 use super::netlink::{Channel, NetlinkError};
 use super::sender::Sender;
 use super::sniffer::Sniffer;
-use crate::dataplane::trial::{Feature, Outcome, Tried, refused};
+use super::sockets;
+use crate::dataplane::trial::{Feature, Outcome, Tried, chain, refused};
 
 /// `RTM_NEWLINK`.
 const NEW_LINK: u16 = 16;
@@ -31,7 +33,7 @@ pub(in crate::dataplane) fn loopback_up() -> Result<(), NetlinkError> {
 }
 
 /// Sockets that forge and overhear packets.
-pub(in crate::dataplane) fn sockets(tried: &mut impl FnMut(Tried)) {
+pub(in crate::dataplane) fn packets(tried: &mut impl FnMut(Tried)) {
     let sender = Sender::open();
     let refusals = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
     // A kernel without IPv6 has no clients of that family.
@@ -48,6 +50,30 @@ pub(in crate::dataplane) fn sockets(tried: &mut impl FnMut(Tried)) {
 }
 
 const EAFNOSUPPORT: i32 = 97;
+
+/// Dials `vip` and returns whom the kernel took that for: a program at the sockets may have put another in its place. The
+/// connection is given up at once.
+pub(in crate::dataplane) fn peer_of(vip: SocketAddr) -> Result<SocketAddr, String> {
+    let dial = || -> io::Result<(Socket, SocketAddr)> {
+        let socket = Socket::new(Domain::for_address(vip), Type::STREAM.nonblocking(), None)?;
+        match socket.connect(&vip.into()) {
+            Err(error) if error.raw_os_error() != Some(EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        let own = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+        Ok((socket, own))
+    };
+    let (_socket, own) = dial().map_err(|error| format!("dial it: {error}"))?;
+    let listed = Channel::open(NETLINK_SOCK_DIAG, "the host's sockets")
+        .and_then(|mut channel| channel.dump(sockets::LIST, &sockets::of_port(own)))
+        .map_err(|error| chain(&error))?;
+    let mut ours = listed.iter().filter_map(|body| sockets::socket(body).ok());
+    let ours = ours.find(|socket| socket.flow.client.port() == own.port());
+    ours.map(|socket| socket.flow.vip)
+        .ok_or_else(|| "the connection ended before it was looked at".to_owned())
+}
+
+const EINPROGRESS: i32 = 115;
 
 /// Conntrack and the host's sockets. `tracked`: a chain that looks at conntrack stands.
 pub(in crate::dataplane) fn connection(tracked: bool, tried: &mut impl FnMut(Tried)) {

@@ -9,6 +9,7 @@ mod rules;
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -115,6 +116,14 @@ pub fn run(limit: Duration) -> io::Result<Vec<Tried>> {
     Ok(tried)
 }
 
+/// Dials `vip` in this network namespace, and says whom the kernel took that for. Nothing is sent over the connection.
+///
+/// # Errors
+/// One line.
+pub fn peer_of(vip: SocketAddr) -> Result<SocketAddr, String> {
+    flows::peer_of(vip)
+}
+
 fn attempt(sender: &Sender<io::Result<Tried>>) {
     // Whoever asked may have gone.
     let mut tried = |one: Tried| drop(sender.send(Ok(one)));
@@ -129,7 +138,7 @@ fn attempt(sender: &Sender<io::Result<Tried>>) {
             }
         }
     }
-    flows::sockets(&mut tried);
+    flows::packets(&mut tried);
     routes::attempt(&mut tried);
 }
 
@@ -145,7 +154,7 @@ pub(super) fn refused(source: &io::Error, said: &(dyn Error + 'static)) -> Outco
 }
 
 /// An error and its causes on one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -169,6 +178,16 @@ mod tests {
         assert!(matches!(of(95), Outcome::Missing(text) if text.contains("not supported")));
         assert!(matches!(of(1), Outcome::Forbidden(_)) && matches!(of(13), Outcome::Forbidden(_)));
         assert!(matches!(of(12), Outcome::Unclear(_)));
+    }
+
+    #[test]
+    fn a_socket_that_nobody_translates_has_the_peer_that_it_dialled() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(peer_of(address), Ok(address));
+        let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(peer_of(address), Ok(address));
     }
 
     /// The tests run as root, on a kernel that has everything.
