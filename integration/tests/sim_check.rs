@@ -68,6 +68,10 @@ fn a_healthy_node_is_ok_before_and_after_and_stays_as_it_was() -> Result<()> {
     ensure!(checked.with_verdicts(&["info"]) == ["daemon", "saved-state"], "{:#}", checked.report);
     ensure!(checked.with_verdicts(&["unknown", "warning", "fail"]).is_empty(), "{:#}", checked.report);
     checked.expect("api-read", "ok", &["10.96.0.1:443", "3 apiservers"])?;
+    let manual = include_str!("../../docs/reference.md");
+    let id = |finding: &serde_json::Value| format!("`{}`", finding["id"].as_str().unwrap_or_default());
+    let unexplained: Vec<String> = checked.findings().map(id).filter(|id| !manual.contains(id)).collect();
+    ensure!(unexplained.is_empty(), "docs/reference.md does not explain {unexplained:?}");
     for i in 1..=3 {
         for id in ["apiserver-tcp", "apiserver-tls", "apiserver-readyz", "apiserver-certificate-expiry"] {
             checked.expect(id, "ok", &[&stage.scenario.plane.apiservers(i)[0].to_string()])?;

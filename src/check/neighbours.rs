@@ -261,9 +261,7 @@ fn socket_translation(traces: &Traces) -> Finding {
         None if traces.dialled.is_empty() => {
             SOCKETS.unknown("no virtual IP is known that could be dialled", list)
         }
-        None => {
-            SOCKETS.ok("what this process dials at the virtual IP leaves its socket untranslated")
-        }
+        None => SOCKETS.ok("what this process dials at the virtual IP leaves its socket untranslated"),
     }
 }
 #[cfg(test)]
