@@ -9,8 +9,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::command;
+use crate::control_plane::Variant;
+use crate::lab::Lab;
 use crate::netns::Namespace;
 use crate::refusal;
+use crate::scenario::Scenario;
 
 /// Nothing fails.
 pub const GOOD: i32 = 0;
@@ -109,5 +112,49 @@ impl Checked {
         let found = self.findings().filter(|f| verdicts.contains(&f["verdict"].as_str().unwrap_or_default()));
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         found.map(|f| format!("{} {}", text(&f["id"]), text(&f["subject"])).trim_end().to_owned()).collect()
+    }
+}
+
+/// What the machine's own settings would otherwise decide.
+pub const SETTINGS: [(&str, &str); 5] = [
+    ("net/ipv4/conf/all/rp_filter", "0"),
+    ("net/ipv4/conf/default/rp_filter", "0"),
+    ("net/ipv4/conf/eth0/rp_filter", "0"),
+    ("net/ipv4/conf/pod1/rp_filter", "0"),
+    ("net/netfilter/nf_conntrack_tcp_loose", "1"),
+];
+
+/// A control plane with three published apiservers, and the arguments by which a check reads it.
+#[derive(Debug)]
+pub struct Stage<'lab> {
+    lab: &'lab Lab,
+    /// The control plane, and a daemon if the test starts one.
+    pub scenario: Scenario<'lab>,
+    /// `--kubeconfig FILE`.
+    pub arguments: Vec<String>,
+}
+
+impl<'lab> Stage<'lab> {
+    /// Starts the control plane, on a node whose settings are [`SETTINGS`].
+    pub fn start(lab: &'lab Lab) -> Result<Self> {
+        let scenario = Scenario::start(lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+        lab.node().sysctls(&SETTINGS)?;
+        let kubeconfig = scenario.plane.kubeconfig()?.display().to_string();
+        Ok(Self { lab, scenario, arguments: vec!["--kubeconfig".to_owned(), kubeconfig] })
+    }
+
+    /// Checks the node.
+    pub fn check(&self) -> Result<Checked> {
+        check(self.lab.node(), self.lab.dir(), &self.arguments)
+    }
+
+    /// Checks it with more arguments.
+    pub fn check_with(&self, more: &[&str]) -> Result<Checked> {
+        let more = more.iter().map(|word| (*word).to_owned());
+        check(
+            self.lab.node(),
+            self.lab.dir(),
+            &self.arguments.iter().cloned().chain(more).collect::<Vec<_>>(),
+        )
     }
 }

@@ -3,51 +3,13 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use integration::check::{BAD, Checked, GOOD, check, check_by, check_command};
+use integration::check::{BAD, GOOD, SETTINGS, Stage, check, check_by, check_command};
 use integration::command::{self, COMMAND_LIMIT};
-use integration::control_plane::{ControlPlane, Variant};
+use integration::control_plane::ControlPlane;
 use integration::foreign::fill_conntrack;
 use integration::lab::{Lab, LabOptions, addresses};
 use integration::neighbour::Neighbour;
 use integration::nftfault::{Fault, NftFault};
-use integration::scenario::Scenario;
-
-/// What the machine's own settings would otherwise decide.
-const SETTINGS: [(&str, &str); 5] = [
-    ("net/ipv4/conf/all/rp_filter", "0"),
-    ("net/ipv4/conf/default/rp_filter", "0"),
-    ("net/ipv4/conf/eth0/rp_filter", "0"),
-    ("net/ipv4/conf/pod1/rp_filter", "0"),
-    ("net/netfilter/nf_conntrack_tcp_loose", "1"),
-];
-
-struct Stage<'lab> {
-    lab: &'lab Lab,
-    scenario: Scenario<'lab>,
-    arguments: Vec<String>,
-}
-
-impl<'lab> Stage<'lab> {
-    fn start(lab: &'lab Lab) -> Result<Self> {
-        let scenario = Scenario::start(lab, Variant::SimulatedSlices, &[1, 2, 3])?;
-        lab.node().sysctls(&SETTINGS)?;
-        let kubeconfig = scenario.plane.kubeconfig()?.display().to_string();
-        Ok(Self { lab, scenario, arguments: vec!["--kubeconfig".to_owned(), kubeconfig] })
-    }
-
-    fn check(&self) -> Result<Checked> {
-        check(self.lab.node(), self.lab.dir(), &self.arguments)
-    }
-
-    fn check_with(&self, more: &[&str]) -> Result<Checked> {
-        let more = more.iter().map(|word| (*word).to_owned());
-        check(
-            self.lab.node(),
-            self.lab.dir(),
-            &self.arguments.iter().cloned().chain(more).collect::<Vec<_>>(),
-        )
-    }
-}
 
 /// Everything on a node that others could see change.
 fn state_of(lab: &Lab) -> Result<String> {
@@ -252,72 +214,6 @@ fn a_table_is_told_by_its_owner() -> Result<()> {
     checked.expect("daemon", "info", &["none runs"])?;
     checked.expect("table", "info", &["apivip cleanup removes it"])?;
     checked.expect("ruleset-save", "info", &["orphan"])
-}
-
-#[test]
-fn what_it_may_not_know_is_unknown_with_what_it_needs() -> Result<()> {
-    let lab = Lab::start(LabOptions::default())?;
-    let stage = Stage::start(&lab)?;
-    let without = |capability: &str| {
-        let set = format!("-{capability}");
-        let wrapper = ["setpriv", "--bounding-set", &set, "--inh-caps", &set];
-        check_by(lab.node(), lab.dir(), &wrapper, &stage.arguments, &[])
-    };
-    let checked = without("net_admin")?;
-    ensure!(checked.code == Some(BAD), "{:#}", checked.report);
-    checked.expect("cap-net-admin", "fail", &["apivip run does not start"])?;
-    for id in [
-        "kernel-nf-tables",
-        "kernel-nat",
-        "kernel-tun",
-        "kube-proxy",
-        "nat-order",
-        "firewall",
-        "flowtables",
-        "table",
-    ] {
-        checked.expect(id, "unknown", &["CAP_NET_ADMIN"])?;
-    }
-    checked.expect("kernel-raw-sockets", "ok", &[])?;
-    let checked = without("net_raw")?;
-    ensure!(checked.code == Some(GOOD), "{:#}", checked.report);
-    checked.expect("cap-net-raw", "warning", &[])?;
-    checked.expect("kernel-raw-sockets", "unknown", &["CAP_NET_RAW"])?;
-    checked.expect("kernel-table", "ok", &[])?;
-    let checked = without("sys_admin")?;
-    ensure!(checked.code == Some(GOOD), "{:#}", checked.report);
-    checked.expect("kernel-table", "unknown", &["Operation not permitted", "CAP_SYS_ADMIN"])?;
-    checked.expect("kube-proxy", "ok", &[])
-}
-
-/// The faults are those of a library between the program and its sockets: this kernel has everything.
-#[test]
-fn what_the_kernel_lacks_is_named_with_what_is_lost() -> Result<()> {
-    let lab = Lab::start(LabOptions::default())?;
-    let stage = Stage::start(&lab)?;
-    let faults = NftFault::build(lab.dir())?;
-    let run = |fault: Fault, more: &[&str]| -> Result<Checked> {
-        faults.set(fault)?;
-        let more = more.iter().map(|word| (*word).to_owned());
-        let arguments: Vec<String> = stage.arguments.iter().cloned().chain(more).collect();
-        check_by(lab.node(), lab.dir(), &[], &arguments, &faults.environment())
-    };
-    let checked = run(Fault::NoChainType, &[])?;
-    checked.expect("kernel-nat", "warning", &["the forwarder stands in", "No such file or directory"])?;
-    checked.expect("kernel-table", "warning", &["nat"])?;
-    checked.expect("kernel-reject", "ok", &[])?;
-    let checked = run(Fault::NoChainType, &["--mode", "nftables"])?;
-    checked.expect("kernel-nat", "fail", &["CONFIG_NFT_NAT"])?;
-    ensure!(checked.code == Some(BAD), "{:#}", checked.report);
-    let checked = run(Fault::NoOwner, &[])?;
-    checked.expect("kernel-table-owner", "warning", &["6.9"])?;
-    checked.expect("kernel-table", "ok", &[])?;
-    let checked = run(Fault::NoSubsystem, &[])?;
-    checked.expect("kernel-nf-tables", "warning", &["Operation not supported"])?;
-    run(Fault::NotPermitted, &[])?.expect("kernel-nf-tables", "unknown", &["CAP_NET_ADMIN"])?;
-    let checked = run(Fault::NoSocket, &[])?;
-    checked.expect("kernel-nf-tables", "warning", &["Protocol not supported"])?;
-    checked.expect("table", "unknown", &["Protocol not supported"])
 }
 
 #[test]

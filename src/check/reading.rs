@@ -20,7 +20,7 @@ pub(super) fn reading(seen: &Api) -> Vec<Finding> {
         Some(Err(error)) => return vec![READ.fail(error.as_str(), "correct what the line names")],
         None => {
             let why = "no apiserver with a verified certificate could be asked";
-            return vec![READ, PERMISSION].iter().map(|check| check.unknown(why, "see above")).collect();
+            return [READ, PERMISSION].map(|check| check.unknown(why, "see above")).to_vec();
         }
     };
     let mut all = vec![match &audience.snapshot {
