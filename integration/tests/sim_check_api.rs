@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use integration::check::{BAD, Checked, GOOD, check, check_command};
+use integration::check::{BAD, Checked, GOOD, check, check_command, sees_processes};
 use integration::command::{self, COMMAND_LIMIT};
 use integration::control_plane::{ControlPlane, Variant};
 use integration::kubeconfig::{Authority as Verify, Kubeconfig, User};
@@ -232,6 +232,20 @@ fn the_table_for_people_is_stable_and_aligned() -> Result<()> {
     let (head, body) = text.split_once("\n\n").context("a heading")?;
     ensure!(head.starts_with("apivip ") && head.contains("commit"), "{head}");
     let golden = include_str!("check/golden.txt");
+    let mut golden = golden.to_owned();
+    if !sees_processes()? {
+        // A container sees its own processes only, and so do tests that run in one.
+        let (all, some) = (
+            "  ok       macvlan        none, neither here nor in other network namespaces of the node",
+            [
+                "  unknown  macvlan        none here; not all other network namespaces could be looked into: other processes of the node are not visible",
+                "                          -> run apivip check as root on the node itself, or in a Pod with hostPID",
+            ],
+        );
+        golden = golden
+            .replace(all, &some.join("\n"))
+            .replace("58 ok, 2 info, 0 unknown", "57 ok, 2 info, 1 unknown");
+    }
     let seen = masked(&body.replace(&folder, "FOLDER"));
     ensure!(seen.trim() == golden.trim(), "it reads\n{seen}\ninstead of\n{golden}");
     ensure!(masked(&say(&[], &[])?) == masked(&text), "two runs read differently");

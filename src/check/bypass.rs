@@ -2,6 +2,7 @@
 
 use super::finding::{Check, Finding, Group};
 use super::settings::names;
+use crate::dataplane::elsewhere::Elsewhere;
 use crate::dataplane::links::SeenLink;
 use crate::dataplane::nft::survey::Survey;
 
@@ -10,6 +11,8 @@ use crate::dataplane::nft::survey::Survey;
 pub struct Ways {
     /// Devices of this namespace, or why they cannot be listed.
     pub links: Option<Result<Vec<SeenLink>, String>>,
+    /// Macvlan devices and their like in other namespaces, or why those cannot be looked into.
+    pub elsewhere: Option<Result<Elsewhere, String>>,
     /// Devices with virtual functions, and virtual functions, of SR-IOV; why `/sys/class/net` cannot be believed.
     pub virtual_functions: Option<Result<Vec<String>, String>>,
     /// What is in nf_tables.
@@ -27,6 +30,9 @@ const SRIOV: Check = bypass("sr-iov", "virtual functions of network cards");
 const FLOWTABLES: Check = bypass("flowtables", "flow offload by nf_tables");
 const HARDWARE: Check = bypass("hw-tc-offload", "flow offload by the network card");
 
+/// Kinds of devices that send by their parent, past the hooks of the host.
+pub const KINDS: &[&str] = &["macvlan", "macvtap", "ipvlan", "ipvtap"];
+
 const LISTEN: &str = "such Pods do not reach the virtual IP through apivip; --listen serves the node itself";
 
 /// All findings.
@@ -40,16 +46,26 @@ fn macvlan(ways: &Ways) -> Finding {
         Some(Err(error)) => return MACVLAN.unknown(error.as_str(), "mend what the line names"),
         None => return MACVLAN.unknown("network devices were not listed in time", "run it again"),
     };
-    let kinds = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
-    let found: Vec<String> = links
-        .iter()
-        .filter(|link| kinds.contains(&link.kind.as_str()))
-        .map(|link| format!("{} ({})", link.name, link.kind))
-        .collect();
-    if found.is_empty() {
-        return MACVLAN.ok("none in this network namespace; those inside of Pods are not looked for");
+    let here = links.iter().filter(|link| KINDS.contains(&link.kind.as_str()));
+    let mut found: Vec<String> = here.map(|link| format!("{} ({})", link.name, link.kind)).collect();
+    let blind = match &ways.elsewhere {
+        Some(Ok(Elsewhere { links, blind })) => {
+            found.extend(links.iter().map(|link| format!("{} ({}, in a Pod)", link.name, link.kind)));
+            blind.clone()
+        }
+        Some(Err(error)) => Some(error.clone()),
+        None => Some("they were not looked into in time".to_owned()),
+    };
+    match blind {
+        _ if !found.is_empty() => {
+            MACVLAN.warning(format!("their packets pass netfilter by: {}", names(&found)), LISTEN)
+        }
+        None => MACVLAN.ok("none, neither here nor in other network namespaces of the node"),
+        Some(why) => MACVLAN.unknown(
+            format!("none here; not all other network namespaces could be looked into: {why}"),
+            "run apivip check as root on the node itself, or in a Pod with hostPID",
+        ),
     }
-    MACVLAN.warning(format!("their packets pass netfilter by: {}", names(&found)), LISTEN)
 }
 
 fn sriov(ways: &Ways) -> Finding {
@@ -101,7 +117,13 @@ mod tests {
 
     fn clean() -> Ways {
         Ways {
-            links: Some(Ok(vec![SeenLink { name: "eth0".to_owned(), index: 2, kind: "veth".to_owned() }])),
+            links: Some(Ok(vec![SeenLink {
+                name: "eth0".to_owned(),
+                index: 2,
+                kind: "veth".to_owned(),
+                parent: Some(0),
+            }])),
+            elsewhere: Some(Ok(Elsewhere::default())),
             virtual_functions: Some(Ok(Vec::new())),
             rules: Some(Ok(Survey::default())),
             hardware: false,
@@ -117,11 +139,18 @@ mod tests {
     fn each_way_is_noticed() {
         use Verdict::{Ok, Unknown, Warning};
         assert_eq!(verdicts(&clean()), [Ok; 4]);
-        let link = SeenLink { name: "mv0".to_owned(), index: 3, kind: "macvlan".to_owned() };
+        let link = SeenLink { name: "mv0".to_owned(), index: 3, kind: "macvlan".to_owned(), parent: None };
         assert_eq!(
             verdicts(&Ways { links: Some(std::result::Result::Ok(vec![link])), ..clean() })[0],
             Warning
         );
+        let link = SeenLink { name: "iv0".to_owned(), index: 3, kind: "ipvlan".to_owned(), parent: Some(1) };
+        let in_pod = Elsewhere { links: vec![link], blind: Some("no".to_owned()) };
+        let elsewhere = |found| Ways { elsewhere: found, ..clean() };
+        assert_eq!(verdicts(&elsewhere(Some(std::result::Result::Ok(in_pod))))[0], Warning);
+        let blind = Elsewhere { links: Vec::new(), blind: Some("no".to_owned()) };
+        assert_eq!(verdicts(&elsewhere(Some(std::result::Result::Ok(blind))))[0], Unknown);
+        assert_eq!(verdicts(&elsewhere(None))[0], Unknown);
         let functions = Some(std::result::Result::Ok(vec!["eth1".to_owned()]));
         assert_eq!(verdicts(&Ways { virtual_functions: functions, ..clean() })[1], Warning);
         let table = SeenFlowtable { name: "inet f t".to_owned(), hardware: true };
@@ -132,6 +161,7 @@ mod tests {
         let denied = Some(Err("no".to_owned()));
         let blind = Ways {
             links: Some(Err("no".to_owned())),
+            elsewhere: None,
             virtual_functions: denied,
             rules: Some(Err("no".to_owned())),
             hardware: false,

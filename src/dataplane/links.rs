@@ -3,7 +3,7 @@
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::flows::attr::find;
+use super::flows::attr::{find, fixed};
 use super::flows::netlink::{Channel, Malformed, NetlinkError};
 
 /// `RTM_GETLINK` and `RTM_GETRULE`.
@@ -12,10 +12,11 @@ const GET_RULE: u16 = 34;
 /// `sizeof(struct ifinfomsg)` and `sizeof(struct fib_rule_hdr)`.
 const LINK_HEADER: usize = 16;
 const RULE_HEADER: usize = 12;
-/// `IFLA_IFNAME`, `IFLA_LINKINFO`, `IFLA_INFO_KIND`, `FRA_PROTOCOL`.
+/// `IFLA_IFNAME`, `IFLA_LINKINFO`, `IFLA_INFO_KIND`, `IFLA_LINK_NETNSID`, `FRA_PROTOCOL`.
 const NAME: u16 = 3;
 const INFO: u16 = 18;
 const INFO_KIND: u16 = 1;
+const PARENT_NAMESPACE: u16 = 37;
 const RULE_PROTOCOL: u16 = 21;
 /// `RTPROT_KERNEL`: the rules to the tables local, main and default.
 const OF_KERNEL: u8 = 2;
@@ -29,6 +30,8 @@ pub struct SeenLink {
     pub index: u32,
     /// `veth`, `macvlan`, `bridge`…; empty for hardware and loopback.
     pub kind: String,
+    /// The number of the network namespace that its parent is in, if that is another one.
+    pub parent: Option<i32>,
 }
 
 /// Every device.
@@ -67,7 +70,8 @@ fn link(body: &[u8]) -> Result<Option<SeenLink>, Malformed> {
     };
     let name = find(attrs, NAME)?.map(text).unwrap_or_default();
     let index = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
-    Ok(Some(SeenLink { name, index, kind: kind.unwrap_or_default() }))
+    let parent = fixed(attrs, PARENT_NAMESPACE)?.map(i32::from_ne_bytes);
+    Ok(Some(SeenLink { name, index, kind: kind.unwrap_or_default(), parent }))
 }
 
 #[cfg(test)]
@@ -80,8 +84,10 @@ mod tests {
         let mut body = vec![0; LINK_HEADER];
         body[4..8].copy_from_slice(&7u32.to_ne_bytes());
         body.extend(emit(&[bytes(NAME, b"mv0\0"), nest(INFO, &[bytes(INFO_KIND, b"macvlan\0")])]));
+        body.extend(emit(&[bytes(PARENT_NAMESPACE, &3i32.to_ne_bytes())]));
         let read = link(&body).unwrap().unwrap();
-        assert_eq!(read, SeenLink { name: "mv0".to_owned(), index: 7, kind: "macvlan".to_owned() });
+        let (name, kind) = ("mv0".to_owned(), "macvlan".to_owned());
+        assert_eq!(read, SeenLink { name, index: 7, kind, parent: Some(3) });
         assert!(links().unwrap().iter().any(|link| link.name == "lo"));
     }
 

@@ -3,6 +3,7 @@
 pub mod claim;
 pub mod drift;
 pub mod dry_run;
+pub mod elsewhere;
 pub mod fake;
 pub mod flows;
 pub mod host;

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::api::Api;
-use super::bypass::Ways;
+use super::bypass::{KINDS, Ways};
 use super::kernel::Trial;
 use super::neighbours::Traces;
 use super::node::{Daemon, Here};
@@ -21,7 +21,7 @@ use super::{AskDaemon, is_plain};
 use crate::config::{MasqueradeArg, RunArgs};
 use crate::dataplane::host::Node;
 use crate::dataplane::nft::socket::NftSocket;
-use crate::dataplane::{Host, links, trial};
+use crate::dataplane::{Host, elsewhere, links, trial};
 use crate::model::merge::LastGood;
 use crate::state::StateFile;
 
@@ -48,13 +48,15 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon) -> Seen {
     let rules = within(KERNEL, || NftSocket::open().and_then(|mut socket| socket.survey()));
     let devices = within(KERNEL, links::links);
     let files = within(KERNEL, local::files);
+    let elsewhere = within(KERNEL, || elsewhere::elsewhere(KINDS, KERNEL / 2));
     let known = async {
         let (daemon, state) = tokio::join!(daemon(args, ask), saved(args));
         let known = Known { daemon, state };
         let remote = remote::api(args, &known).await;
         (known, remote)
     };
-    let (kernel, rules, devices, files, (known, remote)) = tokio::join!(kernel, rules, devices, files, known);
+    let (kernel, rules, devices, files, elsewhere, (known, remote)) =
+        tokio::join!(kernel, rules, devices, files, elsewhere, known);
     let trial = match kernel {
         Some(Ok(tried)) => Ok(tried),
         Some(Err(error)) => Err(local::plain(&error)),
@@ -96,6 +98,7 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon) -> Seen {
         },
         ways: Ways {
             virtual_functions: files.virtual_functions.map(|found| local::believe(found, devices.as_ref())),
+            elsewhere: elsewhere.map(|found| found.map_err(|error| local::plain(&error))),
             hardware: files.hardware,
             links: devices,
             rules: rules.clone(),

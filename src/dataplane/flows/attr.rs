@@ -60,7 +60,10 @@ pub(in crate::dataplane) fn find(attrs: &[u8], kind: u16) -> Result<Option<&[u8]
 }
 
 /// The value of an attribute that has exactly `N` bytes.
-pub(super) fn fixed<const N: usize>(attrs: &[u8], kind: u16) -> Result<Option<[u8; N]>, Malformed> {
+pub(in crate::dataplane) fn fixed<const N: usize>(
+    attrs: &[u8],
+    kind: u16,
+) -> Result<Option<[u8; N]>, Malformed> {
     let Some(value) = find(attrs, kind)? else { return Ok(None) };
     let value = value.try_into().map_err(|_| Malformed(format!("attribute {kind} has a wrong length")))?;
     Ok(Some(value))
