@@ -13,12 +13,14 @@ use crate::model::types::ServiceKey;
 
 mod admin;
 mod boot;
+mod check;
 mod forwarder;
 mod health;
 mod owner;
 
 pub use admin::{AdminArgs, OrOff};
 pub use boot::{BootArgs, BootError, DEFAULT_STATE_DIR};
+pub use check::CheckArgs;
 pub use forwarder::{ForwarderArgs, ModeArg};
 pub use health::HealthArgs;
 pub use owner::TableOwnerArg;
@@ -43,6 +45,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the daemon of this node
     Run(Box<RunArgs>),
+    /// Look at this node and at the API, before or after installing, and say what stands in the way; takes the arguments of run
+    Check(Box<CheckArgs>),
     /// Print what the daemon of this node does and why
     Status(StatusArgs),
     /// Print the table for objects in files, as a script for `nft -f`; needs no privileges and no cluster

@@ -20,12 +20,16 @@ pub enum PrivilegeError {
 
 /// Fails unless the process has CAP_NET_ADMIN.
 pub fn require_net_admin() -> Result<(), PrivilegeError> {
-    let status = std::fs::read_to_string("/proc/self/status").map_err(PrivilegeError::Unknown)?;
-    match effective(&status) {
-        Some(set) if set & (1 << CAP_NET_ADMIN) != 0 => Ok(()),
-        Some(_) => Err(PrivilegeError::NotNetAdmin),
-        None => Err(PrivilegeError::Unknown(io::Error::from(io::ErrorKind::InvalidData))),
+    match effective_set()? {
+        set if set & (1 << CAP_NET_ADMIN) != 0 => Ok(()),
+        _ => Err(PrivilegeError::NotNetAdmin),
     }
+}
+
+/// The effective set of capabilities, a bit for each.
+pub fn effective_set() -> Result<u64, PrivilegeError> {
+    let status = std::fs::read_to_string("/proc/self/status").map_err(PrivilegeError::Unknown)?;
+    effective(&status).ok_or_else(|| PrivilegeError::Unknown(io::Error::from(io::ErrorKind::InvalidData)))
 }
 
 fn effective(status: &str) -> Option<u64> {

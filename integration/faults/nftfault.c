@@ -14,6 +14,7 @@
  *   noowner      a table's flags beyond dormant become one that no kernel knows: it answers EOPNOTSUPP, as before 6.9
  *   fail         as before, but the answer arrives as ENOMEM
  *   hang         a batch waits until the file says something else, as behind another program's commit mutex
+ *   flowtable    a list of flowtables shows one for each table, with the table's name and none of its own
  *   refuse-open  no new socket of the family, as a kernel built without netfilter's netlink
  *
  * Whatever was obeyed is appended as a line to the file of that name with ".met" at its end.
@@ -41,6 +42,9 @@
 
 /* Descriptors whose next refusal is to arrive as another error. */
 static int renamed[MAX_FD];
+
+/* Descriptors whose next answers about tables are to read as answers about flowtables. */
+static int retyped[MAX_FD];
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
@@ -185,7 +189,13 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 		}
 	}
 	renamed[fd] = 0;
-	if (what && !strcmp(word, "eperm")) {
+	retyped[fd] = 0;
+	struct nlmsghdr *first = (struct nlmsghdr *)copy;
+	if (what == 1 && !strcmp(word, "flowtable") && NFNL_MSG_TYPE(first->nlmsg_type) == NFT_MSG_GETFLOWTABLE) {
+		first->nlmsg_type = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETTABLE;
+		retyped[fd] = 1;
+		met(word, "request");
+	} else if (what && !strcmp(word, "eperm")) {
 		unprivileged = 1;
 		met(word, what == 2 ? "commit" : "request");
 	} else if (what == 2 && !strcmp(word, "nochain")) {
@@ -219,11 +229,20 @@ ssize_t send(int fd, const void *bytes, size_t len, int flags)
 	return is_netfilter(fd) ? sendto(fd, bytes, len, flags, NULL, 0) : REAL(send)(fd, bytes, len, flags);
 }
 
-/* A refusal of a transaction that went to no subsystem gets the error that was asked for. */
+/* A refusal of a transaction that went to no subsystem gets the error that was asked for; tables become flowtables. */
 static void rename_refusal(int fd, unsigned char *bytes, ssize_t len)
 {
 	int asked = fd >= 0 && fd < MAX_FD && renamed[fd];
 
+	/* The first attribute of both is the table's name; the second, flags that are zero, reads as an empty name. */
+	for (ssize_t at = 0; fd >= 0 && fd < MAX_FD && retyped[fd] && at + (ssize_t)sizeof(struct nlmsghdr) <= len;) {
+		struct nlmsghdr *header = (void *)(bytes + at);
+		if (header->nlmsg_len < sizeof(*header))
+			break;
+		if (header->nlmsg_type == ((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWTABLE))
+			header->nlmsg_type = (NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_NEWFLOWTABLE;
+		at += NLMSG_ALIGN(header->nlmsg_len);
+	}
 	for (ssize_t at = 0; asked && at + (ssize_t)NLMSG_LENGTH(sizeof(struct nlmsgerr)) <= len;) {
 		struct nlmsghdr *header = (void *)(bytes + at);
 		struct nlmsgerr *refusal = NLMSG_DATA(header);

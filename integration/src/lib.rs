@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod browser;
+pub mod check;
 pub mod clients;
 pub mod cold_boot;
 pub mod command;

@@ -30,6 +30,8 @@ pub enum Fault {
     Hanging,
     /// No socket of netfilter's netlink family can be opened; those that are open work on.
     NoSocket,
+    /// Each table is listed as a flowtable, too, as on a kernel that has some.
+    Flowtables,
 }
 
 impl Fault {
@@ -46,6 +48,7 @@ impl Fault {
             Self::Failing => "fail",
             Self::Hanging => "hang",
             Self::NoSocket => "refuse-open",
+            Self::Flowtables => "flowtable",
         }
     }
 
@@ -56,7 +59,7 @@ impl Fault {
             Self::NoChainType => Some("No such file or directory"),
             Self::NoSubsystem => Some("Operation not supported"),
             Self::Failing => Some("Cannot allocate memory"),
-            Self::NoOwner | Self::Hanging => None,
+            Self::NoOwner | Self::Hanging | Self::Flowtables => None,
             Self::NoSocket => Some("Protocol not supported"),
         }
     }

@@ -25,7 +25,8 @@ mod prepare;
 mod token;
 
 pub use error::AccessError;
-pub use expiry::Expiry;
+pub(super) use expiry::lifetime;
+pub use expiry::{Expiry, Lifetime};
 pub(super) use prepare::prepare;
 pub(super) use token::Token;
 
@@ -161,6 +162,16 @@ impl Access {
     /// When what it holds expires, as it was read.
     pub fn expiry(&self) -> Expiry {
         self.expiry
+    }
+
+    /// What an operator should know of it, a line for each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// From when to when each of its credentials is good, as far as that is known.
+    pub fn lifetimes(&self) -> Vec<(&'static str, Lifetime)> {
+        expiry::lifetimes(&self.config, self.expiry)
     }
 
     fn warn(&self, known: &[String]) {

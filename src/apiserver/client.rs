@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -41,7 +41,7 @@ const WINDOW: u32 = 256 << 10;
 const MESSAGE_BYTES: usize = 16 << 10;
 
 type BoxError = Box<dyn Error + Send + Sync>;
-type Http = BoxCloneSyncService<Request<Empty<Bytes>>, Response<Incoming>, BoxError>;
+type Http = BoxCloneSyncService<Request<Full<Bytes>>, Response<Incoming>, BoxError>;
 
 /// Sends requests over connections of its own: dropping it closes them.
 pub(super) struct Client {
@@ -72,7 +72,7 @@ impl Client {
             .http2_keep_alive_while_idle(true)
             .http2_initial_stream_window_size(WINDOW)
             .http2_initial_connection_window_size(2 * WINDOW)
-            .build::<_, Empty<Bytes>>(dialer)
+            .build::<_, Full<Bytes>>(dialer)
             .map_err(BoxError::from);
         let http = access.config().base_uri_layer().layer(http);
         let http = match prepared.auth {
@@ -91,13 +91,35 @@ impl Client {
 
     /// Sends a GET. Returns once the head of a successful answer is there.
     pub(super) async fn get(&self, asked: &Asked, target: &str) -> Result<Response<Incoming>, ApiError> {
-        let request = self.request(target).map_err(|cause| ApiError::Prepare(cause.to_string()))?;
+        self.exchange(asked, Method::GET, target, Bytes::new(), StatusCode::OK).await
+    }
+
+    /// Sends a POST that makes something and returns what was made, if that is not longer than any review.
+    pub(super) async fn post(&self, asked: &Asked, target: &str, body: Bytes) -> Result<Bytes, ApiError> {
+        let response = self.exchange(asked, Method::POST, target, body, StatusCode::CREATED).await?;
+        let body = Limited::new(response.into_body(), MESSAGE_BYTES).collect().await;
+        match body {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) => Err(self.broken(asked, error.as_ref())),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        asked: &Asked,
+        method: Method,
+        target: &str,
+        body: Bytes,
+        expected: StatusCode,
+    ) -> Result<Response<Incoming>, ApiError> {
+        let request = self.request(method, target, body);
+        let request = request.map_err(|cause| ApiError::Prepare(cause.to_string()))?;
         let response = match timeout(HEAD_TIMEOUT, self.http.clone().oneshot(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(self.broken(asked, error.as_ref())),
             Err(_) => return Err(ApiError::Silent { asked: asked.clone(), limit: HEAD_TIMEOUT }),
         };
-        if response.status() != StatusCode::OK {
+        if response.status() != expected {
             return Err(self.refused(asked, response).await);
         }
         match response.headers().get(CONTENT_TYPE) {
@@ -125,14 +147,19 @@ impl Client {
         ApiError::Broken { asked: asked.clone(), cause: explain(error, &self.expected) }
     }
 
-    fn request(&self, target: &str) -> Result<Request<Empty<Bytes>>, BoxError> {
-        let mut request = Request::get(target)
+    fn request(&self, method: Method, target: &str, body: Bytes) -> Result<Request<Full<Bytes>>, BoxError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(target)
             .header(ACCEPT, HeaderValue::from_static("application/json"))
             .header(USER_AGENT, HeaderValue::from_static(concat!("apivip/", env!("CARGO_PKG_VERSION"))));
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, token.header());
         }
-        Ok(request.body(Empty::new())?)
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        Ok(request.body(Full::new(body))?)
     }
 
     async fn refused(&self, asked: &Asked, response: Response<Incoming>) -> ApiError {

@@ -27,16 +27,18 @@ pub mod connection;
 pub mod decode;
 mod dialer;
 mod error;
+pub mod examine;
 mod explain;
 pub mod frames;
 mod list;
 mod renewal;
 pub mod resource;
+pub mod review;
 mod session;
 mod store;
 mod watch;
 
-pub use access::{Access, AccessError, Expiry, TLS_NAME, load};
+pub use access::{Access, AccessError, Expiry, Lifetime, TLS_NAME, load};
 pub use connection::{Api, Connection, State};
 pub use renewal::follow;
 

@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they share: exit codes and the one-line form of errors.
 
+mod check;
 mod cleanup;
 mod input;
 pub mod render;
@@ -19,7 +20,8 @@ pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
 /// Bad usage or configuration; nothing was touched.
 pub const MISUSED: u8 = 2;
-/// The command did its work, and found something that an operator should look after.
+/// The command did its work, and found something that an operator should look after: `status` a problem, `check` something
+/// that fails, or with `--strict` a warning.
 pub const DEGRADED: u8 = 3;
 
 /// How a command fails.
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Run(args) => run::run(*args).map(|()| OK),
+        Command::Check(args) => check::check(&args),
         Command::Status(args) => status::status(&args),
         Command::Render(args) => render::render(&args).map(|()| OK),
         Command::Cleanup(args) => cleanup::cleanup(&args).map(|()| OK),

@@ -14,7 +14,10 @@ use crate::status::text::{Form, text};
 mod ask;
 mod kernel;
 
-use ask::ask;
+pub(super) use ask::ask;
+
+/// The daemon answers at once, or within two seconds if the kernel keeps it waiting.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Between two looks of `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -28,7 +31,7 @@ const CLEAR_LINE_END: &str = "\x1b[K";
 /// [`OK`] if all is well, [`DEGRADED`] if the daemon names a problem.
 pub(super) fn status(args: &StatusArgs) -> Result<u8, Failure> {
     if args.metrics {
-        return ask(&args.run_dir, "/metrics")
+        return ask(&args.run_dir, "/metrics", TIMEOUT)
             .and_then(|body| print(&body))
             .map_err(Failure::Runtime)
             .map(|()| OK);
@@ -70,7 +73,7 @@ fn watch(args: &StatusArgs) -> anyhow::Result<u8> {
 
 /// What to print, and the exit code.
 fn look(args: &StatusArgs) -> anyhow::Result<(String, u8)> {
-    let body = ask(&args.run_dir, "/status")?;
+    let body = ask(&args.run_dir, "/status", TIMEOUT)?;
     let status: Status =
         serde_json::from_str(&body).context("read the daemon's answer; is it of another version?")?;
     let code = if status.problems.is_empty() { OK } else { DEGRADED };
@@ -84,7 +87,7 @@ fn look(args: &StatusArgs) -> anyhow::Result<(String, u8)> {
 }
 
 /// Only for eyes: <https://no-color.org>.
-fn wants_colour() -> bool {
+pub(super) fn wants_colour() -> bool {
     let says_no = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     std::io::stdout().is_terminal() && !says_no && !is_dumb

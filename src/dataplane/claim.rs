@@ -55,7 +55,7 @@ pub(super) struct Device {
 }
 
 impl Device {
-    fn make() -> Result<Self, HostError> {
+    pub(super) fn make() -> Result<Self, HostError> {
         let made = || -> io::Result<(Tun, u32)> {
             let mut tun = Tun::new_named(Interface::new(DEVICE)?)?;
             tun.set_state(DeviceState::Up)?;
@@ -69,6 +69,11 @@ impl Device {
             source,
         })?;
         Ok(Self { tun, index, all: BTreeSet::new(), rest: BTreeSet::new() })
+    }
+
+    /// Its index.
+    pub(super) fn index(&self) -> u32 {
+        self.index
     }
 
     /// Whether somebody deleted it: the descriptor then leads to no device any more.
@@ -127,7 +132,7 @@ impl Node {
 
     /// With the source address that the node's own traffic to the backend has: a connection of this node may be
     /// led to that backend later, when the virtual IP is no address of this node any more.
-    async fn add_local(
+    pub(super) async fn add_local(
         &self,
         ip: IpAddr,
         backend: Option<IpAddr>,
@@ -146,7 +151,7 @@ impl Node {
         request.execute().await.map_err(|e| failed(format!("make {ip} local to this node"), e))
     }
 
-    async fn add_rule(&self, vip: Vip) -> Result<(), HostError> {
+    pub(super) async fn add_rule(&self, vip: Vip) -> Result<(), HostError> {
         let mut request = self.handle().rule().add();
         *request.message_mut() = rule(vip);
         match request.execute().await {

@@ -3,12 +3,15 @@
 pub mod claim;
 pub mod drift;
 pub mod dry_run;
+pub mod elsewhere;
 pub mod fake;
 pub mod flows;
 pub mod host;
+pub mod links;
 mod multicast;
 pub mod nft;
 pub mod nftables;
+pub mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -127,7 +127,9 @@ impl Task {
         let answered = outcome.ok().map(|_| at).or(last.as_ref().and_then(|last| last.answered));
         let latest = Latest { at, outcome, by, backend, failures, answered };
         tell(vip, last.as_ref(), &latest);
-        self.results.send_modify(|results| drop(results.insert(vip, latest)));
+        self.results.send_modify(|results| {
+            results.insert(vip, latest);
+        });
         self.observer.tested(vip, &self.results.borrow());
     }
 }

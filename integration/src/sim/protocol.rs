@@ -114,6 +114,10 @@ pub struct Faults {
     pub anonymous_health: bool,
     /// Form of the 410.
     pub expired: ExpiredForm,
+    /// What reviews of permissions deny, each as VERB RESOURCE, such as `watch services`. Reading is not concerned.
+    pub denied: Vec<String>,
+    /// Added to the clock that the `Date` of every answer shows, in seconds.
+    pub clock_ahead: i64,
     /// Time between bookmarks in milliseconds; a real server sends one about every minute.
     pub bookmark_ms: u64,
     /// Whether HTTP/1.1 connections opened from now on go on after the client has said that it sends no more.
@@ -129,6 +133,8 @@ impl Default for Faults {
             livez: 200,
             anonymous_health: true,
             expired: ExpiredForm::Event,
+            denied: Vec::new(),
+            clock_ahead: 0,
             bookmark_ms: 60_000,
             half_close: false,
         }

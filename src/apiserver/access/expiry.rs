@@ -65,9 +65,39 @@ impl Expiry {
     }
 }
 
-fn not_after(der: &[u8]) -> Option<i64> {
+/// From when to when something is good, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// The begin, if it says so.
+    pub begin: Option<i64>,
+    /// The end.
+    pub end: i64,
+}
+
+/// Those of the CA's certificate that ends first of those that are still valid, of the client certificate, and of the
+/// token, each by the name that [`Expiry::dates`] gives it.
+pub(super) fn lifetimes(config: &Config, expiry: Expiry) -> Vec<(&'static str, Lifetime)> {
+    let ca = config.root_cert.as_deref().unwrap_or_default();
+    let client = identity::certificate(&config.auth_info)
+        .and_then(|pem| lifetime(&CertificateDer::pem_slice_iter(&pem).next()?.ok()?));
+    let of_end = |end: i64| ca.iter().filter_map(|der| lifetime(der)).find(|found| found.end == end);
+    let all = [
+        ("ca", expiry.ca.and_then(of_end)),
+        ("client_certificate", client),
+        ("token", expiry.token.map(|end| Lifetime { begin: None, end })),
+    ];
+    all.into_iter().filter_map(|(name, found)| Some((name, found?))).collect()
+}
+
+/// That of a certificate.
+pub(in crate::apiserver) fn lifetime(der: &[u8]) -> Option<Lifetime> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    Some(certificate.validity().not_after.timestamp())
+    let validity = certificate.validity();
+    Some(Lifetime { begin: Some(validity.not_before.timestamp()), end: validity.not_after.timestamp() })
+}
+
+fn not_after(der: &[u8]) -> Option<i64> {
+    Some(lifetime(der)?.end)
 }
 
 /// `exp` of a JSON Web Token (RFC 7519, section 4.1.4). Nothing is verified: the apiserver does that.

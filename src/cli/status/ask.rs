@@ -9,17 +9,14 @@ use anyhow::{Context, bail};
 
 use crate::lock::SOCKET_FILE;
 
-/// The daemon answers at once, or within two seconds if the kernel keeps it waiting.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 /// One HTTP/1.0 request: the answer ends with the connection.
-pub(super) fn ask(run_dir: &Path, path: &str) -> anyhow::Result<String> {
+pub(in crate::cli) fn ask(run_dir: &Path, path: &str, timeout: Duration) -> anyhow::Result<String> {
     let socket = run_dir.join(SOCKET_FILE);
     let mut stream = UnixStream::connect(&socket)
         .with_context(|| format!("no daemon answers on {}; is apivip running?", socket.display()))?;
     let mut answer = String::new();
     stream
-        .set_read_timeout(Some(TIMEOUT))
+        .set_read_timeout(Some(timeout))
         .and_then(|()| stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: apivip\r\n\r\n").as_bytes()))
         .and_then(|()| stream.read_to_string(&mut answer))
         .with_context(|| format!("ask the daemon on {}", socket.display()))?;

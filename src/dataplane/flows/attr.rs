@@ -9,9 +9,9 @@ use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLA_HEADER_SIZE, N
 use super::netlink::Malformed;
 
 /// An attribute that is ready to be written.
-pub(super) type Attr = DefaultNla;
+pub(in crate::dataplane) type Attr = DefaultNla;
 
-pub(super) fn bytes(kind: u16, value: &[u8]) -> Attr {
+pub(in crate::dataplane) fn bytes(kind: u16, value: &[u8]) -> Attr {
     DefaultNla::new(kind, value.to_vec())
 }
 
@@ -36,19 +36,19 @@ pub(super) fn address(kind_v4: u16, kind_v6: u16, value: IpAddr) -> Attr {
     }
 }
 
-pub(super) fn nest(kind: u16, attrs: &[Attr]) -> Attr {
+pub(in crate::dataplane) fn nest(kind: u16, attrs: &[Attr]) -> Attr {
     DefaultNla::new(kind | NLA_F_NESTED, emit(attrs))
 }
 
 /// The wire form of attributes one after the other.
-pub(super) fn emit(attrs: &[Attr]) -> Vec<u8> {
+pub(in crate::dataplane) fn emit(attrs: &[Attr]) -> Vec<u8> {
     let mut buffer = vec![0; attrs.buffer_len()];
     attrs.emit(&mut buffer);
     buffer
 }
 
 /// The value of the first attribute of this kind.
-pub(super) fn find(attrs: &[u8], kind: u16) -> Result<Option<&[u8]>, Malformed> {
+pub(in crate::dataplane) fn find(attrs: &[u8], kind: u16) -> Result<Option<&[u8]>, Malformed> {
     for attr in NlasIterator::new(attrs) {
         let attr: NlaBuffer<&[u8]> = attr.map_err(|error| Malformed(error.to_string()))?;
         if attr.kind() == kind {
@@ -60,7 +60,10 @@ pub(super) fn find(attrs: &[u8], kind: u16) -> Result<Option<&[u8]>, Malformed> 
 }
 
 /// The value of an attribute that has exactly `N` bytes.
-pub(super) fn fixed<const N: usize>(attrs: &[u8], kind: u16) -> Result<Option<[u8; N]>, Malformed> {
+pub(in crate::dataplane) fn fixed<const N: usize>(
+    attrs: &[u8],
+    kind: u16,
+) -> Result<Option<[u8; N]>, Malformed> {
     let Some(value) = find(attrs, kind)? else { return Ok(None) };
     let value = value.try_into().map_err(|_| Malformed(format!("attribute {kind} has a wrong length")))?;
     Ok(Some(value))

@@ -18,7 +18,7 @@ const EINVAL: i32 = 22;
 
 /// See the module.
 pub(super) struct Kernel {
-    conntrack: Channel,
+    pub(super) conntrack: Channel,
     sockets: Option<Channel>,
     /// The kernel filters dumps itself (5.8 and later; before that it ignores the filter or refuses it).
     filters: bool,

@@ -8,13 +8,13 @@
 //! `conntrack`, `sockets`, `routes`, `packet`, `pace` and `progress` are pure; `netlink`, `sender` and `sniffer` own
 //! sockets; `lookup` reads what the kernel knows of one connection; `job` is one order, `worker` the thread on which all of it blocks.
 
-mod attr;
+pub(super) mod attr;
 mod conntrack;
 pub mod fake;
 mod job;
 mod kernel;
 pub mod lookup;
-mod netlink;
+pub(super) mod netlink;
 mod pace;
 mod packet;
 mod progress;
@@ -23,6 +23,7 @@ mod routes;
 mod sender;
 mod sniffer;
 mod sockets;
+pub(super) mod trial;
 mod worker;
 
 use std::io;

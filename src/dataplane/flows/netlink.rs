@@ -49,7 +49,7 @@ pub enum NetlinkError {
 
 impl NetlinkError {
     /// What the kernel answered, if it refused.
-    pub(super) fn refusal(&self) -> Option<i32> {
+    pub(in crate::dataplane) fn refusal(&self) -> Option<i32> {
         match self {
             Self::Refused(_, source) => source.raw_os_error(),
             _ => None,
@@ -58,7 +58,7 @@ impl NetlinkError {
 }
 
 /// A netlink socket in the network namespace of the thread that opened it.
-pub(super) struct Channel {
+pub(in crate::dataplane) struct Channel {
     what: &'static str,
     socket: Socket,
     sequence: u32,
@@ -66,7 +66,7 @@ pub(super) struct Channel {
 
 impl Channel {
     /// `what` names the kernel's side in errors.
-    pub(super) fn open(protocol: isize, what: &'static str) -> Result<Self, NetlinkError> {
+    pub(in crate::dataplane) fn open(protocol: isize, what: &'static str) -> Result<Self, NetlinkError> {
         let failed = |source| NetlinkError::Open(what, source);
         let mut socket = Socket::new(protocol).map_err(failed)?;
         socket.bind_auto().map_err(failed)?;
@@ -75,7 +75,7 @@ impl Channel {
     }
 
     /// One request, acknowledged: the body of the last message that came before the acknowledgement, if any.
-    pub(super) fn ask(
+    pub(in crate::dataplane) fn ask(
         &mut self,
         kind: u16,
         flags: u16,
@@ -95,7 +95,11 @@ impl Channel {
     }
 
     /// The bodies of all messages of a dump. One that kept changing is given as it was seen last.
-    pub(super) fn dump(&mut self, kind: u16, body: &[u8]) -> Result<Vec<Vec<u8>>, NetlinkError> {
+    pub(in crate::dataplane) fn dump(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+    ) -> Result<Vec<Vec<u8>>, NetlinkError> {
         let mut attempt = 1;
         loop {
             let last = attempt == DUMP_ATTEMPTS;

@@ -28,8 +28,12 @@ const ID_AT: usize = 4;
 
 /// `INET_DIAG_REQ_BYTECODE`.
 const BYTECODE: u16 = 1;
+/// `INET_DIAG_BC_S_COND`: the socket's own address and port.
+const OWN_IS: u8 = 7;
 /// `INET_DIAG_BC_D_COND`: the peer's address and port.
 const PEER_IS: u8 = 8;
+/// SYN_SENT.
+const OPENING: u32 = 1 << 2;
 
 /// A TCP socket of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,14 +51,23 @@ pub(super) fn list(vip: Vip, sockets: Family) -> Vec<u8> {
         Family::V4 => AF_INET,
         Family::V6 => AF_INET6,
     };
-    let mut body = request(family, &[0; ID_LEN]);
-    body.extend(attr::emit(&[attr::bytes(BYTECODE, &peer_is(vip))]));
+    let mut body = request(family, STATES, &[0; ID_LEN]);
+    let address = octets(vip);
+    body.extend(attr::emit(&[attr::bytes(BYTECODE, &condition(PEER_IS, vip.port(), &address))]));
+    body
+}
+
+/// Asks for the sockets of the family of `own` with its port, those that are still being opened, too.
+pub(super) fn of_port(own: SocketAddr) -> Vec<u8> {
+    let family = if own.is_ipv4() { AF_INET } else { AF_INET6 };
+    let mut body = request(family, STATES | OPENING, &[0; ID_LEN]);
+    body.extend(attr::emit(&[attr::bytes(BYTECODE, &condition(OWN_IS, own.port(), &[]))]));
     body
 }
 
 /// Destroys this socket: its owner sees ECONNABORTED.
 pub(super) fn destroy(socket: &HostSocket) -> Vec<u8> {
-    request(socket.family, &socket.id)
+    request(socket.family, STATES, &socket.id)
 }
 
 /// Asks for the socket of this host from `local` to `peer`; the kernel names a listener on `local` where there is none.
@@ -70,7 +83,7 @@ pub(super) fn one(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     }
     // `INET_DIAG_NOCOOKIE`.
     id[40..].fill(0xff);
-    request(if local.is_ipv4() { AF_INET } else { AF_INET6 }, &id)
+    request(if local.is_ipv4() { AF_INET } else { AF_INET6 }, STATES, &id)
 }
 
 /// Whether an answer to [`one`] is a connection, and no listener.
@@ -101,29 +114,38 @@ pub(super) fn socket(body: &[u8]) -> Result<HostSocket, Malformed> {
 }
 
 /// `struct inet_diag_req_v2`.
-fn request(family: u8, id: &[u8; ID_LEN]) -> Vec<u8> {
+fn request(family: u8, states: u32, id: &[u8; ID_LEN]) -> Vec<u8> {
     let mut body = vec![family, IPPROTO_TCP, 0, 0];
-    body.extend(STATES.to_ne_bytes());
+    body.extend(states.to_ne_bytes());
     body.extend(id);
     body
 }
 
 /// One condition in the kernel's filter language: its offsets say where to go on when it holds, and when not.
-fn peer_is(vip: Vip) -> Vec<u8> {
-    let (family, address) = match vip.ip() {
-        IpAddr::V4(ip) => (AF_INET, ip.octets().to_vec()),
-        IpAddr::V6(ip) => (AF_INET6, ip.octets().to_vec()),
+/// Without an address any will do.
+fn condition(code: u8, port: u16, address: &[u8]) -> Vec<u8> {
+    let family = match address.len() {
+        0 => 0,
+        4 => AF_INET,
+        _ => AF_INET6,
     };
     let len = 4 + 8 + address.len();
     let accept = u8::try_from(len).unwrap_or(u8::MAX);
     let reject = u16::try_from(len + 4).unwrap_or(u16::MAX);
     let bits = u8::try_from(address.len() * 8).unwrap_or(u8::MAX);
-    let mut code = vec![PEER_IS, accept];
+    let mut code = vec![code, accept];
     code.extend(reject.to_ne_bytes());
     code.extend([family, bits, 0, 0]);
-    code.extend(i32::from(vip.port()).to_ne_bytes());
+    code.extend(i32::from(port).to_ne_bytes());
     code.extend(address);
     code
+}
+
+fn octets(vip: Vip) -> Vec<u8> {
+    match vip.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
 }
 
 #[cfg(test)]

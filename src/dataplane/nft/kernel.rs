@@ -7,6 +7,8 @@ pub const SUBSYSTEM: u16 = 10;
 pub const BATCH_BEGIN: u16 = 16;
 /// `NFNL_MSG_BATCH_END`.
 pub const BATCH_END: u16 = 17;
+/// `NFPROTO_UNSPEC`: every family.
+pub const FAMILY_ANY: u8 = 0;
 /// `NFPROTO_INET`.
 pub const FAMILY_INET: u8 = 1;
 /// `NFPROTO_IPV4`.

@@ -17,6 +17,7 @@ pub mod reply;
 mod request;
 pub mod socket;
 mod source;
+pub mod survey;
 pub mod table;
 mod text;
 mod verdict;

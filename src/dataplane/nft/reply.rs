@@ -272,7 +272,7 @@ fn count(attrs: &[u8]) -> Result<Option<Count>, Malformed> {
 }
 
 /// The value of the first attribute of this kind.
-fn find(attrs: &[u8], kind: u16) -> Result<Option<&[u8]>, Malformed> {
+pub(super) fn find(attrs: &[u8], kind: u16) -> Result<Option<&[u8]>, Malformed> {
     for attr in attributes(attrs) {
         let attr = attr?;
         if attr.kind() == kind {

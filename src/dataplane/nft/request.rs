@@ -3,7 +3,7 @@
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 
 use super::attr::{Attr, emit, string};
-use super::kernel::{FAMILY_INET, SUBSYSTEM, elem, msg};
+use super::kernel::{FAMILY_ANY, FAMILY_INET, SUBSYSTEM, elem, msg};
 use super::table::TABLE_NAME;
 use super::wire::push;
 
@@ -11,6 +11,13 @@ use super::wire::push;
 pub fn dump(kind: u16, table_attribute: Option<u16>, sequence: u32) -> Vec<u8> {
     let attrs: Vec<Attr> = table_attribute.map(|a| string(a, TABLE_NAME)).into_iter().collect();
     request(kind, NLM_F_DUMP, sequence, &attrs)
+}
+
+/// A request to dump all objects of one kind, of every table of every family.
+pub fn dump_all(kind: u16, sequence: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    push(&mut bytes, (SUBSYSTEM << 8) | kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, FAMILY_ANY, 0, &[]);
+    bytes
 }
 
 /// A request to dump the elements of one set of our table.

@@ -54,9 +54,9 @@ pub(super) async fn handle(
     }
     let identity = identify(&state, connection, request.headers());
     if what == Route::Review && identity == Identity::Known {
-        return Ok(reviewed(request.into_body()).await);
+        return Ok(dated(reviewed(request.into_body(), &faults.denied).await, &faults));
     }
-    Ok(answer(&state, connection, &request, what, identity, &faults))
+    Ok(dated(answer(&state, connection, &request, what, identity, &faults), &faults))
 }
 
 fn answer(
@@ -141,15 +141,44 @@ fn health(check: &str, code: u16) -> Answer {
     full(status, TEXT, body)
 }
 
-/// Reads the whole review, however long it is, and says yes.
-async fn reviewed(mut body: Incoming) -> Answer {
+/// Reads the whole review, however long it is, and says yes unless what it asks for is denied.
+async fn reviewed(mut body: Incoming, denied: &[String]) -> Answer {
+    let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        if frame.is_err() {
+        let Ok(frame) = frame else {
             return status::answer(400, "the body ends too early", Value::Null);
-        }
+        };
+        bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data.as_ref()));
     }
-    let body = json!({"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "status": {"allowed": true}});
+    let review: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let asked = |field: &str| review["spec"]["resourceAttributes"][field].as_str().unwrap_or_default();
+    let asked = format!("{} {}", asked("verb"), asked("resource"));
+    let allowed = !denied.contains(&asked);
+    let body = json!({"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "status": {"allowed": allowed}});
     full(StatusCode::CREATED, JSON, body.to_string())
+}
+
+/// The answer of a server whose clock is wrong.
+fn dated(mut answer: Answer, faults: &Faults) -> Answer {
+    if faults.clock_ahead == 0 {
+        return answer;
+    }
+    let now = time::OffsetDateTime::now_utc() + time::Duration::seconds(faults.clock_ahead);
+    let (weekday, month) = (now.weekday().to_string(), now.month().to_string());
+    let date = format!(
+        "{}, {:02} {} {} {:02}:{:02}:{:02} GMT",
+        &weekday[..3],
+        now.day(),
+        &month[..3],
+        now.year(),
+        now.hour(),
+        now.minute(),
+        now.second()
+    );
+    if let Ok(date) = date.parse() {
+        answer.headers_mut().insert(header::DATE, date);
+    }
+    answer
 }
 
 fn version(slices_v1: bool) -> Answer {

@@ -1,0 +1,197 @@
+use std::sync::Arc;
+
+use super::super::finding::Verdict;
+use super::*;
+use crate::apiserver::examine::Ready;
+use crate::apiserver::resource::Resource;
+use crate::apiserver::review::{Denied, Permission};
+use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
+
+const NOW: i64 = 1_800_000_000;
+const DAY: i64 = 86_400;
+
+fn one() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 11], 6443))
+}
+
+fn lasting(from: i64, to: i64) -> Lifetime {
+    Lifetime { begin: Some(NOW + from * DAY), end: NOW + to * DAY }
+}
+
+fn ready(status: u16, clock_ahead: Option<i64>) -> Examined {
+    Examined {
+        address: one(),
+        connected: Ok(Duration::from_micros(310)),
+        secured: Some(Ok(Some(lasting(-10, 355)))),
+        answered: Some(Ok(Ready { status, clock_ahead })),
+    }
+}
+
+fn snapshot(service: ServiceStatus, backends: &[SocketAddr]) -> Arc<Snapshot> {
+    let frontend = Frontend {
+        vip: SocketAddr::from(([10, 96, 0, 1], 443)),
+        port_name: "https".to_owned(),
+        affinity: Affinity::None,
+        backends: backends.to_vec(),
+    };
+    let rejected = std::collections::BTreeSet::new();
+    Arc::new(Snapshot { generation: 1, service, frontends: vec![frontend], rejected })
+}
+
+fn allowed(answer: &Result<bool, Denied>) -> Vec<Permission> {
+    let all = [Resource::Service, Resource::Slices, Resource::Endpoints];
+    let of = |resource| ["list", "watch"].map(|verb| Permission { resource, verb, allowed: answer.clone() });
+    all.into_iter().flat_map(of).collect()
+}
+
+fn good() -> Api {
+    let snapshot = Ok(snapshot(ServiceStatus::Found, &[one()]));
+    Api {
+        access: Some(Ok(("user \"apivip\"".to_owned(), Vec::new()))),
+        lifetimes: vec![
+            ("ca", lasting(-100, 3000)),
+            ("client_certificate", lasting(-100, 265)),
+            ("token", Lifetime { begin: None, end: NOW + 3000 }),
+        ],
+        unresolved: Vec::new(),
+        examined: vec![ready(200, Some(0))],
+        name: "kubernetes.default.svc".to_owned(),
+        audience: Some(Ok((
+            one(),
+            Audience { permissions: allowed(&Ok(true)), slices: Some(true), snapshot },
+        ))),
+        service: "default/kubernetes".to_owned(),
+        now: NOW,
+    }
+}
+
+fn of(seen: &Api, id: &str) -> Verdict {
+    let all = findings(seen);
+    let found: Vec<&Finding> = all.iter().filter(|finding| finding.id == id).collect();
+    found.iter().map(|finding| finding.verdict).max().unwrap_or_else(|| panic!("no {id} in {all:#?}"))
+}
+
+fn looked_at(examined: Examined) -> Api {
+    Api { examined: vec![examined], ..good() }
+}
+
+#[test]
+fn a_cluster_as_it_should_be() {
+    for finding in findings(&good()) {
+        assert_eq!(finding.verdict, Verdict::Ok, "{finding:?}");
+    }
+}
+
+#[test]
+fn without_any_access_nothing_is_guessed() {
+    let all = findings(&Api { service: "default/kubernetes".to_owned(), ..Api::default() });
+    for finding in &all {
+        assert_eq!(finding.verdict, Verdict::Unknown, "{finding:?}");
+    }
+    assert!(all.len() >= 5, "{all:#?}");
+}
+
+#[test]
+fn access_that_is_wrong_or_old() {
+    let seen = Api { access: Some(Err("read the kubeconfig x: no such file".to_owned())), ..good() };
+    assert_eq!(of(&seen, "api-access"), Verdict::Fail);
+    let warned = Ok(("x".to_owned(), vec!["the CA is not valid before tomorrow".to_owned()]));
+    assert_eq!(of(&Api { access: Some(warned), ..good() }, "api-access"), Verdict::Warning);
+    for (name, id) in
+        [("ca", "ca-expiry"), ("client_certificate", "client-certificate-expiry"), ("token", "token-expiry")]
+    {
+        let with = |lifetime| Api { lifetimes: vec![("ca", lasting(-1, 9)), (name, lifetime)], ..good() };
+        let with =
+            |lifetime| Api { lifetimes: with(lifetime).lifetimes.into_iter().rev().collect(), ..good() };
+        assert_eq!(of(&with(lasting(-365, -1)), id), Verdict::Fail);
+        assert_eq!(of(&with(lasting(1, 9)), id), Verdict::Fail);
+        assert_eq!(of(&with(lasting(-355, 10)), id), Verdict::Warning);
+        assert_eq!(of(&with(lasting(-1, 1)), id), Verdict::Ok);
+    }
+    let soon = vec![("token", Lifetime { begin: None, end: NOW + 60 })];
+    assert_eq!(of(&Api { lifetimes: soon, ..good() }, "token-expiry"), Verdict::Warning);
+    let unresolved = vec![("api.example.com".to_owned(), "it stands for no address".to_owned())];
+    assert_eq!(of(&Api { unresolved, ..good() }, "apiserver-name"), Verdict::Fail);
+}
+
+#[test]
+fn an_apiserver_fails_step_by_step() {
+    let refused = Examined {
+        connected: Err("connection refused".to_owned()),
+        secured: None,
+        answered: None,
+        ..ready(200, None)
+    };
+    assert_eq!(of(&looked_at(refused.clone()), "apiserver-tcp"), Verdict::Fail);
+    assert_eq!(of(&looked_at(refused), "apiservers"), Verdict::Fail);
+    let foreign =
+        Examined { secured: Some(Err("another CA".to_owned())), answered: None, ..ready(200, None) };
+    assert_eq!(of(&looked_at(foreign), "apiserver-tls"), Verdict::Fail);
+    let untrusted = Examined { secured: None, answered: None, ..ready(200, None) };
+    assert_eq!(of(&looked_at(untrusted), "apiserver-tls"), Verdict::Unknown);
+    let old = Examined { secured: Some(Ok(Some(lasting(-360, 5)))), ..ready(200, None) };
+    assert_eq!(of(&looked_at(old), "apiserver-certificate-expiry"), Verdict::Warning);
+    let silent = Examined { answered: Some(Err("no answer within 2.5 s".to_owned())), ..ready(200, None) };
+    assert_eq!(of(&looked_at(silent), "apiserver-readyz"), Verdict::Fail);
+    let verdict = |status| of(&looked_at(ready(status, None)), "apiserver-readyz");
+    assert_eq!([200, 401, 403].map(verdict), [Verdict::Ok; 3]);
+    assert_eq!([500, 503, 302].map(verdict), [Verdict::Warning, Verdict::Warning, Verdict::Fail]);
+}
+
+#[test]
+fn a_clock_is_judged_by_the_farthest() {
+    for (skew, expected) in [
+        (5, Verdict::Ok),
+        (-5, Verdict::Ok),
+        (6, Verdict::Warning),
+        (-60, Verdict::Warning),
+        (61, Verdict::Fail),
+        (-86_400, Verdict::Fail),
+    ] {
+        let seen = Api { examined: vec![ready(200, Some(1)), ready(200, Some(skew))], ..good() };
+        assert_eq!(of(&seen, "clock"), expected, "{skew}");
+    }
+}
+
+#[test]
+fn exactly_the_missing_verb_is_named() {
+    let mut seen = good();
+    let Some(Ok((_, audience))) = &mut seen.audience else { panic!() };
+    audience.permissions[3].allowed = Ok(false);
+    let all = findings(&seen);
+    let denied: Vec<_> = all.iter().filter(|finding| finding.verdict == Verdict::Fail).collect();
+    assert_eq!(denied.len(), 1, "{denied:#?}");
+    assert_eq!(denied[0].subject.as_deref(), Some("watch endpointslices.discovery.k8s.io"));
+}
+
+#[test]
+fn endpoints_matter_only_where_there_are_no_slices() {
+    let with = |slices, answer: Result<bool, Denied>| {
+        let snapshot = Ok(snapshot(ServiceStatus::Found, &[one()]));
+        let audience = Audience { permissions: allowed(&answer), slices, snapshot };
+        let all = findings(&Api { audience: Some(Ok((one(), audience))), ..good() });
+        let of = all.into_iter().filter(|finding| finding.id == "permission");
+        of.filter_map(|finding| Some((finding.subject?, finding.verdict))).collect::<Vec<_>>()
+    };
+    let names = |found: Vec<(String, Verdict)>| found.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    assert!(names(with(Some(true), Ok(true))).iter().all(|name| !name.ends_with("endpoints")));
+    assert!(names(with(Some(false), Ok(true))).contains(&"watch endpoints".to_owned()));
+    let credentials = Err(Denied::Credentials("the token".to_owned()));
+    assert!(with(None, credentials).iter().all(|(_, verdict)| *verdict == Verdict::Fail));
+    let silent = Err(Denied::Unanswered("broke".to_owned()));
+    assert!(with(None, silent).iter().all(|(_, verdict)| *verdict == Verdict::Unknown));
+}
+
+#[test]
+fn what_is_published_is_judged() {
+    let with = |snapshot| {
+        let audience = Audience { permissions: Vec::new(), slices: Some(true), snapshot };
+        of(&Api { audience: Some(Ok((one(), audience))), ..good() }, "api-read")
+    };
+    assert_eq!(with(Err("not allowed (403)".to_owned())), Verdict::Fail);
+    for service in [ServiceStatus::Missing, ServiceStatus::Headless, ServiceStatus::Unusable] {
+        assert_eq!(with(Ok(snapshot(service, &[]))), Verdict::Fail);
+    }
+    assert_eq!(with(Ok(snapshot(ServiceStatus::Found, &[]))), Verdict::Warning);
+    assert_eq!(of(&Api { audience: Some(Err("no key".to_owned())), ..good() }, "api-read"), Verdict::Fail);
+}

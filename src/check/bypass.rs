@@ -1,0 +1,171 @@
+//! Verdicts on ways by which packets of Pods pass the host's netfilter by. Pure.
+
+use super::finding::{Check, Finding, Group};
+use super::settings::names;
+use crate::dataplane::elsewhere::Elsewhere;
+use crate::dataplane::links::SeenLink;
+use crate::dataplane::nft::survey::Survey;
+
+/// What was seen of such ways.
+#[derive(Clone, Debug, Default)]
+pub struct Ways {
+    /// Devices of this namespace, or why they cannot be listed.
+    pub links: Option<Result<Vec<SeenLink>, String>>,
+    /// Macvlan devices and their like in other namespaces, or why those cannot be looked into.
+    pub elsewhere: Option<Result<Elsewhere, String>>,
+    /// Devices with virtual functions, and virtual functions, of SR-IOV; why `/sys/class/net` cannot be believed.
+    pub virtual_functions: Option<Result<Vec<String>, String>>,
+    /// What is in nf_tables.
+    pub rules: Option<Result<Survey, String>>,
+    /// Whether this namespace has hardware at all.
+    pub hardware: bool,
+}
+
+const fn bypass(id: &'static str, title: &'static str) -> Check {
+    Check { id, group: Group::Bypass, title }
+}
+
+const MACVLAN: Check = bypass("macvlan", "macvlan and ipvlan devices");
+const SRIOV: Check = bypass("sr-iov", "virtual functions of network cards");
+const FLOWTABLES: Check = bypass("flowtables", "flow offload by nf_tables");
+const HARDWARE: Check = bypass("hw-tc-offload", "flow offload by the network card");
+
+/// Kinds of devices that send by their parent, past the hooks of the host.
+pub const KINDS: &[&str] = &["macvlan", "macvtap", "ipvlan", "ipvtap"];
+
+const LISTEN: &str = "such Pods do not reach the virtual IP through apivip; --listen serves the node itself";
+
+/// All findings.
+pub fn bypass_ways(ways: &Ways) -> Vec<Finding> {
+    vec![macvlan(ways), sriov(ways), flowtables(ways), hardware(ways)]
+}
+
+fn macvlan(ways: &Ways) -> Finding {
+    let links = match &ways.links {
+        Some(Ok(links)) => links,
+        Some(Err(error)) => return MACVLAN.unknown(error.as_str(), "mend what the line names"),
+        None => return MACVLAN.unknown("network devices were not listed in time", "run it again"),
+    };
+    let here = links.iter().filter(|link| KINDS.contains(&link.kind.as_str()));
+    let mut found: Vec<String> = here.map(|link| format!("{} ({})", link.name, link.kind)).collect();
+    let blind = match &ways.elsewhere {
+        Some(Ok(Elsewhere { links, blind })) => {
+            found.extend(links.iter().map(|link| format!("{} ({}, in a Pod)", link.name, link.kind)));
+            blind.clone()
+        }
+        Some(Err(error)) => Some(error.clone()),
+        None => Some("they were not looked into in time".to_owned()),
+    };
+    match blind {
+        _ if !found.is_empty() => {
+            MACVLAN.warning(format!("their packets pass netfilter by: {}", names(&found)), LISTEN)
+        }
+        None => MACVLAN.ok("none, neither here nor in other network namespaces of the node"),
+        Some(why) => MACVLAN.unknown(
+            format!("none here; not all other network namespaces could be looked into: {why}"),
+            "run apivip check as root on the node itself, or in a Pod with hostPID",
+        ),
+    }
+}
+
+fn sriov(ways: &Ways) -> Finding {
+    match &ways.virtual_functions {
+        Some(Ok(found)) if found.is_empty() => SRIOV.ok("none"),
+        Some(Ok(found)) => {
+            SRIOV.warning(format!("what they carry passes netfilter by: {}", names(found)), LISTEN)
+        }
+        Some(Err(error)) => SRIOV.unknown(error.as_str(), "mount the /sys of this network namespace"),
+        None => SRIOV.unknown("/sys/class/net was not read in time", "run it again"),
+    }
+}
+
+fn flowtables(ways: &Ways) -> Finding {
+    let survey = match &ways.rules {
+        Some(Ok(survey)) => survey,
+        Some(Err(error)) => return FLOWTABLES.unknown(error.as_str(), "run apivip check with CAP_NET_ADMIN"),
+        None => return FLOWTABLES.unknown("nf_tables did not answer in time", "run it again"),
+    };
+    let found: Vec<String> = survey
+        .flowtables
+        .iter()
+        .map(|table| format!("{}{}", table.name, if table.hardware { " (in hardware)" } else { "" }))
+        .collect();
+    if found.is_empty() {
+        return FLOWTABLES.ok("there is no flowtable");
+    }
+    FLOWTABLES.warning(
+        format!("flows in it pass the rules by that reset clients of a dead apiserver: {}", names(&found)),
+        "keep flows to the apiservers' ports out of it: no flow add for tcp dport 443 and 6443",
+    )
+}
+
+fn hardware(ways: &Ways) -> Finding {
+    match &ways.links {
+        Some(Ok(_)) if !ways.hardware => HARDWARE.ok("no network card in this network namespace"),
+        _ => HARDWARE.unknown(
+            "a network card's features cannot be read without ethtool",
+            "ethtool -k DEVICE | grep hw-tc-offload",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Verdict;
+    use super::*;
+    use crate::dataplane::nft::survey::SeenFlowtable;
+
+    fn clean() -> Ways {
+        Ways {
+            links: Some(Ok(vec![SeenLink {
+                name: "eth0".to_owned(),
+                index: 2,
+                kind: "veth".to_owned(),
+                parent: Some(0),
+            }])),
+            elsewhere: Some(Ok(Elsewhere::default())),
+            virtual_functions: Some(Ok(Vec::new())),
+            rules: Some(Ok(Survey::default())),
+            hardware: false,
+        }
+    }
+
+    fn verdicts(ways: &Ways) -> [Verdict; 4] {
+        let all: Vec<Verdict> = bypass_ways(ways).iter().map(|finding| finding.verdict).collect();
+        all.try_into().unwrap()
+    }
+
+    #[test]
+    fn each_way_is_noticed() {
+        use Verdict::{Ok, Unknown, Warning};
+        assert_eq!(verdicts(&clean()), [Ok; 4]);
+        let link = SeenLink { name: "mv0".to_owned(), index: 3, kind: "macvlan".to_owned(), parent: None };
+        assert_eq!(
+            verdicts(&Ways { links: Some(std::result::Result::Ok(vec![link])), ..clean() })[0],
+            Warning
+        );
+        let link = SeenLink { name: "iv0".to_owned(), index: 3, kind: "ipvlan".to_owned(), parent: Some(1) };
+        let in_pod = Elsewhere { links: vec![link], blind: Some("no".to_owned()) };
+        let elsewhere = |found| Ways { elsewhere: found, ..clean() };
+        assert_eq!(verdicts(&elsewhere(Some(std::result::Result::Ok(in_pod))))[0], Warning);
+        let blind = Elsewhere { links: Vec::new(), blind: Some("no".to_owned()) };
+        assert_eq!(verdicts(&elsewhere(Some(std::result::Result::Ok(blind))))[0], Unknown);
+        assert_eq!(verdicts(&elsewhere(None))[0], Unknown);
+        let functions = Some(std::result::Result::Ok(vec!["eth1".to_owned()]));
+        assert_eq!(verdicts(&Ways { virtual_functions: functions, ..clean() })[1], Warning);
+        let table = SeenFlowtable { name: "inet f t".to_owned(), hardware: true };
+        let rules = Some(std::result::Result::Ok(Survey { flowtables: vec![table], ..Survey::default() }));
+        assert_eq!(verdicts(&Ways { rules, ..clean() })[2], Warning);
+        assert_eq!(verdicts(&Ways { hardware: true, ..clean() })[3], Unknown);
+        assert_eq!(verdicts(&Ways::default()), [Unknown; 4]);
+        let denied = Some(Err("no".to_owned()));
+        let blind = Ways {
+            links: Some(Err("no".to_owned())),
+            elsewhere: None,
+            virtual_functions: denied,
+            rules: Some(Err("no".to_owned())),
+            hardware: false,
+        };
+        assert_eq!(verdicts(&blind), [Unknown; 4]);
+    }
+}

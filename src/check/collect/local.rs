@@ -1,0 +1,213 @@
+//! What files and the daemon's socket say.
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::AskDaemon;
+use crate::check::settings::Settings;
+use crate::dataplane::host::ROUTE_PROTOCOL;
+use crate::dataplane::links::{self, SeenLink};
+use crate::lock::LOCK_FILE;
+
+const INTERFACES: &str = "/proc/sys/net/ipv4/conf";
+const DEVICES: &str = "/sys/class/net";
+const BPF: &str = "/sys/fs/bpf";
+/// Names in `/sys/fs/bpf` that are looked at: Cilium pins some hundred.
+const MOST_PINNED: usize = 2000;
+
+/// What files say.
+#[derive(Default)]
+pub(super) struct Files {
+    pub settings: Settings,
+    pub legacy: Option<Result<Vec<String>, String>>,
+    pub ipvs: Option<bool>,
+    pub bpf: Option<Result<Vec<String>, String>>,
+    pub virtual_functions: Option<Vec<Device>>,
+    pub hardware: bool,
+}
+
+/// A device of `/sys/class/net`.
+pub(super) struct Device {
+    name: String,
+    index: u32,
+    /// It is, or has, virtual functions.
+    functions: bool,
+}
+
+pub(super) fn files() -> Files {
+    let devices = devices();
+    Files {
+        settings: settings(),
+        legacy: Some(legacy()),
+        ipvs: ipvs(),
+        bpf: Some(pinned()),
+        hardware: devices.iter().flatten().any(|device| path(device, "device").exists()),
+        virtual_functions: devices,
+    }
+}
+
+fn settings() -> Settings {
+    let conntrack = |name: &str| number(&format!("/proc/sys/net/netfilter/nf_conntrack_{name}"));
+    let rp_filter =
+        per_interface("rp_filter").and_then(|all| all.into_iter().max_by_key(|(value, _)| rank(*value)));
+    let localnet = per_interface("route_localnet");
+    Settings {
+        ip_forward: number("/proc/sys/net/ipv4/ip_forward"),
+        ipv6_forwarding: number("/proc/sys/net/ipv6/conf/all/forwarding"),
+        rp_filter,
+        routing_rules: links::foreign_rules(ROUTE_PROTOCOL).ok(),
+        tcp_loose: conntrack("tcp_loose"),
+        route_localnet: localnet
+            .map(|all| all.into_iter().filter(|(value, _)| *value != 0).map(|(_, name)| name).collect()),
+        conntrack: conntrack("count").zip(conntrack("max")),
+        bridge_netfilter: number("/proc/sys/net/bridge/bridge-nf-call-iptables"),
+        bridges: Vec::new(),
+    }
+}
+
+/// Of `all` and an interface the higher value counts, so that 2 (loose) on `all` makes every interface loose.
+fn rank(value: i64) -> i64 {
+    if value == 1 { 2 } else { value.min(1) }
+}
+
+/// The effective value of each interface.
+fn per_interface(setting: &str) -> Option<Vec<(i64, String)>> {
+    let all = number(&format!("{INTERFACES}/all/{setting}"))?;
+    let mut names: Vec<String> = fs::read_dir(INTERFACES)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !matches!(name.as_str(), "all" | "default" | "lo"))
+        .collect();
+    // The first of several is shown.
+    names.sort_by(|a, b| b.cmp(a));
+    if names.is_empty() {
+        names.push("all".to_owned());
+    }
+    let value = |name: String| Some((number(&format!("{INTERFACES}/{name}/{setting}"))?.max(all), name));
+    Some(names.into_iter().filter_map(value).collect())
+}
+
+fn number(path: &str) -> Option<i64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Which tables legacy iptables has loaded here; without its modules there is no such file.
+fn legacy() -> Result<Vec<String>, String> {
+    let mut tables = Vec::new();
+    for path in ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"] {
+        match fs::read_to_string(path) {
+            Ok(text) => tables.extend(text.lines().map(str::to_owned)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("{path}: {}", plain(&error))),
+        }
+    }
+    Ok(tables)
+}
+
+/// Three lines of headings come first.
+fn ipvs() -> Option<bool> {
+    match fs::read_to_string("/proc/net/ip_vs") {
+        Ok(text) => Some(text.lines().count() > 3),
+        Err(error) => (error.kind() == io::ErrorKind::NotFound).then_some(false),
+    }
+}
+
+/// Where nothing is mounted there is nothing pinned by this name.
+fn pinned() -> Result<Vec<String>, String> {
+    let mut names = Vec::new();
+    let mut folders = vec![Path::new(BPF).to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(plain(&error)),
+        };
+        for entry in entries.flatten() {
+            if names.len() >= MOST_PINNED {
+                return Ok(names);
+            }
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                _ => names.push(entry.path().to_string_lossy().into_owned()),
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn devices() -> Option<Vec<Device>> {
+    let device = |entry: fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let index = number(&format!("{DEVICES}/{name}/ifindex")).and_then(|index| index.try_into().ok())?;
+        let mut device = Device { name, index, functions: false };
+        let numbered = path(&device, "device/sriov_numvfs");
+        let virtual_one = path(&device, "device/physfn").exists();
+        device.functions = virtual_one || number(&numbered.to_string_lossy()).is_some_and(|count| count > 0);
+        Some(device)
+    };
+    Some(fs::read_dir(DEVICES).ok()?.flatten().filter_map(device).collect())
+}
+
+fn path(device: &Device, file: &str) -> std::path::PathBuf {
+    Path::new(DEVICES).join(&device.name).join(file)
+}
+
+/// A `/sys` that was mounted in another network namespace shows that one's devices.
+pub(super) fn believe(
+    devices: Vec<Device>,
+    links: Option<&Result<Vec<SeenLink>, String>>,
+) -> Result<Vec<String>, String> {
+    if let Some(Ok(links)) = links {
+        let same = |link: &SeenLink| devices.iter().any(|d| d.name == link.name && d.index == link.index);
+        if !links.iter().all(same) {
+            return Err(format!("{DEVICES} shows another network namespace"));
+        }
+    }
+    Ok(devices.into_iter().filter(|device| device.functions).map(|device| device.name).collect())
+}
+
+/// `None`: no daemon listens, and none holds the lock.
+pub(super) fn daemon(run_dir: &Path, ask: AskDaemon) -> Result<Option<Value>, String> {
+    let error = match ask(run_dir) {
+        Ok(answer) => {
+            return serde_json::from_str(&answer)
+                .map(Some)
+                .map_err(|_| "what the daemon answers cannot be read; is it of another version?".to_owned());
+        }
+        Err(error) => error,
+    };
+    let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
+    if !matches!(kind, Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)) {
+        return Err(format!("{error:#}"));
+    }
+    // A daemon that was killed leaves its pid in the file.
+    let pid = fs::read_to_string(run_dir.join(LOCK_FILE)).unwrap_or_default();
+    let name = fs::read_to_string(format!("/proc/{}/comm", pid.trim())).unwrap_or_default();
+    if name.trim() == "apivip" {
+        return Err(format!("pid {} holds the lock, and nobody listens on the socket", pid.trim()));
+    }
+    Ok(None)
+}
+
+/// The words of the kernel, without its number.
+pub(super) fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// An error and its causes on one line.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}

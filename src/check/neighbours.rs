@@ -1,0 +1,268 @@
+//! Verdicts on other programs that lead, filter or take over packets to the virtual IP. Pure.
+
+use std::net::SocketAddr;
+
+use super::finding::{Check, Finding, Group};
+use super::settings::names;
+use crate::dataplane::links::SeenLink;
+use crate::dataplane::nft::survey::{SeenChain, Survey};
+use crate::dataplane::nft::table::TABLE_NAME;
+
+/// Traces of other programs.
+#[derive(Clone, Debug, Default)]
+pub struct Traces {
+    /// What is in nf_tables, or why that cannot be read.
+    pub rules: Option<Result<Survey, String>>,
+    /// Devices, or why they cannot be listed.
+    pub links: Option<Result<Vec<SeenLink>, String>>,
+    /// Tables of iptables on the kernel's own tables (`/proc/net/ip_tables_names` and `ip6_tables_names`).
+    pub legacy: Option<Result<Vec<String>, String>>,
+    /// Whether `/proc/net/ip_vs` lists a service.
+    pub ipvs: Option<bool>,
+    /// Each virtual IP that was dialled, and whom the kernel took that for, or why that is not known.
+    pub dialled: Vec<(SocketAddr, Result<SocketAddr, String>)>,
+    /// Names in the file system of BPF, in part.
+    pub bpf: Option<Result<Vec<String>, String>>,
+}
+
+const fn neighbour(id: &'static str, title: &'static str) -> Check {
+    Check { id, group: Group::Neighbours, title }
+}
+
+const KUBE_PROXY: Check = neighbour("kube-proxy", "kube-proxy and its mode");
+const NAT_ORDER: Check = neighbour("nat-order", "who translates first");
+const FIREWALL: Check = neighbour("firewall", "firewalls and policies that drop");
+const CILIUM: Check = neighbour("cilium", "Cilium's socket load balancer and host routing");
+const CALICO: Check = neighbour("calico-ebpf", "Calico's eBPF dataplane");
+const SOCKETS: Check = neighbour("socket-translation", "programs that translate at the socket");
+
+/// Ahead of it a flow is translated by others. [`crate::dataplane::nft::table::Hook`] has it.
+const OURS: i32 = -105;
+
+/// All findings.
+pub fn neighbours(traces: &Traces) -> Vec<Finding> {
+    vec![
+        kube_proxy(traces),
+        nat_order(traces),
+        firewall(traces),
+        cilium(traces),
+        calico(traces),
+        socket_translation(traces),
+    ]
+}
+
+/// Whether rules of a kube-proxy in iptables mode are seen, which guard loopback addresses.
+pub fn has_iptables_proxy(traces: &Traces) -> bool {
+    rules(traces).is_ok_and(|survey| survey.chains.iter().any(is_services))
+}
+
+fn rules(traces: &Traces) -> Result<&Survey, String> {
+    match &traces.rules {
+        Some(Ok(survey)) => Ok(survey),
+        Some(Err(error)) => Err(error.clone()),
+        None => Err("nf_tables did not answer in time".to_owned()),
+    }
+}
+
+fn links(traces: &Traces) -> Result<&[SeenLink], String> {
+    match &traces.links {
+        Some(Ok(links)) => Ok(links),
+        Some(Err(error)) => Err(error.clone()),
+        None => Err("network devices were not listed in time".to_owned()),
+    }
+}
+
+fn has_link(traces: &Traces, is: impl Fn(&str) -> bool) -> Vec<String> {
+    let links = links(traces).unwrap_or_default();
+    links.iter().map(|link| &link.name).filter(|name| is(name)).cloned().collect()
+}
+
+fn is_services(chain: &SeenChain) -> bool {
+    chain.name == "KUBE-SERVICES"
+}
+
+const NEEDED: &str = "run apivip check with CAP_NET_ADMIN";
+
+fn kube_proxy(traces: &Traces) -> Finding {
+    let survey = match rules(traces) {
+        Ok(survey) => survey,
+        Err(error) => return KUBE_PROXY.unknown(error, NEEDED),
+    };
+    let mut modes = Vec::new();
+    if survey.tables.iter().any(|table| table.name == "kube-proxy") {
+        modes.push("nftables (table kube-proxy)");
+    }
+    if survey.chains.iter().any(is_services) {
+        modes.push("iptables (chain KUBE-SERVICES)");
+    }
+    let device = !has_link(traces, |name| name == "kube-ipvs0").is_empty();
+    if device || traces.ipvs == Some(true) {
+        modes.push(if device { "IPVS (device kube-ipvs0)" } else { "IPVS (/proc/net/ip_vs)" });
+    }
+    let legacy = matches!(&traces.legacy, Some(Ok(tables)) if tables.iter().any(|table| table == "nat"));
+    match (modes.as_slice(), &traces.legacy) {
+        ([], Some(Ok(_))) if !legacy => KUBE_PROXY.ok("no trace of it"),
+        ([], Some(Ok(_))) => KUBE_PROXY.unknown(
+            "iptables has a table nat of the legacy kind, whose chains cannot be read over netlink",
+            "iptables-legacy -t nat -nL KUBE-SERVICES",
+        ),
+        ([], legacy) => KUBE_PROXY.unknown(
+            match legacy {
+                Some(Err(error)) => format!("tables of legacy iptables: {error}"),
+                _ => "tables of legacy iptables cannot be read".to_owned(),
+            },
+            "run apivip check as root",
+        ),
+        ([mode], _) if mode.starts_with("nft") => KUBE_PROXY.info(format!(
+            "mode {mode}: apivip comes first; the node's own connections are rejected while kube-proxy knows no endpoint"
+        )),
+        ([mode], _) if mode.starts_with("IPVS") => {
+            KUBE_PROXY.info(format!("mode {mode}: it binds the virtual IP, and apivip redirects it all the same"))
+        }
+        ([mode], _) => KUBE_PROXY.info(format!("mode {mode}: apivip comes first")),
+        (several, _) => KUBE_PROXY.warning(
+            format!("traces of several modes: {}", several.join(", ")),
+            "remove what an earlier mode left: kube-proxy --cleanup, then restart kube-proxy",
+        ),
+    }
+}
+
+/// The hooks prerouting and output.
+fn nat_order(traces: &Traces) -> Finding {
+    let survey = match rules(traces) {
+        Ok(survey) => survey,
+        Err(error) => return NAT_ORDER.unknown(error, NEEDED),
+    };
+    let earlier = survey.chains.iter().filter_map(|chain| {
+        let base = chain.base.as_ref()?;
+        let ahead = base.kind == "nat" && matches!(base.hook, 0 | 3) && base.priority <= OURS;
+        (ahead && chain.table != TABLE_NAME)
+            .then(|| format!("{} {} {} ({})", chain.family, chain.table, chain.name, base.priority))
+    });
+    let earlier: Vec<String> = earlier.collect();
+    if earlier.is_empty() {
+        return NAT_ORDER.ok(format!("no nat chain of others runs at {OURS} or earlier"));
+    }
+    NAT_ORDER.warning(
+        format!(
+            "nat chains of others run as early or earlier, and may translate the virtual IP: {}",
+            names(&earlier)
+        ),
+        format!("give them a priority above {OURS}, or see that they leave the virtual IP alone"),
+    )
+}
+
+fn firewall(traces: &Traces) -> Finding {
+    let survey = match rules(traces) {
+        Ok(survey) => survey,
+        Err(error) => return FIREWALL.unknown(error, NEEDED),
+    };
+    // The hooks input, forward and output.
+    let drops = |chain: &&SeenChain| {
+        ["ip", "ip6", "inet"].contains(&chain.family)
+            && chain.base.as_ref().is_some_and(|base| base.drops && (1..=3).contains(&base.hook))
+    };
+    let dropping: Vec<String> = survey
+        .chains
+        .iter()
+        .filter(drops)
+        .map(|chain| format!("{} {} {}", chain.family, chain.table, chain.name))
+        .collect();
+    let firewalld = survey.tables.iter().any(|table| table.name == "firewalld");
+    let ufw =
+        survey.chains.iter().any(|chain| chain.name.starts_with("ufw-") || chain.name.starts_with("ufw6-"));
+    let who = match (firewalld, ufw) {
+        (true, true) => "firewalld and ufw: ",
+        (true, false) => "firewalld: ",
+        (false, true) => "ufw: ",
+        (false, false) => "",
+    };
+    if firewalld || !dropping.is_empty() {
+        let what = if dropping.is_empty() {
+            "rejects what no zone allows".to_owned()
+        } else {
+            format!("drop what no rule allows: {}", names(&dropping))
+        };
+        return FIREWALL.warning(
+            format!("{who}{what}"),
+            "allow Pods to the apiservers' addresses and ports in forward, and ct state established,related everywhere",
+        );
+    }
+    if ufw { FIREWALL.info("ufw is there, and its policies accept") } else { FIREWALL.ok("no policy drops") }
+}
+
+fn bpf(traces: &Traces, is: impl Fn(&str) -> bool) -> Vec<String> {
+    let Some(Ok(names)) = &traces.bpf else { return Vec::new() };
+    names.iter().filter(|name| is(name)).cloned().collect()
+}
+
+fn cilium(traces: &Traces) -> Finding {
+    if let Err(error) = links(traces) {
+        return CILIUM.unknown(error, "mend what the line names");
+    }
+    let devices = has_link(traces, |name| name == "cilium_host" || name == "cilium_net");
+    let sockets = bpf(traces, |name| name.contains("/socketlb/") || name.contains("cil_sock"));
+    let pinned = bpf(traces, |name| name.contains("/cilium"));
+    if !sockets.is_empty() {
+        return CILIUM.warning(
+            format!(
+                "its socket load balancer translates the virtual IP before any packet is made ({})",
+                sockets[0]
+            ),
+            "socketLB.enabled=false and kubeProxyReplacement=false in Cilium's Helm values, or use --listen",
+        );
+    }
+    if devices.is_empty() && pinned.is_empty() {
+        return no_trace(&CILIUM, traces);
+    }
+    let trace = names(if devices.is_empty() { &pinned } else { &devices });
+    CILIUM.unknown(
+        format!("it is there ({trace}); whether it load-balances at sockets or routes past netfilter is not visible from here"),
+        "cilium-dbg status --verbose: KubeProxyReplacement must be False, Host Routing must be Legacy",
+    )
+}
+
+fn calico(traces: &Traces) -> Finding {
+    if let Err(error) = links(traces) {
+        return CALICO.unknown(error, "mend what the line names");
+    }
+    let devices = has_link(traces, |name| name.starts_with("bpfin.cali") || name.starts_with("bpfout.cali"));
+    let pinned = bpf(traces, |name| name.contains("/cali_") || name.contains("/calico"));
+    match devices.first().or(pinned.first()) {
+        Some(trace) => CALICO.warning(
+            format!("it serves Services itself, ahead of netfilter ({trace})"),
+            "bpfEnabled: false in the FelixConfiguration, or use --listen",
+        ),
+        None => no_trace(&CALICO, traces),
+    }
+}
+
+fn no_trace(check: &Check, traces: &Traces) -> Finding {
+    match &traces.bpf {
+        Some(Ok(_)) => check.ok("no trace of it"),
+        Some(Err(error)) => check.unknown(format!("/sys/fs/bpf: {error}"), "run apivip check as root"),
+        None => check.unknown("/sys/fs/bpf was not read in time", "run it again"),
+    }
+}
+
+/// Programs at a cgroup can be listed by bpf(2) only, which takes pointers. What they do can be seen.
+fn socket_translation(traces: &Traces) -> Finding {
+    let list = "bpftool cgroup tree, as root: connect4 and connect6 must not translate the virtual IP";
+    let moved =
+        traces.dialled.iter().find_map(|(vip, peer)| Some((vip, peer.as_ref().ok().filter(|p| *p != vip)?)));
+    if let Some((vip, peer)) = moved {
+        return SOCKETS.warning(
+            format!("a socket that dials {vip} is connected to {peer} before any packet is made"),
+            format!("{list}; or use --listen"),
+        );
+    }
+    match traces.dialled.iter().find_map(|(vip, peer)| Some((vip, peer.as_ref().err()?))) {
+        Some((vip, error)) => SOCKETS.unknown(format!("{vip}: {error}"), list),
+        None if traces.dialled.is_empty() => {
+            SOCKETS.unknown("no virtual IP is known that could be dialled", list)
+        }
+        None => SOCKETS.ok("what this process dials at the virtual IP leaves its socket untranslated"),
+    }
+}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+use super::super::finding::Verdict;
+use super::*;
+use crate::dataplane::nft::survey::{SeenBase, SeenTable};
+
+fn vip() -> SocketAddr {
+    SocketAddr::from(([10, 96, 0, 1], 443))
+}
+
+fn clean() -> Traces {
+    Traces {
+        rules: Some(Ok(Survey::default())),
+        links: Some(Ok(Vec::new())),
+        legacy: Some(Ok(Vec::new())),
+        ipvs: Some(false),
+        dialled: vec![(vip(), Ok(vip()))],
+        bpf: Some(Ok(Vec::new())),
+    }
+}
+
+fn of(traces: &Traces, id: &str) -> Finding {
+    neighbours(traces).into_iter().find(|finding| finding.id == id).unwrap()
+}
+
+fn verdict(traces: &Traces, id: &str) -> Verdict {
+    of(traces, id).verdict
+}
+
+fn with(survey: Survey) -> Traces {
+    Traces { rules: Some(Ok(survey)), ..clean() }
+}
+
+fn table(family: &'static str, name: &str) -> SeenTable {
+    SeenTable { family, name: name.to_owned(), ..SeenTable::default() }
+}
+
+fn chain(table: &str, name: &str, base: Option<(&str, u32, i32, bool)>) -> SeenChain {
+    let base =
+        base.map(|(kind, hook, priority, drops)| SeenBase { kind: kind.to_owned(), hook, priority, drops });
+    SeenChain { family: "ip", table: table.to_owned(), name: name.to_owned(), base }
+}
+
+fn device(name: &str) -> Traces {
+    Traces { links: Some(Ok(vec![SeenLink { name: name.to_owned(), ..SeenLink::default() }])), ..clean() }
+}
+
+fn pinned(name: &str) -> Traces {
+    Traces { bpf: Some(Ok(vec![name.to_owned()])), ..clean() }
+}
+
+#[test]
+fn a_node_of_ones_own() {
+    assert!(neighbours(&clean()).iter().all(|finding| finding.verdict == Verdict::Ok));
+}
+
+#[test]
+fn what_cannot_be_read_is_unknown() {
+    for finding in neighbours(&Traces::default()) {
+        assert_eq!(finding.verdict, Verdict::Unknown, "{finding:?}");
+        assert!(finding.mend.is_some());
+    }
+}
+
+#[test]
+fn each_mode_of_kube_proxy_leaves_its_traces() {
+    let nft = Survey { tables: vec![table("ip", "kube-proxy")], ..Survey::default() };
+    let iptables = Survey { chains: vec![chain("nat", "KUBE-SERVICES", None)], ..Survey::default() };
+    for (traces, word) in [
+        (with(nft.clone()), "nftables"),
+        (with(iptables.clone()), "iptables"),
+        (device("kube-ipvs0"), "IPVS"),
+    ] {
+        let found = of(&traces, "kube-proxy");
+        assert_eq!(found.verdict, Verdict::Info);
+        assert!(found.evidence.contains(word), "{found:?}");
+    }
+    assert!(has_iptables_proxy(&with(iptables.clone())) && !has_iptables_proxy(&with(nft.clone())));
+    assert_eq!(verdict(&Traces { ipvs: Some(true), ..clean() }, "kube-proxy"), Verdict::Info);
+    let both = Survey { chains: iptables.chains, ..nft };
+    assert_eq!(verdict(&with(both), "kube-proxy"), Verdict::Warning);
+    let legacy = Traces { legacy: Some(Ok(vec!["filter".to_owned(), "nat".to_owned()])), ..clean() };
+    assert_eq!(verdict(&legacy, "kube-proxy"), Verdict::Unknown);
+}
+
+#[test]
+fn a_nat_chain_that_runs_earlier_is_named() {
+    let at = |table_name, kind, hook, priority| {
+        with(Survey {
+            chains: vec![chain(table_name, "c", Some((kind, hook, priority, false)))],
+            ..Survey::default()
+        })
+    };
+    for (traces, expected) in [
+        (at("x", "nat", 0, -110), Verdict::Warning),
+        (at("x", "nat", 3, -105), Verdict::Warning),
+        (at("x", "nat", 0, -100), Verdict::Ok),
+        (at("x", "nat", 4, -200), Verdict::Ok),
+        (at("x", "filter", 0, -200), Verdict::Ok),
+        (at(TABLE_NAME, "nat", 0, -105), Verdict::Ok),
+    ] {
+        assert_eq!(verdict(&traces, "nat-order"), expected, "{traces:?}");
+    }
+}
+
+#[test]
+fn a_policy_that_drops_is_named() {
+    let drop = Survey {
+        chains: vec![chain("filter", "FORWARD", Some(("filter", 2, 0, true)))],
+        ..Survey::default()
+    };
+    assert!(of(&with(drop), "firewall").evidence.contains("ip filter FORWARD"));
+    let firewalld = Survey { tables: vec![table("inet", "firewalld")], ..Survey::default() };
+    assert_eq!(verdict(&with(firewalld), "firewall"), Verdict::Warning);
+    let ufw = Survey { chains: vec![chain("filter", "ufw-before-input", None)], ..Survey::default() };
+    assert_eq!(verdict(&with(ufw), "firewall"), Verdict::Info);
+}
+
+#[test]
+fn load_balancers_in_ebpf_are_known_by_their_traces() {
+    assert_eq!(verdict(&device("cilium_host"), "cilium"), Verdict::Unknown);
+    let socket = pinned("/sys/fs/bpf/cilium/socketlb/links/cgroup/cil_sock4_connect");
+    assert_eq!(verdict(&socket, "cilium"), Verdict::Warning);
+    let moved = Traces { dialled: vec![(vip(), Ok(SocketAddr::from(([192, 0, 2, 11], 6443))))], ..clean() };
+    assert!(of(&moved, "socket-translation").evidence.contains("192.0.2.11:6443"));
+    assert_eq!(verdict(&moved, "socket-translation"), Verdict::Warning);
+    let failed = Traces { dialled: vec![(vip(), Err("no route".to_owned()))], ..clean() };
+    assert_eq!(verdict(&failed, "socket-translation"), Verdict::Unknown);
+    assert_eq!(verdict(&device("bpfin.cali"), "calico-ebpf"), Verdict::Warning);
+    assert_eq!(verdict(&pinned("/sys/fs/bpf/tc/globals/cali_v4_nat"), "calico-ebpf"), Verdict::Warning);
+}

@@ -1,0 +1,95 @@
+//! Verdicts on what an apiserver publishes and allows. Pure.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::api::{Api, api};
+use super::finding::{Check, Finding};
+use super::settings::names;
+use crate::apiserver::resource::Resource;
+use crate::apiserver::review::{Denied, Permission};
+use crate::model::snapshot::{ServiceStatus, Snapshot};
+
+const READ: Check = api("api-read", "the Service and its endpoints can be read");
+const PERMISSION: Check = api("permission", "the daemon may do what it does");
+
+/// What was read, and each permission that matters.
+pub(super) fn reading(seen: &Api) -> Vec<Finding> {
+    let (address, audience) = match &seen.audience {
+        Some(Ok(answered)) => answered,
+        Some(Err(error)) => return vec![READ.fail(error.as_str(), "correct what the line names")],
+        None => {
+            let why = "no apiserver with a verified certificate could be asked";
+            return [READ, PERMISSION].map(|check| check.unknown(why, "see above")).to_vec();
+        }
+    };
+    let mut all = vec![match &audience.snapshot {
+        Ok(snapshot) => published(snapshot, *address),
+        Err(error) => READ.fail(error.as_str(), "see the permissions below; else what the line names"),
+    }];
+    all.extend(
+        audience.permissions.iter().filter_map(|asked| permission(asked, audience.slices, &seen.service)),
+    );
+    all
+}
+
+fn published(snapshot: &Snapshot, from: SocketAddr) -> Finding {
+    let mend = "kubectl get service,endpointslice -n NAMESPACE; is --service right?";
+    let empty: Vec<String> =
+        snapshot.frontends.iter().filter(|f| f.backends.is_empty()).map(|f| f.vip.to_string()).collect();
+    match snapshot.service {
+        ServiceStatus::Missing => return READ.fail("the Service does not exist", mend),
+        ServiceStatus::Headless => return READ.fail("the Service has no ClusterIP", mend),
+        ServiceStatus::Unusable => {
+            return READ.fail("the Service has no usable ClusterIP and TCP port", mend);
+        }
+        ServiceStatus::Found => {}
+    }
+    if !empty.is_empty() {
+        return READ.warning(format!("no endpoint is published for {}", names(&empty)), mend);
+    }
+    let rejected: Vec<String> = snapshot.rejected.iter().map(ToString::to_string).collect();
+    if !rejected.is_empty() {
+        return READ
+            .warning(format!("addresses are left out: {}", names(&rejected)), "correct the endpoints");
+    }
+    let vips: Vec<String> = snapshot.frontends.iter().map(|f| f.vip.to_string()).collect();
+    // Each counts once, whatever the number of its ports.
+    let apiservers: BTreeSet<IpAddr> = snapshot.backends().iter().map(SocketAddr::ip).collect();
+    READ.ok(format!("from {from}: {} with {} apiservers", names(&vips), apiservers.len()))
+}
+
+/// Endpoints are read only where there are no EndpointSlices.
+fn permission(asked: &Permission, slices: Option<bool>, service: &str) -> Option<Finding> {
+    let namespace = service.split('/').next().unwrap_or_default();
+    let about = format!("{} {}", asked.verb, asked.resource.rbac_name());
+    let needed = match asked.resource {
+        Resource::Service => true,
+        Resource::Slices => slices != Some(false),
+        Resource::Endpoints => slices == Some(false),
+    };
+    let finding = match &asked.allowed {
+        Ok(true) if needed => PERMISSION.ok(format!("allowed in namespace {namespace}")),
+        Ok(false) if needed => PERMISSION.fail(
+            format!("denied in namespace {namespace}"),
+            format!(
+                "add the verb {} on {} to the Role of docs/operations.md, and bind it to this user",
+                asked.verb,
+                asked.resource.rbac_name()
+            ),
+        ),
+        Err(Denied::Credentials(what)) if needed => {
+            PERMISSION.fail("the apiserver does not accept the credentials (401)", format!("check {what}"))
+        }
+        Err(Denied::Unanswered(error)) if needed => PERMISSION.unknown(
+            error.as_str(),
+            format!(
+                "kubectl auth can-i {} {} -n {namespace}, as the daemon's user",
+                asked.verb,
+                asked.resource.rbac_name()
+            ),
+        ),
+        _ => return None,
+    };
+    Some(finding.about(about))
+}
