@@ -98,7 +98,8 @@ pub async fn run(
     observer: Arc<dyn Observer>,
     results: watch::Sender<Results>,
 ) {
-    task::Task { config, trust, reports, evidence, observer, results }.run().await;
+    let told = BTreeMap::new();
+    task::Task { config, trust, reports, evidence, observer, results, told }.run().await;
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! When which virtual IP is tested, and what is told of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ pub(super) struct Task {
     pub evidence: Arc<dyn Evidence>,
     pub observer: Arc<dyn Observer>,
     pub results: watch::Sender<Results>,
+    /// What was said last of each virtual IP: who answers; `None`: nobody.
+    pub told: BTreeMap<Vip, Option<Component>>,
 }
 
 /// What makes a new round worth while when it changes.
@@ -70,6 +72,7 @@ impl Task {
                 results.retain(|vip, _| vips.contains(vip));
                 results.len() != before
             });
+            self.told.retain(|vip, _| vips.contains(vip));
             for vip in &vips {
                 self.test(*vip).await;
             }
@@ -126,35 +129,37 @@ impl Task {
         let at = Instant::now();
         let answered = outcome.ok().map(|_| at).or(last.as_ref().and_then(|last| last.answered));
         let latest = Latest { at, outcome, by, backend, failures, answered };
-        tell(vip, last.as_ref(), &latest);
+        self.tell(vip, &latest);
         self.results.send_modify(|results| {
             results.insert(vip, latest);
         });
         self.observer.tested(vip, &self.results.borrow());
     }
-}
 
-/// Each piece of news once.
-fn tell(vip: Vip, last: Option<&Latest>, latest: &Latest) {
-    let by = latest.by.map(Component::label);
-    let backend = latest.backend.map(tracing::field::display);
-    match latest.outcome {
-        Err(failure) if latest.failures == FAILURES => {
-            let (reason, seen) = (failure.label(), latest.by.map(Component::sentence));
-            tracing::warn!(%vip, reason, by, backend, seen, "the virtual IP does not answer this node");
+    /// Each piece of news once.
+    fn tell(&mut self, vip: Vip, latest: &Latest) {
+        let by = latest.by.map(Component::label);
+        let backend = latest.backend.map(tracing::field::display);
+        let news = match latest.outcome {
+            Ok(_) => Some(latest.by.unwrap_or(Component::Unknown)),
+            Err(_) if latest.failures == FAILURES => None,
+            Err(_) => return,
+        };
+        if self.told.insert(vip, news) == Some(news) {
+            return;
         }
-        Err(_) => {}
-        Ok(took) => {
-            let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-            let answered = last.is_some_and(|last| last.failures < FAILURES);
-            let same = last.is_some_and(|last| last.by == latest.by || last.outcome.is_err());
-            match latest.by {
-                _ if answered && same => {}
-                Some(component) if !component.is_ours() => {
-                    let seen = component.sentence();
-                    tracing::warn!(%vip, by, backend, seen, "something else than apivip serves the virtual IP");
-                }
-                _ => tracing::info!(%vip, by, backend, took_us, "the virtual IP answers this node"),
+        match (latest.outcome, news) {
+            (Err(failure), _) => {
+                let (reason, seen) = (failure.label(), latest.by.map(Component::sentence));
+                tracing::warn!(%vip, reason, by, backend, seen, "the virtual IP does not answer this node");
+            }
+            (Ok(took), Some(component)) if component.is_ours() => {
+                let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                tracing::info!(%vip, by, backend, took_us, "the virtual IP answers this node");
+            }
+            (Ok(_), component) => {
+                let seen = component.map(Component::sentence);
+                tracing::warn!(%vip, by, backend, seen, "something else than apivip serves the virtual IP");
             }
         }
     }
