@@ -181,7 +181,7 @@ fn firewall(traces: &Traces) -> Finding {
         let what = if dropping.is_empty() {
             "rejects what no zone allows".to_owned()
         } else {
-            format!("drop what no rule allows: {}", names(&dropping))
+            format!("policies drop what no rule allows: {}", names(&dropping))
         };
         return FIREWALL.warning(
             format!("{who}{what}"),
@@ -257,7 +257,7 @@ fn socket_translation(traces: &Traces) -> Finding {
         );
     }
     match traces.dialled.iter().find_map(|(vip, peer)| Some((vip, peer.as_ref().err()?))) {
-        Some((vip, error)) => SOCKETS.unknown(format!("{vip}: {error}"), list),
+        Some((vip, error)) => SOCKETS.unknown(format!("{vip} {error}"), list),
         None if traces.dialled.is_empty() => {
             SOCKETS.unknown("no virtual IP is known that could be dialled", list)
         }

@@ -73,7 +73,7 @@ fn permission(asked: &Permission, slices: Option<bool>, service: &str) -> Option
         Ok(false) if needed => PERMISSION.fail(
             format!("denied in namespace {namespace}"),
             format!(
-                "add the verb {} on {} to the Role of docs/operations.md, and bind it to this user",
+                "add the verb {} on {} to the Role, and bind it to this user",
                 asked.verb,
                 asked.resource.rbac_name()
             ),

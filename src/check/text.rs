@@ -33,14 +33,16 @@ pub fn text(report: &Report, style: Style) -> String {
 
 fn block(group: &[Finding], style: Style) -> Columns {
     let mut columns = Columns::new(2, style.colour);
-    for finding in group {
+    for (at, finding) in group.iter().enumerate() {
         let asked = if style.wide { format!("{}: ", finding.title) } else { String::new() };
         columns.push([
             word(finding.verdict),
             name(finding).into(),
             format!("{asked}{}", finding.evidence).into(),
         ]);
-        if let Some(mend) = &finding.mend {
+        // What mends several in a row is said once, below them.
+        let next = group.get(at + 1).and_then(|next| next.mend.as_ref());
+        if let Some(mend) = finding.mend.as_ref().filter(|mend| next != Some(mend)) {
             columns.push(["".into(), "".into(), format!("-> {mend}").into()]);
         }
     }
@@ -54,12 +56,14 @@ fn name(finding: &Finding) -> String {
     }
 }
 
+/// As wide as the longest, so that all blocks begin alike.
 fn word(verdict: Verdict) -> Cell {
+    let word = format!("{:<7}", verdict.label());
     match verdict {
-        Verdict::Ok => Cell::painted(verdict.label(), Paint::Good),
-        Verdict::Info => verdict.label().into(),
-        Verdict::Unknown | Verdict::Warning => Cell::painted(verdict.label(), Paint::Doubtful),
-        Verdict::Fail => Cell::painted(verdict.label(), Paint::Bad),
+        Verdict::Ok => Cell::painted(word, Paint::Good),
+        Verdict::Info => word.into(),
+        Verdict::Unknown | Verdict::Warning => Cell::painted(word, Paint::Doubtful),
+        Verdict::Fail => Cell::painted(word, Paint::Bad),
     }
 }
 
@@ -75,6 +79,7 @@ mod tests {
         let findings = vec![
             api.ok("round trip").about("192.0.2.11:6443"),
             kernel.ok("makes a tun device"),
+            kernel.unknown("not tried", "modprobe tun"),
             kernel.warning("missing", "modprobe tun"),
         ];
         Report::new("1 (commit x)", findings)
@@ -87,13 +92,14 @@ apivip 1 (commit x)
 
 kernel, tried in a network namespace of its own
   ok        kernel-tun   makes a tun device
+  unknown   kernel-tun   not tried
   warning   kernel-tun   missing
                          -> modprobe tun
 
 Kubernetes API
-  ok   apiserver-tcp 192.0.2.11:6443   round trip
+  ok        apiserver-tcp 192.0.2.11:6443   round trip
 
-2 ok, 0 info, 0 unknown, 1 warning, 0 fail
+2 ok, 0 info, 1 unknown, 1 warning, 0 fail
 ";
         assert_eq!(text(&report(), Style::default()), expected);
         assert!(

@@ -63,7 +63,7 @@ pub(in crate::dataplane) fn peer_of(vip: SocketAddr) -> Result<SocketAddr, Strin
         let own = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
         Ok((socket, own))
     };
-    let (_socket, own) = dial().map_err(|error| format!("dial it: {error}"))?;
+    let (_socket, own) = dial().map_err(|error| format!("cannot be dialled: {}", error.kind()))?;
     let listed = Channel::open(NETLINK_SOCK_DIAG, "the host's sockets")
         .and_then(|mut channel| channel.dump(sockets::LIST, &sockets::of_port(own)))
         .map_err(|error| chain(&error))?;
