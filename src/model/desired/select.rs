@@ -36,7 +36,7 @@ pub(super) fn select(
     };
     let draining = |h: Option<&BackendHealth>| h.is_some_and(|h| h.state == State::Draining);
     let tiers = [
-        (up(view, pool, earlier_backends), false),
+        (up(view, pool, earlier), false),
         (tier(pool, |h| h.is_none_or(|h| h.state == State::Unknown && h.failing.is_none())), false),
         (tier(pool, |h| h.is_some_and(|h| h.state == State::Unknown)), false),
         (tier(pool, draining), true),
@@ -62,12 +62,12 @@ pub(super) fn select(
 }
 
 /// Those that are Up. One that was not probed yet waits for that, so that an endpoint which leads nowhere costs no
-/// connection; those that are programmed already, as after a start, share until something speaks against them.
-fn up(view: &HealthView, pool: &[Backend], earlier: &[Backend]) -> Vec<Backend> {
+/// connection; those that are programmed already share until something speaks against them, and at the start all do.
+fn up(view: &HealthView, pool: &[Backend], earlier: Option<&DesiredFrontend>) -> Vec<Backend> {
     let usable = |backend: &Backend| match view.backends.get(backend) {
         Some(health) if health.state == State::Up => true,
         Some(health) if health.state != State::Unknown || health.failing.is_some() => false,
-        _ => earlier.contains(backend),
+        _ => earlier.is_none_or(|earlier| earlier.backends.contains(backend)),
     };
     pool.iter().copied().filter(usable).collect()
 }

@@ -35,7 +35,9 @@ fn vip() -> Vip {
 fn only_those_that_are_up_get_new_connections() {
     use State::{Down, Draining, Unknown, Up};
     assert_eq!(choice(&three([Up, Up, Up]), None), (vec![11, 12, 13], vec![], vec![]));
-    assert_eq!(choice(&three([Up, Unknown, Up]), None).0, [11, 13], "it may lead nowhere");
+    assert_eq!(choice(&three([Up, Unknown, Up]), None).0, [11, 12, 13], "nothing was programmed yet");
+    let without = desire(&three([Up, Draining, Up]), None, &NodeView::default(), &policy()).0;
+    assert_eq!(choice(&three([Up, Unknown, Up]), Some(&without)).0, [11, 13], "it may lead nowhere");
     assert_eq!(choice(&three([Unknown, Draining, Unknown]), None), (vec![11, 13], vec![], vec![]));
     assert_eq!(
         choice(&three([Up, Draining, Up]), None),
