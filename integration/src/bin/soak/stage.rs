@@ -97,8 +97,9 @@ impl<'lab> Stage<'lab> {
             })?;
             let used = backends_of(&status, vip);
             let outcome = self.check(&used, &all);
-            // What flapped is let in again while this looks.
-            let moved = backends_of(&self.daemon.status()?, vip) != used;
+            // What flapped is let in again while this looks, and changes of the endpoints are still on their way.
+            let now = self.daemon.status()?;
+            let moved = backends_of(&now, vip) != used || now["generation"] != status["generation"];
             match outcome {
                 Err(_) if moved && Instant::now() < deadline => {}
                 outcome => {
