@@ -2,6 +2,7 @@
 //! and expired, while a real apiserver says by whom it is read.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use integration::kubeconfig::{Authority, Kubeconfig, User};
 use integration::lab::{Lab, LabOptions};
 use integration::pki::{self, KeyFiles, Validity};
 use integration::real::PORT;
+use serde_json::Value;
 
 /// The product's promise is a minute; it looks every 10 s.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -58,11 +60,18 @@ fn asked_by(plane: &mut ControlPlane<'_>, group: &str) -> Result<bool> {
     }))
 }
 
+/// The apiservers of the virtual IP that the API publishes, in order.
+fn published(status: &Value) -> Vec<SocketAddr> {
+    let backends = status["frontends"][0]["backends"].as_array().map_or(&[][..], Vec::as_slice);
+    let published = backends.iter().filter(|backend| backend["published"] == true);
+    published.filter_map(|backend| backend["address"].as_str()?.parse().ok()).collect()
+}
+
 #[test]
 fn credentials_are_renewed_without_a_restart() -> Result<()> {
     let lab = Lab::start(LabOptions { apiservers: 1, ..LabOptions::default() })?;
     let mut plane = ControlPlane::serving(&lab, Variant::RealEndpoints)?;
-    let vip = std::net::SocketAddr::new(lab.vips()[0], 443);
+    let vip = SocketAddr::new(lab.vips()[0], 443);
     let authority = plane.real()?.authority();
     let client = |group: &str, validity| -> Result<(String, String)> {
         let KeyFiles { certificate, key } =
@@ -102,8 +111,10 @@ fn credentials_are_renewed_without_a_restart() -> Result<()> {
     plane.publish(
         &lab.apiserver_addresses(2).iter().chain(&lab.apiserver_addresses(1)).copied().collect::<Vec<_>>(),
     )?;
+    // The second does not live, and gets no connection.
     let both = [plane.apiservers(1)[0], plane.apiservers(2)[0]];
-    daemon.wait_for_backends(vip, &both)?;
+    daemon.wait_for_status("both published", LIMIT, |status| published(status) == both)?;
+    daemon.wait_for_backends(vip, &both[..1])?;
     ensure!(daemon.status()?["api"]["state"] == "synced", "half a key ended the session");
 
     // The whole: the session goes on with it where it was.
@@ -111,6 +122,7 @@ fn credentials_are_renewed_without_a_restart() -> Result<()> {
     daemon.process().wait_for_line("the credentials were renewed", LIMIT)?;
     daemon.process().wait_for_line("the cluster's CA was renewed", LIMIT)?;
     plane.publish_apiservers(&[1])?;
+    daemon.wait_for_status("one published", LIMIT, |status| published(status) == both[..1])?;
     daemon.wait_for_backends(vip, &both[..1])?;
     ensure!(daemon.metric("apivip_api_relists_total")? == 0, "events between the sessions were lost");
 
