@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use crate::clock::unix_now;
 use crate::model::merge::{Alternatives, Configured, LastGood, Merge, Origins};
 use crate::model::published::Published;
 use crate::model::snapshot::{ServiceStatus, Snapshot};
 use crate::report::Report;
 use crate::seeds::Resolved;
-use crate::state::{StateFile, unix_now};
+use crate::state::StateFile;
 
 /// Longest that an incomplete first list waits until seeds and saved state are programmed: a commit can wait for another
 /// program's for 8 s.

@@ -1,22 +1,45 @@
-//! Errors of TCP, TLS and HTTP -> the closed set of reasons.
-//!
-//! In: errors as rustls, h2, hyper and the kernel nest them. Out: a [`FailReason`].
+//! What asking an apiserver for `/readyz` means, whoever asks: how it is addressed and believed, what its status says, and
+//! which of the closed set of reasons stands behind an error of TCP, TLS or HTTP.
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 
-use crate::model::health::FailReason;
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
 
-/// Any error on the way of a probe.
-pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+use crate::model::health::{FailReason, Outcome};
 
-/// This node could not ask: no file descriptor, no free port, no memory. It is held against no backend.
-#[derive(Debug, thiserror::Error)]
-#[error("open a socket for a probe")]
-pub(super) struct LocalError(#[source] pub(super) io::Error);
+/// The name as HTTP writes it, in `Host` and in a URI.
+pub fn authority(name: &ServerName<'_>) -> String {
+    match name {
+        ServerName::IpAddress(rustls::pki_types::IpAddr::V6(_)) => format!("[{}]", name.to_str()),
+        other => other.to_str().into_owned(),
+    }
+}
+
+/// The settings that a question needs on top of whom to trust. A resumed session would not show the certificate again,
+/// and the question is there to see it.
+pub fn settings(trust: &ClientConfig, protocols: &[&[u8]]) -> Arc<ClientConfig> {
+    let mut config = trust.clone();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+/// What an HTTP status says. 401 and 403 come from an apiserver without anonymous access: it is alive, and ready as far as
+/// anyone without a name may know.
+pub fn outcome(status: u16) -> Outcome {
+    match status {
+        200 | 401 | 403 => Outcome::Ready,
+        500..=599 => Outcome::Unready,
+        _ => Outcome::Failed(FailReason::Protocol),
+    }
+}
 
 /// What an error says of the backend.
-pub(super) fn reason(error: &(dyn Error + 'static)) -> FailReason {
+pub fn reason(error: &(dyn Error + 'static)) -> FailReason {
     let chain = chain(error);
     // The innermost cause that is known counts.
     chain.iter().rev().find_map(|error| known(*error)).unwrap_or(FailReason::Protocol)
@@ -90,26 +113,6 @@ mod tests {
     use rustls::CertificateError;
 
     use super::*;
-    use crate::probe::socket::LocalOr;
-
-    #[test]
-    fn the_kernels_numbers() {
-        for (number, expected) in [
-            (111, FailReason::Refused),
-            (104, FailReason::Reset),
-            (32, FailReason::Reset),
-            (110, FailReason::Timeout),
-            (101, FailReason::Unreachable),
-            (113, FailReason::Unreachable),
-            (112, FailReason::Unreachable),
-            (13, FailReason::Unreachable),
-            (1, FailReason::Unreachable),
-            (22, FailReason::Unreachable),
-        ] {
-            let error = LocalOr::Peer(io::Error::from_raw_os_error(number));
-            assert_eq!(reason(&error), expected, "{error:?}");
-        }
-    }
 
     #[test]
     fn the_innermost_cause_counts() {

@@ -36,7 +36,7 @@ use history::History;
 pub use path::{Mode, PathError};
 use path::{PROMOTE, Path};
 use repair::Mender;
-pub use totals::TotalsQuery;
+pub use totals::{TotalsQuery, ask_totals};
 use wait::{after, stopped};
 
 /// A refused commit is tried again after this, doubled up to [`RETRY_MAX`].

@@ -10,7 +10,6 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -174,11 +173,6 @@ pub fn remove(folder: &Path) -> Result<Vec<PathBuf>, StateError> {
         removed.push(folder.to_owned());
     }
     Ok(removed)
-}
-
-/// Seconds since 1970; 0 while the clock says that it is earlier.
-pub fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 enum Wrong {

@@ -1,11 +1,12 @@
 //! What `apivip status` shows: one document, as JSON, and as [`text`] for people.
 
 use std::collections::BTreeMap;
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use crate::apiserver::{Connection, Expiry};
+use crate::clock::unix_seconds;
 use crate::config::VERSION;
 use crate::forwarder::Stats;
 use crate::model::desired::Hold;
@@ -104,17 +105,31 @@ pub struct FrontendStatus {
     pub backends: Vec<BackendStatus>,
 }
 
+/// What the parts of the daemon know.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    /// The Service.
+    pub service: &'a ServiceKey,
+    /// When the daemon started.
+    pub started: Instant,
+    /// The reconciler's state.
+    pub report: &'a Report,
+    /// The API client's state.
+    pub connection: &'a Connection,
+    /// Where each apiserver was learnt.
+    pub origins: &'a Origins,
+    /// Connections sent to each apiserver.
+    pub totals: &'a BTreeMap<Backend, u64>,
+    /// What the forwarder counts.
+    pub forwarder: &'a Stats,
+    /// What the self-test found.
+    pub selftests: &'a Results,
+}
+
 impl Status {
     /// Puts the document together from what the parts of the daemon know.
-    pub fn new(
-        service: &ServiceKey,
-        started: Instant,
-        report: &Report,
-        connection: &Connection,
-        origins: &Origins,
-        totals: &BTreeMap<Backend, u64>,
-        forwarder: &Stats,
-    ) -> Self {
+    pub fn new(parts: &Parts<'_>) -> Self {
+        let Parts { service, started, report, connection, origins, totals, forwarder, selftests } = *parts;
         let frontends = report.programmed.iter().flat_map(|state| &state.frontends).map(|f| FrontendStatus {
             vip: f.vip,
             port_name: f.port_name.clone(),
@@ -133,11 +148,11 @@ impl Status {
             generation: snapshot.map_or(0, |s| s.generation),
             dataplane: PathStatus::new(report, forwarder),
             repairs: RepairsStatus::new(&report.repairs),
-            selftests: Vec::new(),
+            selftests: SelfTestStatus::all(selftests),
             transitions: report.transitions.iter().map(TransitionStatus::new).collect(),
             api: ApiStatus {
                 state: word(&connection.state),
-                since: connection.since.duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
+                since: unix_seconds(connection.since),
                 address: connection.address.map(|a| a.to_string()),
                 api: word(&connection.api),
                 resource_version: connection.resource_version.clone(),
@@ -152,14 +167,6 @@ impl Status {
         };
         status.problems = problems::of(&status);
         status
-    }
-
-    /// With what the self-test found.
-    #[must_use]
-    pub fn tested(mut self, results: &Results) -> Self {
-        self.selftests = SelfTestStatus::all(results);
-        self.problems = problems::of(&self);
-        self
     }
 }
 
@@ -197,6 +204,16 @@ fn summary(report: &Report) -> String {
             "the kernel refused the rules, what stood before still stands: {}",
             report.last_error.as_deref().unwrap_or("no reason given")
         ),
+    }
+}
+
+/// What becomes of a credential by that name in so many seconds, or became of it.
+fn expiry(credential: &str, left: i64) -> String {
+    let (credential, time) = (credential.replace('_', " "), duration(left.unsigned_abs()));
+    if left < 0 {
+        format!("{credential} expired {time} ago")
+    } else {
+        format!("{credential} expires in {time}")
     }
 }
 

@@ -15,8 +15,7 @@ use http::header::{
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::sync::oneshot;
-use tokio::time::{interval, timeout};
+use tokio::time::interval;
 
 use super::health::{self, Check, Wanted};
 use super::trend::{self, Trend};
@@ -24,7 +23,8 @@ use super::{Sources, page};
 use crate::dataplane::nft;
 use crate::metrics;
 use crate::model::types::Backend;
-use crate::status::Status;
+use crate::reconcile::ask_totals;
+use crate::status::{Parts, Status};
 
 /// The reconciler answers between two commits, and during one; reading counters can take it a second.
 const TOTALS: Duration = Duration::from_secs(2);
@@ -147,19 +147,20 @@ impl Handler {
         // Nothing is better than a status that hangs with the kernel.
         let totals = self.totals(TOTALS).await.unwrap_or_default();
         let Sources { service, started, report, connection, origins, metrics, selftests, .. } = &self.sources;
-        let (report, connection, origins) = (report.borrow(), connection.borrow(), origins.borrow());
-        let status =
-            Status::new(service, *started, &report, &connection, &origins, &totals, metrics.forwarder());
-        status.tested(&selftests.borrow())
+        Status::new(&Parts {
+            service,
+            started: *started,
+            report: &report.borrow(),
+            connection: &connection.borrow(),
+            origins: &origins.borrow(),
+            totals: &totals,
+            forwarder: metrics.forwarder(),
+            selftests: &selftests.borrow(),
+        })
     }
 
     async fn totals(&self, patience: Duration) -> Option<BTreeMap<Backend, u64>> {
-        let (query, answer) = oneshot::channel();
-        let asked = async {
-            self.sources.totals.send(query).await.ok()?;
-            answer.await.ok()
-        };
-        timeout(patience, asked).await.ok().flatten()
+        ask_totals(&self.sources.totals, patience).await
     }
 
     fn trend(&self) -> MutexGuard<'_, Trend> {

@@ -93,6 +93,7 @@ pub(super) fn selftest(results: &Results, interval: Duration, now: Instant) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::health::FailReason;
     use crate::selftest::{Component, Failure, Latest};
 
     const CHECKS: [&str; 2] = ["reconciler", "selftest"];
@@ -125,7 +126,11 @@ mod tests {
         let interval = Duration::from_secs(5);
         let latest = |failures, answered: bool| Latest {
             at: now,
-            outcome: if failures == 0 { Ok(Duration::ZERO) } else { Err(Failure::Timeout) },
+            outcome: if failures == 0 {
+                Ok(Duration::ZERO)
+            } else {
+                Err(Failure::Failed(FailReason::Timeout))
+            },
             by: Some(Component::LocalListener),
             backend: None,
             failures,

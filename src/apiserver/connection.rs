@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use super::access::Expiry;
 use super::collection::Counted;
 use super::error::ApiError;
 use super::resource::Resource;
+use crate::clock;
 
 /// How many different failures of one outage are logged. Servers word their messages as they like.
 const LOGGED_FAILURES: usize = 32;
@@ -93,7 +94,7 @@ impl Default for Connection {
 }
 
 fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    serializer.serialize_u64(clock::unix_seconds(*time))
 }
 
 /// Keeps a [`Connection`] up to date and logs its turns.

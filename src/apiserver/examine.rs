@@ -5,7 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 
 use super::access::{Access, Lifetime, lifetime};
 use super::explain::{Expected, explain};
+use crate::clock::unix_now;
 
 /// Of the answer, the head is all that is looked at.
 const HEAD_BYTES: usize = 8 << 10;
@@ -121,7 +122,9 @@ async fn steps(examined: &mut Examined, trust: Option<Trust>, limit: Duration) {
     let answered: io::Result<()> = answered.await;
     examined.answered = Some(match answered {
         Err(error) => Err(explain(&error, &expected)),
-        Ok(()) => ready(&head, now()).ok_or_else(|| "what it answers is not HTTP".to_owned()),
+        Ok(()) => {
+            ready(&head, unix_now().cast_signed()).ok_or_else(|| "what it answers is not HTTP".to_owned())
+        }
     });
 }
 
@@ -133,11 +136,6 @@ fn late(limit: Duration) -> String {
 fn plain(error: &io::Error) -> String {
     let text = error.to_string().to_lowercase();
     text.split(" (os error").next().unwrap_or_default().to_owned()
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since.as_secs().cast_signed()
 }
 
 /// Reads the head of an answer that arrived at `now`, in seconds since 1970.

@@ -1,12 +1,10 @@
 //! The daemon as a service: tells the manager that it is ready, what it does, and that it still lives.
 
-use std::time::Duration;
-
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 
 use crate::notify::Notifier;
-use crate::reconcile::TotalsQuery;
+use crate::reconcile::{TotalsQuery, ask_totals};
 use crate::report::Report;
 use crate::status;
 
@@ -37,17 +35,10 @@ pub(super) async fn follow(
             } => {
                 let period = period.unwrap_or_default();
                 due = Instant::now() + period;
-                if lives(&totals, period).await {
+                if ask_totals(&totals, period).await.is_some() {
                     notifier.say("WATCHDOG=1");
                 }
             }
         }
     }
-}
-
-/// Whether the reconciler answers. It does so while it waits for the kernel, too.
-async fn lives(totals: &mpsc::Sender<TotalsQuery>, limit: Duration) -> bool {
-    let (query, answer) = oneshot::channel();
-    let asked = async { totals.send(query).await.is_ok() && answer.await.is_ok() };
-    timeout(limit, asked).await.unwrap_or(false)
 }

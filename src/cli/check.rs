@@ -1,6 +1,5 @@
 //! `apivip check`: looks at this node and at the API, and says what stands in the way.
 
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,22 +25,17 @@ pub(super) fn check(args: &CheckArgs) -> Result<u8, Failure> {
     let report = runtime.block_on(crate::check::run(&args.run, ask));
     // Nothing that hangs must delay the end.
     runtime.shutdown_background();
-    print(args, &report).map_err(Failure::Runtime)?;
+    shown(&report, args.output).and_then(|shown| status::print(&shown)).map_err(Failure::Runtime)?;
     let worst = if args.strict { Verdict::Warning } else { Verdict::Fail };
     Ok(if report.verdict >= worst { DEGRADED } else { OK })
 }
 
-fn print(args: &CheckArgs, report: &Report) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout();
-    let said = match args.output {
-        OutputArg::Json => {
-            format!("{}\n", serde_json::to_string_pretty(report).context("encode the report")?)
-        }
+fn shown(report: &Report, output: OutputArg) -> anyhow::Result<String> {
+    Ok(match output {
+        OutputArg::Json => format!("{}\n", serde_json::to_string_pretty(report).context("write JSON")?),
         OutputArg::Yaml => serde_saphyr::to_string(report).context("write YAML")?,
         OutputArg::Table | OutputArg::Wide => {
-            let style = Style { colour: status::wants_colour(), wide: args.output == OutputArg::Wide };
-            text(report, style)
+            text(report, Style { colour: status::wants_colour(), wide: output == OutputArg::Wide })
         }
-    };
-    stdout.write_all(said.as_bytes()).context("write to stdout")
+    })
 }

@@ -93,7 +93,7 @@ pub(super) fn wants_colour() -> bool {
     std::io::stdout().is_terminal() && !says_no && !is_dumb
 }
 
-fn print(text: &str) -> anyhow::Result<()> {
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("write to stdout")
 }

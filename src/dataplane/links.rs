@@ -3,7 +3,7 @@
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::flows::attr::{find, fixed};
+use super::flows::attr::{AF_INET, find, fixed};
 use super::flows::netlink::{Channel, Malformed, NetlinkError};
 
 /// `RTM_GETLINK` and `RTM_GETRULE`.
@@ -48,7 +48,6 @@ pub fn links() -> Result<Vec<SeenLink>, NetlinkError> {
 /// # Errors
 /// The kernel cannot be asked.
 pub fn foreign_rules(own: u8) -> Result<usize, NetlinkError> {
-    const AF_INET: u8 = 2;
     let mut request = [0; RULE_HEADER];
     request[0] = AF_INET;
     let rules = Channel::open(NETLINK_ROUTE, "routing rules")?.dump(GET_RULE, &request)?;

@@ -35,7 +35,7 @@ impl SelfTestMetrics {
             let _ = serving.get_or_create(&By { component: component.label() });
         }
         let failures = Family::<Reason, Counter>::default();
-        for failure in Failure::ALL {
+        for failure in Failure::all() {
             let _ = failures.get_or_create(&Reason { reason: failure.label() });
         }
         let help = "Self-tests that an apiserver answered, by the component that led to it";

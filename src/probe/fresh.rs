@@ -10,17 +10,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::failure::{BoxError, LocalError, reason};
+use super::failure::{BoxError, LocalError};
 use super::kept::{Kept, News};
 use super::metered::Metered;
 use super::request::Question;
 use super::socket::{LocalOr, connect};
 use crate::model::health::{FailReason, Outcome, Probe};
+use crate::readyz::{self, reason};
 
 /// How long a process that lives may take to answer `/readyz`. A kube-apiserver asks its etcd for 2 s before it says
 /// that it is unready, and whoever answers 3 s late is slow, not dead. Longer than this, and it is unready.
@@ -154,11 +154,7 @@ fn local(error: BoxError) -> Result<LocalError, BoxError> {
     }
 }
 
-/// The settings that a probe needs on top of whom to trust. A resumed session would not show the certificate again,
-/// and a probe is there to see it.
+/// HTTP/2 where the server has it, for its PINGs.
 pub(super) fn settings(trust: &ClientConfig) -> Arc<ClientConfig> {
-    let mut config = trust.clone();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.resumption = Resumption::disabled();
-    Arc::new(config)
+    readyz::settings(trust, &[b"h2", b"http/1.1"])
 }

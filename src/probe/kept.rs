@@ -16,11 +16,12 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
-use super::failure::{BoxError, reason};
+use super::failure::BoxError;
 use super::metered::{Allowance, Metered};
-use super::request::{Question, is_last, outcome};
+use super::request::{Question, is_last};
 use super::socket::ask_by_keepalive;
 use crate::model::health::{FailReason, Outcome};
+use crate::readyz::{outcome, reason};
 
 /// HTTP/2: what a server may send unasked. Its body is never read.
 const WINDOW: u32 = 16 * 1024;
@@ -204,14 +205,14 @@ async fn ask_h2(
 ) -> Result<Answer, BoxError> {
     let (response, _) = sender.ready().await?.send_request(request, true)?;
     // Dropping the body tells the server not to send it.
-    Ok(Answer { outcome: outcome(response.await?.status()), last: false })
+    Ok(Answer { outcome: outcome(response.await?.status().as_u16()), last: false })
 }
 
 async fn ask_h1(
     response: impl Future<Output = hyper::Result<http::Response<hyper::body::Incoming>>>,
 ) -> Result<Answer, BoxError> {
     let response = response.await?;
-    let outcome = outcome(response.status());
+    let outcome = outcome(response.status().as_u16());
     let last = is_last(response.version(), response.headers());
     let body = timeout(BODY_TIME, Limited::new(response.into_body(), BODY).collect()).await;
     Ok(Answer { outcome, last: last || !matches!(body, Ok(Ok(_))) })

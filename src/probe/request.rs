@@ -1,11 +1,11 @@
 //! The one question that is asked, and what its answers mean.
 
 use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
-use http::{HeaderMap, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, Request, Uri, Version};
 use http_body_util::Empty;
 use rustls::pki_types::ServerName;
 
-use crate::model::health::{FailReason, Outcome};
+use crate::readyz::authority;
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("apivip/", env!("CARGO_PKG_VERSION")));
 
@@ -18,10 +18,7 @@ pub(super) struct Question {
 
 impl Question {
     pub(super) fn new(name: &ServerName<'_>) -> Self {
-        let authority = match name {
-            ServerName::IpAddress(rustls::pki_types::IpAddr::V6(_)) => format!("[{}]", name.to_str()),
-            other => other.to_str().into_owned(),
-        };
+        let authority = authority(name);
         let uri =
             Uri::builder().scheme("https").authority(authority.as_str()).path_and_query("/readyz").build();
         Self {
@@ -48,16 +45,6 @@ impl Question {
         request.headers_mut().insert(HOST, self.host.clone());
         request.headers_mut().insert(USER_AGENT, AGENT);
         request
-    }
-}
-
-/// What a status says. 401 and 403 come from an apiserver without anonymous access: it is alive, and ready as far as
-/// anyone without a name may know.
-pub(super) fn outcome(status: StatusCode) -> Outcome {
-    match status {
-        StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Outcome::Ready,
-        other if other.is_server_error() => Outcome::Unready,
-        _ => Outcome::Failed(FailReason::Protocol),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Reconciler, chain};
@@ -15,6 +15,19 @@ const COUNT: Duration = Duration::from_secs(1);
 
 /// A question for the totals of all backends.
 pub type TotalsQuery = oneshot::Sender<BTreeMap<Backend, u64>>;
+
+/// Asks the reconciler, which answers also while it waits for the kernel. `None`: it did not within `patience`.
+pub async fn ask_totals(
+    reconciler: &mpsc::Sender<TotalsQuery>,
+    patience: Duration,
+) -> Option<BTreeMap<Backend, u64>> {
+    let (query, answer) = oneshot::channel();
+    let asked = async {
+        reconciler.send(query).await.ok()?;
+        answer.await.ok()
+    };
+    timeout(patience, asked).await.ok().flatten()
+}
 
 impl<D: Dataplane, H, F, W> Reconciler<D, H, F, W> {
     pub(super) async fn answer(&mut self, query: TotalsQuery) {

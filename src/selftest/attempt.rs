@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -19,7 +18,9 @@ use tokio_rustls::client::TlsStream;
 
 use super::answer::{Failure, STATUS_LINE, judge};
 use super::{Evidence, TIMEOUT};
+use crate::model::health::FailReason;
 use crate::model::types::Vip;
+use crate::readyz::authority;
 
 /// How long the other side may take to close.
 const CLOSE: Duration = Duration::from_secs(1);
@@ -90,10 +91,7 @@ async fn question(
     trust: Arc<ClientConfig>,
 ) -> io::Result<TlsStream<TcpStream>> {
     let mut stream = TlsConnector::from(trust).connect(name.clone(), stream).await?;
-    let host = match name {
-        ServerName::IpAddress(rustls::pki_types::IpAddr::V6(_)) => format!("[{}]", name.to_str()),
-        other => other.to_str().into_owned(),
-    };
+    let host = authority(name);
     let agent = concat!("apivip-selftest/", env!("CARGO_PKG_VERSION"));
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -109,7 +107,7 @@ async fn read(
     let mut head = Vec::with_capacity(STATUS_LINE);
     loop {
         match in_time(end, stream.read_buf(&mut head)).await {
-            Ok(0) => return (Err(Failure::Reset), Some(stream)),
+            Ok(0) => return (Err(Failure::Failed(FailReason::Reset)), Some(stream)),
             Ok(_) => {}
             Err(failure) => return (Err(failure), None),
         }
@@ -132,14 +130,6 @@ async fn close(mut stream: TlsStream<TcpStream>) {
 async fn in_time<T>(end: Instant, step: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
     match timeout_at(end, step).await {
         Ok(done) => done.map_err(|error| Failure::of(&error)),
-        Err(_) => Err(Failure::Timeout),
+        Err(_) => Err(Failure::Failed(FailReason::Timeout)),
     }
-}
-
-/// The settings that a test needs on top of whom to trust. A resumed session would not show the certificate again.
-pub(super) fn settings(trust: &ClientConfig) -> Arc<ClientConfig> {
-    let mut config = trust.clone();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.resumption = Resumption::disabled();
-    Arc::new(config)
 }

@@ -8,11 +8,12 @@ use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::attempt::{Attempt, attempt, settings};
+use super::attempt::{Attempt, attempt};
 use super::verdict::verdict;
 use super::{Component, Counted, Evidence, FAILURES, Latest, Observer, Results, SelfTestConfig};
 use crate::model::desired::DesiredState;
 use crate::model::types::{Backend, Vip};
+use crate::readyz::settings;
 use crate::report::{InUse, Report};
 
 /// After a failure the next round comes this soon: recovery is to be seen at once.
@@ -93,7 +94,7 @@ impl Task {
     }
 
     async fn test(&mut self, vip: Vip) {
-        let trust = settings(&self.trust.borrow_and_update());
+        let trust = settings(&self.trust.borrow_and_update(), &[b"http/1.1"]);
         let known = backends(&self.reports.borrow(), vip);
         let before = self.evidence.counted(&known);
         let mut trace = None;

@@ -10,6 +10,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::model::desired::{DesiredFrontend, DesiredState, SourcePolicy};
+use crate::model::health::FailReason;
 use crate::model::snapshot::Affinity;
 
 const NAME: &str = "kubernetes.default.svc";
@@ -150,9 +151,9 @@ async fn what_is_no_answer_is_a_failure_with_its_reason_and_its_taker() {
     let own = Trace { own_socket: true, ..Trace::default() };
     for (answer, failure) in [
         ("HTTP/1.1 500 Internal Server Error\r\n\r\n", Failure::Unready),
-        ("HTTP/1.1 404 Not Found\r\n\r\n", Failure::Protocol),
-        ("220 mail.example ESMTP\r\n", Failure::Protocol),
-        ("", Failure::Timeout),
+        ("HTTP/1.1 404 Not Found\r\n\r\n", Failure::Failed(FailReason::Protocol)),
+        ("220 mail.example ESMTP\r\n", Failure::Failed(FailReason::Protocol)),
+        ("", Failure::Failed(FailReason::Timeout)),
     ] {
         let server = server(answer).await;
         let latest = results(server.address, &server.trust, scripted(Some(own), false), 1).await.remove(0);
@@ -166,9 +167,9 @@ async fn what_is_no_answer_is_a_failure_with_its_reason_and_its_taker() {
 async fn a_foreign_certificate_and_a_closed_port_are_told_apart() {
     let (server, other) = (server("").await, server("").await);
     let seen = results(server.address, &other.trust, scripted(None, false), 2).await;
-    assert_eq!(seen[1].outcome, Err(Failure::BadCertificate));
+    assert_eq!(seen[1].outcome, Err(Failure::Failed(FailReason::BadCertificate)));
     assert_eq!((seen[1].failures, seen[1].by), (2, Some(Component::Unknown)));
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let seen = results(closed, &server.trust, scripted(None, false), 1).await;
-    assert_eq!((seen[0].outcome, seen[0].by), (Err(Failure::Refused), None));
+    assert_eq!((seen[0].outcome, seen[0].by), (Err(Failure::Failed(FailReason::Refused)), None));
 }

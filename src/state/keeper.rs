@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{StateFile, unix_now};
+use super::StateFile;
+use crate::clock::unix_now;
 use crate::model::merge::LastGood;
 
 /// Until a write that failed is tried again: a full disk is not made better by haste.

@@ -1,10 +1,11 @@
 //! One apiserver in `apivip status`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::unix_now;
 use crate::model::desired::DesiredFrontend;
 use crate::model::health::{FailReason, State};
 use crate::model::merge::{Origins, Source};
@@ -58,7 +59,7 @@ pub(super) fn of(
     let family = Family::of(frontend.vip.ip());
     let related = |b: &&Backend| Family::of(b.ip()) == family && ports.contains(&b.port());
     all.extend(view.iter().flat_map(|v| v.backends.keys()).filter(related));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
+    let now = unix_now();
     // At most 64 share.
     let share = u32::try_from(frontend.backends.len()).map_or(0.0, |n| 1.0 / f64::from(n.max(1)));
     let status = |address: Backend| {

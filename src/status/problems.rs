@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendStatus, Status, duration};
+use super::{BackendStatus, Status, duration, expiry};
+use crate::clock::unix_now;
 use crate::model::merge::Source;
 
 /// A repair is news for so long, in seconds.
@@ -68,15 +69,12 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
             add(what, todo);
         }
     }
+    let now = unix_now().cast_signed();
     for (credential, end) in status.api.expiry.dates() {
-        let left = end.saturating_sub(now());
-        let credential = credential.replace('_', " ");
-        if left < 0 {
-            let ago = duration(left.unsigned_abs());
-            add(format!("the {credential} expired {ago} ago"), "renew it; it is read again within seconds");
-        } else if left < SOON && credential != "token" {
-            let left = duration(left.unsigned_abs());
-            add(format!("the {credential} expires in {left}"), "renew it; it is read again within seconds");
+        let left = end.saturating_sub(now);
+        if left < 0 || (left < SOON && credential != "token") {
+            let what = format!("the {}", expiry(credential, left));
+            add(what, "renew it; it is read again within seconds");
         }
     }
     for rejection in &status.rejected {
@@ -97,14 +95,14 @@ fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {
     let address = backend.address;
     let since = backend.since_seconds.map(duration).unwrap_or_default();
     let expected = backend.published || backend.source == Some(Source::Seed);
+    if !expected {
+        return None;
+    }
+    if let Some(seconds) = backend.hold_down_seconds {
+        let what = format!("{address} failed repeatedly; it answers, and is held down for {seconds}s more");
+        return Some((what, "look why it comes and goes"));
+    }
     match backend.state.as_str() {
-        _ if !expected => None,
-        _ if backend.hold_down_seconds.is_some() => {
-            let seconds = backend.hold_down_seconds.unwrap_or_default();
-            let what =
-                format!("{address} failed repeatedly; it answers, and is held down for {seconds}s more");
-            Some((what, "look why it comes and goes"))
-        }
         "down" => {
             let reason = backend.failing.as_deref().unwrap_or("no answer");
             let todo = "look at that apiserver and the way to it; others serve its clients";
@@ -119,9 +117,4 @@ fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {
             Some((format!("probes of {address} fail: {reason}"), "look at that apiserver and the way to it"))
         }
     }
-}
-
-fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs().cast_signed())
 }

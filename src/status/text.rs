@@ -2,9 +2,9 @@
 //! what was left out of the short form.
 
 use std::fmt::Write;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{BackendStatus, FrontendStatus, Status, duration};
+use super::{BackendStatus, FrontendStatus, Status, duration, expiry};
+use crate::clock::unix_now;
 use crate::columns::{Cell, Columns, Paint};
 use crate::model::merge::Source;
 
@@ -102,25 +102,20 @@ impl Text {
             _ => "",
         };
         let version = api.resource_version.as_deref().map(|v| format!(" at version {v}")).unwrap_or_default();
-        let since = duration(u64::try_from(now()).unwrap_or(0).saturating_sub(api.since));
+        let since = duration(unix_now().saturating_sub(api.since));
         self.line("API", &format!("{}{address} for {since}{form}{version}", api.state));
         if let Some(error) = &api.last_error {
             self.line("", error);
         }
-        if let Some(seconds) = api.heard_seconds_ago.filter(|_| self.form.wide) {
-            self.line("", &format!("last heard of {} ago", duration(seconds)));
-        }
         if !self.form.wide {
             return;
         }
+        if let Some(seconds) = api.heard_seconds_ago {
+            self.line("", &format!("last heard of {} ago", duration(seconds)));
+        }
+        let now = unix_now().cast_signed();
         for (credential, end) in api.expiry.dates() {
-            let credential = credential.replace('_', " ");
-            let left = end.saturating_sub(now());
-            let text = match u64::try_from(left) {
-                Ok(left) => format!("{credential} expires in {}", duration(left)),
-                Err(_) => format!("{credential} expired {} ago", duration(left.unsigned_abs())),
-            };
-            self.line("", &text);
+            self.line("", &expiry(credential, end.saturating_sub(now)));
         }
     }
 
@@ -238,10 +233,6 @@ pub(crate) fn milliseconds(micros: u64) -> String {
         10_000..100_000 => format!("{}.{}ms", micros / 1000, micros % 1000 / 100),
         _ => format!("{}ms", micros / 1000),
     }
-}
-
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Escaped, class};
+use crate::clock::unix_now;
 use crate::status::{Status, TransitionStatus, duration};
 
 /// One line of it.
@@ -37,7 +37,7 @@ pub(super) fn timeline(out: &mut String, status: &Status) -> fmt::Result {
         return out.write_str("<p class=\"lead\">Nothing since the daemon started.</p></section>");
     }
     out.write_str("<ol>")?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let now = unix_now();
     for Event { seconds_ago, class, what, details } in events {
         let (clock, ago) = (clock(now.saturating_sub(seconds_ago)), duration(seconds_ago));
         write!(out, "<li class=\"{class}\"><time>{clock}, {ago} ago</time><p>{}</p>", Escaped(what))?;

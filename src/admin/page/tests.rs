@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use crate::model::merge::Origins;
 use crate::report::Report;
 use crate::selftest::{Component, Latest};
-use crate::status::{BackendStatus, Problem, RepairStatus, TransitionStatus};
+use crate::status::{BackendStatus, Parts, Problem, RepairStatus, TransitionStatus};
 
 const NONCE: &str = "bm9uY2U=";
 const EVIL: &str = "\"><script>alert(1)</script>&'";
@@ -42,16 +42,16 @@ fn status() -> Status {
         answered: Some(now),
     };
     let vip = "10.96.0.1:443".parse().unwrap();
-    let mut status = Status::new(
-        &service,
-        now,
-        &Report::default(),
-        &Connection::default(),
-        &Origins::default(),
-        &std::collections::BTreeMap::new(),
-        Metrics::default().forwarder(),
-    )
-    .tested(&[(vip, latest)].into());
+    let mut status = Status::new(&Parts {
+        service: &service,
+        started: now,
+        report: &Report::default(),
+        connection: &Connection::default(),
+        origins: &Origins::default(),
+        totals: &std::collections::BTreeMap::new(),
+        forwarder: Metrics::default().forwarder(),
+        selftests: &[(vip, latest)].into(),
+    });
     status.phase = "programmed".to_owned();
     status.api.state = "synced".to_owned();
     status.dataplane.in_use = "nftables".to_owned();

@@ -1,7 +1,6 @@
 //! When certificates and tokens expire, for metrics and messages.
 
 use std::fmt::Write;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,6 +12,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
 use super::{Token, identity};
+use crate::clock::unix_now;
 
 /// Seconds since 1970, each missing where there is none or it cannot be known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ impl Expiry {
 
     /// What has expired by now of that by which an apiserver knows the client, to be put behind the credentials' name.
     pub(in crate::apiserver) fn remark(&self) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let now = unix_now();
         let mut remark = String::new();
         for (what, end) in [("client certificate", self.client_certificate), ("token", self.token)] {
             let Some(end) = end.filter(|end| u64::try_from(*end).is_ok_and(|end| end < now)) else {

@@ -13,9 +13,11 @@ use crate::apiserver::examine::{Examined, Trust, examine};
 use crate::apiserver::review::{self, Audience};
 use crate::apiserver::{self, Access};
 use crate::check::api::Api;
+use crate::clock::unix_now;
 use crate::config::RunArgs;
+use crate::model::health::Outcome;
 use crate::model::types::Vip;
-use crate::state::unix_now;
+use crate::readyz;
 
 /// Of each step: a lost SYN (1 s) is survived.
 const STEP: Duration = Duration::from_millis(2200);
@@ -134,7 +136,7 @@ impl Looked {
 
     /// Whom to ask further: a ready one, or else one that is alive and verified.
     fn best(&self) -> Option<SocketAddr> {
-        let is_ready = |examined: &&Examined| matches!(&examined.answered, Some(Ok(ready)) if matches!(ready.status, 200 | 401 | 403));
+        let is_ready = |examined: &&Examined| matches!(&examined.answered, Some(Ok(ready)) if readyz::outcome(ready.status) == Outcome::Ready);
         let verified = |examined: &&Examined| matches!(&examined.secured, Some(Ok(_)));
         let all = || self.found.values();
         all().find(is_ready).or_else(|| all().find(verified)).map(|examined| examined.address)

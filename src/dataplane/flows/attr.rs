@@ -8,6 +8,10 @@ use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLA_HEADER_SIZE, N
 
 use super::netlink::Malformed;
 
+/// Address families, in `include/linux/socket.h`.
+pub(in crate::dataplane) const AF_INET: u8 = 2;
+pub(in crate::dataplane) const AF_INET6: u8 = 10;
+
 /// An attribute that is ready to be written.
 pub(in crate::dataplane) type Attr = DefaultNla;
 
@@ -26,6 +30,11 @@ pub(super) fn be16(kind: u16, value: u16) -> Attr {
 /// A number in the byte order of this machine.
 pub(super) fn native32(kind: u16, value: u32) -> Attr {
     bytes(kind, &value.to_ne_bytes())
+}
+
+/// The family of an address.
+pub(super) fn family(of: IpAddr) -> u8 {
+    if of.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
 /// An address under the kind that its family has.

@@ -14,8 +14,6 @@ pub(super) const GET: u16 = 0x101;
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`.
 pub(super) const DELETE: u16 = 0x102;
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
 /// `sizeof(struct nfgenmsg)`.
 const GENERIC_HEADER: usize = 4;
@@ -156,40 +154,30 @@ pub(super) fn one(flow: Flow) -> Vec<u8> {
 
 /// Asks for the entries of a connection's two ports, in any zone. The caller selects: the filter may pass more.
 pub(super) fn any_zone(flow: Flow) -> Vec<u8> {
-    let ports = [
-        attr::byte(PROTO_NUM, IPPROTO_TCP),
-        attr::be16(PROTO_SRC_PORT, flow.client.port()),
-        attr::be16(PROTO_DST_PORT, flow.vip.port()),
-    ];
     let flags = FILTER_PROTO_NUM | FILTER_PROTO_SRC_PORT | FILTER_PROTO_DST_PORT;
     let flags = [attr::native32(FILTER_ORIG_FLAGS, flags), attr::native32(FILTER_REPLY_FLAGS, 0)];
     let mut body = header(flow.vip.ip());
-    body.extend(attr::emit(&[
-        attr::nest(TUPLE_ORIG, &[attr::nest(TUPLE_PROTO, &ports)]),
-        attr::nest(FILTER, &flags),
-    ]));
+    body.extend(attr::emit(&[attr::nest(TUPLE_ORIG, &[ports(flow)]), attr::nest(FILTER, &flags)]));
     body
 }
 
 /// The tuple of the direction in which a connection was opened.
-fn original(Flow { client, vip }: Flow) -> Vec<Attr> {
-    vec![
-        attr::nest(
-            TUPLE_IP,
-            &[
-                attr::address(IP_V4_SRC, IP_V6_SRC, client.ip()),
-                attr::address(IP_V4_DST, IP_V6_DST, vip.ip()),
-            ],
-        ),
-        attr::nest(
-            TUPLE_PROTO,
-            &[
-                attr::byte(PROTO_NUM, IPPROTO_TCP),
-                attr::be16(PROTO_SRC_PORT, client.port()),
-                attr::be16(PROTO_DST_PORT, vip.port()),
-            ],
-        ),
-    ]
+fn original(flow: Flow) -> Vec<Attr> {
+    let addresses = [
+        attr::address(IP_V4_SRC, IP_V6_SRC, flow.client.ip()),
+        attr::address(IP_V4_DST, IP_V6_DST, flow.vip.ip()),
+    ];
+    vec![attr::nest(TUPLE_IP, &addresses), ports(flow)]
+}
+
+/// The part of a tuple that says TCP, and which ports.
+fn ports(Flow { client, vip }: Flow) -> Attr {
+    let ports = [
+        attr::byte(PROTO_NUM, IPPROTO_TCP),
+        attr::be16(PROTO_SRC_PORT, client.port()),
+        attr::be16(PROTO_DST_PORT, vip.port()),
+    ];
+    attr::nest(TUPLE_PROTO, &ports)
 }
 
 /// Reads one message of a dump. `None`: an entry of another protocol than TCP.
@@ -236,7 +224,7 @@ fn tuple(attrs: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, Malformed> {
 
 /// `struct nfgenmsg`.
 fn header(of: IpAddr) -> Vec<u8> {
-    vec![if of.is_ipv4() { AF_INET } else { AF_INET6 }, 0, 0, 0]
+    vec![attr::family(of), 0, 0, 0]
 }
 
 #[cfg(test)]

@@ -15,8 +15,6 @@ pub(super) const NEW_NEIGHBOUR: u16 = 28;
 /// `RTM_GETNEIGH`.
 pub(super) const GET_NEIGHBOUR: u16 = 30;
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 const RTN_LOCAL: u8 = 2;
 /// `sizeof(struct rtmsg)` and `sizeof(struct ndmsg)`.
 const HEADER: usize = 12;
@@ -43,7 +41,7 @@ pub(super) struct Way {
 
 /// Asks for the route to an address.
 pub(super) fn route_to(to: IpAddr) -> Vec<u8> {
-    let (family, bits) = if to.is_ipv4() { (AF_INET, 32) } else { (AF_INET6, 128) };
+    let (family, bits) = (attr::family(to), if to.is_ipv4() { 32 } else { 128 });
     let mut body = vec![family, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     body.extend(attr::emit(&[attr::address(RTA_DST, RTA_DST, to)]));
     body
@@ -76,7 +74,7 @@ pub(super) fn resolve(way: Way) -> Vec<u8> {
 }
 
 fn neighbour_message(way: Way, flags: u8) -> Vec<u8> {
-    let mut body = vec![if way.next_hop.is_ipv4() { AF_INET } else { AF_INET6 }, 0, 0, 0];
+    let mut body = vec![attr::family(way.next_hop), 0, 0, 0];
     body.extend(way.interface.to_ne_bytes());
     body.extend([0, 0, flags, 0]);
     body.extend(attr::emit(&[attr::address(NDA_DST, NDA_DST, way.next_hop)]));

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::attr;
+use super::attr::{self, AF_INET, AF_INET6};
 use super::conntrack::Flow;
 use super::netlink::Malformed;
 use crate::model::types::{Family, Vip};
@@ -15,8 +15,6 @@ pub(super) const LIST: u16 = 20;
 /// `SOCK_DESTROY`.
 pub(super) const DESTROY: u16 = 21;
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
 /// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING, as bits of `enum` in `net/tcp_states.h`. Never
 /// SYN_SENT: its next SYN goes elsewhere.
@@ -59,8 +57,7 @@ pub(super) fn list(vip: Vip, sockets: Family) -> Vec<u8> {
 
 /// Asks for the sockets of the family of `own` with its port, those that are still being opened, too.
 pub(super) fn of_port(own: SocketAddr) -> Vec<u8> {
-    let family = if own.is_ipv4() { AF_INET } else { AF_INET6 };
-    let mut body = request(family, STATES | OPENING, &[0; ID_LEN]);
+    let mut body = request(attr::family(own.ip()), STATES | OPENING, &[0; ID_LEN]);
     body.extend(attr::emit(&[attr::bytes(BYTECODE, &condition(OWN_IS, own.port(), &[]))]));
     body
 }
@@ -83,7 +80,7 @@ pub(super) fn one(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     }
     // `INET_DIAG_NOCOOKIE`.
     id[40..].fill(0xff);
-    request(if local.is_ipv4() { AF_INET } else { AF_INET6 }, STATES, &id)
+    request(attr::family(local.ip()), STATES, &id)
 }
 
 /// Whether an answer to [`one`] is a connection, and no listener.

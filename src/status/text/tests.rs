@@ -13,6 +13,7 @@ use crate::model::merge::Origins;
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
 use crate::model::types::Backend;
 use crate::report::{InUse, PathReport, Phase, Report};
+use crate::status::Parts;
 
 fn backend(last: u8) -> Backend {
     ([192, 0, 2, last], 6443).into()
@@ -50,15 +51,16 @@ fn status(states: [State; 3], connection: &Connection) -> Status {
         ..Report::default()
     };
     let totals = BTreeMap::from([(backend(11), 1_204), (backend(12), 7)]);
-    Status::new(
-        &policy.service,
-        Instant::now(),
-        &report,
+    Status::new(&Parts {
+        service: &policy.service,
+        started: Instant::now(),
+        report: &report,
         connection,
-        &Origins::default(),
-        &totals,
-        &Stats::default(),
-    )
+        origins: &Origins::default(),
+        totals: &totals,
+        forwarder: &Stats::default(),
+        selftests: &Default::default(),
+    })
 }
 
 fn synced() -> Connection {
