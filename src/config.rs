@@ -12,6 +12,7 @@ use crate::model::snapshot::SnapshotOptions;
 use crate::model::types::ServiceKey;
 
 mod admin;
+mod audit;
 mod boot;
 mod check;
 mod forwarder;
@@ -19,6 +20,7 @@ mod health;
 mod owner;
 
 pub use admin::{AdminArgs, OrOff};
+pub use audit::{AuditArgs, FailOnArg, ReportArg};
 pub use boot::{BootArgs, BootError, DEFAULT_STATE_DIR};
 pub use check::CheckArgs;
 pub use forwarder::{ForwarderArgs, ModeArg};
@@ -47,6 +49,9 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Look at this node and at the API, before or after installing, and say what stands in the way; takes the arguments of run
     Check(Box<CheckArgs>),
+    /// Look at every path between this cluster's control plane and this node, and say which is not safe on an untrusted
+    /// network; takes the arguments of run
+    Audit(Box<AuditArgs>),
     /// Print what the daemon of this node does and why
     Status(StatusArgs),
     /// Print the table for objects in files, as a script for `nft -f`; needs no privileges and no cluster

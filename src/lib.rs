@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod apiserver;
 pub mod app;
+pub mod audit;
 pub mod check;
 pub mod cli;
 pub mod clock;

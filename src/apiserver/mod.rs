@@ -38,7 +38,7 @@ mod session;
 mod store;
 mod watch;
 
-pub use access::{Access, AccessError, Expiry, Lifetime, TLS_NAME, load};
+pub use access::{Access, AccessError, Credentials, Expiry, Lifetime, TLS_NAME, load};
 pub use connection::{Api, Connection, State};
 pub use renewal::follow;
 

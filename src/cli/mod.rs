@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they share: exit codes and the one-line form of errors.
 
+mod audit;
 mod check;
 mod cleanup;
 mod input;
@@ -54,6 +55,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(*args).map(|()| OK),
         Command::Check(args) => check::check(&args),
+        Command::Audit(args) => audit::audit(&args),
         Command::Status(args) => status::status(&args),
         Command::Render(args) => render::render(&args).map(|()| OK),
         Command::Cleanup(args) => cleanup::cleanup(&args).map(|()| OK),

@@ -1,0 +1,62 @@
+//! What an apiserver is shown to know this client, for single questions.
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::Empty;
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tower::{Layer, ServiceExt};
+
+use super::{Access, identity, prepare};
+use crate::apiserver::error::one_line;
+
+/// Read once; secrets are not shown by `Debug`.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The CA, and certificate and key of the client if it has them.
+    pub tls: ClientConfig,
+    /// The Authorization header, if there is one. It is marked as sensitive.
+    pub authorization: Option<HeaderValue>,
+    /// The client certificate, in DER.
+    pub certificate: Option<Vec<u8>>,
+}
+
+impl Credentials {
+    /// The bearer token.
+    pub fn token(&self) -> Option<&str> {
+        self.authorization.as_ref()?.to_str().ok()?.strip_prefix("Bearer ")
+    }
+}
+
+impl Access {
+    /// The cluster's CA, in DER.
+    pub fn roots(&self) -> &[Vec<u8>] {
+        self.config.root_cert.as_deref().unwrap_or_default()
+    }
+
+    /// Reads the credentials. A plugin is run if there is one, which can take seconds.
+    ///
+    /// # Errors
+    /// One line that says what cannot be read.
+    pub async fn credentials(&self) -> Result<Credentials, String> {
+        let prepared = prepare(self).await?;
+        let mut authorization = self.token.as_ref().map(|token| token.header());
+        if let (None, Some(auth)) = (&authorization, prepared.auth) {
+            // The layer puts its header on a request, and here the request is all that is wanted.
+            let taken = tower::service_fn(|request: Request<Empty<Bytes>>| async move {
+                Ok::<_, tower::BoxError>(Response::new(request.into_parts().0.headers))
+            });
+            let headers = auth.layer(taken).oneshot(Request::new(Empty::new())).await;
+            let headers: Response<HeaderMap> = headers.map_err(|error| one_line(&error.to_string()))?;
+            authorization = headers.into_body().remove(AUTHORIZATION);
+        }
+        if let Some(value) = &mut authorization {
+            value.set_sensitive(true);
+        }
+        let certificate = identity::certificate(&self.config.auth_info)
+            .and_then(|pem| Some(CertificateDer::pem_slice_iter(&pem).next()?.ok()?.to_vec()));
+        Ok(Credentials { tls: prepared.tls, authorization, certificate })
+    }
+}

@@ -1,0 +1,72 @@
+//! `apivip audit`: looks at the paths between control plane and node, and says which is not safe.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+
+use super::{DEGRADED, Failure, OK, status};
+use crate::audit::finding::{Report, Severity, Verdict};
+use crate::audit::text::{Style, explain, text};
+use crate::audit::{catalogue, sarif};
+use crate::config::{AuditArgs, FailOnArg, ReportArg};
+
+/// How long the daemon may take for each part of its answer.
+const DAEMON: Duration = Duration::from_secs(2);
+
+/// Returns the exit code: what was found decides it.
+pub(super) fn audit(args: &AuditArgs) -> Result<u8, Failure> {
+    if let Some(id) = &args.explain {
+        let text = explained(id).map_err(Failure::Configuration)?;
+        return status::print(&text).map(|()| OK).map_err(Failure::Runtime);
+    }
+    args.run.boot.configured(args.run.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(16)
+        .build()
+        .context("start the runtime")
+        .map_err(Failure::Runtime)?;
+    let ask = |run_dir: &std::path::Path| status::ask(run_dir, "/status", DAEMON);
+    let report = runtime.block_on(crate::audit::run(args, ask));
+    // Nothing that hangs must delay the end.
+    runtime.shutdown_background();
+    shown(&report, args.output).and_then(|shown| status::print(&shown)).map_err(Failure::Runtime)?;
+    Ok(if counts(&report, args.fail_on) { DEGRADED } else { OK })
+}
+
+fn explained(id: &str) -> anyhow::Result<String> {
+    if id == "all" {
+        let all: Vec<String> = catalogue::all().map(explain).collect();
+        return Ok(all.join("\n"));
+    }
+    let check = catalogue::find(id).ok_or_else(|| {
+        anyhow!("--explain {id}: there is no check of that name; apivip audit --explain all lists them")
+    })?;
+    Ok(explain(check))
+}
+
+fn counts(report: &Report, fail_on: FailOnArg) -> bool {
+    let least = match fail_on {
+        FailOnArg::Never => return false,
+        FailOnArg::High => Severity::High,
+        FailOnArg::Medium => Severity::Medium,
+        FailOnArg::Low => Severity::Low,
+        FailOnArg::Unknown => return report.findings.iter().any(|finding| finding.verdict != Verdict::Pass),
+    };
+    report.worst().is_some_and(|worst| worst >= least)
+}
+
+fn shown(report: &Report, output: ReportArg) -> anyhow::Result<String> {
+    let json = |value: &serde_json::Value| -> anyhow::Result<String> {
+        Ok(format!("{}\n", serde_json::to_string_pretty(value).context("write JSON")?))
+    };
+    match output {
+        ReportArg::Json => json(&serde_json::to_value(report).context("write JSON")?),
+        ReportArg::Sarif => json(&sarif::sarif(report)),
+        ReportArg::Yaml => serde_saphyr::to_string(report).context("write YAML"),
+        ReportArg::Table | ReportArg::Wide => {
+            let style = Style { colour: status::wants_colour(), wide: output == ReportArg::Wide };
+            Ok(text(report, style))
+        }
+    }
+}
