@@ -13,6 +13,7 @@ pub mod https;
 pub mod listen;
 pub mod load;
 pub mod objects;
+pub mod odd_api;
 pub mod protocol;
 pub mod slice_proxy;
 pub mod streams;

@@ -5,6 +5,8 @@ mod addresses;
 mod admin;
 mod admin_clients;
 mod admin_page;
+mod audit_api;
+mod audit_redirect;
 mod bad_input_cleanup;
 mod bad_input_commands;
 mod bad_input_kubeconfig;
