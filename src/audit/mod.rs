@@ -11,6 +11,7 @@ mod collect;
 pub mod finding;
 pub mod flags;
 pub mod hello;
+pub mod kubelet;
 pub mod look;
 pub mod sarif;
 pub mod text;
@@ -20,6 +21,16 @@ use crate::config::{AuditArgs, VERSION};
 use finding::Report;
 
 /// Looks at everything and judges it. Ends within half a minute, whatever hangs.
-pub async fn run(_args: &AuditArgs, _ask: AskDaemon) -> Report {
-    Report::new(VERSION, Vec::new())
+pub async fn run(args: &AuditArgs, _ask: AskDaemon) -> Report {
+    let access = match &args.run.kubeconfig {
+        Some(file) => crate::apiserver::load(Some(file), args.run.context.as_deref()).await.ok(),
+        None => None,
+    };
+    let credentials = match &access {
+        Some(access) => access.credentials().await.ok(),
+        None => None,
+    };
+    let roots = access.as_ref().map(|access| access.roots()).unwrap_or_default();
+    let seen = collect::kubelet::look(args, credentials.as_ref(), roots).await;
+    Report::new(VERSION, kubelet::findings(&seen, crate::clock::unix_now().cast_signed()))
 }
