@@ -5,6 +5,7 @@ mod addresses;
 mod admin;
 mod admin_clients;
 mod admin_page;
+mod audit_kubelet;
 mod bad_input_cleanup;
 mod bad_input_commands;
 mod bad_input_kubeconfig;
