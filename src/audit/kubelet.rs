@@ -41,7 +41,7 @@ pub struct Seen {
     pub configuration: Known,
     /// The name of the Node object.
     pub name: String,
-    /// The node's addresses. None are known if it is empty.
+    /// The node's addresses, without loopback. None is known if it is empty.
     pub addresses: BTreeSet<IpAddr>,
 }
 

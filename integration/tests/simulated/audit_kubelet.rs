@@ -195,7 +195,7 @@ fn what_is_wrong_with_its_certificate_is_found() -> Result<()> {
         stage.audit(&[])
     };
     let own = [stage.node_address()];
-    for (validity, words) in [(Validity::Expired, "expired 1 h"), (Validity::NotYet, "not valid for another")]
+    for (validity, words) in [(Validity::Expired, "expired 1h"), (Validity::NotYet, "not valid for another")]
     {
         let files = stage.certificate_of(&stage.authority, "dated", &[NODE], &own, validity)?;
         expect(&audit(files)?, &[("kubelet-certificate-expiry", "fail", "medium", words)])?;
@@ -297,7 +297,12 @@ fn servers_that_hang_flood_or_are_not_there_delay_nothing() -> Result<()> {
     };
     let file = stage.lab.dir().join("nowhere.yaml").display().to_string();
     let missing = ["--kubelet-config", file.as_str()];
-    expect(&stage.audit(&missing)?, &all("no kubelet listens on 127.0.0.1:10250").collect::<Vec<_>>())?;
+    let nobody = "no kubelet listens on 127.0.0.1:10250";
+    let port = ("kubelet-read-only-port", "unknown", "", nobody);
+    expect(&stage.audit(&missing)?, &all(nobody).chain([port]).collect::<Vec<_>>())?;
+    stage.configured(WEBHOOK, &[])?;
+    expect(&stage.audit(&[])?, &all(nobody).collect::<Vec<_>>())?;
+    stage.processes(&[])?;
 
     let kubelet = stage.kubelet(Options { manner: Manner::Hangs, ..stage.good()? })?;
     let checked = stage.audit(&missing)?;
@@ -332,7 +337,7 @@ fn a_server_of_old_tls_is_found() -> Result<()> {
     server.arg("-cert").arg(&files.certificate).arg("-key").arg(&files.key);
     let mut server = Spawned::start("openssl", server, stage.lab.dir())?;
     server.wait_for_line("ACCEPT", LIMIT)?;
-    let none = "it shows no certificate";
+    let none = "it speaks no TLS 1.2 or newer";
     expect(
         &stage.audit(&[])?,
         &[

@@ -59,8 +59,9 @@ fn command_line(proc: &Path) -> Result<Vec<String>, Lack> {
         (Some(line), 0) => Ok(line),
         (None, _) => Err(Lack {
             why: format!("the kubelet's command line is not in {shown}"),
-            needed: "hostPID: true in a Pod, or the host's /proc mounted and named by --host-proc; a kubelet inside another \
-                     program, as k3s has it, shows none"
+            needed: "hostPID: true in a Pod, or the host's /proc mounted and named by --host-proc; or credentials that may get \
+                     nodes/configz or nodes/proxy, to whom the kubelet tells it (also where it is part of another program, \
+                     as in k3s)"
                 .to_owned(),
         }),
         (Some(_), more) => Err(Lack {

@@ -122,6 +122,15 @@ pub(super) fn read_only(seen: &Seen) -> Finding {
         (None, _) if all.is_empty() => {
             READ_ONLY.unknown("it was not asked", format!("curl http://ADDRESS:{READ_ONLY_PORT}/healthz"))
         }
+        // That of a Pod with a network of its own is closed too.
+        (None, Err(lack)) if seen.nobody() => READ_ONLY.unknown(
+            format!(
+                "nothing listens at {}, but no kubelet listens on {} either",
+                list(&is_refused),
+                seen.address
+            ),
+            lack.needed.as_str(),
+        ),
         (None, _) => READ_ONLY.pass(format!("nothing listens at {}", list(&is_refused))),
         (Some((address, answer)), Ok(set)) => {
             READ_ONLY.pass(format!("readOnlyPort is 0, by {}; {address} said: {}", set.source, said(answer)))

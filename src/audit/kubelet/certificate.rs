@@ -14,6 +14,7 @@ const PROTOCOL_VERSION: u8 = 70;
 const REACH: &str = "see whether the kubelet runs and answers: journalctl -u kubelet";
 const APPROVE: &str = "approve the kubelet's request: kubectl get csr, kubectl certificate approve NAME";
 const GIVE_CA: &str = "--kubeconfig FILE, as for apivip run: it holds the cluster's CA";
+const NEWER: &str = "tlsMinVersion: VersionTLS12 in the kubelet's configuration";
 const PREFERRED: &str = "see --kubelet-preferred-address-types of kube-apiserver";
 
 pub(super) fn findings(seen: &Seen, now: i64) -> Vec<Finding> {
@@ -35,24 +36,26 @@ fn missing(error: &str) -> (String, &'static str) {
         let why = "it shows no certificate (TLS alert internal_error), as a kubelet that waits for one to be approved";
         return (why.to_owned(), APPROVE);
     }
+    if plain.contains("protocolversion") {
+        return ("it shows no certificate: it speaks no TLS 1.2 or newer".to_owned(), NEWER);
+    }
     (format!("it shows no certificate: {error}"), REACH)
 }
 
-/// Whether the kubelet made it: its CA, whose key is thrown away, is named HOST-ca@TIME.
+/// Whether the kubelet made it: HOST@TIME, signed by a CA HOST-ca@TIME whose key is thrown away.
 fn is_own(shown: &Shown) -> bool {
-    let made = |name: &str| name.rsplit_once('@').is_some_and(|(_, time)| is_time(time));
-    let of_ca = shown.issuer.rsplit_once('@').is_some_and(|(name, _)| name.ends_with("-ca"));
-    shown.trusted.is_err() && (shown.self_signed || (of_ca && made(&shown.issuer) && made(&shown.subject)))
-}
-
-fn is_time(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+    let host = |name: &str| {
+        let (host, time) = name.rsplit_once('@')?;
+        (!time.is_empty() && time.bytes().all(|byte| byte.is_ascii_digit())).then(|| host.to_owned())
+    };
+    let (subject, issuer) = (host(&shown.subject), host(&shown.issuer));
+    shown.trusted.is_err() && subject.zip(issuer).is_some_and(|(own, ca)| ca == format!("{own}-ca"))
 }
 
 fn issuer(shown: &Shown) -> Finding {
     match &shown.trusted {
         Ok(()) => ISSUER.pass(format!("the cluster's CA signed it: {}", shown.subject)),
-        Err(_) if is_own(shown) => {
+        Err(_) if shown.self_signed || is_own(shown) => {
             ISSUER.fail(format!("self-signed: {}, signed by {}", shown.subject, shown.issuer))
         }
         Err(why) if why == "no CA is known" => ISSUER.unknown(why.as_str(), GIVE_CA),
@@ -87,8 +90,8 @@ fn names(shown: &Shown, seen: &Seen) -> Finding {
             PREFERRED,
         ),
         (None, []) if seen.addresses.is_empty() => NAMES.unknown(
-            format!("it is for {all}, not for {}; this node's addresses are not known", seen.name),
-            "permission to list addresses: ip address",
+            format!("it is for {all}, not for {}; no address of this node is seen", seen.name),
+            "the host's network: hostNetwork: true in a Pod",
         ),
         (None, []) => {
             NAMES.fail(format!("it is for {all}, neither for {} nor for an address of this node", seen.name))

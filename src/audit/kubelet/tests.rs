@@ -120,6 +120,8 @@ fn where_none_listens_nothing_passes_but_the_closed_port() {
         let expected = if finding.id == "kubelet-read-only-port" { Pass } else { Unknown };
         assert_eq!(finding.verdict, expected, "{finding:?}");
     }
+    let elsewhere = Seen { configuration: Known::Nothing(lack()), ..seen };
+    expect(&READ_ONLY, &elsewhere, Unknown, "but no kubelet listens on 127.0.0.1:10250 either");
 }
 
 #[test]
@@ -133,6 +135,8 @@ fn the_issuer_of_its_certificate() {
     expect(&ISSUER, &with(unknown), Unknown, "no CA is known");
     let waiting = Seen { shown: Err("received fatal alert: InternalError".to_owned()), ..seen() };
     expect(&ISSUER, &waiting, Unknown, "to be approved");
+    let old = Seen { shown: Err("received fatal alert: protocolversion".to_owned()), ..seen() };
+    expect(&ISSUER, &old, Unknown, "no TLS 1.2 or newer");
     assert!(of(&ISSUER, &waiting).mend.unwrap().contains("kubectl get csr"));
 }
 
@@ -152,7 +156,7 @@ fn the_names_of_its_certificate() {
     expect(&NAMES, &with(&["other"], &["192.0.2.9"]), Fail, "other, 192.0.2.9, neither for node-1");
     expect(&NAMES, &with(&[], &[]), Fail, "no name at all");
     let blind = Seen { addresses: BTreeSet::new(), ..with(&["other"], &["192.0.2.1"]) };
-    expect(&NAMES, &blind, Unknown, "addresses are not known");
+    expect(&NAMES, &blind, Unknown, "no address of this node is seen");
 }
 
 #[test]
@@ -178,6 +182,8 @@ fn who_renews_its_certificate() {
     let external = Configuration { bootstrap: false, certificate_file: file, ..set() };
     expect(&ROTATION, &with(external), Unknown, "from /x.crt");
     expect(&ROTATION, &Seen { shown: Ok(own()), ..dark() }, Fail, "made its certificate itself");
+    let alone = Shown { self_signed: true, subject: "CN=node-1".to_owned(), ..own() };
+    expect(&ROTATION, &Seen { shown: Ok(alone), ..dark() }, Unknown, "FILE: permission");
     let files = Seen { configuration: Known::Files(set(), lack()), ..seen() };
     expect(&ROTATION, &files, Unknown, "FILE says serverTLSBootstrap: true, but FILE: permission");
 }
