@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::RngCore;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -30,12 +31,7 @@ const FLIGHT_BYTES: usize = 64 << 10;
 /// One line: there was no handshake, not even of TLS 1.2.
 pub async fn certificates(address: SocketAddr, name: &str) -> Result<Vec<Vec<u8>>, String> {
     let recorder = Arc::new(Recorder::new());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&recorder.provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(recorder.clone())
-        .with_no_client_auth();
+    let config = taking(recorder.clone())?;
     let name = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
     let handshake = async {
         let stream = TcpStream::connect(address).await?;
@@ -50,6 +46,43 @@ pub async fn certificates(address: SocketAddr, name: &str) -> Result<Vec<Vec<u8>
         Ok(Err(error)) => Err(plain(&error)),
         Err(_) => Err(format!("no handshake within {:.0} s", LIMIT.as_secs_f32())),
     }
+}
+
+/// Settings that take whatever certificate a server shows: for questions in which nothing is secret.
+///
+/// # Errors
+/// One line: the provider of ciphers lacks one.
+pub fn taking_any() -> Result<ClientConfig, String> {
+    taking(Arc::new(Recorder::new()))
+}
+
+/// Settings that take only what leads to `roots` (DER) and has the name that is asked for. The client shows the
+/// certificate that `client` has, if it has one.
+///
+/// # Errors
+/// One line: no root can be used.
+pub fn verifying(roots: &[Vec<u8>], client: &ClientConfig) -> Result<ClientConfig, String> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(roots.iter().map(|der| CertificateDer::from(der.as_slice())));
+    let provider = Arc::new(ring::default_provider());
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider)).build();
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_webpki_verifier(verifier.map_err(|error| error.to_string())?)
+        .with_client_cert_resolver(Arc::clone(&client.client_auth_cert_resolver));
+    Ok(config)
+}
+
+fn taking(recorder: Arc<Recorder>) -> Result<ClientConfig, String> {
+    let config = ClientConfig::builder_with_provider(Arc::clone(&recorder.provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(recorder)
+        .with_no_client_auth();
+    Ok(config)
 }
 
 /// What a server says to a client of up to `version` that has `suites` only.

@@ -13,6 +13,7 @@ pub mod control;
 pub mod finding;
 pub mod flags;
 pub mod hello;
+pub mod kubelet;
 pub mod look;
 pub mod redirect;
 pub mod requests;
@@ -40,6 +41,7 @@ pub async fn run(args: &AuditArgs, ask: AskDaemon) -> Report {
     findings.push(requests::static_tokens(&seen.control.flags, opaque));
     findings.extend(token::findings(seen.token.as_deref(), seen.now));
     findings.extend(control::findings(&seen.control));
+    findings.extend(kubelet::findings(&seen.kubelet, seen.now));
     findings.extend(redirect::findings(&seen.redirect));
     Report::new(VERSION, findings)
 }

@@ -30,14 +30,10 @@ pub struct AuditArgs {
     #[arg(long, env = "APIVIP_KUBELET", value_name = "ADDR:PORT", default_value = "127.0.0.1:10250")]
     pub kubelet: SocketAddr,
 
-    /// The kubelet's configuration, if its command line does not name it
-    #[arg(
-        long,
-        env = "APIVIP_KUBELET_CONFIG",
-        value_name = "FILE",
-        default_value = "/var/lib/kubelet/config.yaml"
-    )]
-    pub kubelet_config: PathBuf,
+    /// The kubelet's configuration, if it is not where its command line says; without one it is
+    /// /var/lib/kubelet/config.yaml
+    #[arg(long, env = "APIVIP_KUBELET_CONFIG", value_name = "FILE")]
+    pub kubelet_config: Option<PathBuf>,
 
     /// The static Pod of this node's kube-apiserver, if there is one
     #[arg(

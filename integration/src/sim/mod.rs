@@ -10,6 +10,7 @@ pub mod clients;
 pub mod control;
 pub mod fleet;
 pub mod https;
+pub mod kubelet;
 pub mod listen;
 pub mod load;
 pub mod objects;

@@ -6,6 +6,7 @@ mod admin;
 mod admin_clients;
 mod admin_page;
 mod audit_api;
+mod audit_kubelet;
 mod audit_redirect;
 mod bad_input_cleanup;
 mod bad_input_commands;

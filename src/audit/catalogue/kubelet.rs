@@ -32,8 +32,9 @@ pub const ISSUER: Check = check(
     "kubelet-certificate-issuer",
     Severity::Medium,
     "its certificate is from the cluster's CA",
-    "A kubelet makes itself a self-signed certificate unless it may ask the cluster for one. Nobody can verify that: not \
-     the apiserver, and not metrics-server or Prometheus, which then send their tokens to whoever answers.",
+    "A kubelet that is told nothing makes its certificate itself, with a CA of its own (HOST-ca@TIME) whose key it throws \
+     away. Nobody can verify that: not the apiserver, and not metrics-server or Prometheus, which then send their tokens \
+     to whoever answers. Where another CA signs kubelets' certificates on purpose, every client of theirs must know it.",
     "serverTLSBootstrap: true in the kubelet's configuration, and approve its requests: kubectl get csr",
 );
 
@@ -42,8 +43,9 @@ pub const NAMES: Check = check(
     "kubelet-certificate-names",
     Severity::Medium,
     "its certificate names this node",
-    "The apiserver dials the first of the node's addresses in the order of --kubelet-preferred-address-types. A \
-     certificate that lacks it cannot be verified.",
+    "The apiserver dials the first of the Node's addresses in the order of --kubelet-preferred-address-types: Hostname \
+     first by default, InternalIP first with kubeadm. A certificate that lacks it cannot be verified. One that has the \
+     node's name and one of its addresses is good either way.",
     "serverTLSBootstrap: true in the kubelet's configuration: the kubelet asks for all of its node's names and addresses",
 );
 
@@ -62,8 +64,10 @@ pub const ROTATION: Check = check(
     "kubelet-certificate-rotation",
     Severity::Low,
     "it renews its serving certificate",
-    "With serverTLSBootstrap the kubelet asks for a new serving certificate before the old one ends. Without, a \
-     certificate stays until somebody replaces it.",
+    "With serverTLSBootstrap (--rotate-server-certificates) the kubelet asks for a new serving certificate before the old \
+     one ends; somebody has to approve each request, which Kubernetes itself does not. A certificate from a file \
+     (tlsCertFile) is renewed by whoever writes that file; one that the kubelet made itself, for a year, by nobody. \
+     rotateCertificates is about its client certificate.",
     "serverTLSBootstrap: true in the kubelet's configuration, and something that approves its requests",
 );
 
@@ -72,7 +76,8 @@ pub const VERSION: Check = check(
     "kubelet-tls-version",
     Severity::Medium,
     "it speaks TLS 1.2 or newer only",
-    "TLS 1.0 and 1.1 are deprecated (RFC 8996). A kubelet's own minimum is TLS 1.2.",
+    "TLS 1.0 and 1.1 are deprecated (RFC 8996): their integrity rests on MD5 and SHA-1. A kubelet's own minimum is TLS \
+     1.2, unless tlsMinVersion says otherwise.",
     "tlsMinVersion: VersionTLS12 in the kubelet's configuration",
 );
 
@@ -82,8 +87,9 @@ pub const ANONYMOUS: Check = check(
     Severity::High,
     "anonymous requests are refused",
     "Started by flags alone a kubelet serves anonymous requests (--anonymous-auth defaults to true), and with the \
-     authorization mode AlwaysAllow they may do everything: run commands in every container of the node. kubeadm's \
-     configuration turns both off.",
+     authorization mode AlwaysAllow, its default then, they may do everything: run commands in every container of the \
+     node. A configuration file has better defaults. Where Webhook refuses them (403, low severity), one binding to \
+     system:anonymous opens the node.",
     "authentication.anonymous.enabled: false in the kubelet's configuration",
 );
 
@@ -93,7 +99,8 @@ pub const AUTHORIZATION: Check = check(
     Severity::High,
     "it asks the apiserver who may do what",
     "With authorization.mode AlwaysAllow every client that the kubelet knows may run commands in every container. Webhook \
-     asks the apiserver about nodes/proxy, nodes/log, nodes/stats and nodes/metrics.",
+     asks the apiserver about nodes/proxy, nodes/log, nodes/stats and nodes/metrics. That a request is allowed proves \
+     nothing; that somebody is refused shows that there is somebody who decides.",
     "authorization.mode: Webhook and authentication.webhook.enabled: true in the kubelet's configuration",
 );
 
@@ -102,7 +109,7 @@ pub const READ_ONLY: Check = check(
     "kubelet-read-only-port",
     Severity::High,
     "the read-only port is closed",
-    "Port 10255 serves the node's Pods, with their environment, to everybody, without TLS. --read-only-port defaults to \
-     10255 for a kubelet that is started by flags, and to 0 with a configuration file.",
+    "Port 10255 serves the node's Pods, with the environment of their containers, to everybody, without TLS. \
+     --read-only-port defaults to 10255 for a kubelet that is started by flags alone, and to 0 with a configuration file.",
     "readOnlyPort: 0 in the kubelet's configuration",
 );

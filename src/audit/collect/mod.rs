@@ -2,6 +2,8 @@
 
 mod address;
 mod flags;
+mod kubelet;
+mod kubelet_files;
 mod node;
 mod processes;
 mod reviews;
@@ -43,6 +45,7 @@ pub(super) struct Seen {
     /// The names that clients dial.
     pub names: Vec<String>,
     pub control: Control,
+    pub kubelet: super::kubelet::Seen,
     pub redirect: Redirect,
     /// The token of the node's credentials.
     pub token: Option<String>,
@@ -76,7 +79,9 @@ pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
         vips.iter().copied().chain(backends.filter(|backend| !vips.contains(backend))).collect();
     let faces = join_all(addresses.iter().map(|address| address::face(*address, &asking))).await;
     let doors = faces.iter().map(|face| address::door(face, &asking, vips.contains(&face.address)));
-    let (doors, mut control) = tokio::join!(join_all(doors), control(&faces, &asking));
+    let shown = asking.credentials.clone().ok();
+    let (doors, mut control, kubelet) =
+        tokio::join!(join_all(doors), control(&faces, &asking), kubelet::look(args, shown, &roots),);
     // What this host has is the nearest, and comes first.
     control.flags.splice(0..0, flags.unwrap_or_default());
     control.master = credentials.as_ref().is_ok_and(is_master);
@@ -104,6 +109,7 @@ pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
             status: look.status,
         },
         control,
+        kubelet,
         token: credentials.as_ref().ok().and_then(|credentials| credentials.token().map(str::to_owned)),
         trusted: within(FILES, move || node::trusted(&bundle)).await.unwrap_or_default(),
         now: asking.now,
