@@ -36,6 +36,7 @@ mod forwarder_streams;
 mod guard;
 mod hairpin;
 mod install;
+mod kernel_status;
 mod lab;
 mod long_run;
 mod neighbours;
