@@ -50,3 +50,4 @@ mod rules;
 mod selftest;
 mod startup;
 mod streams;
+mod traffic;
