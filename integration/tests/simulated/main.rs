@@ -38,6 +38,7 @@ mod hairpin;
 mod install;
 mod kernel_status;
 mod lab;
+mod log_quiet;
 mod long_run;
 mod neighbours;
 mod nftfault;
