@@ -15,6 +15,7 @@ use rustls::pki_types::ServerName;
 use super::error::one_line;
 
 mod certificates;
+mod discreet;
 mod error;
 mod expiry;
 mod file;
@@ -24,6 +25,7 @@ mod kubeconfig;
 mod prepare;
 mod token;
 
+pub(super) use discreet::of_plugin;
 pub use error::AccessError;
 pub(super) use expiry::lifetime;
 pub use expiry::{Expiry, Lifetime};

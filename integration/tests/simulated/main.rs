@@ -39,6 +39,7 @@ mod install;
 mod kernel_status;
 mod lab;
 mod log_quiet;
+mod log_secrets;
 mod long_run;
 mod neighbours;
 mod nftfault;
