@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -45,6 +46,8 @@ pub struct Question<'a> {
     pub authorization: Option<&'a HeaderValue>,
     /// JSON: it makes the question a POST, which is how a review is asked for.
     pub review: Option<&'a str>,
+    /// The status is all that is wanted: no body is read.
+    pub status_only: bool,
 }
 
 /// What a server answered.
@@ -149,6 +152,8 @@ async fn exchange(server: &Server, question: Question<'_>) -> Result<Answer, Una
         Some((config, name)) => {
             let mut config = ClientConfig::clone(config);
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            // A resumed session would be that of whoever was shown before.
+            config.resumption = Resumption::disabled();
             let stream = TlsConnector::from(Arc::new(config)).connect(name.clone(), stream).await;
             let stream = stream.map_err(|error| Unanswered::of(&error, Reason::Tls))?;
             send(stream, &name.to_str(), question).await
@@ -170,7 +175,9 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
         let response = sender.send_request(request).await.map_err(broken)?;
         let (head, mut rest) = response.into_parts();
         let mut body = BytesMut::new();
-        while let Some(frame) = rest.frame().await {
+        while !question.status_only
+            && let Some(frame) = rest.frame().await
+        {
             let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
             body.extend_from_slice(&data);
             if body.len() > BODY_BYTES {

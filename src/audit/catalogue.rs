@@ -32,7 +32,7 @@ mod tests {
         assert!(all().is_sorted_by_key(|check| check.way));
         for check in all() {
             assert!(check.id.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{}", check.id);
-            assert!(check.background.len() > 80 && check.setting.len() > 10, "{}", check.id);
+            assert!(check.background.len() > 60 && check.setting.len() > 10, "{}", check.id);
             assert_eq!(find(check.id), Some(check));
         }
         assert_eq!(find("nothing"), None);

@@ -4,33 +4,69 @@
 //! kubelet and the apiservers that the daemon knows, reads what the node has, and changes nothing; the files that judge are
 //! pure. What could not be seen is unknown, never guessed.
 
+pub mod apiserver;
 pub mod ask;
 pub mod catalogue;
 pub mod certificate;
 mod collect;
+pub mod control;
 pub mod finding;
 pub mod flags;
 pub mod hello;
 pub mod kubelet;
 pub mod look;
+pub mod redirect;
+pub mod requests;
 pub mod sarif;
 pub mod text;
+pub mod token;
+pub mod who;
 
 use crate::check::AskDaemon;
 use crate::config::{AuditArgs, VERSION};
-use finding::Report;
+use finding::{Finding, Report};
 
 /// Looks at everything and judges it. Ends within half a minute, whatever hangs.
-pub async fn run(args: &AuditArgs, _ask: AskDaemon) -> Report {
-    let access = match &args.run.kubeconfig {
-        Some(file) => crate::apiserver::load(Some(file), args.run.context.as_deref()).await.ok(),
-        None => None,
-    };
-    let credentials = match &access {
-        Some(access) => access.credentials().await.ok(),
-        None => None,
-    };
-    let roots = access.as_ref().map(|access| access.roots()).unwrap_or_default();
-    let seen = collect::kubelet::look(args, credentials.as_ref(), roots).await;
-    Report::new(VERSION, kubelet::findings(&seen, crate::clock::unix_now().cast_signed()))
+pub async fn run(args: &AuditArgs, ask: AskDaemon) -> Report {
+    let seen = collect::collect(args, ask).await;
+    let mut findings: Vec<Finding> =
+        seen.faces.iter().flat_map(|face| apiserver::findings(face, &seen.names, seen.now)).collect();
+    findings.extend(seen.doors.iter().flat_map(requests::findings));
+    if seen.faces.is_empty() {
+        findings.extend(nowhere());
+    }
+    let (subjects, public) = &seen.trusted;
+    findings.push(apiserver::trusted(subjects, public.as_deref()));
+    let opaque = seen.token.as_deref().map(|token| token::claims(token).is_none());
+    findings.push(requests::static_tokens(&seen.control.flags, opaque));
+    findings.extend(token::findings(seen.token.as_deref(), seen.now));
+    findings.extend(control::findings(&seen.control));
+    findings.extend(kubelet::findings(&seen.kubelet, seen.now));
+    findings.extend(redirect::findings(&seen.redirect));
+    Report::new(VERSION, findings)
+}
+
+/// What is said of addresses, where none is known.
+fn nowhere() -> impl Iterator<Item = Finding> {
+    use catalogue::{apiserver as shown, requests as asked};
+    let checks = [
+        &shown::ISSUER,
+        &shown::NAMES,
+        &shown::EXPIRY,
+        &shown::VERSION,
+        &shown::CIPHERS,
+        &shown::FOREIGN,
+        &asked::ANONYMOUS_DISCOVERY,
+        &asked::ANONYMOUS_OBJECTS,
+        &asked::BASIC,
+        &asked::PLAIN_HTTP,
+        &asked::CREDENTIALS,
+        &asked::DAMAGED_TOKEN,
+    ];
+    checks.into_iter().map(|check| {
+        check.unknown(
+            "no address of the API is known: no kubeconfig, seed, saved state or running daemon names one",
+            "give --kubeconfig as for apivip run, or --seed ADDRESS:PORT",
+        )
+    })
 }

@@ -15,9 +15,12 @@ mod reading;
 pub mod settings;
 pub mod text;
 
+pub use collect::{Scope, Seen};
+
 use std::net::IpAddr;
 use std::path::Path;
 
+use crate::apiserver::Access;
 use crate::config::{ModeArg, RunArgs, TableOwnerArg, VERSION};
 use finding::Report;
 use settings::Concerns;
@@ -27,7 +30,7 @@ pub type AskDaemon = fn(&Path) -> anyhow::Result<String>;
 
 /// Looks at everything and judges it. Ends within ten seconds, whatever hangs.
 pub async fn run(args: &RunArgs, ask: AskDaemon) -> Report {
-    let seen = collect::collect(args, ask).await;
+    let seen = look(args, ask, Scope::All).await;
     let any = |v4: bool| seen.here.vips.iter().any(|vip| vip.is_ipv4() == v4);
     let proxied = neighbours::has_iptables_proxy(&seen.traces);
     let concerns = Concerns {
@@ -43,6 +46,16 @@ pub async fn run(args: &RunArgs, ask: AskDaemon) -> Report {
     findings.extend(api::findings(&seen.api));
     findings.extend(node::here(&seen.here));
     Report::new(VERSION, findings)
+}
+
+/// Looks, for whoever judges by other questions. Ends within ten seconds.
+pub async fn look(args: &RunArgs, ask: AskDaemon, scope: Scope) -> Seen {
+    collect::collect(args, ask, scope).await
+}
+
+/// The access to the API that the daemon has, or why it has none; `None`: none is configured.
+pub async fn access(args: &RunArgs) -> Option<Result<Access, String>> {
+    collect::load(args).await
 }
 
 /// Whether the daemon's table is to be nobody's.

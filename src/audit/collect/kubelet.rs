@@ -34,11 +34,7 @@ const MOST_ADDRESSES: usize = 8;
 const PATHS: [&str; 2] = ["/pods", "/healthz"];
 
 /// Everything that counts. Ends within ten seconds, whatever hangs. `roots` are the cluster's CA in DER.
-pub(in crate::audit) async fn look(
-    args: &AuditArgs,
-    credentials: Option<&Credentials>,
-    roots: &[Vec<u8>],
-) -> Seen {
+pub(super) async fn look(args: &AuditArgs, credentials: Option<&Credentials>, roots: &[Vec<u8>]) -> Seen {
     let address = args.kubelet;
     let (files, own) = tokio::join!(files(args), within(own_addresses));
     let own = own.unwrap_or_default();
@@ -71,10 +67,11 @@ pub(in crate::audit) async fn look(
     match trusted(&seen, credentials, roots) {
         Err(why) => seen.credentialed = Err(why),
         Ok((server, credentials)) => {
-            let question =
-                |path| Question { path, authorization: credentials.authorization.as_ref(), review: None };
-            let (pods, set) =
-                tokio::join!(ask::ask(&server, question("/pods")), ask::ask(&server, question("/configz")));
+            let authorization = credentials.authorization.as_ref();
+            let (pods, set) = tokio::join!(
+                ask::ask(&server, Question { authorization, ..of_status("/pods") }),
+                ask::ask(&server, Question { path: "/configz", authorization, ..Question::default() }),
+            );
             seen.credentialed = Ok(status(pods));
             if let Some(set) = set.ok().as_ref().and_then(live) {
                 seen.configuration = Known::All(set);
@@ -118,7 +115,7 @@ async fn anonymous(address: SocketAddr) -> Vec<(&'static str, Asked)> {
         let server = config.clone().map(server);
         async move {
             match server {
-                Ok(server) => (path, status(ask::get(&server, path).await)),
+                Ok(server) => (path, status(ask::ask(&server, of_status(path)).await)),
                 Err(error) => (path, Err(error)),
             }
         }
@@ -145,7 +142,7 @@ async fn read_only(
         let server = Server { address, tls: None };
         let mut best: Asked = Err(Unanswered { reason: Reason::Silent, text: String::new() });
         for path in PATHS {
-            let asked = status(ask::get(&server, path).await);
+            let asked = status(ask::ask(&server, of_status(path)).await);
             let is_end = asked.is_err() || asked.as_ref().is_ok_and(|status| (200..300).contains(status));
             best = asked;
             if is_end {
@@ -155,6 +152,11 @@ async fn read_only(
         (address, best)
     }))
     .await
+}
+
+/// What Pods hold is nobody's business here.
+fn of_status(path: &str) -> Question<'_> {
+    Question { path, status_only: true, ..Question::default() }
 }
 
 fn status(answer: Result<Answer, Unanswered>) -> Asked {

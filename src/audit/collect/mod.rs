@@ -1,5 +1,191 @@
 //! Looks at what the audit judges, each question with a limit of its own.
 
-pub(super) mod kubelet;
+mod address;
+mod flags;
+mod kubelet;
 mod kubelet_files;
+mod node;
 mod processes;
+mod reviews;
+mod stranger;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use self::address::Asking;
+use self::reviews::Api;
+use super::apiserver::Face;
+use super::ask::Server;
+use super::control::Control;
+use super::redirect::Redirect;
+use super::requests::Door;
+use crate::apiserver::{Access, Credentials, TLS_NAME};
+use crate::check::{self, AskDaemon, Scope, neighbours, node as doctor};
+use crate::clock::unix_now;
+use crate::config::AuditArgs;
+
+/// All that is read from files.
+const FILES: Duration = Duration::from_secs(3);
+/// A credential plugin.
+const PLUGIN: Duration = Duration::from_secs(8);
+/// All that one apiserver is asked about the control plane.
+const REVIEWS: Duration = Duration::from_secs(12);
+
+/// Everything that was seen.
+pub(super) struct Seen {
+    /// Each address of the API, the virtual IPs first.
+    pub faces: Vec<Face>,
+    pub doors: Vec<Door>,
+    /// The names that clients dial.
+    pub names: Vec<String>,
+    pub control: Control,
+    pub kubelet: super::kubelet::Seen,
+    pub redirect: Redirect,
+    /// The token of the node's credentials.
+    pub token: Option<String>,
+    /// The subjects of the CA bundle, and those of them that the host's system trusts too.
+    pub trusted: (Vec<String>, Option<Vec<String>>),
+    /// Seconds since 1970.
+    pub now: i64,
+}
+
+pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
+    let local = args.clone();
+    let flags = within(FILES, move || flags::local(&local));
+    let (look, access, flags) =
+        tokio::join!(check::look(&args.run, ask, Scope::Node), check::access(&args.run), flags,);
+    let access = access.unwrap_or_else(|| Err("no kubeconfig is given, and this is no Pod".to_owned()));
+    let credentials = credentials(access.as_ref()).await;
+    let roots = access.as_ref().map(|access| access.roots().to_vec()).unwrap_or_default();
+    let name = access.as_ref().map_or(TLS_NAME, |access| access.tls_name());
+    let name = args.run.health.probe_server_name.as_deref().unwrap_or(name);
+    let asking = Asking {
+        name,
+        roots: &roots,
+        trust: access.as_ref().map_err(Clone::clone).and_then(Access::trust),
+        credentials: credentials.as_ref().map_err(Clone::clone),
+        now: unix_now().cast_signed(),
+    };
+
+    let vips = &look.serving;
+    let backends = look.api.examined.iter().map(|examined| examined.address);
+    let addresses: Vec<SocketAddr> =
+        vips.iter().copied().chain(backends.filter(|backend| !vips.contains(backend))).collect();
+    let faces = join_all(addresses.iter().map(|address| address::face(*address, &asking))).await;
+    let doors = faces.iter().map(|face| address::door(face, &asking, vips.contains(&face.address)));
+    let kubelet = kubelet::look(args, credentials.as_ref().ok(), &roots);
+    let (doors, mut control, kubelet) = tokio::join!(join_all(doors), control(&faces, &asking), kubelet);
+    // What this host has is the nearest, and comes first.
+    control.flags.splice(0..0, flags.unwrap_or_default());
+    control.master = credentials.as_ref().is_ok_and(is_master);
+    local_agents(args, &mut control).await;
+
+    let (listening, proc) = (look.here.vips.clone(), args.host_proc.clone());
+    let listeners = within(FILES, move || node::listeners(&listening, &proc)).await;
+    let mut doctored = neighbours::neighbours(&look.traces);
+    doctored.extend(doctor::here(&look.here));
+    let bundle = roots.clone();
+    let mut names = vec![TLS_NAME.to_owned()];
+    names.extend(vips.iter().map(|vip| vip.ip().to_string()).collect::<BTreeSet<_>>());
+    Seen {
+        faces,
+        doors,
+        names,
+        kubelet,
+        redirect: Redirect {
+            vips: look.here.vips.clone(),
+            doctor: doctored,
+            guarded: neighbours::has_iptables_proxy(&look.traces),
+            settings: look.settings,
+            nonlocal: node::nonlocal(),
+            listeners,
+            services: control.services.clone(),
+            status: look.status,
+        },
+        control,
+        token: credentials.as_ref().ok().and_then(|credentials| credentials.token().map(str::to_owned)),
+        trusted: within(FILES, move || node::trusted(&bundle)).await.unwrap_or_default(),
+        now: asking.now,
+    }
+}
+
+/// On a thread of its own; `None`: not in time.
+async fn within<T: Send + 'static>(limit: Duration, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    timeout(limit, spawn_blocking(look)).await.ok()?.ok()
+}
+
+async fn credentials(access: Result<&Access, &String>) -> Result<Credentials, String> {
+    let access = access.map_err(Clone::clone)?;
+    let late = |_| format!("the credential plugin did not answer within {:.0} s", PLUGIN.as_secs_f32());
+    timeout(PLUGIN, access.credentials()).await.map_err(late)?
+}
+
+/// Asks the first apiserver that can be verified: one of them is enough for what they share.
+async fn control(faces: &[Face], asking: &Asking<'_>) -> Control {
+    let Ok(credentials) = &asking.credentials else { return Control::default() };
+    let verified = faces.iter().rev().find_map(|face| {
+        let name = address::verifiable(face, asking).ok()?;
+        Some(Server { address: face.address, tls: Some((Arc::new(asking.trust.clone().ok()?), name)) })
+    });
+    let Some(server) = verified else { return Control::default() };
+    let api = Api::new(server, credentials);
+    let asked = async {
+        tokio::join!(
+            api.nonsense(),
+            api.proxies(),
+            api.services(),
+            api.pods("component", "kube-apiserver"),
+            api.pods("k8s-app", "konnectivity-agent"),
+        )
+    };
+    let Ok((nonsense, proxies, services, apiservers, agents)) = timeout(REVIEWS, asked).await else {
+        let late = format!("the apiserver did not answer all within {:.0} s", REVIEWS.as_secs_f32());
+        return Control {
+            nonsense: Some(Err(late.clone())),
+            services: Some(Err(late.clone())),
+            agents: Some(Err(late)),
+            ..Control::default()
+        };
+    };
+    let name = |pod: &serde_json::Value| {
+        format!("Pod kube-system/{}", pod["metadata"]["name"].as_str().unwrap_or_default())
+    };
+    Control {
+        flags: apiservers.map(|pods| flags::mirrored(&pods)).unwrap_or_default(),
+        nonsense: Some(nonsense),
+        master: false,
+        proxies,
+        services: Some(services),
+        agents: Some(agents.map(|pods| pods.iter().map(name).collect())),
+    }
+}
+
+/// An agent that runs here is one, whether Pods may be listed or not.
+async fn local_agents(args: &AuditArgs, control: &mut Control) {
+    let proc = args.host_proc.clone();
+    let running = within(FILES, move || processes::command_lines(&proc, "proxy-agent")).await;
+    let Some(Ok(running)) = running else { return };
+    if !running.is_empty() {
+        let here = "process proxy-agent on this node".to_owned();
+        match &mut control.agents {
+            Some(Ok(agents)) => agents.push(here),
+            other => *other = Some(Ok(vec![here])),
+        }
+    }
+}
+
+/// Whether the client certificate is one of an administrator beyond RBAC.
+fn is_master(credentials: &Credentials) -> bool {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let Some(der) = &credentials.certificate else { return false };
+    X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
+        let mut groups = certificate.subject().iter_organization();
+        groups.any(|group| group.as_str() == Ok("system:masters"))
+    })
+}

@@ -3,6 +3,8 @@
 mod local;
 mod remote;
 
+pub(super) use remote::load;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -32,19 +34,41 @@ const DAEMON: Duration = Duration::from_millis(1200);
 /// How long routes and sockets may take, which wait for nobody.
 const ROUTES: Duration = Duration::from_secs(1);
 
-/// Everything that was seen.
-pub(super) struct Seen {
-    pub capabilities: Option<u64>,
-    pub trial: Trial,
-    pub settings: Settings,
-    pub traces: Traces,
-    pub ways: Ways,
-    pub api: Api,
-    pub here: Here,
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything.
+    All,
+    /// What runs here, without trying what the kernel can.
+    Node,
 }
 
-pub(super) async fn collect(args: &RunArgs, ask: AskDaemon) -> Seen {
-    let kernel = within(KERNEL, || trial::run(KERNEL - Duration::from_secs(1)));
+/// Everything that was seen.
+pub struct Seen {
+    pub(super) capabilities: Option<u64>,
+    pub(super) trial: Trial,
+    /// How the kernel is set.
+    pub settings: Settings,
+    /// Other programs.
+    pub traces: Traces,
+    pub(super) ways: Ways,
+    /// The API and its servers.
+    pub api: Api,
+    /// The virtual IPs on this node.
+    pub here: Here,
+    /// Those of them by which the API is served.
+    pub serving: BTreeSet<SocketAddr>,
+    /// The status of the running daemon.
+    pub status: Option<Value>,
+}
+
+pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> Seen {
+    let kernel = async {
+        match scope {
+            Scope::All => within(KERNEL, || trial::run(KERNEL - Duration::from_secs(1))).await,
+            Scope::Node => None,
+        }
+    };
     let rules = within(KERNEL, || NftSocket::open().and_then(|mut socket| socket.survey()));
     let devices = within(KERNEL, links::links);
     let files = within(KERNEL, local::files);
@@ -70,8 +94,9 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon) -> Seen {
         settings.bridges =
             all.iter().filter(|link| link.kind == "bridge").map(|link| link.name.clone()).collect();
     }
-    let remote::Remote { api, mut vips, backends } = remote;
+    let remote::Remote { api, mut vips, mut serving, backends } = remote;
     vips.extend(known.vips());
+    serving.extend(known.serving());
     let backends: BTreeSet<_> =
         backends.iter().map(SocketAddr::ip).filter(|ip| !vips.iter().any(|vip| vip.ip() == *ip)).collect();
     let addresses: BTreeSet<_> = vips.iter().map(SocketAddr::ip).collect();
@@ -109,11 +134,16 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon) -> Seen {
             backends,
             routes,
             never_masquerade: args.table.masquerade == MasqueradeArg::Never,
-            daemon: known.daemon.map(|daemon| daemon.map(|status| status.as_ref().map(of_status))),
+            daemon: known
+                .daemon
+                .as_ref()
+                .map(|daemon| daemon.clone().map(|status| status.as_ref().map(of_status))),
             rules,
             plain: is_plain(args),
-            state: known.state.map(|state| state.map(|good| good.is_some())),
+            state: known.state.as_ref().map(|state| state.clone().map(|good| good.is_some())),
         },
+        serving,
+        status: known.daemon.and_then(|daemon| daemon.ok().flatten()),
     }
 }
 
@@ -141,6 +171,15 @@ impl Known {
     fn vips(&self) -> BTreeSet<SocketAddr> {
         let saved = self.saved().into_iter().flat_map(|good| &good.frontends).map(|frontend| frontend.vip);
         saved.chain(self.frontends().iter().filter_map(|f| address(&f["vip"]))).collect()
+    }
+
+    /// Virtual IPs and ports by which the API is served.
+    fn serving(&self) -> BTreeSet<SocketAddr> {
+        let saved = self.saved().into_iter().flat_map(|good| &good.frontends);
+        let saved = saved.filter(|f| serves_api(&f.port_name)).map(|f| f.vip);
+        let running = self.frontends().into_iter();
+        let running = running.filter(|f| serves_api(f["port_name"].as_str().unwrap_or_default()));
+        saved.chain(running.filter_map(|f| address(&f["vip"]))).collect()
     }
 
     /// Apiservers of the port that serves the API: the others answer to something else.

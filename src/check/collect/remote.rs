@@ -30,6 +30,8 @@ const MOST: usize = 64;
 pub(super) struct Remote {
     pub api: Api,
     pub vips: BTreeSet<Vip>,
+    /// Those of them by which the API is served.
+    pub serving: BTreeSet<Vip>,
     pub backends: BTreeSet<SocketAddr>,
 }
 
@@ -37,6 +39,7 @@ pub(super) async fn api(args: &RunArgs, known: &Known) -> Remote {
     let begin = Instant::now();
     let configured = args.boot.configured(args.table.allow_loopback_endpoints).unwrap_or_default();
     let mut vips: BTreeSet<Vip> = configured.vips.iter().copied().collect();
+    let mut serving = vips.clone();
     vips.extend(known.vips());
     let loaded = load(args).await;
     let access = loaded.as_ref().and_then(|loaded| loaded.as_ref().ok());
@@ -101,17 +104,18 @@ pub(super) async fn api(args: &RunArgs, known: &Known) -> Remote {
     if let Some(Ok((_, Audience { snapshot: Ok(snapshot), .. }))) = &api.audience {
         vips.extend(snapshot.frontends.iter().map(|frontend| frontend.vip));
         let main = snapshot.frontends.iter().filter(|frontend| super::serves_api(&frontend.port_name));
+        serving.extend(main.clone().map(|frontend| frontend.vip));
         let published = main.flat_map(|frontend| &frontend.backends).copied().collect();
         looked.look(&published, STEP).await;
     }
     let backends = looked.found.keys().copied().collect();
     api.examined = looked.found.into_values().collect();
     api.now = unix_now().cast_signed();
-    Remote { api, vips, backends }
+    Remote { api, vips, serving, backends }
 }
 
 /// `None`: nothing is configured.
-async fn load(args: &RunArgs) -> Option<Result<Access, String>> {
+pub(in crate::check) async fn load(args: &RunArgs) -> Option<Result<Access, String>> {
     if args.kubeconfig.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
         return None;
     }

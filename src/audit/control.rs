@@ -1,0 +1,257 @@
+//! Verdicts on how the control plane is set: what its flags and access reviews tell. Pure.
+
+use super::catalogue::kubelet::VERIFIED;
+use super::catalogue::proxy::{HTTPS, KONNECTIVITY, NODES, PODS, SERVICES, SSH};
+use super::catalogue::requests::AUTHORIZATION;
+use super::finding::{Check, Finding, Severity};
+use super::flags::Flags;
+
+/// What an access review said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Review {
+    /// Whether it is allowed.
+    pub allowed: bool,
+    /// Who allowed it, in the authorizer's words; often empty.
+    pub reason: String,
+}
+
+/// A review, or why there is none.
+pub type Reviewed = Result<Review, String>;
+
+/// Whom reviews are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// Requests without credentials.
+    Anonymous,
+    /// Whoever has credentials.
+    Authenticated,
+    /// Every service account.
+    ServiceAccounts,
+    /// The credentials of this audit.
+    Caller,
+}
+
+impl Subject {
+    /// Each.
+    pub const ALL: [Self; 4] = [Self::Anonymous, Self::Authenticated, Self::ServiceAccounts, Self::Caller];
+
+    /// As evidence names it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Anonymous => "system:anonymous",
+            Self::Authenticated => "system:authenticated",
+            Self::ServiceAccounts => "system:serviceaccounts",
+            Self::Caller => "these credentials",
+        }
+    }
+}
+
+/// A Service that the proxy may lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// NAMESPACE/NAME.
+    pub name: String,
+    /// One of its ports is for HTTPS.
+    pub https: bool,
+    /// Addresses of others that it claims: `externalIPs`, and those of a load balancer.
+    pub claims: Vec<String>,
+}
+
+/// What was found out about the control plane.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// What each kube-apiserver that can be seen was started with, and where that stands.
+    pub flags: Vec<(String, Flags)>,
+    /// Whether the caller may do something that does not exist.
+    pub nonsense: Option<Reviewed>,
+    /// The caller is in the group system:masters, as its certificate says.
+    pub master: bool,
+    /// Rights to the proxy of `nodes`, `pods` and `services`.
+    pub proxies: Vec<(&'static str, Subject, Reviewed)>,
+    /// All Services, or why they cannot be listed.
+    pub services: Option<Result<Vec<Served>, String>>,
+    /// Traces of a konnectivity agent, each with where it was found; or why nothing is known.
+    pub agents: Option<Result<Vec<String>, String>>,
+}
+
+const NEED_FLAGS: &str = "on a node of the control plane --apiserver-manifest or --host-proc; elsewhere the right to list Pods in kube-system, \
+     where kube-apiserver runs as a static Pod";
+const NO_FLAGS: &str = "no kube-apiserver's flags can be read";
+
+/// All findings.
+pub fn findings(seen: &Control) -> Vec<Finding> {
+    let mut all = vec![authorization(seen), verified(seen)];
+    all.extend(proxies(seen));
+    all.push(https(seen));
+    all.push(konnectivity(seen));
+    all.push(ssh(seen));
+    all
+}
+
+fn authorization(seen: &Control) -> Finding {
+    let modes = seen.flags.iter().map(|(place, flags)| (place, flags.get("authorization-mode")));
+    for (place, mode) in modes.clone() {
+        match mode {
+            None if seen.flags.iter().all(|(_, flags)| flags.get("authorization-config").is_none()) => {
+                return AUTHORIZATION
+                    .fail(format!("{place}: no --authorization-mode, which means AlwaysAllow"));
+            }
+            Some(mode) if mode.split(',').any(|mode| mode == "AlwaysAllow") => {
+                return AUTHORIZATION.fail(format!("{place}: --authorization-mode={mode}"));
+            }
+            _ => {}
+        }
+    }
+    match &seen.nonsense {
+        Some(Ok(review)) if !review.allowed => {
+            AUTHORIZATION.pass("these credentials may not do a thing that does not exist")
+        }
+        Some(Ok(review)) if review.reason.starts_with("RBAC:") => AUTHORIZATION.pass(format!(
+            "RBAC allows these credentials everything ({})",
+            review.reason
+        )),
+        Some(Ok(review)) => match modes.clone().find_map(|(place, mode)| Some((place, mode?))) {
+            Some((place, mode)) => AUTHORIZATION.pass(format!("{place}: --authorization-mode={mode}")),
+            None if seen.master => AUTHORIZATION.unknown(
+                "these credentials are system:masters, which is allowed everything in every mode",
+                "run apivip audit with the credentials of the daemon",
+            ),
+            None => AUTHORIZATION.fail(format!(
+                "these credentials may do even what does not exist, and no rule of RBAC says so (reason: {:?})",
+                review.reason
+            )),
+        },
+        Some(Err(error)) => AUTHORIZATION.unknown(error.as_str(), "a client certificate or token that the apiserver accepts"),
+        None => AUTHORIZATION.unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run"),
+    }
+}
+
+fn verified(seen: &Control) -> Finding {
+    by_flags(&VERIFIED, seen, |flags| match flags.get("kubelet-certificate-authority") {
+        Some(file) => Ok(format!("--kubelet-certificate-authority={file}")),
+        None => Err("no --kubelet-certificate-authority".to_owned()),
+    })
+}
+
+fn ssh(seen: &Control) -> Finding {
+    by_flags(&SSH, seen, |flags| match flags.get("ssh-user").or(flags.get("ssh-keyfile")) {
+        Some(value) => Err(format!("it has SSH tunnels ({value})")),
+        None => Ok("no --ssh-user".to_owned()),
+    })
+}
+
+/// One apiserver that fails is a failure.
+fn by_flags(check: &Check, seen: &Control, judge: impl Fn(&Flags) -> Result<String, String>) -> Finding {
+    let Some((place, first)) = seen.flags.first() else { return check.unknown(NO_FLAGS, NEED_FLAGS) };
+    let bad = seen.flags.iter().find_map(|(place, flags)| Some((place, judge(flags).err()?)));
+    match (bad, judge(first)) {
+        (Some((place, why)), _) => check.fail(format!("{place}: {why}")),
+        (None, Ok(text) | Err(text)) => check.pass(format!("{place}: {text}")),
+    }
+}
+
+fn proxies(seen: &Control) -> Vec<Finding> {
+    let mut all = Vec::new();
+    for (check, resource) in [(&NODES, "nodes"), (&PODS, "pods"), (&SERVICES, "services")] {
+        let of = |subject: Subject| {
+            seen.proxies.iter().filter(move |(what, whom, _)| *what == resource && *whom == subject)
+        };
+        for subject in Subject::ALL {
+            let reviews: Vec<&Reviewed> = of(subject).map(|(_, _, review)| review).collect();
+            all.push(proxy(check, resource, subject, &reviews));
+        }
+    }
+    all
+}
+
+fn proxy(check: &Check, resource: &str, subject: Subject, reviews: &[&Reviewed]) -> Finding {
+    let finding = match reviews.iter().find(|review| review.as_ref().is_ok_and(|review| review.allowed)) {
+        Some(Ok(review)) => {
+            let reason = if review.reason.is_empty() { "" } else { ": " };
+            let found = check.fail(format!("allowed{reason}{}", review.reason));
+            match subject {
+                // An administrator may; a daemon need not.
+                Subject::Caller => found.of(Severity::Low).mended_by(format!(
+                    "run daemons with the Role of docs/install/rbac.yaml, which has no {resource}/proxy"
+                )),
+                _ => found,
+            }
+        }
+        _ => match reviews.iter().find_map(|review| review.as_ref().err()) {
+            Some(error) => check.unknown(
+                error.as_str(),
+                "the right to create subjectaccessreviews.authorization.k8s.io (see docs/audit.md)",
+            ),
+            None if reviews.is_empty() => {
+                check.unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run")
+            }
+            None => check.pass("denied"),
+        },
+    };
+    finding.about(subject.label())
+}
+
+fn https(seen: &Control) -> Finding {
+    let services = match &seen.services {
+        Some(Ok(services)) => services,
+        Some(Err(error)) => {
+            return HTTPS.unknown(error.as_str(), "the right to list services of all namespaces");
+        }
+        None => {
+            return HTTPS.unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run");
+        }
+    };
+    let with: Vec<&str> = services.iter().filter(|s| s.https).map(|s| s.name.as_str()).collect();
+    let without: Vec<&str> = services.iter().filter(|s| !s.https).map(|s| s.name.as_str()).collect();
+    if without.is_empty() {
+        return HTTPS.pass(format!("all {} Services: {}", with.len(), few(&with)));
+    }
+    HTTPS.fail(format!(
+        "{} of {} Services have none: {}; those that have one: {}",
+        without.len(),
+        services.len(),
+        few(&without),
+        if with.is_empty() { "none".to_owned() } else { few(&with) }
+    ))
+}
+
+fn konnectivity(seen: &Control) -> Finding {
+    let selector = seen.flags.iter().find_map(|(place, flags)| {
+        Some(format!("{place}: --egress-selector-config-file={}", flags.get("egress-selector-config-file")?))
+    });
+    match (&selector, &seen.agents) {
+        (Some(selector), Some(Ok(agents))) if !agents.is_empty() => {
+            KONNECTIVITY.pass(format!("{selector}; agents: {}", few(agents)))
+        }
+        (Some(selector), Some(Ok(_))) => {
+            KONNECTIVITY.fail(format!("{selector}, and there is no konnectivity agent"))
+        }
+        (None, Some(Ok(agents))) if seen.flags.is_empty() => KONNECTIVITY.unknown(
+            match agents.as_slice() {
+                [] => "no konnectivity agent is seen, and no kube-apiserver's flags can be read".to_owned(),
+                agents => format!("there are agents ({}); {NO_FLAGS}", few(agents)),
+            },
+            NEED_FLAGS,
+        ),
+        (None, _) if !seen.flags.is_empty() => KONNECTIVITY.fail(format!(
+            "{}: no --egress-selector-config-file: its connections to nodes, Pods and Services leave in no tunnel",
+            seen.flags.first().map_or("", |(place, _)| place.as_str())
+        )),
+        (_, Some(Err(error))) => {
+            KONNECTIVITY.unknown(error.as_str(), "the right to list Pods in kube-system, or --host-proc")
+        }
+        _ => KONNECTIVITY.unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run"),
+    }
+}
+
+fn few<S: AsRef<str>>(all: &[S]) -> String {
+    const MOST: usize = 8;
+    let mut text = all.iter().take(MOST).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    if all.len() > MOST {
+        text.push_str(&format!(" and {} more", all.len() - MOST));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+use super::super::finding::Verdict::{self, Fail, Pass, Unknown};
+use super::*;
+
+const GOOD: &str =
+    "--authorization-mode=Node,RBAC --kubelet-certificate-authority=/ca --egress-selector-config-file=/e";
+
+fn flags(line: &str) -> Vec<(String, Flags)> {
+    let words: Vec<&str> = line.split(' ').collect();
+    vec![("manifest".to_owned(), Flags::read(&words))]
+}
+
+fn review(allowed: bool, reason: &str) -> Reviewed {
+    Ok(Review { allowed, reason: reason.to_owned() })
+}
+
+fn served(name: &str, https: bool) -> Served {
+    Served { name: name.to_owned(), https, claims: Vec::new() }
+}
+
+fn good() -> Control {
+    let each = ["nodes", "pods", "services"].into_iter();
+    let each = each.flat_map(|what| Subject::ALL.map(|whom| (what, whom, review(false, ""))));
+    Control {
+        flags: flags(GOOD),
+        nonsense: Some(review(false, "")),
+        master: false,
+        proxies: each.collect(),
+        services: Some(Ok(vec![served("default/kubernetes", true)])),
+        agents: Some(Ok(vec!["Pod kube-system/konnectivity-agent-x".to_owned()])),
+    }
+}
+
+fn of(seen: &Control, id: &str) -> Verdict {
+    let all = findings(seen);
+    let found = all.iter().filter(|finding| finding.id == id).map(|finding| finding.verdict);
+    found.max().unwrap()
+}
+
+#[test]
+fn a_control_plane_as_it_should_be() {
+    for finding in findings(&good()) {
+        assert_eq!(finding.verdict, Pass, "{finding:?}");
+    }
+}
+
+#[test]
+fn nothing_is_guessed() {
+    for finding in findings(&Control::default()) {
+        assert_eq!(finding.verdict, Unknown, "{finding:?}");
+    }
+    let no = || Err("forbidden".to_owned());
+    let refused = Control {
+        flags: Vec::new(),
+        nonsense: Some(no()),
+        proxies: good().proxies.into_iter().map(|(what, whom, _)| (what, whom, no())).collect(),
+        services: Some(Err("forbidden".to_owned())),
+        agents: Some(Err("forbidden".to_owned())),
+        ..good()
+    };
+    for finding in findings(&refused) {
+        assert_eq!(finding.verdict, Unknown, "{finding:?}");
+    }
+}
+
+#[test]
+fn authorization_is_known_by_flags_or_by_who_allows() {
+    let with = |line: &str| Control { flags: flags(line), ..good() };
+    assert_eq!(of(&with("--authorization-mode=AlwaysAllow,RBAC"), "authorization-mode"), Fail);
+    assert_eq!(of(&with("--secure-port=1"), "authorization-mode"), Fail);
+    assert_eq!(of(&with("--authorization-config=/x"), "authorization-mode"), Pass);
+    let by = |reason: &str, master| Control {
+        flags: Vec::new(),
+        nonsense: Some(review(true, reason)),
+        master,
+        ..good()
+    };
+    assert_eq!(of(&by("RBAC: allowed by ClusterRoleBinding \"x\"", false), "authorization-mode"), Pass);
+    assert_eq!(of(&by("", false), "authorization-mode"), Fail);
+    assert_eq!(of(&by("", true), "authorization-mode"), Unknown);
+    assert_eq!(of(&Control { flags: flags(GOOD), ..by("", false) }, "authorization-mode"), Pass);
+}
+
+#[test]
+fn one_apiserver_that_fails_is_a_failure() {
+    let mut both = flags(GOOD);
+    both.extend(flags("--authorization-mode=RBAC --ssh-user=core"));
+    let seen = Control { flags: both, ..good() };
+    assert_eq!((of(&seen, "kubelet-verified"), of(&seen, "tunnel-ssh")), (Fail, Fail));
+}
+
+#[test]
+fn whoever_may_use_the_proxy_is_named() {
+    let may = |whom: Subject| Control {
+        proxies: good()
+            .proxies
+            .into_iter()
+            .map(|(what, who, _)| (what, who, review(what == "nodes" && who == whom, "RBAC: x")))
+            .collect(),
+        ..good()
+    };
+    for whom in Subject::ALL {
+        let all = findings(&may(whom));
+        let failed: Vec<_> = all.iter().filter(|finding| finding.verdict == Fail).collect();
+        assert_eq!(failed.len(), 1);
+        assert_eq!((failed[0].id, failed[0].subject.as_deref()), ("proxy-nodes", Some(whom.label())));
+        assert_eq!(failed[0].severity == Severity::Low, whom == Subject::Caller);
+    }
+    assert_eq!(of(&may(Subject::Anonymous), "proxy-pods"), Pass);
+}
+
+#[test]
+fn services_without_https_and_missing_tunnels_are_named() {
+    let services = Some(Ok(vec![served("a/x", true), served("a/y", false)]));
+    let all = findings(&Control { services, ..good() });
+    let found = all.iter().find(|finding| finding.id == "proxy-https-services").unwrap();
+    assert_eq!(found.evidence, "1 of 2 Services have none: a/y; those that have one: a/x");
+    let agentless = Control { agents: Some(Ok(Vec::new())), ..good() };
+    assert_eq!(of(&agentless, "tunnel-konnectivity"), Fail);
+    let plain = Control { flags: flags("--authorization-mode=RBAC"), ..good() };
+    assert_eq!(of(&plain, "tunnel-konnectivity"), Fail);
+    assert_eq!(of(&Control { flags: Vec::new(), ..good() }, "tunnel-konnectivity"), Unknown);
+}
