@@ -1,6 +1,7 @@
 //! The harness that proves apivip from the outside.
 
 pub mod admin;
+pub mod audit;
 pub mod browser;
 pub mod check;
 pub mod clients;

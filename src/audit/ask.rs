@@ -136,6 +136,15 @@ pub async fn get(server: &Server, path: &str) -> Result<Answer, Unanswered> {
     ask(server, Question { path, ..Question::default() }).await
 }
 
+/// GETs the status of `path` without credentials, and no body. Ends within [`LIMIT`].
+///
+/// # Errors
+/// [`Unanswered`], whatever went wrong.
+pub async fn status(server: &Server, path: &str) -> Result<u16, Unanswered> {
+    let question = Question { path, status_only: true, ..Question::default() };
+    ask(server, question).await.map(|answer| answer.status)
+}
+
 /// Asks. Ends within [`LIMIT`].
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! What a chain of certificates says, and whether it leads to a CA. Pure.
+//! What a chain of certificates says, and whether it leads to a CA. Nothing is read or sent.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -139,6 +139,14 @@ impl Check {
 }
 
 impl Finding {
+    /// Whether it says the same, of whatever it is about.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let said = |finding: &Self| {
+            (finding.id, finding.verdict, finding.severity, finding.evidence.clone(), finding.mend.clone())
+        };
+        said(self) == said(other)
+    }
+
     /// The same, about one of several things.
     #[must_use]
     pub fn about(mut self, subject: impl ToString) -> Self {

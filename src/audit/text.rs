@@ -52,17 +52,15 @@ fn summary(report: &Report) -> String {
 
 fn block(way: &[Finding], style: Style) -> Columns {
     let mut columns = Columns::new(2, style.colour);
-    for (at, finding) in way.iter().enumerate() {
+    // What is the same of several addresses or subjects is one line.
+    let rows: Vec<&[Finding]> = way.chunk_by(|a, b| a.is_like(b)).collect();
+    for (at, row) in rows.iter().enumerate() {
+        let Some(finding) = row.first() else { continue };
         let asked = if style.wide { format!("{}: ", finding.title) } else { String::new() };
         let [verdict, severity] = words(finding);
-        columns.push([
-            verdict,
-            severity,
-            name(finding).into(),
-            format!("{asked}{}", finding.evidence).into(),
-        ]);
+        columns.push([verdict, severity, name(row).into(), format!("{asked}{}", finding.evidence).into()]);
         // What mends several in a row is said once, below them.
-        let next = way.get(at + 1).and_then(|next| next.mend.as_ref());
+        let next = rows.get(at + 1).and_then(|next| next.first()?.mend.as_ref());
         if let Some(mend) = finding.mend.as_ref().filter(|mend| next != Some(mend)) {
             columns.push(["".into(), "".into(), "".into(), format!("-> {mend}").into()]);
         }
@@ -70,10 +68,15 @@ fn block(way: &[Finding], style: Style) -> Columns {
     columns
 }
 
-fn name(finding: &Finding) -> String {
-    match &finding.subject {
-        Some(subject) => format!("{} {subject}", finding.id),
-        None => finding.id.to_owned(),
+/// The check, and what it was about.
+fn name(row: &[Finding]) -> String {
+    let id = row.first().map_or("", |finding| finding.id);
+    let subjects: Vec<&str> = row.iter().filter_map(|finding| finding.subject.as_deref()).collect();
+    match subjects.as_slice() {
+        [] => id.to_owned(),
+        [first] => format!("{id} {first}"),
+        [first, second] => format!("{id} {first}, {second}"),
+        [first, rest @ ..] => format!("{id} {first} and {} more", rest.len()),
     }
 }
 
@@ -131,6 +134,8 @@ mod tests {
         let found = vec![
             proxy::SSH.pass("none is configured"),
             apiserver::ISSUER.pass("of the cluster's CA").about("192.0.2.11:6443"),
+            apiserver::ISSUER.pass("of the cluster's CA").about("192.0.2.12:6443"),
+            apiserver::ISSUER.pass("of the cluster's CA").about("192.0.2.13:6443"),
             apiserver::EXPIRY.fail("expired 2 h ago").about("192.0.2.11:6443").mended_by("renew it"),
             apiserver::EXPIRY.unknown("no answer", "renew it").about("192.0.2.12:6443"),
         ];
@@ -139,15 +144,15 @@ mod tests {
 apivip 1
 
 cluster -> apiserver
-  pass               apiserver-certificate-issuer 192.0.2.11:6443   of the cluster's CA
-  fail      high     apiserver-certificate-expiry 192.0.2.11:6443   expired 2 h ago
-  unknown   high     apiserver-certificate-expiry 192.0.2.12:6443   no answer
-                                                                    -> renew it
+  pass               apiserver-certificate-issuer 192.0.2.11:6443 and 2 more   of the cluster's CA
+  fail      high     apiserver-certificate-expiry 192.0.2.11:6443              expired 2 h ago
+  unknown   high     apiserver-certificate-expiry 192.0.2.12:6443              no answer
+                                                                               -> renew it
 
 tunnels from the apiserver to nodes
   pass               tunnel-ssh   none is configured
 
-2 pass, 1 unknown, 1 fail (1 high, 0 medium, 0 low); background of a finding: apivip audit --explain apiserver-certificate-expiry
+4 pass, 1 unknown, 1 fail (1 high, 0 medium, 0 low); background of a finding: apivip audit --explain apiserver-certificate-expiry
 ";
         assert_eq!(text(&report, Style::default()), expected);
         assert!(text(&report, Style { colour: true, wide: false }).contains("\x1b[31mhigh  \x1b[0m"));

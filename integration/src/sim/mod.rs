@@ -14,6 +14,7 @@ pub mod kubelet;
 pub mod listen;
 pub mod load;
 pub mod objects;
+pub mod odd_api;
 pub mod protocol;
 pub mod slice_proxy;
 pub mod streams;

@@ -1,5 +1,6 @@
 //! Scenarios on a real etcd and real kube-apiservers, one file for each theme.
 
+mod audit;
 mod check;
 mod cold_boot;
 mod credentials;

@@ -1,6 +1,7 @@
 //! `apivip audit` on nodes whose kubelet is good, and bad in one way after the other. The kubelet is simulated.
 
 use anyhow::{Context, Result, ensure};
+use integration::audit::LIMIT;
 use integration::check::Checked;
 use integration::pki::{Authority, KeyFiles, Validity};
 use integration::process::Spawned;
@@ -9,7 +10,7 @@ use serde_json::json;
 
 mod stage;
 
-use stage::{LIMIT, NODE, Stage, TOKEN};
+use stage::{NODE, Stage, TOKEN};
 
 const IDS: [&str; 8] = [
     "kubelet-certificate-issuer",

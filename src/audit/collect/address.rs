@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::stranger::stranger;
 use crate::apiserver::Credentials;
 use crate::audit::apiserver::Face;
-use crate::audit::ask::{Answer, Question, Reason, Server, Unanswered, ask, get};
+use crate::audit::ask::{Answer, Question, Reason, Server, Unanswered, ask, get, status};
 use crate::audit::certificate::Shown;
 use crate::audit::hello::{BROKEN, OLD, STATIC, TLS_1_1, TLS_1_2};
 use crate::audit::look;
@@ -103,9 +103,7 @@ async fn secured(
     let nameless = Who::of(&get(&anonymous, NOWHERE).await.map_err(|unanswered| unanswered.text)?);
     let mut open = Vec::new();
     for path in PUBLIC.into_iter().chain(DISCOVERY).chain(OBJECTS) {
-        let question = Question { path, status_only: true, ..Question::default() };
-        let answer = ask(&anonymous, question).await.map_err(|unanswered| unanswered.text)?;
-        open.push((path, answer.status));
+        open.push((path, status(&anonymous, path).await.map_err(|unanswered| unanswered.text)?));
     }
     let foreign = match stranger(&trust) {
         Ok(config) => match get(&with(config), NOWHERE).await {

@@ -34,7 +34,11 @@ const MOST_ADDRESSES: usize = 8;
 const PATHS: [&str; 2] = ["/pods", "/healthz"];
 
 /// Everything that counts. Ends within ten seconds, whatever hangs. `roots` are the cluster's CA in DER.
-pub(super) async fn look(args: &AuditArgs, credentials: Option<&Credentials>, roots: &[Vec<u8>]) -> Seen {
+pub(in crate::audit) async fn look(
+    args: &AuditArgs,
+    credentials: Option<&Credentials>,
+    roots: &[Vec<u8>],
+) -> Seen {
     let address = args.kubelet;
     let (files, own) = tokio::join!(files(args), within(own_addresses));
     let own = own.unwrap_or_default();
@@ -68,11 +72,11 @@ pub(super) async fn look(args: &AuditArgs, credentials: Option<&Credentials>, ro
         Err(why) => seen.credentialed = Err(why),
         Ok((server, credentials)) => {
             let authorization = credentials.authorization.as_ref();
-            let (pods, set) = tokio::join!(
-                ask::ask(&server, Question { authorization, ..of_status("/pods") }),
-                ask::ask(&server, Question { path: "/configz", authorization, ..Question::default() }),
-            );
-            seen.credentialed = Ok(status(pods));
+            // What Pods hold is nobody's business here.
+            let pods = Question { path: "/pods", authorization, status_only: true, ..Question::default() };
+            let set = Question { path: "/configz", authorization, ..Question::default() };
+            let (pods, set) = tokio::join!(ask::ask(&server, pods), ask::ask(&server, set));
+            seen.credentialed = Ok(pods.map(|answer| answer.status));
             if let Some(set) = set.ok().as_ref().and_then(live) {
                 seen.configuration = Known::All(set);
             }
@@ -115,7 +119,7 @@ async fn anonymous(address: SocketAddr) -> Vec<(&'static str, Asked)> {
         let server = config.clone().map(server);
         async move {
             match server {
-                Ok(server) => (path, status(ask::ask(&server, of_status(path)).await)),
+                Ok(server) => (path, ask::status(&server, path).await),
                 Err(error) => (path, Err(error)),
             }
         }
@@ -142,7 +146,7 @@ async fn read_only(
         let server = Server { address, tls: None };
         let mut best: Asked = Err(Unanswered { reason: Reason::Silent, text: String::new() });
         for path in PATHS {
-            let asked = status(ask::ask(&server, of_status(path)).await);
+            let asked = ask::status(&server, path).await;
             let is_end = asked.is_err() || asked.as_ref().is_ok_and(|status| (200..300).contains(status));
             best = asked;
             if is_end {
@@ -152,15 +156,6 @@ async fn read_only(
         (address, best)
     }))
     .await
-}
-
-/// What Pods hold is nobody's business here.
-fn of_status(path: &str) -> Question<'_> {
-    Question { path, status_only: true, ..Question::default() }
-}
-
-fn status(answer: Result<Answer, Unanswered>) -> Asked {
-    answer.map(|answer| answer.status)
 }
 
 async fn files(args: &AuditArgs) -> kubelet_files::Found {

@@ -79,8 +79,9 @@ pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
         vips.iter().copied().chain(backends.filter(|backend| !vips.contains(backend))).collect();
     let faces = join_all(addresses.iter().map(|address| address::face(*address, &asking))).await;
     let doors = faces.iter().map(|face| address::door(face, &asking, vips.contains(&face.address)));
-    let kubelet = kubelet::look(args, credentials.as_ref().ok(), &roots);
-    let (doors, mut control, kubelet) = tokio::join!(join_all(doors), control(&faces, &asking), kubelet);
+    let shown = asking.credentials.clone().ok();
+    let (doors, mut control, kubelet) =
+        tokio::join!(join_all(doors), control(&faces, &asking), kubelet::look(args, shown, &roots),);
     // What this host has is the nearest, and comes first.
     control.flags.splice(0..0, flags.unwrap_or_default());
     control.master = credentials.as_ref().is_ok_and(is_master);
@@ -97,7 +98,6 @@ pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
         faces,
         doors,
         names,
-        kubelet,
         redirect: Redirect {
             vips: look.here.vips.clone(),
             doctor: doctored,
@@ -109,6 +109,7 @@ pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
             status: look.status,
         },
         control,
+        kubelet,
         token: credentials.as_ref().ok().and_then(|credentials| credentials.token().map(str::to_owned)),
         trusted: within(FILES, move || node::trusted(&bundle)).await.unwrap_or_default(),
         now: asking.now,

@@ -1,25 +1,18 @@
-//! A node, its simulated kubelet, and `apivip audit` on it with limits on time and memory.
+//! A node with its simulated kubelet, and the files that tell how that was started.
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use apivip::model::types::Family;
+use integration::audit::{self, audit};
 use integration::check::Checked;
-use integration::command;
 use integration::kubeconfig::{self, Kubeconfig, User};
 use integration::lab::{Lab, LabOptions, addresses};
 use integration::pki::{Authority, KeyFiles, ServerCertificate, Validity};
-use integration::process::Spawned;
-use integration::refusal;
 use integration::sim::kubelet::{Kubelet, Options};
 
-/// It promises to end within half a minute, and usually takes 4 s where a server hangs.
-pub const LIMIT: Duration = Duration::from_secs(300);
-/// In KiB. It usually takes 30 MiB, and a flood that was not cut off would be another 100.
-const MOST_MEMORY: u64 = 90 << 10;
 pub const NODE: &str = "node-1";
 pub const TOKEN: &str = "audit-of-the-kubelet";
 
@@ -47,7 +40,7 @@ impl Stage {
 
     /// The folder that stands for the host's /proc shows this command line, or no process.
     pub fn processes(&self, line: &[&str]) -> Result<PathBuf> {
-        let proc = self.lab.dir().join("proc");
+        let proc = audit::proc(&self.lab)?;
         let process = proc.join("100");
         fs::create_dir_all(&process)?;
         fs::write(process.join("cmdline"), line.iter().flat_map(|word| [word, "\0"]).collect::<String>())?;
@@ -89,39 +82,8 @@ impl Stage {
         Kubelet::start(self.lab.node(), options)
     }
 
-    /// Runs the audit, and fails if it takes too long or too much memory.
     pub fn audit(&self, more: &[&str]) -> Result<Checked> {
-        let mut command = self.lab.node().command(command::program("apivip")?);
-        refusal::clean_environment(&mut command);
-        command.env_remove("NODE_NAME").args(["audit", "-o", "json", "--fail-on", "never"]);
-        command.arg("--run-dir").arg(self.lab.dir().join("run"));
-        command.arg("--state-dir").arg(self.lab.dir().join("state"));
-        command.arg("--host-proc").arg(self.lab.dir().join("proc")).args(&self.arguments).args(more);
-        let folder = tempfile::tempdir_in(self.lab.dir())?;
-        let begin = Instant::now();
-        let mut running = Spawned::start("audit", command, folder.path())?;
-        let mut memory = 0;
-        let status = loop {
-            memory = memory.max(peak(running.pid()));
-            if let Some(status) = running.exited()? {
-                break status;
-            }
-            ensure!(begin.elapsed() < LIMIT, "it goes on for ever");
-            std::thread::sleep(Duration::from_millis(2));
-        };
-        let said = running.stderr();
-        ensure!(status.success() && said.is_empty(), "{status}: {said}");
-        ensure!(0 < memory && memory < MOST_MEMORY, "it took {memory} KiB");
-        let text = running.stdout();
-        let report = serde_json::from_str(&text).with_context(|| format!("read the report {text:?}"))?;
-        Ok(Checked { code: status.code(), report, took: begin.elapsed() })
+        let own = self.arguments.iter().map(String::as_str);
+        audit(&self.lab, &own.chain(more.iter().copied()).collect::<Vec<_>>())
     }
-}
-
-/// The most memory that a process has had so far, in KiB; 0 if it has ended.
-fn peak(pid: u32) -> u64 {
-    let status =
-        fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }

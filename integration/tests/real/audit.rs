@@ -1,0 +1,131 @@
+//! `apivip audit` and real kube-apiservers: what they do by default, and with rights granted to everyone.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use integration::audit::{audit, proc};
+use integration::check::Checked;
+use integration::control_plane::Variant;
+use integration::daemon::Daemon;
+use integration::kubeconfig::{Authority, Kubeconfig, User};
+use integration::lab::{Lab, LabOptions};
+use integration::real::{ADMIN_TOKEN, PORT};
+use integration::scenario::Scenario;
+use serde_json::json;
+
+/// Apiservers take changed roles in within moments.
+const LIMIT: Duration = Duration::from_secs(60);
+const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+
+#[test]
+fn a_real_control_plane_is_judged_by_what_it_does() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let mut scenario = Scenario::start(&lab, Variant::RealEndpoints, &[1, 2, 3])?;
+    let options = scenario.options.clone().arg("--selftest-interval=1s");
+    let mut daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
+    daemon.wait_for_status("a test", LIMIT, |status| status["selftests"][0]["answered_by"] == "rules")?;
+    // The folder that stands for the host's /proc shows the first kube-apiserver, and no other test's.
+    let pid = scenario.plane.real()?.apiserver_pid(1)?;
+    let process = proc(&lab)?.join("100");
+    fs::create_dir_all(&process)?;
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
+    let (_, flags) = line.split_once('\0').context("its command line has no flags")?;
+    // Its file is named by its release here.
+    fs::write(process.join("cmdline"), format!("/usr/local/bin/kube-apiserver\0{flags}"))?;
+
+    let least = scenario.plane.kubeconfig()?.display().to_string();
+    let checked = audit(&lab, &["--kubeconfig", &least])?;
+    println!("it took {:?}", checked.took);
+    for id in [
+        "apiserver-certificate-issuer",
+        "apiserver-certificate-names",
+        "apiserver-certificate-expiry",
+        "apiserver-tls-version",
+        "apiserver-tls-ciphers",
+        "trusted-cas",
+        "foreign-client-certificate",
+        "anonymous-discovery",
+        "anonymous-objects",
+        "basic-auth",
+        "plain-http",
+        "credentials",
+        "damaged-token",
+        "authorization-mode",
+        "redirect-answer",
+    ] {
+        checked.expect(id, "pass", &[])?;
+    }
+    for at in ["10.96.0.1:443", "192.0.2.11:6443", "192.0.2.12:6443", "192.0.2.13:6443"] {
+        checked.expect("apiserver-certificate-names", "pass", &[at])?;
+        checked.expect("credentials", "pass", &[at, "taken for apivip"])?;
+        checked.expect("anonymous-discovery", "pass", &[at, "/version"])?;
+    }
+    // What this control plane is started with, and what is true by default.
+    checked.expect("static-tokens", "fail", &["--token-auth-file"])?;
+    checked.expect("kubelet-verified", "fail", &["no --kubelet-certificate-authority"])?;
+    checked.expect("tunnel-konnectivity", "fail", &["no --egress-selector-config-file"])?;
+    checked.expect("tunnel-ssh", "pass", &[])?;
+    // With the daemon's own rights these are not to be known.
+    for id in ["redirect-claims", "proxy-https-services"] {
+        checked.expect(id, "unknown", &["cannot list resource"])?;
+    }
+    ensure!(proxies(&checked, "proxy-nodes", "pass") == ["these credentials"], "{:#}", checked.report);
+
+    let admin = administrator(&mut scenario, &lab)?;
+    let run = || audit(&lab, &["--kubeconfig", &admin.display().to_string()]);
+    let checked = run()?;
+    checked.expect("authorization-mode", "pass", &["RBAC"])?;
+    checked.expect("redirect-claims", "pass", &["none of 1 Services"])?;
+    checked.expect("proxy-https-services", "pass", &["default/kubernetes"])?;
+    for id in ["proxy-nodes", "proxy-pods", "proxy-services"] {
+        ensure!(proxies(&checked, id, "pass").len() == 3, "{id} in {:#}", checked.report);
+        ensure!(proxies(&checked, id, "fail") == ["these credentials"], "{id} in {:#}", checked.report);
+    }
+
+    let client = scenario.plane.real()?.client(1);
+    let meta = json!({"name": "everybody"});
+    let rules = json!([
+        {"apiGroups": [""], "resources": ["nodes/proxy"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["list"]},
+    ]);
+    client.post(ROLES, &json!({"metadata": meta, "rules": rules}))?;
+    let group = |name: &str| json!({"kind": "Group", "name": name, "apiGroup": "rbac.authorization.k8s.io"});
+    client.post(
+        BINDINGS,
+        &json!({
+            "metadata": meta,
+            "roleRef": {"kind": "ClusterRole", "name": "everybody", "apiGroup": "rbac.authorization.k8s.io"},
+            "subjects": [group("system:authenticated"), group("system:unauthenticated")],
+        }),
+    )?;
+    let deadline = Instant::now() + LIMIT;
+    let checked = loop {
+        let checked = run()?;
+        let open = checked.with_verdicts(&["fail"]);
+        // Each apiserver, and the virtual IP, which leads to one of them.
+        if open.iter().filter(|id| id.starts_with("anonymous-objects")).count() == 4 {
+            break checked;
+        }
+        ensure!(Instant::now() < deadline, "{open:?}\n{:#}", checked.report);
+    };
+    checked.expect("anonymous-objects", "fail", &["/api/v1/nodes, /api/v1/pods"])?;
+    ensure!(proxies(&checked, "proxy-nodes", "fail").len() == 4, "{:#}", checked.report);
+    checked.expect("proxy-nodes", "fail", &["RBAC: allowed by ClusterRoleBinding \"everybody\""])
+}
+
+fn administrator(scenario: &mut Scenario<'_>, lab: &Lab) -> Result<PathBuf> {
+    let path = lab.dir().join("admin.yaml");
+    let authority = Authority::Inline(scenario.plane.real()?.authority().pem().to_owned());
+    let user = User::Token(ADMIN_TOKEN.to_owned());
+    Kubeconfig::new(format!("https://192.0.2.11:{PORT}"), authority, user).write(&path)?;
+    Ok(path)
+}
+
+/// For whom a check of the proxy comes to this.
+fn proxies(checked: &Checked, id: &str, verdict: &str) -> Vec<String> {
+    let found = checked.findings().filter(|f| f["id"] == id && f["verdict"] == verdict);
+    found.map(|finding| finding["subject"].as_str().unwrap_or_default().to_owned()).collect()
+}

@@ -1,0 +1,374 @@
+//! `apivip audit` and an apiserver that is good, and then bad in one way after the other.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use apivip::model::types::Family;
+use integration::audit::{self, audit};
+use integration::check::Checked;
+use integration::command::{self, COMMAND_LIMIT};
+use integration::kubeconfig::{self, Kubeconfig, User};
+use integration::lab::{Lab, LabOptions, addresses};
+use integration::pki::{Authority, KeyFiles, ServerCertificate, Validity};
+use integration::process::Spawned;
+use integration::sim::odd_api::{Manner, OddApi, Options};
+use serde_json::json;
+
+/// A signed token in form: header, claims of a Pod, signature.
+const TOKEN: &str =
+    "e30.eyJhdWQiOlsiYXBpIl0sInN1YiI6InN5c3RlbTpzZXJ2aWNlYWNjb3VudDphOmIifQ.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";
+const AT: &str = "192.0.2.11:6443";
+const NAMES: [&str; 2] = ["kubernetes", "kubernetes.default.svc"];
+/// Those about one address.
+const IDS: [&str; 12] = [
+    "apiserver-certificate-issuer",
+    "apiserver-certificate-names",
+    "apiserver-certificate-expiry",
+    "apiserver-tls-version",
+    "apiserver-tls-ciphers",
+    "foreign-client-certificate",
+    "anonymous-discovery",
+    "anonymous-objects",
+    "basic-auth",
+    "plain-http",
+    "credentials",
+    "damaged-token",
+];
+
+/// One apiserver's place, and the files of an audit on the node.
+struct Stage {
+    lab: Lab,
+    authority: Authority,
+    kubeconfig: PathBuf,
+}
+
+impl Stage {
+    fn start() -> Result<Self> {
+        let lab = Lab::start(LabOptions { pods: 0, apiservers: 1, ..LabOptions::default() })?;
+        let authority = Authority::new(lab.dir(), "ca")?;
+        let kubeconfig = lab.dir().join("kubeconfig");
+        let trust = kubeconfig::Authority::File(authority.certificate().to_owned());
+        Kubeconfig::new(format!("https://{AT}"), trust, User::Token(TOKEN.to_owned())).write(&kubeconfig)?;
+        Ok(Self { lab, authority, kubeconfig })
+    }
+
+    fn certificate(
+        &self,
+        by: &Authority,
+        name: &str,
+        names: &[&str],
+        validity: Validity,
+    ) -> Result<KeyFiles> {
+        let addresses = [addresses::apiserver(1, Family::V4), addresses::vip(Family::V4)];
+        by.server_with(name, &ServerCertificate { names, addresses: &addresses, validity })
+    }
+
+    fn good(&self) -> Result<Options> {
+        Ok(Options::good(self.certificate(&self.authority, "good", &NAMES, Validity::Now)?, TOKEN))
+    }
+
+    fn serve(&self, options: Options) -> Result<OddApi> {
+        OddApi::start(self.lab.apiserver(1), AT.parse()?, options)
+    }
+
+    fn audit(&self) -> Result<Checked> {
+        audit(&self.lab, &["--kubeconfig", &self.kubeconfig.display().to_string()])
+    }
+
+    /// The audit of an apiserver like that.
+    fn of(&self, options: Options) -> Result<Checked> {
+        let _serving = self.serve(options)?;
+        self.audit()
+    }
+}
+
+/// Fails unless these checks say so, and all others about the address pass.
+fn expect(checked: &Checked, expected: &[(&str, &str, &str)]) -> Result<()> {
+    for id in IDS {
+        match expected.iter().find(|(of, ..)| *of == id) {
+            Some((_, verdict, words)) => checked.expect(id, verdict, &[words, AT])?,
+            None => checked.expect(id, "pass", &[AT])?,
+        }
+    }
+    for finding in checked.findings().filter(|finding| finding["verdict"] != "pass") {
+        ensure!(finding["mend"].is_string(), "nothing is said to help: {finding:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_good_apiserver_passes_and_each_bad_way_at_the_door_is_noticed() -> Result<()> {
+    let stage = Stage::start()?;
+    let good = || stage.good();
+    let checked = stage.of(good()?)?;
+    expect(&checked, &[])?;
+    checked.expect("anonymous-discovery", "pass", &["/version, /livez, /readyz, no discovery"])?;
+    checked.expect("token-lifetime", "fail", &["never ends"])?;
+    checked.expect("token-audience", "pass", &["api"])?;
+
+    let open = |path: &'static str| -> Result<Options> { Ok(Options { public: vec![path], ..good()? }) };
+    expect(
+        &stage.of(open("/api")?)?,
+        &[
+            ("anonymous-discovery", "fail", "/api, /apis"),
+            ("anonymous-objects", "fail", "/api/v1/namespaces, /api/v1/nodes"),
+            // A path that begins like the others: whoever is nobody may read any, and nothing tells a stranger from nobody.
+            ("foreign-client-certificate", "pass", "refused"),
+            ("basic-auth", "pass", ""),
+        ],
+    )?;
+    expect(&stage.of(open("/openapi")?)?, &[("anonymous-discovery", "fail", "/openapi/v2")])?;
+    expect(&stage.of(Options { anonymous: false, ..good()? })?, &[])?;
+    let foreign = Options { any_certificate: true, ..good()? };
+    expect(&stage.of(foreign)?, &[("foreign-client-certificate", "fail", "may read any path")])?;
+    let believing = Options { any_token: true, ..good()? };
+    expect(&stage.of(believing)?, &[("damaged-token", "fail", "taken for whoever")])?;
+    expect(&stage.of(Options { basic: true, ..good()? })?, &[("basic-auth", "fail", "Basic")])?;
+    for port in [8080, 8001] {
+        let plain = Options { plain: Some(port), ..good()? };
+        expect(
+            &stage.of(plain)?,
+            &[("plain-http", "fail", &format!("port {port} serves the API without TLS"))],
+        )?;
+    }
+    let stranger = Options { known: Vec::new(), ..good()? };
+    let checked = stage.of(stranger)?;
+    expect(&checked, &[("credentials", "fail", "refused (401)")])?;
+    checked.expect("authorization-mode", "unknown", &["does not know these credentials"])
+}
+
+#[test]
+fn certificates_that_are_bad_are_noticed_and_no_credentials_are_shown_to_them() -> Result<()> {
+    let stage = Stage::start()?;
+    let unasked = [
+        ("foreign-client-certificate", "unknown", "nothing is asked"),
+        ("anonymous-discovery", "unknown", "nothing is asked"),
+        ("anonymous-objects", "unknown", "nothing is asked"),
+        ("basic-auth", "unknown", "nothing is asked"),
+        ("credentials", "unknown", "nothing is asked"),
+        ("damaged-token", "unknown", "nothing is asked"),
+    ];
+    let foreign = Authority::new(stage.lab.dir(), "foreign-ca")?;
+    let cases = [
+        (
+            stage.certificate(&foreign, "foreign", &NAMES, Validity::Now)?,
+            "apiserver-certificate-issuer",
+            "signed by CN=foreign-ca",
+        ),
+        (
+            stage.certificate(&stage.authority, "expired", &NAMES, Validity::Expired)?,
+            "apiserver-certificate-expiry",
+            "expired 1h",
+        ),
+        (
+            stage.certificate(&stage.authority, "early", &NAMES, Validity::NotYet)?,
+            "apiserver-certificate-expiry",
+            "not valid for another",
+        ),
+    ];
+    for (files, id, words) in cases {
+        let checked = stage.of(Options { files, ..stage.good()? })?;
+        expect(&checked, &[&[(id, "fail", words)][..], &unasked].concat())?;
+    }
+    let files = stage.certificate(&stage.authority, "nameless", &["kubernetes"], Validity::Now)?;
+    let checked = stage.of(Options { files, ..stage.good()? })?;
+    expect(
+        &checked,
+        &[("apiserver-certificate-names", "fail", "it lacks kubernetes.default.svc; it is for kubernetes")],
+    )
+}
+
+#[test]
+fn servers_that_hang_flood_or_are_not_there_are_left_in_time() -> Result<()> {
+    let stage = Stage::start()?;
+    let all = |words: &'static str| -> Vec<(&'static str, &'static str, &'static str)> {
+        IDS.into_iter().filter(|id| *id != "plain-http").map(|id| (id, "unknown", words)).collect()
+    };
+    let checked = stage.of(Options { manner: Manner::Hangs, ..stage.good()? })?;
+    println!("one that hangs took {:?}", checked.took);
+    expect(&checked, &all("within"))?;
+    let checked = stage.audit()?;
+    expect(&checked, &all("refused"))?;
+    // Statuses are all that is wanted of most paths; of what is read no more than a part is.
+    let checked = stage.of(Options { manner: Manner::Floods(100 << 20), ..stage.good()? })?;
+    println!("one that floods took {:?}", checked.took);
+    checked.expect("proxy-https-services", "unknown", &["longer than 4 MiB"])
+}
+
+#[test]
+fn old_tls_and_weak_ciphers_are_taken_for_what_they_are() -> Result<()> {
+    let stage = Stage::start()?;
+    let files = stage.certificate(&stage.authority, "good", &NAMES, Validity::Now)?;
+    let serve = |flags: &[&str]| -> Result<Spawned> {
+        let mut server = stage.lab.apiserver(1).command("openssl");
+        server.args(["s_server", "-quiet", "-accept", AT]).arg("-cert").arg(&files.certificate);
+        server.arg("-key").arg(&files.key).args(flags);
+        let mut server = Spawned::start("s_server", server, stage.lab.dir())?;
+        server.wait_until("it listens", COMMAND_LIMIT, |_| {
+            let listening = stage.lab.apiserver(1).run("ss", &["-Hltn", "sport", "=", ":6443"])?;
+            Ok((!listening.trim().is_empty()).then_some(()))
+        })?;
+        Ok(server)
+    };
+    let mut old = serve(&["-tls1", "-cipher", "ALL:@SECLEVEL=0"])?;
+    let checked = stage.audit()?;
+    checked.expect("apiserver-tls-version", "fail", &["it takes TLS 1.0"])?;
+    checked.expect("apiserver-certificate-issuer", "unknown", &[])?;
+    old.kill()?;
+    let mut weak = serve(&["-tls1_2", "-cipher", "ECDHE-ECDSA-NULL-SHA:AECDH-NULL-SHA:ALL:@SECLEVEL=0"])?;
+    let checked = stage.audit()?;
+    checked.expect("apiserver-tls-version", "pass", &[])?;
+    checked.expect("apiserver-tls-ciphers", "fail", &["it takes TLS_"])?;
+    checked.expect("apiserver-certificate-issuer", "pass", &[])?;
+    weak.kill()?;
+    Ok(())
+}
+
+#[test]
+fn what_the_control_plane_says_of_itself_is_judged() -> Result<()> {
+    let stage = Stage::start()?;
+    let good = || stage.good();
+    let service = |name: &str, port: u16| json!({"metadata": {"namespace": "a", "name": name}, "spec": {"ports": [{"port": port}]}});
+    let pod = |name: &str, label: &str, value: &str, command: &[&str]| {
+        json!({
+            "metadata": {"name": name, "labels": {label: value}},
+            "spec": {"containers": [{"name": value, "command": command}]},
+        })
+    };
+    let flags = [
+        "kube-apiserver",
+        "--authorization-mode=Node,RBAC",
+        "--kubelet-certificate-authority=/ca",
+        "--egress-selector-config-file=/egress",
+    ];
+    let apiserver = |flags: &[&str]| pod("kube-apiserver-a", "component", "kube-apiserver", flags);
+    let agent = pod("konnectivity-agent-a", "k8s-app", "konnectivity-agent", &["/proxy-agent"]);
+
+    let checked = stage.of(Options {
+        services: Some(vec![service("web", 443)]),
+        pods: Some(vec![apiserver(&flags), agent]),
+        ..good()?
+    })?;
+    for id in [
+        "authorization-mode",
+        "kubelet-verified",
+        "static-tokens",
+        "proxy-nodes",
+        "proxy-pods",
+        "proxy-services",
+        "proxy-https-services",
+        "tunnel-konnectivity",
+        "tunnel-ssh",
+    ] {
+        checked.expect(id, "pass", &[])?;
+    }
+    checked.expect("tunnel-konnectivity", "pass", &["Pod kube-system/konnectivity-agent-a"])?;
+
+    // Rights granted to everyone, and a control plane that is told nothing.
+    let bare = ["kube-apiserver", "--token-auth-file=/tokens", "--ssh-user=core"];
+    let checked = stage.of(Options {
+        reviews: |who, what| {
+            (who != "apivip" || what == "nodes/proxy", "RBAC: allowed by ClusterRoleBinding \"x\"")
+        },
+        services: Some(vec![service("web", 80), service("other", 443)]),
+        pods: Some(vec![apiserver(&bare)]),
+        ..good()?
+    })?;
+    for id in ["authorization-mode", "kubelet-verified", "static-tokens", "tunnel-konnectivity", "tunnel-ssh"]
+    {
+        checked.expect(id, "fail", &["Pod kube-system/kube-apiserver-a"])?;
+    }
+    checked.expect(
+        "proxy-nodes",
+        "fail",
+        &["system:anonymous", "system:authenticated", "these credentials", "RBAC:"],
+    )?;
+    checked.expect(
+        "proxy-https-services",
+        "fail",
+        &["1 of 2 Services have none: a/web; those that have one: a/other"],
+    )?;
+
+    // What the rights do not reach is unknown.
+    let checked = stage.of(Options { services: None, pods: None, reviewers: false, ..good()? })?;
+    for id in [
+        "kubelet-verified",
+        "static-tokens",
+        "proxy-https-services",
+        "tunnel-konnectivity",
+        "tunnel-ssh",
+        "redirect-claims",
+    ] {
+        checked.expect(id, "unknown", &[])?;
+    }
+    let proxies = checked.with_verdicts(&["unknown"]).into_iter().filter(|id| id.starts_with("proxy-nodes"));
+    ensure!(proxies.count() == 3, "{:#}", checked.report);
+
+    // Everything is allowed, and nobody says by what.
+    let checked = stage.of(Options { reviews: |_, _| (true, ""), ..good()? })?;
+    checked.expect("authorization-mode", "fail", &["even what does not exist"])?;
+
+    // A static Pod of this node tells as well.
+    fs::write(stage.lab.dir().join("kube-apiserver.yaml"), apiserver(&flags).to_string())?;
+    let checked = stage.of(Options { pods: None, ..good()? })?;
+    checked.expect("kubelet-verified", "pass", &["kube-apiserver.yaml", "/ca"])
+}
+
+#[test]
+fn a_service_that_claims_the_virtual_ip_is_named() -> Result<()> {
+    let stage = Stage::start()?;
+    let kubeconfig = stage.kubeconfig.display().to_string();
+    let claiming = |ip: &str| -> Result<Checked> {
+        let service = json!({"metadata": {"namespace": "a", "name": "thief"}, "spec": {"externalIPs": [ip]}});
+        let _serving = stage.serve(Options { services: Some(vec![service]), ..stage.good()? })?;
+        audit(&stage.lab, &["--kubeconfig", &kubeconfig, "--vip", "10.96.0.1:443"])
+    };
+    claiming("10.96.0.1")?.expect("redirect-claims", "fail", &["Service a/thief claims it"])?;
+    claiming("10.96.0.2")?.expect("redirect-claims", "pass", &["none of 1 Services"])
+}
+
+#[test]
+fn it_says_what_it_found_in_each_form_and_by_its_exit_code() -> Result<()> {
+    let stage = Stage::start()?;
+    let at: SocketAddr = AT.parse()?;
+    let _serving = stage.serve(Options { basic: true, ..stage.good()? })?;
+    let run = |arguments: &[&str]| {
+        let mut command = audit::command(&stage.lab)?;
+        command.arg("--kubeconfig").arg(&stage.kubeconfig).args(arguments);
+        command::finish(command, "", audit::LIMIT)
+    };
+    let text = run(&[])?;
+    ensure!(text.status.code() == Some(3) && text.stderr.is_empty(), "{}\n{}", text.stdout, text.stderr);
+    for words in [
+        "cluster -> apiserver\n",
+        "fail",
+        "high",
+        "basic-auth",
+        &at.to_string(),
+        "-> remove --basic-auth-file",
+    ] {
+        ensure!(text.stdout.contains(words), "{words} is missing in\n{}", text.stdout);
+    }
+    ensure!(!text.stdout.contains(TOKEN) && !text.stdout.contains('\x1b'), "{}", text.stdout);
+    ensure!(run(&["--fail-on", "never"])?.status.code() == Some(0), "--fail-on never");
+    let sarif = run(&["-o", "sarif"])?;
+    let sarif: serde_json::Value = serde_json::from_str(&sarif.stdout).context("read SARIF")?;
+    ensure!(sarif["version"] == "2.1.0" && sarif["runs"][0]["results"].is_array(), "{sarif:#}");
+
+    let explained = |id: &str| {
+        let mut command = stage.lab.node().command(command::program("apivip")?);
+        command.args(["audit", "--explain", id]);
+        command::finish(command, "", COMMAND_LIMIT)
+    };
+    let known = explained("kubelet-verified")?;
+    ensure!(
+        known.status.success() && known.stdout.contains("--kubelet-certificate-authority"),
+        "{}",
+        known.stdout
+    );
+    let unknown = explained("nothing")?;
+    ensure!(unknown.status.code() == Some(2) && unknown.stderr.lines().count() == 1, "{}", unknown.stderr);
+    Ok(())
+}
