@@ -140,7 +140,7 @@ fn served(service: &Value) -> Served {
         name == "https"
             || name.starts_with("https-")
             || port["port"] == 443
-            || text(&port["appProtocol"]).to_ascii_lowercase() == "https"
+            || text(&port["appProtocol"]).eq_ignore_ascii_case("https")
     };
     let ingress = service["status"]["loadBalancer"]["ingress"].as_array().into_iter().flatten();
     let external = service["spec"]["externalIPs"].as_array().into_iter().flatten();
