@@ -12,6 +12,7 @@ use crate::forwarder::Stats;
 use crate::model::desired::Hold;
 use crate::model::merge::Origins;
 use crate::model::snapshot::Affinity;
+use crate::model::traffic::Traffic;
 use crate::model::types::{Backend, ServiceKey, Vip};
 use crate::report::Report;
 use crate::selftest::Results;
@@ -120,6 +121,8 @@ pub struct Parts<'a> {
     pub origins: &'a Origins,
     /// Connections sent to each apiserver.
     pub totals: &'a BTreeMap<Backend, u64>,
+    /// What is open, if that was asked.
+    pub traffic: Option<&'a Traffic>,
     /// What the forwarder counts.
     pub forwarder: &'a Stats,
     /// What the self-test found.
@@ -129,13 +132,14 @@ pub struct Parts<'a> {
 impl Status {
     /// Puts the document together from what the parts of the daemon know.
     pub fn new(parts: &Parts<'_>) -> Self {
-        let Parts { service, started, report, connection, origins, totals, forwarder, selftests } = *parts;
+        let Parts { service, started, report, connection, origins, totals, traffic, forwarder, selftests } =
+            *parts;
         let frontends = report.programmed.iter().flat_map(|state| &state.frontends).map(|f| FrontendStatus {
             vip: f.vip,
             port_name: f.port_name.clone(),
             client_affinity: f.affinity == Affinity::ClientIP,
             guard: f.guard,
-            backends: backend::of(f, report, origins, totals),
+            backends: backend::of(f, report, origins, totals, traffic),
         });
         let snapshot = report.view.as_ref().map(|view| &view.snapshot);
         let mut status = Self {

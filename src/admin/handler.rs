@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -18,10 +18,12 @@ use hyper::body::Incoming;
 use tokio::time::interval;
 
 use super::health::{self, Check, Wanted};
+use super::meter::Meter;
 use super::trend::{self, Trend};
 use super::{Sources, page};
 use crate::dataplane::nft;
 use crate::metrics;
+use crate::model::traffic::Traffic;
 use crate::model::types::Backend;
 use crate::reconcile::ask_totals;
 use crate::status::{Parts, Status};
@@ -40,13 +42,14 @@ const THERE_IS: &str = "there is / /livez /readyz /healthz /metrics /status /deb
 pub(super) struct Handler {
     sources: Sources,
     trend: Mutex<Trend>,
+    meter: Meter,
 }
 
 type Answer = Response<Full<Bytes>>;
 
 impl Handler {
     pub fn new(sources: Sources) -> Self {
-        Self { sources, trend: Mutex::default() }
+        Self { sources, trend: Mutex::default(), meter: Meter::default() }
     }
 
     /// Takes samples for the page, for ever.
@@ -74,12 +77,13 @@ impl Handler {
         }
         let query = request.uri().query();
         match request.uri().path() {
-            "/" => self.page(&self.status().await),
+            // A page asks each second for as long as it is open, and shows no traffic.
+            "/" => self.page(&self.status(None).await),
             "/livez" => self.livez(query).await,
             "/readyz" => self.readyz("readyz", query).await,
             "/healthz" => self.readyz("healthz", query).await,
             "/metrics" => self.metrics(request).await,
-            "/status" => match serde_json::to_string(&self.status().await) {
+            "/status" => match serde_json::to_string(&self.status(self.traffic().await).await) {
                 Ok(text) => respond(StatusCode::OK, "application/json", text),
                 Err(error) => failed(&error),
             },
@@ -143,7 +147,12 @@ impl Handler {
         ("reconciler", outcome)
     }
 
-    async fn status(&self) -> Status {
+    async fn traffic(&self) -> Option<Arc<Traffic>> {
+        let programmed = self.sources.report.borrow().programmed.clone();
+        self.meter.read(&*programmed?).await
+    }
+
+    async fn status(&self, traffic: Option<Arc<Traffic>>) -> Status {
         // Nothing is better than a status that hangs with the kernel.
         let totals = self.totals(TOTALS).await.unwrap_or_default();
         let Sources { service, started, report, connection, origins, metrics, selftests, .. } = &self.sources;
@@ -154,6 +163,7 @@ impl Handler {
             connection: &connection.borrow(),
             origins: &origins.borrow(),
             totals: &totals,
+            traffic: traffic.as_deref(),
             forwarder: metrics.forwarder(),
             selftests: &selftests.borrow(),
         })

@@ -24,6 +24,7 @@ use crate::selftest::Results;
 mod handler;
 mod health;
 mod listen;
+mod meter;
 mod page;
 mod server;
 mod trend;

@@ -16,6 +16,7 @@ use super::error::one_line;
 
 mod certificates;
 mod credentials;
+mod discreet;
 mod error;
 mod expiry;
 mod file;
@@ -26,6 +27,7 @@ mod prepare;
 mod token;
 
 pub use credentials::Credentials;
+pub(super) use discreet::of_plugin;
 pub use error::AccessError;
 pub(super) use expiry::lifetime;
 pub use expiry::{Expiry, Lifetime};

@@ -140,7 +140,7 @@ impl Client {
                 return ApiError::Dial(dial.clone());
             }
             if let Some(plugin) = cause.downcast_ref::<kube::client::AuthError>() {
-                return ApiError::Prepare(one_line(&plugin.to_string()));
+                return ApiError::Prepare(access::of_plugin(plugin));
             }
             next = cause.source();
         }

@@ -23,7 +23,7 @@ pub(super) enum ApiError {
     #[error("{asked}: the server does not accept the credentials (401); check {credentials}")]
     Unauthorized { asked: Asked, credentials: String },
     #[error(
-        "{asked}: not allowed (403); bind a Role in namespace {} that grants get, list and watch on {} \
+        "{asked}: not allowed (403); bind a Role in namespace {} that grants list and watch on {} \
          to this user: {message}",
         asked.namespace, asked.resource.rbac_name()
     )]

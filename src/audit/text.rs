@@ -44,7 +44,8 @@ fn summary(report: &Report) -> String {
         failed(Severity::Medium),
         failed(Severity::Low)
     );
-    if let Some(worst) = report.findings.iter().find(|finding| finding.verdict == Verdict::Fail) {
+    let mut failures = report.findings.iter().filter(|finding| finding.verdict == Verdict::Fail);
+    if let Some(worst) = failures.find(|finding| Some(finding.severity) == report.worst()) {
         let _ = write!(text, "; background of a finding: apivip audit --explain {}", worst.id);
     }
     text

@@ -8,10 +8,10 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::drift::Drift;
-use super::nft::build;
 use super::nft::owner::Ownership;
 use super::nft::reply::Observed;
 use super::nft::socket::Standing;
+use super::nft::{build, names};
 use super::{Applied, Dataplane, DataplaneError};
 use crate::model::desired::DesiredState;
 use crate::model::types::Backend;
@@ -72,7 +72,7 @@ impl Nftables {
 /// Connections to each backend of `state` that has a counter in the table.
 fn counted(observed: &Observed, state: &DesiredState) -> BTreeMap<Backend, u64> {
     let count = |backend: Backend| {
-        observed.counters.get(&build::backend_name(backend)).map(|count| (backend, count.packets))
+        observed.counters.get(&names::backend_name(backend)).map(|count| (backend, count.packets))
     };
     state.backends().into_iter().filter_map(count).collect()
 }

@@ -11,4 +11,5 @@ pub mod objects;
 pub mod published;
 pub mod seed;
 pub mod snapshot;
+pub mod traffic;
 pub mod types;

@@ -9,6 +9,7 @@ use crate::clock::unix_now;
 use crate::model::desired::DesiredFrontend;
 use crate::model::health::{FailReason, State};
 use crate::model::merge::{Origins, Source};
+use crate::model::traffic::Traffic;
 use crate::model::types::{Backend, Family};
 use crate::report::Report;
 
@@ -39,6 +40,12 @@ pub struct BackendStatus {
     pub round_trip_us: Option<u64>,
     /// Connections sent there, by all frontends together.
     pub connections: u64,
+    /// Connections through rules to this virtual IP and there that are open now; `None` if conntrack does not say.
+    pub open: Option<u64>,
+    /// Bytes that clients have sent over them; `None` if the kernel does not count.
+    pub bytes_up: Option<u64>,
+    /// Bytes that came back.
+    pub bytes_down: Option<u64>,
 }
 
 /// The apiservers of one frontend: those that are used, and all others that are probed and could be.
@@ -47,6 +54,7 @@ pub(super) fn of(
     report: &Report,
     origins: &Origins,
     totals: &BTreeMap<Backend, u64>,
+    traffic: Option<&Traffic>,
 ) -> Vec<BackendStatus> {
     let view = report.view.as_ref();
     let snapshot = view.map(|v| &v.snapshot);
@@ -65,6 +73,8 @@ pub(super) fn of(
     let status = |address: Backend| {
         let origin = origins.of(address);
         let health = view.and_then(|v| v.backends.get(&address));
+        let open = traffic.map(|traffic| traffic.of(frontend.vip, address));
+        let bytes = open.and_then(|open| open.bytes);
         BackendStatus {
             address,
             state: health.map_or(State::Unknown, |h| h.state).label().to_owned(),
@@ -78,6 +88,9 @@ pub(super) fn of(
             share: if frontend.backends.contains(&address) { share } else { 0.0 },
             round_trip_us: health.and_then(|h| h.round_trip).and_then(|t| u64::try_from(t.as_micros()).ok()),
             connections: totals.get(&address).copied().unwrap_or(0),
+            open: open.map(|open| open.connections),
+            bytes_up: bytes.map(|bytes| bytes.up),
+            bytes_down: bytes.map(|bytes| bytes.down),
         }
     };
     all.into_iter().map(status).collect()

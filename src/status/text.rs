@@ -133,7 +133,7 @@ impl Text {
         let mut columns = Columns::new(MARGIN + 1, self.form.colour);
         let mut head = vec!["BACKEND", "STATE", "SINCE", "RTT", "SHARE", "CONNECTIONS"];
         if self.form.wide {
-            head.extend(["SOURCE", "AGE"]);
+            head.extend(["OPEN", "UP", "DOWN", "SOURCE", "AGE"]);
         }
         head.push("NOTE");
         columns.push(head.into_iter().map(Cell::from));
@@ -160,6 +160,9 @@ impl Text {
             Cell::from(backend.connections.to_string()),
         ];
         if self.form.wide {
+            cells.push(Cell::from(known(backend.open, |open| open.to_string())));
+            cells.push(Cell::from(known(backend.bytes_up, size)));
+            cells.push(Cell::from(known(backend.bytes_down, size)));
             cells.push(Cell::from(source(backend)));
             cells.push(Cell::from(backend.source_age_seconds.map(duration).unwrap_or_default()));
         }
@@ -224,6 +227,27 @@ pub fn note(backend: &BackendStatus) -> String {
         notes.push("spared by --balance".to_owned());
     }
     notes.join(", ")
+}
+
+/// Where nothing is known, that is said.
+fn known(value: Option<u64>, text: impl Fn(u64) -> String) -> String {
+    value.map_or_else(|| "-".to_owned(), text)
+}
+
+/// Bytes with one digit behind the point, from 1 KiB on.
+fn size(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let (mut unit, mut scale) = (None, 1u64);
+    for name in units {
+        if bytes / 1024 < scale {
+            break;
+        }
+        (unit, scale) = (Some(name), scale * 1024);
+    }
+    match unit {
+        None => format!("{bytes}B"),
+        Some(unit) => format!("{}.{}{unit}", bytes / scale, bytes % scale * 10 / scale),
+    }
 }
 
 /// Three digits say enough.

@@ -1,17 +1,18 @@
 //! `apivip audit` and real kube-apiservers: what they do by default, and with rights granted to everyone.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use integration::audit::{audit, proc};
+use integration::audit::{self, audit, proc};
 use integration::check::Checked;
+use integration::command;
 use integration::control_plane::Variant;
 use integration::daemon::Daemon;
 use integration::kubeconfig::{Authority, Kubeconfig, User};
 use integration::lab::{Lab, LabOptions};
-use integration::real::{ADMIN_TOKEN, PORT};
+use integration::real::{ADMIN_TOKEN, PORT, kubectl};
 use integration::scenario::Scenario;
 use serde_json::json;
 
@@ -74,6 +75,10 @@ fn a_real_control_plane_is_judged_by_what_it_does() -> Result<()> {
     }
     ensure!(proxies(&checked, "proxy-nodes", "pass") == ["these credentials"], "{:#}", checked.report);
 
+    let mut text = audit::command(&lab)?;
+    text.args(["--kubeconfig", &least]);
+    println!("{}", command::finish(text, "", audit::LIMIT)?.stdout);
+
     let admin = administrator(&mut scenario, &lab)?;
     let run = || audit(&lab, &["--kubeconfig", &admin.display().to_string()]);
     let checked = run()?;
@@ -116,10 +121,77 @@ fn a_real_control_plane_is_judged_by_what_it_does() -> Result<()> {
     checked.expect("proxy-nodes", "fail", &["RBAC: allowed by ClusterRoleBinding \"everybody\""])
 }
 
+/// docs/install/rbac-audit.yaml beside rbac.yaml, with the token of a Pod.
+#[test]
+fn the_least_role_of_the_manual_answers_everything() -> Result<()> {
+    let lab = Lab::start(LabOptions { apiservers: 1, ..LabOptions::default() })?;
+    let mut scenario = Scenario::start(&lab, Variant::RealEndpoints, &[1])?;
+    let _daemon = scenario.daemon()?;
+    let mut apply = lab.node().command(kubectl()?);
+    apply.arg("--kubeconfig").arg(administrator(&mut scenario, &lab)?).args(["apply", "--server-side"]);
+    for name in ["rbac.yaml", "rbac-audit.yaml"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/install");
+        apply.arg("-f").arg(folder.join(name));
+    }
+    command::run(apply, "")?;
+    let client = scenario.plane.real()?.client(1);
+    let system = "/api/v1/namespaces/kube-system";
+    let pod = |name: &str, label: &str, command: &[&str]| {
+        let container = json!({"name": "main", "image": "example.invalid/none", "command": command});
+        json!({
+            "metadata": {"name": name, "labels": {"component": label}},
+            "spec": {"serviceAccountName": "apivip-audit", "containers": [container]},
+        })
+    };
+    let flags = ["kube-apiserver", "--authorization-mode=RBAC", "--kubelet-certificate-authority=/ca.crt"];
+    client.post(&format!("{system}/pods"), &pod("kube-apiserver-a", "kube-apiserver", &flags))?;
+    let own = client.post(&format!("{system}/pods"), &pod("apivip-audit", "audit", &["apivip"]))?;
+    let bound =
+        json!({"kind": "Pod", "apiVersion": "v1", "name": "apivip-audit", "uid": own["metadata"]["uid"]});
+    let spec = json!({"audiences": [], "expirationSeconds": 3600, "boundObjectRef": bound});
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+    let answer = client.post(&format!("{system}/serviceaccounts/apivip-audit/token"), &request)?;
+    let token = answer["status"]["token"].as_str().context("the apiserver gave no token")?;
+    let kubeconfig = written(&mut scenario, &lab, "audit.yaml", token)?.display().to_string();
+
+    let deadline = Instant::now() + LIMIT;
+    let checked = loop {
+        let checked = audit(&lab, &["--kubeconfig", &kubeconfig])?;
+        if checked.expect("redirect-claims", "pass", &[]).is_ok() {
+            break checked;
+        }
+        ensure!(Instant::now() < deadline, "{:#}", checked.report);
+    };
+    for id in [
+        "credentials",
+        "damaged-token",
+        "static-tokens",
+        "token-lifetime",
+        "token-audience",
+        "token-binding",
+        "authorization-mode",
+        "kubelet-verified",
+        "proxy-nodes",
+        "proxy-pods",
+        "proxy-services",
+        "proxy-https-services",
+        "tunnel-ssh",
+    ] {
+        checked.expect(id, "pass", &[])?;
+    }
+    checked.expect("token-binding", "pass", &["to Pod apivip-audit"])?;
+    checked.expect("credentials", "pass", &["taken for system:serviceaccount:kube-system:apivip-audit"])?;
+    checked.expect("tunnel-konnectivity", "fail", &["Pod kube-system/kube-apiserver-a"])
+}
+
 fn administrator(scenario: &mut Scenario<'_>, lab: &Lab) -> Result<PathBuf> {
-    let path = lab.dir().join("admin.yaml");
+    written(scenario, lab, "admin.yaml", ADMIN_TOKEN)
+}
+
+fn written(scenario: &mut Scenario<'_>, lab: &Lab, name: &str, token: &str) -> Result<PathBuf> {
+    let path = lab.dir().join(name);
     let authority = Authority::Inline(scenario.plane.real()?.authority().pem().to_owned());
-    let user = User::Token(ADMIN_TOKEN.to_owned());
+    let user = User::Token(token.to_owned());
     Kubeconfig::new(format!("https://192.0.2.11:{PORT}"), authority, user).write(&path)?;
     Ok(path)
 }

@@ -70,12 +70,12 @@ fn answers_that_refuse() -> Result<()> {
         (
             "403-services",
             of(Resource::Services, 403),
-            &["(403)", "Role in namespace default", "get, list and watch on services "],
+            &["(403)", "Role in namespace default", "list and watch on services "],
         ),
         (
             "403-slices",
             of(Resource::EndpointSlices, 403),
-            &["(403)", "get, list and watch on endpointslices.discovery.k8s.io "],
+            &["(403)", "list and watch on endpointslices.discovery.k8s.io "],
         ),
         ("500", Canned::status(500), &["services in namespace default", "answered 500"]),
         ("503", Canned::status(503), &["answered 503"]),

@@ -48,6 +48,31 @@ fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
 }
 
 #[test]
+fn systemd_takes_the_unit_without_a_word() -> Result<()> {
+    let text = read("apivip.service")?;
+    // The program is not installed here, which would be one.
+    let installed = "/usr/local/bin/apivip";
+    ensure!(text.contains(&format!("ExecStart={installed} run ")), "the unit starts something else");
+    let text = text.replace(installed, &command::program("apivip")?.display().to_string());
+    let folder = tempfile::tempdir()?;
+    let unit = folder.path().join("apivip.service");
+    let verify = |text: &str| -> Result<command::Finished> {
+        fs::write(&unit, text)?;
+        let mut analyze = Command::new("systemd-analyze");
+        analyze.args(["verify", "--man=no", "--recursive-errors=no"]).arg(&unit);
+        command::finish(analyze, "", PATIENCE).context("run systemd-analyze, of Debian's package systemd")
+    };
+    let verified = verify(&text)?;
+    ensure!(verified.status.success() && verified.stderr.is_empty(), "{verified:?}");
+    for (right, wrong) in [("WatchdogSec=", "WatchdogSecs="), ("Type=notify", "Type=notifies")] {
+        ensure!(text.contains(right), "the unit has no {right}");
+        let verified = verify(&text.replace(right, wrong))?;
+        ensure!(verified.stderr.contains("apivip.service:"), "{wrong} is taken: {verified:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_service_manager_is_told() -> Result<()> {
     let lab = lab(Families::V4)?;
     let path = lab.dir().join("notify");

@@ -27,6 +27,9 @@ fn backend(last: u8, state: &str, used: bool) -> BackendStatus {
         share: if used { 0.5 } else { 0.0 },
         round_trip_us: Some(310),
         connections: 7,
+        open: None,
+        bytes_up: None,
+        bytes_down: None,
     }
 }
 
@@ -49,6 +52,7 @@ fn status() -> Status {
         connection: &Connection::default(),
         origins: &Origins::default(),
         totals: &std::collections::BTreeMap::new(),
+        traffic: None,
         forwarder: Metrics::default().forwarder(),
         selftests: &[(vip, latest)].into(),
     });

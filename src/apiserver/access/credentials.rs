@@ -4,13 +4,13 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::Empty;
+use kube::client::AuthError;
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tower::{Layer, ServiceExt};
 
-use super::{Access, identity, prepare};
-use crate::apiserver::error::one_line;
+use super::{Access, discreet, identity, prepare};
 
 /// Read once; secrets are not shown by `Debug`.
 #[derive(Clone, Debug)]
@@ -49,7 +49,11 @@ impl Access {
                 Ok::<_, tower::BoxError>(Response::new(request.into_parts().0.headers))
             });
             let headers = auth.layer(taken).oneshot(Request::new(Empty::new())).await;
-            let headers: Response<HeaderMap> = headers.map_err(|error| one_line(&error.to_string()))?;
+            let headers: Response<HeaderMap> =
+                headers.map_err(|error| match error.downcast_ref::<AuthError>() {
+                    Some(error) => discreet::of_plugin(error),
+                    None => "the credential plugin gave none".to_owned(),
+                })?;
             authorization = headers.into_body().remove(AUTHORIZATION);
         }
         if let Some(value) = &mut authorization {

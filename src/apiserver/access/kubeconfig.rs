@@ -11,7 +11,7 @@ use x509_parser::time::ASN1Time;
 
 use super::certificates::{check_ca, check_identity};
 use super::token::bearer;
-use super::{Access, AccessError, Expiry, Origin, Server, TLS_NAME, Token, file, identity};
+use super::{Access, AccessError, Expiry, Origin, Server, TLS_NAME, Token, discreet, file, identity};
 use crate::apiserver::error::one_line;
 
 /// Loads `path` with `context`, or with its current-context. What files hold is in memory afterwards, so that nobody
@@ -35,7 +35,7 @@ pub(super) async fn load(
     let options = KubeConfigOptions { context: Some(context_name), cluster: None, user: None };
     let mut config = Config::from_custom_kubeconfig(parsed, &options)
         .await
-        .map_err(|error| file.entry("as a whole", one_line(&error.to_string())))?;
+        .map_err(|error| file.entry("as a whole", discreet::of_kubeconfig(&error)))?;
     let ca = config.root_cert.as_deref().unwrap_or_default();
     let mut warnings = check_ca(ca, &ca_place, ASN1Time::now())?;
     if cluster.proxy_url.as_deref().is_some_and(|proxy| !proxy.is_empty()) {
@@ -113,7 +113,7 @@ impl File {
         if bytes.trim_ascii().is_empty() {
             return Err(AccessError::Empty { path: self.path.clone() });
         }
-        Kubeconfig::read_from(&self.path).map_err(|error| not_a_kubeconfig(one_line(&error.to_string())))
+        Kubeconfig::read_from(&self.path).map_err(|error| not_a_kubeconfig(discreet::of_kubeconfig(&error)))
     }
 
     fn context(&self, parsed: &Kubeconfig, wanted: Option<&str>) -> Result<(String, Context), AccessError> {
@@ -170,6 +170,9 @@ impl File {
 /// Checks what kube does not, and finds the server.
 fn check_cluster(cluster: &Cluster) -> Result<Server, String> {
     let url = cluster.server.as_deref().filter(|server| !server.is_empty()).ok_or("it has no server")?;
+    if url.contains('@') {
+        return Err("its server holds a name or a password; only those of the user entry are used".to_owned());
+    }
     let wrong = || format!("its server {url:?} is not a URL of the form https://HOST:PORT");
     let uri: http::Uri = url.parse().map_err(|_| wrong())?;
     match uri.scheme_str() {

@@ -7,8 +7,7 @@ use kube::client::ConfigExt;
 use kube::client::middleware::{AuthLayer, ExtraHeadersLayer};
 use rustls::ClientConfig;
 
-use super::Access;
-use crate::apiserver::error::one_line;
+use super::{Access, discreet};
 
 /// After how long a credential plugin that has not answered is mentioned in the log.
 const SLOW_PLUGIN: Duration = Duration::from_secs(30);
@@ -40,7 +39,7 @@ pub(in crate::apiserver) async fn prepare(access: &Access) -> Result<Prepared, S
 }
 
 fn read(config: &Config) -> Result<Prepared, String> {
-    let line = |error: kube::Error| one_line(&error.to_string());
+    let line = |error: kube::Error| discreet::of_kube(&error);
     // The plugin runs for each: its failure is reported by the first only.
     let auth = config.auth_layer().map_err(line)?;
     let tls = config.rustls_client_config().map_err(line)?;

@@ -173,6 +173,7 @@ async fn clusters_that_are_refused() {
     let cases = [
         (server, "http://192.0.2.1:8080", "its server http://192.0.2.1:8080 is plain http://"),
         (server, "192.0.2.1:6443", "is not a URL of the form https://HOST:PORT"),
+        (server, "http://apivip:s3cret@192.0.2.1:6443", "its server holds a name or a password"),
         (server, "https://a b", "is not a URL of the form https://HOST:PORT"),
         (server, "https://rancher.example/k8s/clusters/c-1", "has a path, so it is a proxy"),
         ("server: https", "other: https", "cluster \"here\": it has no server"),

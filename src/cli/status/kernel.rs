@@ -1,10 +1,9 @@
 //! What the kernel holds of apivip while no daemon runs: the rules go on working without it.
 
 use crate::columns::{Cell, Columns};
+use crate::dataplane::nft::names;
 use crate::dataplane::nft::reply::Observed;
 use crate::dataplane::nft::socket::NftSocket;
-
-const VIP_CHAIN: &str = "vip-";
 
 /// Some lines for people.
 pub(super) fn text() -> String {
@@ -19,18 +18,65 @@ fn describe(observed: &Observed) -> String {
         return "no daemon answers, and the kernel has no table inet apivip: nothing leads the virtual IP to apiservers\n"
             .to_owned();
     }
-    let chains = observed.chains.iter().filter_map(|chain| chain.name.strip_prefix(VIP_CHAIN));
-    let vips: Vec<&str> = chains.collect();
+    let vips = observed.chains.iter().filter_map(|chain| names::frontend(&chain.name));
+    let vips: Vec<String> = vips.map(|vip| vip.to_string()).collect();
     let served = if vips.is_empty() { "no virtual IP".to_owned() } else { vips.join(", ") };
     let mut text = format!(
         "no daemon answers, but the kernel has table inet apivip, which goes on serving {served} as it did:\n\
          nobody asks these apiservers whether they live\n"
     );
+    let mut backends: Vec<_> = observed
+        .counters
+        .iter()
+        .filter_map(|(name, count)| names::backend(name).map(|backend| (backend, count.packets)))
+        .collect();
+    backends.sort_unstable();
     let mut columns = Columns::new(2, false);
-    columns.push(["BACKEND", "CONNECTIONS"].map(Cell::from));
-    for (name, count) in &observed.counters {
-        columns.push([Cell::from(name.as_str()), Cell::from(count.packets.to_string())]);
+    columns.push(["BACKEND", "CONNECTIONS", "NOTE"].map(Cell::from));
+    for (backend, connections) in backends {
+        // Only a backend that did not answer when it was last asked has this counter.
+        let resets = observed.counters.get(&names::reset_name(backend)).map(|count| count.packets);
+        let note = resets.map(|sent| format!("did not answer, gets no new connections; {sent} resets sent"));
+        columns
+            .push([backend.to_string(), connections.to_string(), note.unwrap_or_default()].map(Cell::from));
     }
     text.push_str(&columns.to_string());
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::nft::reply::{Count, ObservedChain};
+
+    #[test]
+    fn people_read_addresses_and_no_names_of_the_table() {
+        let chains = ["nat-output", "vip-10.96.0.1-443", "vip-fd00_10_96__1-443", "dead-10.96.0.1-443"];
+        let chain = |name: &str| ObservedChain { name: name.to_owned(), base: None };
+        let counters = [
+            ("backend-192.0.2.11-6443", 12),
+            ("backend-192.0.2.9-6443", 5),
+            ("backend-2001_db8__b-6443", 7),
+            ("reset-192.0.2.11-6443", 3),
+            ("somebody-else", 1),
+        ];
+        let counter =
+            |(name, packets): (&str, u64)| (name.to_owned(), Count { packets, bytes: 60 * packets });
+        let observed = Observed {
+            exists: true,
+            chains: chains.map(chain).into(),
+            counters: counters.map(counter).into(),
+            ..Observed::default()
+        };
+        let expected = [
+            "no daemon answers, but the kernel has table inet apivip, which goes on serving 10.96.0.1:443, [fd00:10:96::1]:443 as it did:",
+            "nobody asks these apiservers whether they live",
+            "  BACKEND              CONNECTIONS   NOTE",
+            "  192.0.2.9:6443       5",
+            "  192.0.2.11:6443      12            did not answer, gets no new connections; 3 resets sent",
+            "  [2001:db8::b]:6443   7",
+            "",
+        ];
+        assert_eq!(describe(&observed), expected.join("\n"));
+    }
 }

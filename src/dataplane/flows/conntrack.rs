@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::attr::{self, Attr};
 use super::netlink::Malformed;
+use crate::model::traffic::Bytes;
 use crate::model::types::{Backend, Vip};
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`.
@@ -21,6 +22,8 @@ const GENERIC_HEADER: usize = 4;
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const PROTOINFO: u16 = 4;
+const COUNTERS_ORIG: u16 = 9;
+const COUNTERS_REPLY: u16 = 10;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
@@ -35,6 +38,7 @@ const IP_V6_DST: u16 = 4;
 const PROTO_NUM: u16 = 1;
 const PROTO_SRC_PORT: u16 = 2;
 const PROTO_DST_PORT: u16 = 3;
+const COUNTERS_BYTES: u16 = 2;
 const PROTOINFO_TCP: u16 = 1;
 const PROTOINFO_TCP_STATE: u16 = 1;
 
@@ -94,6 +98,8 @@ pub(super) struct Entry {
     /// Who answers: the backend.
     pub(super) answers: Backend,
     pub(super) state: State,
+    /// What it has carried, if the kernel counts that.
+    pub(super) bytes: Option<Bytes>,
     id: Option<[u8; 4]>,
     /// The zone of both directions.
     zone: Option<[u8; 2]>,
@@ -101,35 +107,45 @@ pub(super) struct Entry {
     tuple_zone: Option<[u8; 2]>,
 }
 
-/// Asks for the TCP entries that lead from `vip` to `backend`; `filtered: false` asks for all of the family, which
-/// every kernel understands. The caller selects in either case: the filter may pass more.
-pub(super) fn dump(vip: Vip, backend: Backend, filtered: bool) -> Vec<u8> {
-    let mut body = header(vip.ip());
-    if filtered {
-        let protocol = attr::byte(PROTO_NUM, IPPROTO_TCP);
-        let mut original =
-            vec![attr::nest(TUPLE_PROTO, &[protocol.clone(), attr::be16(PROTO_DST_PORT, vip.port())])];
-        let mut reply =
-            vec![attr::nest(TUPLE_PROTO, &[protocol, attr::be16(PROTO_SRC_PORT, backend.port())])];
-        let mut original_flags = FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT;
-        let mut reply_flags = FILTER_PROTO_NUM | FILTER_PROTO_SRC_PORT;
-        // Kernels as late as 6.18 drop exactly the entries whose IPv6 address equals the one asked for.
-        if vip.is_ipv4() {
-            original.push(attr::nest(TUPLE_IP, &[attr::address(IP_V4_DST, IP_V6_DST, vip.ip())]));
-            reply.push(attr::nest(TUPLE_IP, &[attr::address(IP_V4_SRC, IP_V6_SRC, backend.ip())]));
-            original_flags |= FILTER_IP_DST;
+/// Asks for the TCP entries that lead from `vip` to `backend`. The caller selects: the filter may pass more.
+pub(super) fn dump(vip: Vip, backend: Backend) -> Vec<u8> {
+    filtered(vip, backend.port(), Some(backend.ip()))
+}
+
+/// Asks for the TCP entries that lead from `vip` to whatever backend with this port. The caller selects here too.
+pub(super) fn dump_port(vip: Vip, port: u16) -> Vec<u8> {
+    filtered(vip, port, None)
+}
+
+/// Asks for all entries of the family, which every kernel understands.
+pub(super) fn dump_all(of: IpAddr) -> Vec<u8> {
+    header(of)
+}
+
+fn filtered(vip: Vip, port: u16, backend: Option<IpAddr>) -> Vec<u8> {
+    let protocol = attr::byte(PROTO_NUM, IPPROTO_TCP);
+    let mut original =
+        vec![attr::nest(TUPLE_PROTO, &[protocol.clone(), attr::be16(PROTO_DST_PORT, vip.port())])];
+    let mut reply = vec![attr::nest(TUPLE_PROTO, &[protocol, attr::be16(PROTO_SRC_PORT, port)])];
+    let mut original_flags = FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT;
+    let mut reply_flags = FILTER_PROTO_NUM | FILTER_PROTO_SRC_PORT;
+    // Kernels as late as 6.18 drop exactly the entries whose IPv6 address equals the one asked for.
+    if vip.is_ipv4() {
+        original.push(attr::nest(TUPLE_IP, &[attr::address(IP_V4_DST, IP_V6_DST, vip.ip())]));
+        original_flags |= FILTER_IP_DST;
+        if let Some(ip) = backend {
+            reply.push(attr::nest(TUPLE_IP, &[attr::address(IP_V4_SRC, IP_V6_SRC, ip)]));
             reply_flags |= FILTER_IP_SRC;
         }
-        let flags = [
-            attr::native32(FILTER_ORIG_FLAGS, original_flags),
-            attr::native32(FILTER_REPLY_FLAGS, reply_flags),
-        ];
-        body.extend(attr::emit(&[
-            attr::nest(TUPLE_ORIG, &original),
-            attr::nest(TUPLE_REPLY, &reply),
-            attr::nest(FILTER, &flags),
-        ]));
     }
+    let flags =
+        [attr::native32(FILTER_ORIG_FLAGS, original_flags), attr::native32(FILTER_REPLY_FLAGS, reply_flags)];
+    let mut body = header(vip.ip());
+    body.extend(attr::emit(&[
+        attr::nest(TUPLE_ORIG, &original),
+        attr::nest(TUPLE_REPLY, &reply),
+        attr::nest(FILTER, &flags),
+    ]));
     body
 }
 
@@ -195,10 +211,19 @@ pub(super) fn entry(body: &[u8]) -> Result<Option<Entry>, Malformed> {
         flow: Flow { client, vip },
         answers,
         state: state.map_or(State::Other, |[number]| State::of(number)),
+        bytes: bytes(attrs, COUNTERS_ORIG)?
+            .zip(bytes(attrs, COUNTERS_REPLY)?)
+            .map(|(up, down)| Bytes { up, down }),
         id: attr::fixed(attrs, ID)?,
         zone: attr::fixed(attrs, ZONE)?,
         tuple_zone: attr::fixed(original, TUPLE_ZONE)?,
     }))
+}
+
+/// The bytes of one direction.
+fn bytes(attrs: &[u8], direction: u16) -> Result<Option<u64>, Malformed> {
+    let Some(counters) = attr::find(attrs, direction)? else { return Ok(None) };
+    Ok(attr::fixed(counters, COUNTERS_BYTES)?.map(u64::from_be_bytes))
 }
 
 /// Source and destination of a TCP tuple.

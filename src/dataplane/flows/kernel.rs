@@ -16,6 +16,11 @@ use crate::model::types::{Backend, Family, Vip};
 const EOPNOTSUPP: i32 = 95;
 const EINVAL: i32 = 22;
 
+/// Whether the kernel refuses a dump because it does not filter.
+pub(super) fn is_no_filter(error: &NetlinkError) -> bool {
+    matches!(error.refusal(), Some(EINVAL | EOPNOTSUPP))
+}
+
 /// See the module.
 pub(super) struct Kernel {
     pub(super) conntrack: Channel,
@@ -38,11 +43,12 @@ impl Kernel {
 
     /// The TCP entries that lead from `vip` to `backend`.
     pub(super) fn entries(&mut self, vip: Vip, backend: Backend) -> Result<Vec<Entry>, NetlinkError> {
-        let request = conntrack::dump(vip, backend, self.filters);
+        let all = conntrack::dump_all(vip.ip());
+        let request = if self.filters { conntrack::dump(vip, backend) } else { all.clone() };
         let bodies = match self.conntrack.dump(conntrack::GET, &request) {
-            Err(error) if self.filters && matches!(error.refusal(), Some(EINVAL | EOPNOTSUPP)) => {
+            Err(error) if self.filters && is_no_filter(&error) => {
                 self.filters = false;
-                self.conntrack.dump(conntrack::GET, &conntrack::dump(vip, backend, false))?
+                self.conntrack.dump(conntrack::GET, &all)?
             }
             bodies => bodies?,
         };

@@ -6,7 +6,8 @@
 //! rule and is rejected with a reset that the client accepts. Then conntrack is read again, until nothing is open.
 //!
 //! `conntrack`, `sockets`, `routes`, `packet`, `pace` and `progress` are pure; `netlink`, `sender` and `sniffer` own
-//! sockets; `lookup` reads what the kernel knows of one connection; `job` is one order, `worker` the thread on which all of it blocks.
+//! sockets; `lookup` reads what the kernel knows of one connection, `meter`
+//! what open ones have carried; `job` is one order, `worker` the thread on which all of it blocks.
 
 pub(super) mod attr;
 mod conntrack;
@@ -14,6 +15,7 @@ pub mod fake;
 mod job;
 mod kernel;
 pub mod lookup;
+pub mod meter;
 pub(super) mod netlink;
 mod pace;
 mod packet;

@@ -126,11 +126,11 @@ pub(in crate::dataplane) fn connection(tracked: bool, tried: &mut impl FnMut(Tri
 
 impl Kernel {
     fn unfiltered(&mut self, vip: SocketAddr) -> Result<usize, NetlinkError> {
-        Ok(self.conntrack.dump(conntrack::GET, &conntrack::dump(vip, vip, false))?.len())
+        Ok(self.conntrack.dump(conntrack::GET, &conntrack::dump_all(vip.ip()))?.len())
     }
 
     fn filtered(&mut self, vip: SocketAddr) -> Result<usize, NetlinkError> {
-        Ok(self.conntrack.dump(conntrack::GET, &conntrack::dump(vip, vip, true))?.len())
+        Ok(self.conntrack.dump(conntrack::GET, &conntrack::dump(vip, vip))?.len())
     }
 }
 

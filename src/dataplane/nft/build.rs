@@ -3,8 +3,9 @@
 //! `rules/README.md` explains the result hook by hook.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
+use super::names::{backend_name, frontend_name};
 use super::source::source_chains;
 use super::table::{Action, BalanceKey, Chain, Counter, Hook, Match, Rule, Table, Target, TcpFlags};
 use crate::model::desired::{DesiredFrontend, DesiredState, Masquerade};
@@ -40,20 +41,6 @@ pub fn table(state: &DesiredState) -> Table {
         counters,
         chains,
     }
-}
-
-/// The name of a backend's chain and counter.
-pub fn backend_name(backend: Backend) -> String {
-    name("backend", backend)
-}
-
-fn frontend_name(vip: SocketAddr) -> String {
-    name("vip", vip)
-}
-
-/// nft names hold letters, digits, '.', '-' and '_', so an IPv6 address has '_' for ':'.
-pub(super) fn name(prefix: &str, address: SocketAddr) -> String {
-    format!("{prefix}-{}-{}", address.ip().to_string().replace(':', "_"), address.port())
 }
 
 fn dispatch(name: &str, hook: Hook, comment: &str, state: &DesiredState) -> Chain {

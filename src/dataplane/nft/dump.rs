@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::build;
 use super::fingerprint::Fingerprint;
 use super::kernel::{flowtable, msg, object, rule, set};
+use super::names;
 use super::reply::{Content, Observed};
 use super::request;
 use super::socket::{NftError, NftSocket};
@@ -46,7 +46,7 @@ impl NftSocket {
         let sequence = self.next_sequence();
         self.dump(&request::dump(msg::GETOBJ, Some(object::TABLE), sequence), sequence, &mut look)?;
         let count = |backend: &Backend| {
-            look.observed.counters.get(&build::backend_name(*backend)).map(|count| (*backend, count.packets))
+            look.observed.counters.get(&names::backend_name(*backend)).map(|count| (*backend, count.packets))
         };
         Ok(backends.iter().filter_map(count).collect())
     }

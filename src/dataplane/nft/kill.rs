@@ -5,15 +5,10 @@
 
 use std::net::IpAddr;
 
-use super::build::{backend_name, name};
+use super::names::{backend_name, dead_name, reset_name};
 use super::table::{Action, Chain, Counter, Hook, Match, Rule, TcpFlags};
 use crate::model::desired::{DesiredFrontend, DesiredState};
 use crate::model::types::Backend;
-
-/// The name of the counter of resets sent to a dead backend's clients.
-pub fn reset_name(backend: Backend) -> String {
-    name("reset", backend)
-}
 
 /// The base chains; they stand also while nobody is dead, so that a death changes rules only.
 pub(super) fn base_chains(state: &DesiredState) -> Vec<Chain> {
@@ -43,7 +38,7 @@ pub(super) fn base_chains(state: &DesiredState) -> Vec<Chain> {
 /// The chain of a frontend with dead backends, if it has any.
 pub(super) fn dead_chains(state: &DesiredState) -> impl Iterator<Item = Chain> {
     state.frontends.iter().filter(|f| !f.dead.is_empty()).map(|frontend| Chain {
-        name: name("dead", frontend.vip),
+        name: dead_name(frontend.vip),
         comment: format!("flows to {} whose apiserver does not answer", frontend.vip),
         hook: None,
         rules: frontend.dead.iter().map(|backend| reject(*backend)).collect(),
@@ -76,7 +71,7 @@ fn to_dead(frontend: &DesiredFrontend) -> Rule {
             Match::FlowDestinationAddress(frontend.vip.ip()),
             Match::FlowDestinationPort(frontend.vip.port()),
         ],
-        Action::Goto(name("dead", frontend.vip)),
+        Action::Goto(dead_name(frontend.vip)),
     )
 }
 

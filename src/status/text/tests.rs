@@ -11,6 +11,7 @@ use crate::model::health::tests::health;
 use crate::model::health::{BackendHealth, FailReason, HealthView, State};
 use crate::model::merge::Origins;
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
+use crate::model::traffic::{Bytes, Traffic};
 use crate::model::types::Backend;
 use crate::report::{InUse, PathReport, Phase, Report};
 use crate::status::Parts;
@@ -51,6 +52,10 @@ fn status(states: [State; 3], connection: &Connection) -> Status {
         ..Report::default()
     };
     let totals = BTreeMap::from([(backend(11), 1_204), (backend(12), 7)]);
+    let vip = "10.96.0.1:443".parse().unwrap();
+    let mut traffic = Traffic::new(true);
+    traffic.add(vip, backend(11), Some(Bytes { up: 1_023, down: 5 << 20 | 1 << 19 }));
+    traffic.add(vip, backend(12), None);
     Status::new(&Parts {
         service: &policy.service,
         started: Instant::now(),
@@ -58,6 +63,7 @@ fn status(states: [State; 3], connection: &Connection) -> Status {
         connection,
         origins: &Origins::default(),
         totals: &totals,
+        traffic: Some(&traffic),
         forwarder: &Stats::default(),
         selftests: &Default::default(),
     })
@@ -106,6 +112,29 @@ fn what_is_wrong_is_said_with_what_to_do() {
     }
     assert!(status.problems.iter().all(|problem| !problem.todo.is_empty()));
     assert!(text.contains("\x1b[31mdown\x1b[0m") && line(&text, "BACKEND").contains("SOURCE"), "{text}");
+}
+
+#[test]
+fn open_connections_and_their_bytes_are_in_the_long_form() {
+    let text = text(&status([State::Up; 3], &synced()), Form { wide: true, colour: false });
+    let head = line(&text, "BACKEND");
+    for (backend, open, up, down) in [
+        ("192.0.2.11:6443", "1", "1023B", "5.5MiB"),
+        ("192.0.2.12:6443", "1", "-", "-"),
+        ("192.0.2.13:6443", "0", "0B", "0B"),
+    ] {
+        let row = text.lines().find(|line| line.trim_start().starts_with(backend)).unwrap();
+        for (title, value) in [("OPEN", open), ("UP", up), ("DOWN", down)] {
+            let cell = &row[head.find(title).unwrap()..];
+            assert_eq!(cell.split_whitespace().next(), Some(value), "{title} of {backend}\n{text}");
+        }
+    }
+}
+
+#[test]
+fn sizes_have_a_unit() {
+    let sizes = [0, 1023, 1024, 1536, (1 << 20) - 1, 1 << 20, 1 << 50, u64::MAX].map(size);
+    assert_eq!(sizes, ["0B", "1023B", "1.0KiB", "1.5KiB", "1023.9KiB", "1.0MiB", "1.0PiB", "16383.9PiB"]);
 }
 
 #[test]

@@ -32,6 +32,13 @@ fn body(entry: &Entry, state: u8) -> Vec<u8> {
         attr::nest(TUPLE_REPLY, &side(entry.answers, entry.flow.client)),
         attr::nest(PROTOINFO, &[attr::nest(PROTOINFO_TCP, &[attr::byte(PROTOINFO_TCP_STATE, state)])]),
     ];
+    if let Some(Bytes { up, down }) = entry.bytes {
+        for (direction, bytes) in [(COUNTERS_ORIG, up), (COUNTERS_REPLY, down)] {
+            let counted =
+                [attr::bytes(1, &3u64.to_be_bytes()), attr::bytes(COUNTERS_BYTES, &bytes.to_be_bytes())];
+            attrs.push(attr::nest(direction, &counted));
+        }
+    }
     attrs.extend(entry.id.map(|id| attr::bytes(ID, &id)));
     attrs.extend(entry.zone.map(|zone| attr::bytes(ZONE, &zone)));
     let mut body = header(entry.flow.vip.ip());
@@ -45,6 +52,7 @@ pub(in super::super) fn sample() -> Entry {
         flow: Flow { client: "10.244.0.11:40000".parse().unwrap(), vip: "10.96.0.1:443".parse().unwrap() },
         answers: "192.0.2.11:6443".parse().unwrap(),
         state: State::Open,
+        bytes: None,
         id: Some([1, 2, 3, 4]),
         zone: None,
         tuple_zone: None,
@@ -59,7 +67,7 @@ fn a_dump_request_is_what_the_kernel_expects() {
     expected.extend([36, 0, 2, 0x80, 20, 0, 2, 0x80, 5, 0, 1, 0, 6, 0, 0, 0, 6, 0, 2, 0, 0x19, 0x2b, 0, 0]);
     expected.extend([12, 0, 1, 0x80, 8, 0, 1, 0, 192, 0, 2, 11]);
     expected.extend([20, 0, 25, 0x80, 8, 0, 1, 0, 42, 0, 0, 0, 8, 0, 2, 0, 25, 0, 0, 0]);
-    let body = dump("10.96.0.1:443".parse().unwrap(), "192.0.2.11:6443".parse().unwrap(), true);
+    let body = dump("10.96.0.1:443".parse().unwrap(), "192.0.2.11:6443".parse().unwrap());
     if cfg!(target_endian = "little") {
         assert_eq!(body, expected);
     }
@@ -68,10 +76,11 @@ fn a_dump_request_is_what_the_kernel_expects() {
 #[test]
 fn an_ipv6_dump_filters_by_ports_alone() {
     let (vip, backend) = ("[fd00::1]:443".parse().unwrap(), "[2001:db8::1]:6443".parse().unwrap());
-    let body = dump(vip, backend, true);
+    let body = dump(vip, backend);
     let original = attr::find(&body[GENERIC_HEADER..], TUPLE_ORIG).unwrap().unwrap();
     assert_eq!(attr::find(original, TUPLE_IP).unwrap(), None);
-    assert_eq!(dump(vip, backend, false), [10, 0, 0, 0]);
+    assert_eq!(dump_port(vip, 6443), body);
+    assert_eq!(dump_all(vip.ip()), [10, 0, 0, 0]);
 }
 
 #[test]
@@ -111,7 +120,13 @@ fn zones_and_ids_come_back_in_a_deletion() {
 
 proptest! {
     #[test]
-    fn entries_of_both_families_are_read(client: [u8; 16], port: u16, v6: bool, state in 0u8..=9) {
+    fn entries_of_both_families_are_read(
+        client: [u8; 16],
+        port: u16,
+        v6: bool,
+        state in 0u8..=9,
+        bytes: Option<(u64, u64)>,
+    ) {
         let wanted = if v6 {
             Entry {
                 flow: Flow {
@@ -125,6 +140,7 @@ proptest! {
             let ip = <[u8; 4]>::try_from(&client[..4]).unwrap();
             Entry { flow: Flow { client: SocketAddr::new(ip.into(), port), ..sample().flow }, ..sample() }
         };
+        let wanted = Entry { bytes: bytes.map(|(up, down)| Bytes { up, down }), ..wanted };
         let read = entry(&body(&wanted, state)).unwrap().unwrap();
         prop_assert_eq!(read, Entry { state: State::of(state), ..wanted });
     }
