@@ -184,7 +184,9 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
         let response = sender.send_request(request).await.map_err(broken)?;
         let (head, mut rest) = response.into_parts();
         let mut body = BytesMut::new();
-        while let Some(frame) = rest.frame().await.filter(|_| !question.status_only) {
+        while !question.status_only
+            && let Some(frame) = rest.frame().await
+        {
             let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
             body.extend_from_slice(&data);
             if body.len() > BODY_BYTES {

@@ -191,7 +191,9 @@ mod tests {
 
         #[test]
         fn any_name_makes_a_hello(name in ".{0,300}") {
-            proptest::prop_assert!(client_hello(TLS_1_1, OLD, &name, &[0; 32]).len() > 100);
+            let hello = client_hello(TLS_1_1, OLD, &name, &[0; 32]);
+            let length = u16::from_be_bytes([hello[3], hello[4]]);
+            proptest::prop_assert_eq!(usize::from(length), hello.len() - 5);
         }
     }
 }

@@ -1,22 +1,17 @@
 //! `apivip audit` on nodes whose kubelet is good, and bad in one way after the other. The kubelet is simulated.
 
-use std::fs;
-use std::net::IpAddr;
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, ensure};
-use apivip::model::types::Family;
-use integration::audit::{self, LIMIT, audit};
+use integration::audit::LIMIT;
 use integration::check::Checked;
-use integration::kubeconfig::{self, Kubeconfig, User};
-use integration::lab::{Lab, LabOptions, addresses};
-use integration::pki::{Authority, KeyFiles, ServerCertificate, Validity};
+use integration::pki::{Authority, KeyFiles, Validity};
 use integration::process::Spawned;
-use integration::sim::kubelet::{Kubelet, Manner, Mode, Options};
+use integration::sim::kubelet::{Manner, Mode, Options};
 use serde_json::json;
 
-const NODE: &str = "node-1";
-const TOKEN: &str = "audit-of-the-kubelet";
+mod stage;
+
+use stage::{NODE, Stage, TOKEN};
+
 const IDS: [&str; 8] = [
     "kubelet-certificate-issuer",
     "kubelet-certificate-names",
@@ -27,78 +22,6 @@ const IDS: [&str; 8] = [
     "kubelet-authorization",
     "kubelet-read-only-port",
 ];
-
-/// A node, and the files of an audit on it.
-struct Stage {
-    lab: Lab,
-    authority: Authority,
-    arguments: Vec<String>,
-}
-
-impl Stage {
-    fn start() -> Result<Self> {
-        let lab = Lab::start(LabOptions { pods: 0, apiservers: 1, ..LabOptions::default() })?;
-        let authority = Authority::new(lab.dir(), "ca")?;
-        let file = lab.dir().join("kubeconfig");
-        let trust = kubeconfig::Authority::File(authority.certificate().to_owned());
-        let api = addresses::apiserver(1, Family::V4);
-        Kubeconfig::new(format!("https://{api}:6443"), trust, User::Token(TOKEN.to_owned())).write(&file)?;
-        let arguments = ["--node-name", NODE, "--kubeconfig"].map(str::to_owned).to_vec();
-        let mut stage = Self { lab, authority, arguments };
-        stage.arguments.push(file.display().to_string());
-        stage.processes(&[])?;
-        Ok(stage)
-    }
-
-    /// The folder that stands for the host's /proc shows this command line, or no process.
-    fn processes(&self, line: &[&str]) -> Result<PathBuf> {
-        let proc = audit::proc(&self.lab)?;
-        let process = proc.join("100");
-        fs::create_dir_all(&process)?;
-        fs::write(process.join("cmdline"), line.iter().flat_map(|word| [word, "\0"]).collect::<String>())?;
-        Ok(proc)
-    }
-
-    /// Its command line names a configuration file with this text.
-    fn configured(&self, text: &str, flags: &[&str]) -> Result<()> {
-        let file = self.lab.dir().join("kubelet.yaml");
-        fs::write(&file, text)?;
-        let config = format!("--config={}", file.display());
-        self.processes(&[&["/usr/bin/kubelet", config.as_str()], flags].concat()).map(drop)
-    }
-
-    fn node_address(&self) -> IpAddr {
-        addresses::node(Family::V4)
-    }
-
-    fn certificate(&self, by: &Authority, subject: &str, names: &[&str]) -> Result<KeyFiles> {
-        self.certificate_of(by, subject, names, &[self.node_address()], Validity::Now)
-    }
-
-    fn certificate_of(
-        &self,
-        by: &Authority,
-        subject: &str,
-        names: &[&str],
-        addresses: &[IpAddr],
-        validity: Validity,
-    ) -> Result<KeyFiles> {
-        by.server_with(subject, &ServerCertificate { names, addresses, validity })
-    }
-
-    fn good(&self) -> Result<Options> {
-        Ok(Options::good(self.certificate(&self.authority, "system:node:node-1", &[NODE])?, TOKEN))
-    }
-
-    fn kubelet(&self, options: Options) -> Result<Kubelet> {
-        Kubelet::start(self.lab.node(), options)
-    }
-
-    fn audit(&self, more: &[&str]) -> Result<Checked> {
-        let own = self.arguments.iter().map(String::as_str);
-        audit(&self.lab, &own.chain(more.iter().copied()).collect::<Vec<_>>())
-    }
-}
 
 /// What one bad way changes: the check, its verdict and severity, and words of its evidence.
 type Expected = (&'static str, &'static str, &'static str, &'static str);

@@ -57,3 +57,17 @@ async fn nobody_is_told_from_somebody_who_says_nothing() {
     let refused = get(&server, "/").await.unwrap_err();
     assert_eq!((refused.reason, refused.text.as_str()), (Reason::Refused, "Connection refused"));
 }
+
+#[tokio::test]
+async fn a_status_counts_before_its_body() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server { address: listener.local_addr().unwrap(), tls: None };
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await?;
+        stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 100\r\n\r\n").await?;
+        stream.read_to_end(&mut Vec::new()).await
+    });
+    let question = Question { path: "/pods", status_only: true, ..Question::default() };
+    assert_eq!(ask(&server, question).await.unwrap().status, 401);
+    assert!(serving.await.unwrap().is_ok(), "it hung up at once");
+}

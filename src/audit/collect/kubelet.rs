@@ -71,14 +71,12 @@ pub(in crate::audit) async fn look(
     match trusted(&seen, credentials, roots) {
         Err(why) => seen.credentialed = Err(why),
         Ok((server, credentials)) => {
-            let question = |path| Question {
-                path,
-                authorization: credentials.authorization.as_ref(),
-                ..Question::default()
-            };
-            let (pods, set) =
-                tokio::join!(ask::ask(&server, question("/pods")), ask::ask(&server, question("/configz")));
-            seen.credentialed = Ok(status(pods));
+            let authorization = credentials.authorization.as_ref();
+            // What Pods hold is nobody's business here.
+            let pods = Question { path: "/pods", authorization, status_only: true, ..Question::default() };
+            let set = Question { path: "/configz", authorization, ..Question::default() };
+            let (pods, set) = tokio::join!(ask::ask(&server, pods), ask::ask(&server, set));
+            seen.credentialed = Ok(pods.map(|answer| answer.status));
             if let Some(set) = set.ok().as_ref().and_then(live) {
                 seen.configuration = Known::All(set);
             }
@@ -158,10 +156,6 @@ async fn read_only(
         (address, best)
     }))
     .await
-}
-
-fn status(answer: Result<Answer, Unanswered>) -> Asked {
-    answer.map(|answer| answer.status)
 }
 
 async fn files(args: &AuditArgs) -> kubelet_files::Found {

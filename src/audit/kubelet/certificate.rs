@@ -1,14 +1,12 @@
 //! Verdicts on a kubelet's serving certificate and on its TLS. Pure.
 
 use super::Seen;
+use crate::audit::apiserver::expiry;
 use crate::audit::catalogue::kubelet::{EXPIRY, ISSUER, NAMES, ROTATION, VERSION};
 use crate::audit::certificate::Shown;
-use crate::audit::finding::{Finding, Severity};
+use crate::audit::finding::Finding;
 use crate::audit::hello::{Reply, TLS_1_1, version_name};
-use crate::status::duration;
 
-/// Who renews in time does so long before the last tenth of a lifetime, or the last two weeks.
-const RENEWAL: i64 = 14 * 86_400;
 /// `protocol_version` (RFC 5246, section 7.2): it does not speak so old a version.
 const PROTOCOL_VERSION: u8 = 70;
 const REACH: &str = "see whether the kubelet runs and answers: journalctl -u kubelet";
@@ -19,7 +17,7 @@ const PREFERRED: &str = "see --kubelet-preferred-address-types of kube-apiserver
 
 pub(super) fn findings(seen: &Seen, now: i64) -> Vec<Finding> {
     let mut all = match &seen.shown {
-        Ok(shown) => vec![issuer(shown), names(shown, seen), expiry(shown, now)],
+        Ok(shown) => vec![issuer(shown), names(shown, seen), expiry(&EXPIRY, shown, now)],
         Err(error) => {
             let (why, needed) = missing(error);
             [&ISSUER, &NAMES, &EXPIRY].map(|check| check.unknown(why.as_str(), needed)).to_vec()
@@ -97,22 +95,6 @@ fn names(shown: &Shown, seen: &Seen) -> Finding {
             NAMES.fail(format!("it is for {all}, neither for {} nor for an address of this node", seen.name))
         }
     }
-}
-
-fn expiry(shown: &Shown, now: i64) -> Finding {
-    let left = shown.end - now;
-    if left < 0 {
-        return EXPIRY.fail(format!("expired {} ago", duration(left.unsigned_abs())));
-    }
-    if shown.begin > now {
-        let ahead = duration((shown.begin - now).unsigned_abs());
-        return EXPIRY.fail(format!("not valid for another {ahead}"));
-    }
-    let text = format!("good for another {}", duration(left.unsigned_abs()));
-    if left < ((shown.end - shown.begin) / 10).min(RENEWAL) {
-        return EXPIRY.fail(format!("{text}, and not renewed yet")).of(Severity::Low);
-    }
-    EXPIRY.pass(text)
 }
 
 fn rotation(seen: &Seen) -> Finding {
