@@ -1,102 +1,19 @@
 //! `apivip audit` and an apiserver that is good, and then bad in one way after the other.
 
+mod stage;
+
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use apivip::model::types::Family;
 use integration::audit::{self, audit};
 use integration::check::Checked;
 use integration::command::{self, COMMAND_LIMIT};
-use integration::kubeconfig::{self, Kubeconfig, User};
-use integration::lab::{Lab, LabOptions, addresses};
-use integration::pki::{Authority, KeyFiles, ServerCertificate, Validity};
+use integration::pki::{Authority, Validity};
 use integration::process::Spawned;
-use integration::sim::odd_api::{Manner, OddApi, Options};
+use integration::sim::odd_api::{Manner, Options};
 use serde_json::json;
-
-/// A signed token in form: header, claims of a Pod, signature.
-const TOKEN: &str =
-    "e30.eyJhdWQiOlsiYXBpIl0sInN1YiI6InN5c3RlbTpzZXJ2aWNlYWNjb3VudDphOmIifQ.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";
-const AT: &str = "192.0.2.11:6443";
-const NAMES: [&str; 2] = ["kubernetes", "kubernetes.default.svc"];
-/// Those about one address.
-const IDS: [&str; 12] = [
-    "apiserver-certificate-issuer",
-    "apiserver-certificate-names",
-    "apiserver-certificate-expiry",
-    "apiserver-tls-version",
-    "apiserver-tls-ciphers",
-    "foreign-client-certificate",
-    "anonymous-discovery",
-    "anonymous-objects",
-    "basic-auth",
-    "plain-http",
-    "credentials",
-    "damaged-token",
-];
-
-/// One apiserver's place, and the files of an audit on the node.
-struct Stage {
-    lab: Lab,
-    authority: Authority,
-    kubeconfig: PathBuf,
-}
-
-impl Stage {
-    fn start() -> Result<Self> {
-        let lab = Lab::start(LabOptions { pods: 0, apiservers: 1, ..LabOptions::default() })?;
-        let authority = Authority::new(lab.dir(), "ca")?;
-        let kubeconfig = lab.dir().join("kubeconfig");
-        let trust = kubeconfig::Authority::File(authority.certificate().to_owned());
-        Kubeconfig::new(format!("https://{AT}"), trust, User::Token(TOKEN.to_owned())).write(&kubeconfig)?;
-        Ok(Self { lab, authority, kubeconfig })
-    }
-
-    fn certificate(
-        &self,
-        by: &Authority,
-        name: &str,
-        names: &[&str],
-        validity: Validity,
-    ) -> Result<KeyFiles> {
-        let addresses = [addresses::apiserver(1, Family::V4), addresses::vip(Family::V4)];
-        by.server_with(name, &ServerCertificate { names, addresses: &addresses, validity })
-    }
-
-    fn good(&self) -> Result<Options> {
-        Ok(Options::good(self.certificate(&self.authority, "good", &NAMES, Validity::Now)?, TOKEN))
-    }
-
-    fn serve(&self, options: Options) -> Result<OddApi> {
-        OddApi::start(self.lab.apiserver(1), AT.parse()?, options)
-    }
-
-    fn audit(&self) -> Result<Checked> {
-        audit(&self.lab, &["--kubeconfig", &self.kubeconfig.display().to_string()])
-    }
-
-    /// The audit of an apiserver like that.
-    fn of(&self, options: Options) -> Result<Checked> {
-        let _serving = self.serve(options)?;
-        self.audit()
-    }
-}
-
-/// Fails unless these checks say so, and all others about the address pass.
-fn expect(checked: &Checked, expected: &[(&str, &str, &str)]) -> Result<()> {
-    for id in IDS {
-        match expected.iter().find(|(of, ..)| *of == id) {
-            Some((_, verdict, words)) => checked.expect(id, verdict, &[words, AT])?,
-            None => checked.expect(id, "pass", &[AT])?,
-        }
-    }
-    for finding in checked.findings().filter(|finding| finding["verdict"] != "pass") {
-        ensure!(finding["mend"].is_string(), "nothing is said to help: {finding:#}");
-    }
-    Ok(())
-}
+use stage::{AT, IDS, NAMES, Stage, TOKEN, expect};
 
 #[test]
 fn a_good_apiserver_passes_and_each_bad_way_at_the_door_is_noticed() -> Result<()> {
