@@ -14,7 +14,7 @@ use crate::lab::Lab;
 use crate::process::Spawned;
 use crate::refusal;
 
-/// It promises to end within half a minute, and usually takes 4 s where a server hangs.
+/// It promises to end within three quarters of a minute, and usually takes 4 s where a server hangs.
 pub const LIMIT: Duration = Duration::from_secs(300);
 /// In KiB. It usually takes 30 MiB; a flood that were not cut off would be 100.
 const MOST_MEMORY: u64 = 90 << 10;

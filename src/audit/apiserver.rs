@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::catalogue::apiserver::{CIPHERS, EXPIRY, ISSUER, NAMES, TRUSTED, VERSION};
 use super::certificate::Shown;
 use super::finding::{Check, Finding, Severity};
-use super::hello::{Reply, TLS_1_1, suite_name, version_name};
+use super::hello::{PROTOCOL_VERSION, Reply, TLS_1_1, suite_name, version_name};
 use crate::status::duration;
 
 /// What an offer by hand came to.
@@ -37,7 +37,7 @@ pub fn findings(face: &Face, names: &[String], now: i64) -> Vec<Finding> {
         Ok(shown) => vec![issuer(shown), named(shown, names), expiry(&EXPIRY, shown, now)],
         Err(error) => [&ISSUER, &NAMES, &EXPIRY].map(|check| check.unknown(error.as_str(), REACH)).to_vec(),
     };
-    all.push(version(&VERSION, &face.old));
+    all.push(version(&VERSION, &face.old, &face.shown));
     all.push(ciphers(face));
     all.into_iter().map(|finding| finding.about(face.address)).collect()
 }
@@ -76,14 +76,18 @@ pub fn expiry(check: &Check, shown: &Shown, now: i64) -> Finding {
     check.pass(text)
 }
 
-/// Whether it goes below TLS 1.2.
-pub fn version(check: &Check, old: &Offered) -> Finding {
-    match old {
-        Ok(Some(Reply::Chosen { version, .. })) if *version <= TLS_1_1 => {
+/// Whether it goes below TLS 1.2. A refusal counts only from somebody who speaks newer TLS, or says that this one is too
+/// old.
+pub fn version(check: &Check, old: &Offered, shown: &Result<Shown, String>) -> Finding {
+    match (old, shown) {
+        (Ok(Some(Reply::Chosen { version, .. })), _) if *version <= TLS_1_1 => {
             check.fail(format!("it takes {}", version_name(*version)))
         }
-        Ok(_) => check.pass("it refuses TLS 1.1 and older"),
-        Err(error) => check.unknown(error.as_str(), REACH),
+        (Ok(Some(Reply::Alert(PROTOCOL_VERSION))), _) | (Ok(_), Ok(_)) => {
+            check.pass("it refuses TLS 1.1 and older")
+        }
+        (Ok(_), Err(error)) => check.unknown(format!("it takes neither old nor new TLS: {error}"), REACH),
+        (Err(error), _) => check.unknown(error.as_str(), REACH),
     }
 }
 
@@ -98,7 +102,9 @@ fn ciphers(face: &Face) -> Finding {
     if let Some(suite) = chosen(&face.fixed) {
         return CIPHERS.fail(format!("it takes {suite}, which has no forward secrecy")).of(Severity::Low);
     }
-    match face.broken.as_ref().err().or(face.fixed.as_ref().err()) {
+    // Whoever shakes no hand at all refuses these too.
+    let deaf = face.shown.as_ref().err();
+    match face.broken.as_ref().err().or(face.fixed.as_ref().err()).or(deaf) {
         Some(error) => CIPHERS.unknown(error.as_str(), REACH),
         None => CIPHERS.pass("it takes none of those that are weak"),
     }

@@ -62,10 +62,12 @@ pub struct Served {
 pub struct Control {
     /// What each kube-apiserver that can be seen was started with, and where that stands.
     pub flags: Vec<(String, Flags)>,
+    /// Those are all apiservers, by sources that no Pod can forge: what is true of them is true of the control plane.
+    pub all_flags: bool,
     /// Whether the caller may do something that does not exist.
     pub nonsense: Option<Reviewed>,
-    /// The caller is in the group system:masters, as its certificate says.
-    pub master: bool,
+    /// Whether everybody with credentials may.
+    pub everybody: Option<Reviewed>,
     /// Rights to the proxy of `nodes`, `pods` and `services`.
     pub proxies: Vec<(&'static str, Subject, Reviewed)>,
     /// All Services, or why they cannot be listed.
@@ -77,6 +79,16 @@ pub struct Control {
 const NEED_FLAGS: &str = "on a node of the control plane --apiserver-manifest or --host-proc; elsewhere the right to list Pods in kube-system, \
      where kube-apiserver runs as a static Pod";
 const NO_FLAGS: &str = "no kube-apiserver's flags can be read";
+
+impl Control {
+    /// A pass by the flags, if they are those of all apiservers.
+    pub fn complete(&self, check: &Check, evidence: String) -> Finding {
+        if self.all_flags {
+            return check.pass(evidence);
+        }
+        check.unknown(format!("{evidence}; the flags of other apiservers cannot be read"), NEED_FLAGS)
+    }
+}
 
 /// All findings.
 pub fn findings(seen: &Control) -> Vec<Finding> {
@@ -110,16 +122,22 @@ fn authorization(seen: &Control) -> Finding {
             "RBAC allows these credentials everything ({})",
             review.reason
         )),
-        Some(Ok(review)) => match modes.clone().find_map(|(place, mode)| Some((place, mode?))) {
-            Some((place, mode)) => AUTHORIZATION.pass(format!("{place}: --authorization-mode={mode}")),
-            None if seen.master => AUTHORIZATION.unknown(
-                "these credentials are system:masters, which is allowed everything in every mode",
-                "run apivip audit with the credentials of the daemon",
+        // So it is for the group system:masters too, whatever the mode.
+        Some(Ok(_)) => match (&seen.everybody, modes.clone().find_map(|(place, mode)| Some((place, mode?)))) {
+            (Some(Ok(everybody)), _) if everybody.allowed && everybody.reason.is_empty() => AUTHORIZATION
+                .fail("everybody with credentials may do even what does not exist, and no rule of RBAC says so"),
+            (Some(Ok(everybody)), _) if everybody.allowed => AUTHORIZATION
+                .fail(format!("everybody with credentials may do everything ({})", everybody.reason)),
+            (Some(Ok(_)), _) => {
+                AUTHORIZATION.pass("these credentials are allowed everything, and others are not")
+            }
+            (_, Some((place, mode))) if seen.all_flags => {
+                AUTHORIZATION.pass(format!("{place}: --authorization-mode={mode}"))
+            }
+            _ => AUTHORIZATION.unknown(
+                "these credentials are allowed even what does not exist, as administrators are in every mode",
+                "the right to create subjectaccessreviews.authorization.k8s.io, or the credentials of the daemon",
             ),
-            None => AUTHORIZATION.fail(format!(
-                "these credentials may do even what does not exist, and no rule of RBAC says so (reason: {:?})",
-                review.reason
-            )),
         },
         Some(Err(error)) => AUTHORIZATION.unknown(error.as_str(), "a client certificate or token that the apiserver accepts"),
         None => AUTHORIZATION.unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run"),
@@ -146,7 +164,7 @@ fn by_flags(check: &Check, seen: &Control, judge: impl Fn(&Flags) -> Result<Stri
     let bad = seen.flags.iter().find_map(|(place, flags)| Some((place, judge(flags).err()?)));
     match (bad, judge(first)) {
         (Some((place, why)), _) => check.fail(format!("{place}: {why}")),
-        (None, Ok(text) | Err(text)) => check.pass(format!("{place}: {text}")),
+        (None, Ok(text) | Err(text)) => seen.complete(check, format!("{place}: {text}")),
     }
 }
 
@@ -185,7 +203,9 @@ fn proxy(check: &Check, resource: &str, subject: Subject, reviews: &[&Reviewed])
             None if reviews.is_empty() => {
                 check.unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run")
             }
-            None => check.pass("denied"),
+            None => check.pass(
+                "denied (get, create) for the cluster; bindings in single namespaces are not looked for",
+            ),
         },
     };
     finding.about(subject.label())
@@ -221,7 +241,8 @@ fn konnectivity(seen: &Control) -> Finding {
     });
     match (&selector, &seen.agents) {
         (Some(selector), Some(Ok(agents))) if !agents.is_empty() => {
-            KONNECTIVITY.pass(format!("{selector}; agents: {}", few(agents)))
+            let seen_here = format!("{selector}, whose content is not read; agents: {}", few(agents));
+            seen.complete(&KONNECTIVITY, seen_here)
         }
         (Some(selector), Some(Ok(_))) => {
             KONNECTIVITY.fail(format!("{selector}, and there is no konnectivity agent"))
@@ -244,7 +265,8 @@ fn konnectivity(seen: &Control) -> Finding {
     }
 }
 
-fn few<S: AsRef<str>>(all: &[S]) -> String {
+/// The first few.
+pub(super) fn few<S: AsRef<str>>(all: &[S]) -> String {
     const MOST: usize = 8;
     let mut text = all.iter().take(MOST).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     if all.len() > MOST {

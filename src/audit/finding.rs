@@ -134,7 +134,8 @@ impl Check {
 
     fn finding(&self, verdict: Verdict, evidence: String, mend: Option<String>) -> Finding {
         let Self { id, way, title, severity, .. } = *self;
-        Finding { id, way, title, subject: None, verdict, severity, evidence, mend }
+        let mend = mend.map(|mend| plain(&mend));
+        Finding { id, way, title, subject: None, verdict, severity, evidence: plain(&evidence), mend }
     }
 }
 
@@ -150,14 +151,14 @@ impl Finding {
     /// The same, about one of several things.
     #[must_use]
     pub fn about(mut self, subject: impl ToString) -> Self {
-        self.subject = Some(subject.to_string());
+        self.subject = Some(plain(&subject.to_string()));
         self
     }
 
     /// The same, with a mend for this very case.
     #[must_use]
     pub fn mended_by(mut self, mend: impl Into<String>) -> Self {
-        self.mend = Some(mend.into());
+        self.mend = Some(plain(&mend.into()));
         self
     }
 
@@ -167,6 +168,22 @@ impl Finding {
         self.severity = severity;
         self
     }
+}
+
+/// Much of what is said was written by a server that may be anybody: it is shown on one line, at a bounded length, and
+/// without characters that move a terminal's cursor or turn the direction of what follows.
+fn plain(text: &str) -> String {
+    const MOST: usize = 700;
+    let hidden = |character: char| {
+        character.is_control()
+            || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    let mut plain: String =
+        text.chars().take(MOST).map(|character| if hidden(character) { '?' } else { character }).collect();
+    if text.chars().nth(MOST).is_some() {
+        plain.push_str("...");
+    }
+    plain
 }
 
 /// All that was found, in the order of the ways and of the catalogue.
@@ -204,5 +221,21 @@ impl Report {
     pub fn worst(&self) -> Option<Severity> {
         let failures = self.findings.iter().filter(|finding| finding.verdict == Verdict::Fail);
         failures.map(|finding| finding.severity).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalogue::apiserver::ISSUER;
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_server_writes_is_shown_on_one_line(evidence: String, subject in "[\\x00-\\x7f\u{202e}]{0,2000}") {
+            let finding = ISSUER.fail(evidence).about(subject);
+            let shown = [finding.evidence, finding.subject.unwrap_or_default()].concat();
+            proptest::prop_assert!(shown.chars().count() < 1500);
+            let hidden = shown.contains(|c: char| c.is_control() || c == '\u{202e}');
+            proptest::prop_assert!(!hidden);
+        }
     }
 }

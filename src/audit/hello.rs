@@ -8,6 +8,9 @@ pub const TLS_1_1: u16 = 0x0302;
 /// TLS 1.2.
 pub const TLS_1_2: u16 = 0x0303;
 
+/// `protocol_version`, the alert of a server that speaks newer versions only (RFC 5246, section 7.2.2).
+pub const PROTOCOL_VERSION: u8 = 70;
+
 /// Suites that can be broken or protect nothing: NULL, EXPORT, anonymous, RC4, DES, 3DES. IANA's numbers and names.
 pub const BROKEN: &[(u16, &str)] = &[
     (0x0001, "TLS_RSA_WITH_NULL_MD5"),

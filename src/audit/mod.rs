@@ -26,7 +26,7 @@ use crate::check::AskDaemon;
 use crate::config::{AuditArgs, VERSION};
 use finding::{Finding, Report};
 
-/// Looks at everything and judges it. Ends within half a minute, whatever hangs.
+/// Looks at everything and judges it. Ends within three quarters of a minute, whatever hangs.
 pub async fn run(args: &AuditArgs, ask: AskDaemon) -> Report {
     let seen = collect::collect(args, ask).await;
     let mut findings: Vec<Finding> =
@@ -38,7 +38,7 @@ pub async fn run(args: &AuditArgs, ask: AskDaemon) -> Report {
     let (subjects, public) = &seen.trusted;
     findings.push(apiserver::trusted(subjects, public.as_deref()));
     let opaque = seen.token.as_deref().map(|token| token::claims(token).is_none());
-    findings.push(requests::static_tokens(&seen.control.flags, opaque));
+    findings.push(requests::static_tokens(&seen.control, opaque));
     findings.extend(token::findings(seen.token.as_deref(), seen.now));
     findings.extend(control::findings(&seen.control));
     findings.extend(kubelet::findings(&seen.kubelet, seen.now));

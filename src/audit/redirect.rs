@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::catalogue::redirect::{
     ANSWER, CLAIMS, LISTENERS, NONLOCAL, ROUTE_LOCALNET, RP_FILTER, SOCKETS, TABLES,
 };
-use super::control::Served;
+use super::control::{Served, few};
 use super::finding::{Check, Finding};
 use crate::check::finding as doctor;
 use crate::check::settings::Settings;
@@ -26,6 +26,8 @@ pub struct Redirect {
     pub guarded: bool,
     /// How the kernel is set.
     pub settings: Settings,
+    /// The effective `rp_filter` of each interface but loopback.
+    pub rp_filter: Option<Vec<(String, i64)>>,
     /// `net.ipv4.ip_nonlocal_bind` and that of IPv6, as far as they can be read.
     pub nonlocal: Vec<(&'static str, Option<bool>)>,
     /// Sockets that listen on one of the virtual IPs, with the process, if that is known; or why that cannot be seen.
@@ -41,6 +43,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// The process.
     pub pid: Option<u64>,
+    /// The same in the pid namespace of its own, which is how a daemon in a Pod knows itself.
+    pub inner: Option<u64>,
 }
 
 const NO_VIP: &str = "no virtual IP is known";
@@ -54,7 +58,7 @@ pub fn findings(seen: &Redirect) -> Vec<Finding> {
     all.push(listeners(seen));
     all.push(claims(seen));
     all.push(nonlocal(seen));
-    all.push(rp_filter(&seen.settings));
+    all.push(rp_filter(seen));
     all.push(route_localnet(seen));
     all
 }
@@ -126,7 +130,9 @@ fn listeners(seen: &Redirect) -> Finding {
         return local;
     }
     let forwards = seen.status.as_ref().is_some_and(|status| status["dataplane"]["in_use"] == "forwarder");
-    if forwards && listeners.iter().any(|listener| listener.pid.is_none()) {
+    let may_be =
+        |listener: &Listener| listener.pid.is_none() || (listener.pid != daemon && listener.inner == daemon);
+    if forwards && listeners.iter().any(may_be) {
         let why = "somebody listens, which may be the daemon or not";
         return LISTENERS.unknown(why, "run apivip audit as root in the host's pid namespace, or ss -ltnp");
     }
@@ -166,7 +172,7 @@ fn claims(seen: &Redirect) -> Finding {
     let claiming: Vec<&str> = services.iter().filter(claims).map(|service| service.name.as_str()).collect();
     match claiming.as_slice() {
         [] => CLAIMS.pass(format!("none of {} Services", services.len())),
-        some => CLAIMS.fail(format!("Service {} claims it", some.join(", "))),
+        some => CLAIMS.fail(format!("Service {} claims it", few(some))),
     }
 }
 
@@ -176,18 +182,21 @@ fn nonlocal(seen: &Redirect) -> Finding {
     if !on.is_empty() {
         return NONLOCAL.fail(format!("{} is on", on.join(", ")));
     }
-    match seen.nonlocal.iter().any(|(_, value)| value.is_some()) {
+    match seen.nonlocal.first().is_some_and(|(_, value)| value.is_some()) {
         true => NONLOCAL.pass("off: a Pod of the host's network cannot bind the virtual IP either"),
         false => NONLOCAL.unknown("net.ipv4.ip_nonlocal_bind cannot be read", "mount /proc/sys"),
     }
 }
 
-fn rp_filter(settings: &Settings) -> Finding {
-    match &settings.rp_filter {
-        None => RP_FILTER.unknown("net.ipv4.conf.*.rp_filter cannot be read", "mount /proc/sys"),
-        Some((0, _)) => RP_FILTER.fail("off on every interface"),
-        Some((1, place)) => RP_FILTER.pass(format!("strict on {place}")),
-        Some((_, place)) => RP_FILTER.pass(format!("loose on {place}")),
+fn rp_filter(seen: &Redirect) -> Finding {
+    let Some(all) = seen.rp_filter.as_ref().filter(|all| !all.is_empty()) else {
+        return RP_FILTER.unknown("net.ipv4.conf.*.rp_filter cannot be read", "mount /proc/sys");
+    };
+    let off: Vec<&str> = all.iter().filter(|(_, value)| *value == 0).map(|(name, _)| name.as_str()).collect();
+    match off.len() {
+        0 => RP_FILTER.pass(format!("on for all {} interfaces", all.len())),
+        count if count == all.len() => RP_FILTER.fail("off on every interface"),
+        _ => RP_FILTER.fail(format!("off on {}", few(&off))),
     }
 }
 

@@ -7,6 +7,7 @@ use super::catalogue::apiserver::FOREIGN;
 use super::catalogue::requests::{
     ANONYMOUS_DISCOVERY, ANONYMOUS_OBJECTS, BASIC, CREDENTIALS, DAMAGED_TOKEN, PLAIN_HTTP, STATIC_TOKENS,
 };
+use super::control::Control;
 use super::finding::{Finding, Severity};
 use super::who::Who;
 
@@ -31,8 +32,8 @@ pub type Asked<T> = Result<T, String>;
 pub struct Door {
     /// Where it was asked.
     pub address: SocketAddr,
-    /// The status of each path that was asked without credentials.
-    pub open: Asked<Vec<(&'static str, u16)>>,
+    /// The status of each path that was asked without credentials, up to the first that was not answered.
+    pub open: Vec<(&'static str, Asked<u16>)>,
     /// For whom a client with a certificate of a foreign CA is taken.
     pub foreign: Asked<Who>,
     /// For whom a token with a wrong signature is taken.
@@ -81,26 +82,32 @@ fn foreign(foreign: &Asked<Who>) -> Finding {
 }
 
 fn anonymous(door: &Door) -> [Finding; 2] {
-    let open = match &door.open {
-        Ok(open) => open,
-        Err(error) => {
-            return [&ANONYMOUS_DISCOVERY, &ANONYMOUS_OBJECTS]
-                .map(|check| check.unknown(error.as_str(), REACH));
-        }
-    };
-    let readable = |paths: &[&'static str]| -> Vec<&'static str> {
-        let served = open.iter().filter(|(path, status)| paths.contains(path) && *status == 200);
+    let read = |paths: &[&'static str]| -> Vec<&'static str> {
+        let served = door.open.iter().filter(|(path, status)| paths.contains(path) && *status == Ok(200));
         served.map(|(path, _)| path.split('?').next().unwrap_or(path)).collect()
     };
-    let public = readable(&PUBLIC);
-    let public = if public.is_empty() { "nothing".to_owned() } else { public.join(", ") };
-    let discovery = match readable(&DISCOVERY).as_slice() {
-        [] => ANONYMOUS_DISCOVERY.pass(format!("they read {public}, no discovery")),
-        read => ANONYMOUS_DISCOVERY.fail(format!("they read {public}, and {}", read.join(", "))),
+    // What is neither served nor refused is not known.
+    let doubt = |paths: &[&'static str]| -> Option<String> {
+        paths.iter().find_map(|wanted| {
+            match door.open.iter().find(|(path, _)| path == wanted).map(|(_, status)| status) {
+                Some(Ok(200 | 401 | 403 | 404)) => None,
+                Some(Ok(other)) => Some(format!("{wanted} is answered with {other}")),
+                Some(Err(error)) => Some(error.clone()),
+                None => Some(format!("{wanted} was not asked for")),
+            }
+        })
     };
-    let objects = match readable(&OBJECTS).as_slice() {
-        [] => ANONYMOUS_OBJECTS.pass("they read no Namespaces, Nodes, Pods, ConfigMaps or Secrets"),
-        read => ANONYMOUS_OBJECTS.fail(format!("they read {}", read.join(", "))),
+    let public = read(&PUBLIC);
+    let public = if public.is_empty() { "nothing".to_owned() } else { public.join(", ") };
+    let discovery = match (read(&DISCOVERY).as_slice(), doubt(&DISCOVERY)) {
+        ([], None) => ANONYMOUS_DISCOVERY.pass(format!("they read {public}, no discovery")),
+        ([], Some(doubt)) => ANONYMOUS_DISCOVERY.unknown(doubt, REACH),
+        (read, _) => ANONYMOUS_DISCOVERY.fail(format!("they read {public}, and {}", read.join(", "))),
+    };
+    let objects = match (read(&OBJECTS).as_slice(), doubt(&OBJECTS)) {
+        ([], None) => ANONYMOUS_OBJECTS.pass("they read no Namespaces, Nodes, Pods, ConfigMaps or Secrets"),
+        ([], Some(doubt)) => ANONYMOUS_OBJECTS.unknown(doubt, REACH),
+        (read, _) => ANONYMOUS_OBJECTS.fail(format!("they read {}", read.join(", "))),
     };
     [discovery, objects]
 }
@@ -131,7 +138,17 @@ fn plain(ports: &[(u16, Result<Plain, Unanswered>)]) -> Finding {
             Reason::Tls | Reason::Broken => format!("{port} speaks no HTTP"),
         },
     };
-    PLAIN_HTTP.pass(ports.iter().map(said).collect::<Vec<_>>().join(", "))
+    let all = ports.iter().map(said).collect::<Vec<_>>().join(", ");
+    let silent = |(_, answer): &(u16, Result<Plain, Unanswered>)| {
+        answer.as_ref().is_err_and(|unanswered| unanswered.reason == Reason::Silent)
+    };
+    if ports.is_empty() || ports.iter().any(silent) {
+        return PLAIN_HTTP.unknown(
+            format!("{all}: a packet filter may keep this node alone away"),
+            "run apivip audit on the apiserver's own node",
+        );
+    }
+    PLAIN_HTTP.pass(all)
 }
 
 fn own(own: Option<&Asked<Who>>) -> Finding {
@@ -160,9 +177,9 @@ fn damaged(damaged: &Asked<Who>) -> Finding {
     }
 }
 
-/// Tokens from a file: `flags` are what each apiserver that can be seen was started with, and where that stands; `opaque`
-/// is whether this node's own token is one that no apiserver signed.
-pub fn static_tokens(flags: &[(String, super::flags::Flags)], opaque: Option<bool>) -> Finding {
+/// Tokens from a file. `opaque` is whether this node's own token is one that no apiserver signed.
+pub fn static_tokens(control: &Control, opaque: Option<bool>) -> Finding {
+    let flags = control.flags.as_slice();
     let given = flags.iter().find_map(|(place, flags)| Some((place, flags.get("token-auth-file")?)));
     match (given, flags, opaque) {
         (Some((place, file)), _, _) => STATIC_TOKENS.fail(format!("{place}: --token-auth-file={file}")),
@@ -171,7 +188,9 @@ pub fn static_tokens(flags: &[(String, super::flags::Flags)], opaque: Option<boo
             "no kube-apiserver's flags can be read",
             "on a node of the control plane --apiserver-manifest or --host-proc; elsewhere the right to list Pods in kube-system",
         ),
-        (None, [(place, _), ..], _) => STATIC_TOKENS.pass(format!("{place}: no --token-auth-file")),
+        (None, [(place, _), ..], _) => {
+            control.complete(&STATIC_TOKENS, format!("{place}: no --token-auth-file"))
+        }
     }
 }
 

@@ -93,13 +93,13 @@ pub fn findings(token: Option<&str>, now: i64) -> [Finding; 3] {
 
 fn lifetime(claims: &Claims, now: i64) -> Finding {
     let Some(end) = claims.end else { return TOKEN_LIFETIME.fail("it never ends") };
-    let left = end - now;
+    let left = end.saturating_sub(now);
     if left < 0 {
         return TOKEN_LIFETIME.fail(format!("it ended {} ago", duration(left.unsigned_abs()))).mended_by(
             "see why the kubelet does not renew it: kubectl describe pod; or correct this node's clock",
         );
     }
-    let whole = end - claims.issued.unwrap_or(now);
+    let whole = end.saturating_sub(claims.issued.unwrap_or(now));
     let text = format!("it ends in {}", duration(left.unsigned_abs()));
     if whole <= LONG {
         return TOKEN_LIFETIME.pass(text);
@@ -107,7 +107,7 @@ fn lifetime(claims: &Claims, now: i64) -> Finding {
     let long = format!("{text}, and was made for {}", duration(whole.unsigned_abs()));
     match claims.renew {
         Some(renew) => TOKEN_LIFETIME
-            .fail(format!("{long}: the apiserver extended one that was to be renewed after {}", duration((renew - claims.issued.unwrap_or(renew)).unsigned_abs())))
+            .fail(format!("{long}: the apiserver extended one that was to be renewed after {}", duration(renew.saturating_sub(claims.issued.unwrap_or(renew)).unsigned_abs())))
             .of(super::finding::Severity::Low)
             .mended_by("--service-account-extend-token-expiration=false of kube-apiserver, once every client reads its token again"),
         None => TOKEN_LIFETIME.fail(long),

@@ -22,8 +22,9 @@ pub const NODES: Check = proxy(
     "proxy-nodes",
     "who may use nodes/proxy",
     "nodes/proxy is the whole API of every kubelet: with get alone one may read all logs, and, over a WebSocket, run \
-     commands in every container, unseen by admission control and by the audit log of exec. The connection is plain HTTP \
-     unless the path says https:, and then its certificate is not verified.",
+     commands in every container, unseen by admission control and by the audit log of exec. To the kubelet's port the \
+     apiserver speaks HTTPS, verified if kubelet-verified passes; to any other port of the node plain HTTP, or HTTPS \
+     without verification if the path says https:.",
 );
 
 /// `proxy-pods`.
@@ -31,7 +32,7 @@ pub const PODS: Check = proxy(
     "proxy-pods",
     "who may use pods/proxy",
     "The proxy leads from the apiserver to any port of any Pod, past NetworkPolicies that trust the control plane. It \
-     speaks plain HTTP unless the path says https:, and then verifies neither certificate nor passes credentials.",
+     speaks plain HTTP unless the path says https:, and even then it does not verify the certificate.",
 );
 
 /// `proxy-services`.
@@ -39,7 +40,7 @@ pub const SERVICES: Check = proxy(
     "proxy-services",
     "who may use services/proxy",
     "The proxy leads from the apiserver to any Service, past NetworkPolicies that trust the control plane. It speaks plain \
-     HTTP unless the path says https:, and then verifies neither certificate nor passes credentials.",
+     HTTP unless the path says https:, and even then it does not verify the certificate.",
 );
 
 /// `proxy-https-services`.

@@ -81,7 +81,12 @@ pub(super) async fn door(face: &Face, asking: &Asking<'_>, virtual_ip: bool) -> 
     let (plain, secured) = tokio::join!(plain, secured);
     let none = |error: String| Door {
         address: face.address,
-        open: Err(error.clone()),
+        open: PUBLIC
+            .into_iter()
+            .chain(DISCOVERY)
+            .chain(OBJECTS)
+            .map(|path| (path, Err(error.clone())))
+            .collect(),
         foreign: Err(error.clone()),
         damaged: Err(error.clone()),
         own: asking.credentials.is_ok().then(|| Err(error.clone())),
@@ -103,24 +108,34 @@ async fn secured(
     let nameless = Who::of(&get(&anonymous, NOWHERE).await.map_err(|unanswered| unanswered.text)?);
     let mut open = Vec::new();
     for path in PUBLIC.into_iter().chain(DISCOVERY).chain(OBJECTS) {
-        open.push((path, status(&anonymous, path).await.map_err(|unanswered| unanswered.text)?));
+        let asked = status(&anonymous, path).await.map_err(|unanswered| unanswered.text);
+        let is_end = asked.is_err();
+        open.push((path, asked));
+        if is_end {
+            break;
+        }
     }
+    // Where requests without credentials are allowed everything, such an answer tells nothing of those with them.
+    let who = |answer: &Answer| match Who::of(answer) {
+        Who::Allowed if nameless == Who::Allowed => Who::Unclear(answer.status),
+        who => who,
+    };
     let foreign = match stranger(&trust) {
         Ok(config) => match get(&with(config), NOWHERE).await {
-            Ok(answer) => Ok(Who::of(&answer)),
+            Ok(answer) => Ok(who(&answer)),
             // What differs from the request that was answered is the certificate: the handshake refused it.
-            Err(Unanswered { reason: Reason::Tls | Reason::Broken, .. }) => Ok(Who::Nobody),
+            Err(Unanswered { reason: Reason::Tls, .. }) => Ok(Who::Nobody),
             Err(unanswered) => Err(unanswered.text),
         },
         Err(error) => Err(error),
     };
     let token = asking.credentials.as_ref().ok().and_then(|credentials| credentials.token());
     let damaged = token.map_or_else(token::made_up, token::damaged);
-    let damaged = shown(&anonymous, &format!("Bearer {damaged}")).await.map(|answer| Who::of(&answer));
+    let damaged = shown(&anonymous, &format!("Bearer {damaged}")).await.map(|answer| who(&answer));
     let basic = shown(&anonymous, "Basic YXBpdmlwLWF1ZGl0OmFwaXZpcC1hdWRpdA==").await.map(|answer| {
         let asks = answer.headers.get_all(WWW_AUTHENTICATE).iter();
         let asks = asks.filter_map(|value| value.to_str().ok()).any(|value| value.starts_with("Basic"));
-        let who = Who::of(&answer);
+        let who = who(&answer);
         asks || (matches!(who, Who::User(_) | Who::Allowed) && who != nameless)
     });
     let own = match &asking.credentials {
@@ -132,10 +147,10 @@ async fn secured(
                 ..Question::default()
             };
             let answer = ask(&with(credentials.tls.clone()), question).await;
-            Some(answer.map(|answer| Who::of(&answer)).map_err(|unanswered| unanswered.text))
+            Some(answer.map(|answer| who(&answer)).map_err(|unanswered| unanswered.text))
         }
     };
-    Ok(Door { address, open: Ok(open), foreign, damaged, own, basic, plain: Vec::new() })
+    Ok(Door { address, open, foreign, damaged, own, basic, plain: Vec::new() })
 }
 
 async fn shown(server: &Server, authorization: &str) -> Asked<Answer> {

@@ -15,14 +15,23 @@ const PROGRAM: &str = "kube-apiserver";
 /// More than any manifest of one Pod, in bytes.
 const MANIFEST_BYTES: u64 = 1 << 20;
 
-/// From this host: each with where it stands.
-pub(super) fn local(args: &AuditArgs) -> Vec<(String, Flags)> {
-    let mut all = Vec::new();
+/// What this host tells.
+#[derive(Default)]
+pub(super) struct Local {
+    /// Each with where it stands.
+    pub found: Vec<(String, Flags)>,
+    /// The first is from the manifest.
+    pub is_by_manifest: bool,
+}
+
+/// From this host.
+pub(super) fn local(args: &AuditArgs) -> Local {
     let place = args.apiserver_manifest.display().to_string();
-    all.extend(manifest(&args.apiserver_manifest).and_then(|pod| of_pod(&pod)).map(|flags| (place, flags)));
+    let manifest = manifest(&args.apiserver_manifest).and_then(|pod| of_pod(&pod));
+    let is_by_manifest = manifest.is_some();
     let running = command_lines(&args.host_proc, PROGRAM).unwrap_or_default();
-    all.extend(running.iter().map(|line| (format!("process {PROGRAM}"), Flags::read(line))));
-    all
+    let running = running.iter().map(|line| (format!("process {PROGRAM}"), Flags::read(line)));
+    Local { found: manifest.map(|flags| (place, flags)).into_iter().chain(running).collect(), is_by_manifest }
 }
 
 /// From mirror Pods.

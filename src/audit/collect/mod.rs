@@ -81,10 +81,13 @@ pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
     let doors = faces.iter().map(|face| address::door(face, &asking, vips.contains(&face.address)));
     let shown = asking.credentials.clone().ok();
     let (doors, mut control, kubelet) =
-        tokio::join!(join_all(doors), control(&faces, &asking), kubelet::look(args, shown, &roots),);
+        tokio::join!(join_all(doors), control(&faces, vips, &asking), kubelet::look(args, shown, &roots),);
     // What this host has is the nearest, and comes first.
-    control.flags.splice(0..0, flags.unwrap_or_default());
-    control.master = credentials.as_ref().is_ok_and(is_master);
+    let flags = flags.unwrap_or_default();
+    // A static Pod's file is root's alone; a process may call itself by any name.
+    let alone = faces.len() <= vips.len() + 1 && flags.is_by_manifest;
+    control.all_flags |= alone;
+    control.flags.splice(0..0, flags.found);
     local_agents(args, &mut control).await;
 
     let (listening, proc) = (look.here.vips.clone(), args.host_proc.clone());
@@ -103,6 +106,7 @@ pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
             doctor: doctored,
             guarded: neighbours::has_iptables_proxy(&look.traces),
             settings: look.settings,
+            rp_filter: node::rp_filter(),
             nonlocal: node::nonlocal(),
             listeners,
             services: control.services.clone(),
@@ -128,7 +132,7 @@ async fn credentials(access: Result<&Access, &String>) -> Result<Credentials, St
 }
 
 /// Asks the first apiserver that can be verified: one of them is enough for what they share.
-async fn control(faces: &[Face], asking: &Asking<'_>) -> Control {
+async fn control(faces: &[Face], vips: &BTreeSet<SocketAddr>, asking: &Asking<'_>) -> Control {
     let Ok(credentials) = &asking.credentials else { return Control::default() };
     let verified = faces.iter().rev().find_map(|face| {
         let name = address::verifiable(face, asking).ok()?;
@@ -139,16 +143,19 @@ async fn control(faces: &[Face], asking: &Asking<'_>) -> Control {
     let asked = async {
         tokio::join!(
             api.nonsense(),
+            api.nonsense_of_everybody(),
             api.proxies(),
             api.services(),
             api.pods("component", "kube-apiserver"),
             api.pods("k8s-app", "konnectivity-agent"),
         )
     };
-    let Ok((nonsense, proxies, services, apiservers, agents)) = timeout(REVIEWS, asked).await else {
+    let Ok((nonsense, everybody, proxies, services, apiservers, agents)) = timeout(REVIEWS, asked).await
+    else {
         let late = format!("the apiserver did not answer all within {:.0} s", REVIEWS.as_secs_f32());
         return Control {
             nonsense: Some(Err(late.clone())),
+            proxies: reviews::none(&late),
             services: Some(Err(late.clone())),
             agents: Some(Err(late)),
             ..Control::default()
@@ -157,13 +164,17 @@ async fn control(faces: &[Face], asking: &Asking<'_>) -> Control {
     let name = |pod: &serde_json::Value| {
         format!("Pod kube-system/{}", pod["metadata"]["name"].as_str().unwrap_or_default())
     };
+    let running = |pod: &&serde_json::Value| pod["status"]["phase"] == "Running";
+    let flags = apiservers.map(|pods| flags::mirrored(&pods)).unwrap_or_default();
+    let known = faces.iter().filter(|face| !vips.contains(&face.address)).count();
     Control {
-        flags: apiservers.map(|pods| flags::mirrored(&pods)).unwrap_or_default(),
+        all_flags: !flags.is_empty() && flags.len() >= known,
+        flags,
         nonsense: Some(nonsense),
-        master: false,
+        everybody: Some(everybody),
         proxies,
         services: Some(services),
-        agents: Some(agents.map(|pods| pods.iter().map(name).collect())),
+        agents: Some(agents.map(|pods| pods.iter().filter(running).map(name).collect())),
     }
 }
 
@@ -179,14 +190,4 @@ async fn local_agents(args: &AuditArgs, control: &mut Control) {
             other => *other = Some(Ok(vec![here])),
         }
     }
-}
-
-/// Whether the client certificate is one of an administrator beyond RBAC.
-fn is_master(credentials: &Credentials) -> bool {
-    use x509_parser::prelude::{FromDer, X509Certificate};
-    let Some(der) = &credentials.certificate else { return false };
-    X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
-        let mut groups = certificate.subject().iter_organization();
-        groups.any(|group| group.as_str() == Ok("system:masters"))
-    })
 }

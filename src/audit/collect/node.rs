@@ -46,6 +46,23 @@ pub(super) fn nonlocal() -> Vec<(&'static str, Option<bool>)> {
     ]
 }
 
+/// The effective value of each interface: of `all` and its own the higher (`ip-sysctl`).
+pub(super) fn rp_filter() -> Option<Vec<(String, i64)>> {
+    const INTERFACES: &str = "/proc/sys/net/ipv4/conf";
+    let value = |name: &str| -> Option<i64> {
+        fs::read_to_string(format!("{INTERFACES}/{name}/rp_filter")).ok()?.trim().parse().ok()
+    };
+    let all = value("all")?;
+    let names = fs::read_dir(INTERFACES).ok()?.flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut found: Vec<(String, i64)> = names
+        .filter(|name| !matches!(name.as_str(), "all" | "default" | "lo"))
+        .filter_map(|name| Some((name.clone(), value(&name)?.max(all))))
+        .collect();
+    found.sort();
+    Some(found)
+}
+
 /// Who listens on one of `vips`, in this network namespace. Processes are looked up in `proc`.
 ///
 /// # Errors
@@ -61,7 +78,11 @@ pub(super) fn listeners(vips: &BTreeSet<SocketAddr>, proc: &Path) -> Result<Vec<
         }
     }
     let found = found.into_iter().filter(|(address, _)| vips.contains(address));
-    Ok(found.map(|(address, inode)| Listener { address, pid: owner(proc, inode) }).collect())
+    let listener = |(address, inode)| {
+        let pid = owner(proc, inode);
+        Listener { address, pid, inner: pid.and_then(|pid| inner(proc, pid)) }
+    };
+    Ok(found.map(listener).collect())
 }
 
 /// A line of `/proc/net/tcp`: the address as the hexadecimal numbers that its words are to this machine.
@@ -86,6 +107,12 @@ fn listening(line: &str) -> Option<(SocketAddr, u64)> {
     };
     let port = u16::from_str_radix(port, 16).ok()?;
     Some((SocketAddr::new(ip.to_canonical(), port), fields.get(9)?.parse().ok()?))
+}
+
+/// A process's number in its own pid namespace: the last of `NSpid`.
+fn inner(proc: &Path, pid: u64) -> Option<u64> {
+    let status = fs::read_to_string(proc.join(pid.to_string()).join("status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().last()?.parse().ok()
 }
 
 /// The process that holds a socket.
@@ -133,6 +160,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let found = listeners(&BTreeSet::from([address]), Path::new("/proc")).unwrap();
-        assert_eq!(found, [Listener { address, pid: Some(u64::from(std::process::id())) }]);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].address, found[0].pid), (address, Some(u64::from(std::process::id()))));
+        assert!(found[0].inner.is_some());
     }
 }

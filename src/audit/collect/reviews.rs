@@ -64,8 +64,14 @@ impl<'a> Api<'a> {
 
     /// Whether the caller may do something that does not exist.
     pub(super) async fn nonsense(&self) -> Reviewed {
-        let what = json!({"verb": "apivip-audit", "group": "apivip-audit.invalid", "resource": "nothings"});
-        self.review(SELF, json!({"resourceAttributes": what})).await
+        self.review(SELF, json!({"resourceAttributes": nonsense()})).await
+    }
+
+    /// Whether everybody with credentials may.
+    pub(super) async fn nonsense_of_everybody(&self) -> Reviewed {
+        let (user, groups) = EVERYBODY;
+        let spec = json!({"resourceAttributes": nonsense(), "user": user, "groups": groups});
+        self.review(OTHERS, spec).await
     }
 
     /// Rights to the three proxies: `get` and `create` are what most requests are.
@@ -118,11 +124,24 @@ impl<'a> Api<'a> {
     }
 }
 
+/// No review came of any.
+pub(super) fn none(why: &str) -> Vec<(&'static str, Subject, Reviewed)> {
+    let each = ["nodes", "pods", "services"].into_iter();
+    each.flat_map(|what| Subject::ALL.map(|whom| (what, whom, Err(why.to_owned())))).collect()
+}
+
+const EVERYBODY: (&str, &[&str]) = ("apivip-audit-nobody", &["system:authenticated"]);
+
+/// Something that does not exist, and that no rule but one for everything allows.
+fn nonsense() -> Value {
+    json!({"verb": "apivip-audit", "group": "apivip-audit.invalid", "resource": "nothings"})
+}
+
 /// As an apiserver would know them; the caller asks for itself.
 fn who(subject: Subject) -> Option<(&'static str, &'static [&'static str])> {
     match subject {
         Subject::Anonymous => Some(("system:anonymous", &["system:unauthenticated"])),
-        Subject::Authenticated => Some(("apivip-audit-nobody", &["system:authenticated"])),
+        Subject::Authenticated => Some(EVERYBODY),
         Subject::ServiceAccounts => Some((
             "system:serviceaccount:apivip-audit:nobody",
             &["system:serviceaccounts", "system:serviceaccounts:apivip-audit", "system:authenticated"],

@@ -22,8 +22,9 @@ fn good() -> Control {
     let each = each.flat_map(|what| Subject::ALL.map(|whom| (what, whom, review(false, ""))));
     Control {
         flags: flags(GOOD),
+        all_flags: true,
         nonsense: Some(review(false, "")),
-        master: false,
+        everybody: Some(review(false, "")),
         proxies: each.collect(),
         services: Some(Ok(vec![served("default/kubernetes", true)])),
         agents: Some(Ok(vec!["Pod kube-system/konnectivity-agent-x".to_owned()])),
@@ -52,6 +53,7 @@ fn nothing_is_guessed() {
     let refused = Control {
         flags: Vec::new(),
         nonsense: Some(no()),
+        everybody: Some(no()),
         proxies: good().proxies.into_iter().map(|(what, whom, _)| (what, whom, no())).collect(),
         services: Some(Err("forbidden".to_owned())),
         agents: Some(Err("forbidden".to_owned())),
@@ -68,16 +70,28 @@ fn authorization_is_known_by_flags_or_by_who_allows() {
     assert_eq!(of(&with("--authorization-mode=AlwaysAllow,RBAC"), "authorization-mode"), Fail);
     assert_eq!(of(&with("--secure-port=1"), "authorization-mode"), Fail);
     assert_eq!(of(&with("--authorization-config=/x"), "authorization-mode"), Pass);
-    let by = |reason: &str, master| Control {
+    let by = |reason: &str, everybody| Control {
         flags: Vec::new(),
         nonsense: Some(review(true, reason)),
-        master,
+        everybody,
         ..good()
     };
-    assert_eq!(of(&by("RBAC: allowed by ClusterRoleBinding \"x\"", false), "authorization-mode"), Pass);
-    assert_eq!(of(&by("", false), "authorization-mode"), Fail);
-    assert_eq!(of(&by("", true), "authorization-mode"), Unknown);
-    assert_eq!(of(&Control { flags: flags(GOOD), ..by("", false) }, "authorization-mode"), Pass);
+    assert_eq!(of(&by("RBAC: allowed by ClusterRoleBinding \"x\"", None), "authorization-mode"), Pass);
+    assert_eq!(of(&by("", Some(review(true, ""))), "authorization-mode"), Fail);
+    assert_eq!(of(&by("", Some(review(true, "RBAC: x"))), "authorization-mode"), Fail);
+    assert_eq!(of(&by("", Some(review(false, ""))), "authorization-mode"), Pass);
+    assert_eq!(of(&by("", None), "authorization-mode"), Unknown);
+    assert_eq!(of(&Control { flags: flags(GOOD), ..by("", None) }, "authorization-mode"), Pass);
+}
+
+#[test]
+fn some_flags_prove_a_failure_and_no_pass() {
+    let some = Control { all_flags: false, ..good() };
+    for id in ["kubelet-verified", "tunnel-ssh", "tunnel-konnectivity"] {
+        assert_eq!(of(&some, id), Unknown, "{id}");
+    }
+    let bad = Control { flags: flags("--authorization-mode=RBAC --ssh-user=core"), ..some };
+    assert_eq!((of(&bad, "kubelet-verified"), of(&bad, "tunnel-ssh")), (Fail, Fail));
 }
 
 #[test]

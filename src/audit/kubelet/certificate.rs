@@ -1,14 +1,11 @@
 //! Verdicts on a kubelet's serving certificate and on its TLS. Pure.
 
 use super::Seen;
-use crate::audit::apiserver::expiry;
+use crate::audit::apiserver::{expiry, version};
 use crate::audit::catalogue::kubelet::{EXPIRY, ISSUER, NAMES, ROTATION, VERSION};
 use crate::audit::certificate::Shown;
 use crate::audit::finding::Finding;
-use crate::audit::hello::{Reply, TLS_1_1, version_name};
 
-/// `protocol_version` (RFC 5246, section 7.2): it does not speak so old a version.
-const PROTOCOL_VERSION: u8 = 70;
 const REACH: &str = "see whether the kubelet runs and answers: journalctl -u kubelet";
 const APPROVE: &str = "approve the kubelet's request: kubectl get csr, kubectl certificate approve NAME";
 const GIVE_CA: &str = "--kubeconfig FILE, as for apivip run: it holds the cluster's CA";
@@ -23,7 +20,7 @@ pub(super) fn findings(seen: &Seen, now: i64) -> Vec<Finding> {
             [&ISSUER, &NAMES, &EXPIRY].map(|check| check.unknown(why.as_str(), needed)).to_vec()
         }
     };
-    all.extend([rotation(seen), version(seen)]);
+    all.extend([rotation(seen), version(&VERSION, &seen.old, &seen.shown)]);
     all
 }
 
@@ -119,19 +116,5 @@ fn rotation(seen: &Seen) -> Finding {
                 |set: &super::configuration::Configuration| format!("serverTLSBootstrap: {}", set.bootstrap);
             ROTATION.unknown(seen.configuration.why(said), lack.needed.as_str())
         }
-    }
-}
-
-/// A refusal counts only from somebody who speaks newer TLS, or says that this one is too old.
-fn version(seen: &Seen) -> Finding {
-    match (&seen.old, &seen.shown) {
-        (Ok(Some(Reply::Chosen { version, .. })), _) if *version <= TLS_1_1 => {
-            VERSION.fail(format!("it takes {}", version_name(*version)))
-        }
-        (Ok(Some(Reply::Alert(PROTOCOL_VERSION))), _) | (Ok(_), Ok(_)) => {
-            VERSION.pass("it refuses TLS 1.1 and older")
-        }
-        (Ok(_), Err(error)) => VERSION.unknown(format!("it takes neither old nor new TLS: {error}"), REACH),
-        (Err(error), _) => VERSION.unknown(error.as_str(), REACH),
     }
 }

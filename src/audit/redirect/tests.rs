@@ -16,11 +16,8 @@ fn good() -> Redirect {
         status: Some(json!({"pid": 7, "selftests": [test]})),
         doctor: ["nat-order", "socket-translation", "vip-bound"].map(|id| asked(id).ok("ok")).to_vec(),
         guarded: false,
-        settings: Settings {
-            rp_filter: Some((2, "eth0".to_owned())),
-            route_localnet: Some(Vec::new()),
-            ..Settings::default()
-        },
+        rp_filter: Some(vec![("eth0".to_owned(), 2)]),
+        settings: Settings { route_localnet: Some(Vec::new()), ..Settings::default() },
         nonlocal: vec![("net.ipv4.ip_nonlocal_bind", Some(false))],
         listeners: Some(Ok(Vec::new())),
         services: Some(Ok(vec![claiming(&["192.0.2.80"])])),
@@ -73,10 +70,14 @@ fn whoever_takes_the_virtual_ip_is_noticed() {
         assert_eq!(of(&Redirect { doctor, ..good() }, check), Fail);
     }
     let listens = |pid| {
-        let listener = Listener { address: "10.96.0.1:443".parse().unwrap(), pid };
+        let listener = Listener { address: "10.96.0.1:443".parse().unwrap(), pid, inner: Some(7) };
         of(&Redirect { listeners: Some(Ok(vec![listener])), ..good() }, "redirect-listeners")
     };
     assert_eq!((listens(Some(7)), listens(Some(8)), listens(None)), (Pass, Fail, Fail));
+    let listener = Listener { address: "10.96.0.1:443".parse().unwrap(), pid: Some(900), inner: Some(7) };
+    let forwarding = json!({"pid": 7, "dataplane": {"in_use": "forwarder"}, "selftests": []});
+    let seen = Redirect { listeners: Some(Ok(vec![listener])), status: Some(forwarding), ..good() };
+    assert_eq!(of(&seen, "redirect-listeners"), Unknown, "a daemon in a Pod, or somebody else");
     let routed = vec![asked("vip-bound").warning("a local route takes it", "remove it")];
     assert_eq!(of(&Redirect { doctor: routed, ..good() }, "redirect-listeners"), Fail);
     let claimed = Some(Ok(vec![claiming(&["10.96.0.1"])]));
@@ -85,11 +86,12 @@ fn whoever_takes_the_virtual_ip_is_noticed() {
 
 #[test]
 fn each_setting_is_noticed() {
-    let open = Redirect { nonlocal: vec![("x", None), ("net.ipv6.ip_nonlocal_bind", Some(true))], ..good() };
+    let open =
+        Redirect { nonlocal: vec![("x", Some(false)), ("net.ipv6.ip_nonlocal_bind", Some(true))], ..good() };
     assert_eq!(of(&open, "redirect-nonlocal-bind"), Fail);
     let with = |settings: Settings| Redirect { settings, ..good() };
-    let off = Settings { rp_filter: Some((0, String::new())), ..good().settings };
-    assert_eq!(of(&with(off), "redirect-rp-filter"), Fail);
+    let one = vec![("eth0".to_owned(), 1), ("eth1".to_owned(), 0)];
+    assert_eq!(of(&Redirect { rp_filter: Some(one), ..good() }, "redirect-rp-filter"), Fail);
     let local = with(Settings { route_localnet: Some(vec!["eth0".to_owned()]), ..good().settings });
     assert_eq!(of(&local, "redirect-route-localnet"), Fail);
     assert_eq!(of(&Redirect { guarded: true, ..local }, "redirect-route-localnet"), Pass);
