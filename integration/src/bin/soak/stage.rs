@@ -17,6 +17,9 @@ use integration::netns::Namespace;
 
 use crate::files::Rotated;
 
+/// Between two looks at the table, and how often it may differ from the last.
+const TABLE_PAUSE: Duration = Duration::from_millis(150);
+const TABLE_LOOKS: usize = 20;
 /// Apiservers of the lab.
 pub const APISERVERS: [u8; 3] = [1, 2, 3];
 /// Longest until a node has settled. It takes a second or two, and 15 s until the API is dialled again after an outage.
@@ -112,7 +115,10 @@ impl<'lab> Stage<'lab> {
 
     fn check(&mut self, used: &[SocketAddr], all: &BTreeSet<SocketAddr>) -> Result<()> {
         ensure!(!used.is_empty() && used.iter().all(|backend| all.contains(backend)), "in use: {used:?}");
-        let table = self.table();
+        let table = self.standing_table();
+        // Else the table is that of others: right after a start only those that were probed first are in use.
+        let now = backends_of(&self.daemon.status()?, self.vip);
+        ensure!(now == used, "in use: {now:?}, and {used:?} a moment ago");
         let known = self.tables.entry(used.to_vec()).or_insert_with(|| table.clone());
         ensure!(*known == table, "the table is\n{table}\ninstead of\n{known}");
         for (name, from) in self.clients() {
@@ -136,6 +142,20 @@ impl<'lab> Stage<'lab> {
     /// Who keeps connecting while something happens.
     pub fn clients(&self) -> [(&'static str, &'lab Namespace); 3] {
         [("pod-1", self.lab.pod(1)), ("pod-2", self.lab.pod(2)), ("host", self.lab.node())]
+    }
+
+    /// The table once it stands: the status tells of a decision a few milliseconds before the kernel has taken it.
+    fn standing_table(&self) -> String {
+        let mut table = self.table();
+        for _ in 0..TABLE_LOOKS {
+            thread::sleep(TABLE_PAUSE);
+            let later = self.table();
+            if later == table {
+                break;
+            }
+            table = later;
+        }
+        table
     }
 
     /// The lines of the table without what packets change, and without what ends the flows of those who are held down
