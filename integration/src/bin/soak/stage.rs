@@ -104,21 +104,24 @@ impl<'lab> Stage<'lab> {
             let now = self.daemon.status()?;
             let moved = backends_of(&now, vip) != used || now["generation"] != status["generation"];
             match outcome {
-                Err(_) if moved && Instant::now() < deadline => {}
-                outcome => {
-                    outcome.with_context(|| format!("{status:#}"))?;
-                    return self.note_descriptors();
+                Ok(true) => return self.note_descriptors(),
+                Ok(false) => {
+                    ensure!(Instant::now() < deadline, "other apiservers are in use at each look\n{status:#}")
                 }
+                Err(_) if moved && Instant::now() < deadline => {}
+                Err(error) => return Err(error.context(format!("{status:#}"))),
             }
         }
     }
 
-    fn check(&mut self, used: &[SocketAddr], all: &BTreeSet<SocketAddr>) -> Result<()> {
+    /// Whether it could be checked: not if others are in use by the time that the table stands.
+    fn check(&mut self, used: &[SocketAddr], all: &BTreeSet<SocketAddr>) -> Result<bool> {
         ensure!(!used.is_empty() && used.iter().all(|backend| all.contains(backend)), "in use: {used:?}");
         let table = self.standing_table();
         // Else the table is that of others: right after a start only those that were probed first are in use.
-        let now = backends_of(&self.daemon.status()?, self.vip);
-        ensure!(now == used, "in use: {now:?}, and {used:?} a moment ago");
+        if backends_of(&self.daemon.status()?, self.vip) != used {
+            return Ok(false);
+        }
         let known = self.tables.entry(used.to_vec()).or_insert_with(|| table.clone());
         ensure!(*known == table, "the table is\n{table}\ninstead of\n{known}");
         for (name, from) in self.clients() {
@@ -129,7 +132,7 @@ impl<'lab> Stage<'lab> {
             let answer = self.plane.fetch(from, self.vip.ip())?;
             ensure!(answer == "ok", "{name} got the answer {answer:?}");
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Connects to the virtual IP again and again.
