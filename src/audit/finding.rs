@@ -116,6 +116,20 @@ pub struct Finding {
     pub mend: Option<String>,
 }
 
+impl Way {
+    /// A check of this way.
+    pub const fn check(
+        self,
+        id: &'static str,
+        severity: Severity,
+        title: &'static str,
+        background: &'static str,
+        setting: &'static str,
+    ) -> Check {
+        Check { id, way: self, title, severity, background, setting }
+    }
+}
+
 impl Check {
     /// It is as it should be.
     pub fn pass(&self, evidence: impl Into<String>) -> Finding {

@@ -24,6 +24,11 @@ pub const OBJECTS: [&str; 5] = [
     "/api/v1/namespaces/apivip-audit/secrets?limit=1",
 ];
 
+/// All that is asked for without credentials.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    PUBLIC.into_iter().chain(DISCOVERY).chain(OBJECTS)
+}
+
 /// Something that was asked: the answer, or why there is none.
 pub type Asked<T> = Result<T, String>;
 

@@ -3,19 +3,11 @@
 use std::fmt::Write;
 
 use super::finding::{Check, Finding, Report, Severity, Verdict};
+use crate::check::text::Style;
 use crate::columns::{Cell, Columns, Paint};
 
 /// Of a line of prose, in characters.
 const WIDTH: usize = 100;
-
-/// How it is shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Style {
-    /// Colour the verdicts.
-    pub colour: bool,
-    /// Say also what each check asks.
-    pub wide: bool,
-}
 
 /// The text: a block for each path, in it a line for each finding, and what mends it below.
 pub fn text(report: &Report, style: Style) -> String {

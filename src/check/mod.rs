@@ -15,7 +15,7 @@ mod reading;
 pub mod settings;
 pub mod text;
 
-pub use collect::{Scope, Seen};
+pub use collect::{Scope, Seen, within};
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -6,8 +6,9 @@ use anyhow::{Context, anyhow};
 
 use super::{DEGRADED, Failure, OK, status};
 use crate::audit::finding::{Report, Severity, Verdict};
-use crate::audit::text::{Style, explain, text};
+use crate::audit::text::{explain, text};
 use crate::audit::{catalogue, sarif};
+use crate::check::text::Style;
 use crate::config::{AuditArgs, FailOnArg, ReportArg};
 
 /// How long the daemon may take for each part of its answer.

@@ -2,21 +2,11 @@
 
 use crate::audit::finding::{Check, Severity, Way};
 
-const fn check(
-    id: &'static str,
-    severity: Severity,
-    title: &'static str,
-    background: &'static str,
-    setting: &'static str,
-) -> Check {
-    Check { id, way: Way::Apiserver, title, severity, background, setting }
-}
-
 /// Each of them.
 pub const ALL: &[&Check] = &[&ISSUER, &NAMES, &EXPIRY, &VERSION, &CIPHERS, &TRUSTED, &FOREIGN];
 
 /// `apiserver-certificate-issuer`.
-pub const ISSUER: Check = check(
+pub const ISSUER: Check = Way::Apiserver.check(
     "apiserver-certificate-issuer",
     Severity::High,
     "its certificate is from the cluster's CA",
@@ -28,7 +18,7 @@ pub const ISSUER: Check = check(
 );
 
 /// `apiserver-certificate-names`.
-pub const NAMES: Check = check(
+pub const NAMES: Check = Way::Apiserver.check(
     "apiserver-certificate-names",
     Severity::Medium,
     "its certificate names what clients dial",
@@ -39,7 +29,7 @@ pub const NAMES: Check = check(
 );
 
 /// `apiserver-certificate-expiry`.
-pub const EXPIRY: Check = check(
+pub const EXPIRY: Check = Way::Apiserver.check(
     "apiserver-certificate-expiry",
     Severity::High,
     "its certificate is valid now",
@@ -50,7 +40,7 @@ pub const EXPIRY: Check = check(
 );
 
 /// `apiserver-tls-version`.
-pub const VERSION: Check = check(
+pub const VERSION: Check = Way::Apiserver.check(
     "apiserver-tls-version",
     Severity::High,
     "it speaks TLS 1.2 or newer only",
@@ -61,7 +51,7 @@ pub const VERSION: Check = check(
 );
 
 /// `apiserver-tls-ciphers`.
-pub const CIPHERS: Check = check(
+pub const CIPHERS: Check = Way::Apiserver.check(
     "apiserver-tls-ciphers",
     Severity::Medium,
     "it takes no weak cipher",
@@ -73,7 +63,7 @@ pub const CIPHERS: Check = check(
 );
 
 /// `trusted-cas`.
-pub const TRUSTED: Check = check(
+pub const TRUSTED: Check = Way::Apiserver.check(
     "trusted-cas",
     Severity::High,
     "this node trusts the cluster's CA alone",
@@ -84,7 +74,7 @@ pub const TRUSTED: Check = check(
 );
 
 /// `foreign-client-certificate`.
-pub const FOREIGN: Check = check(
+pub const FOREIGN: Check = Way::Apiserver.check(
     "foreign-client-certificate",
     Severity::High,
     "a client certificate of a foreign CA is refused",

@@ -2,22 +2,12 @@
 
 use crate::audit::finding::{Check, Severity, Way};
 
-const fn check(
-    id: &'static str,
-    severity: Severity,
-    title: &'static str,
-    background: &'static str,
-    setting: &'static str,
-) -> Check {
-    Check { id, way: Way::Kubelet, title, severity, background, setting }
-}
-
 /// Each of them.
 pub const ALL: &[&Check] =
     &[&VERIFIED, &ISSUER, &NAMES, &EXPIRY, &ROTATION, &VERSION, &ANONYMOUS, &AUTHORIZATION, &READ_ONLY];
 
 /// `kubelet-verified`.
-pub const VERIFIED: Check = check(
+pub const VERIFIED: Check = Way::Kubelet.check(
     "kubelet-verified",
     Severity::High,
     "apiservers verify kubelets",
@@ -28,7 +18,7 @@ pub const VERIFIED: Check = check(
 );
 
 /// `kubelet-certificate-issuer`.
-pub const ISSUER: Check = check(
+pub const ISSUER: Check = Way::Kubelet.check(
     "kubelet-certificate-issuer",
     Severity::Medium,
     "its certificate is from the cluster's CA",
@@ -39,7 +29,7 @@ pub const ISSUER: Check = check(
 );
 
 /// `kubelet-certificate-names`.
-pub const NAMES: Check = check(
+pub const NAMES: Check = Way::Kubelet.check(
     "kubelet-certificate-names",
     Severity::Medium,
     "its certificate names this node",
@@ -50,7 +40,7 @@ pub const NAMES: Check = check(
 );
 
 /// `kubelet-certificate-expiry`.
-pub const EXPIRY: Check = check(
+pub const EXPIRY: Check = Way::Kubelet.check(
     "kubelet-certificate-expiry",
     Severity::Medium,
     "its certificate is valid now",
@@ -60,7 +50,7 @@ pub const EXPIRY: Check = check(
 );
 
 /// `kubelet-certificate-rotation`.
-pub const ROTATION: Check = check(
+pub const ROTATION: Check = Way::Kubelet.check(
     "kubelet-certificate-rotation",
     Severity::Low,
     "it renews its serving certificate",
@@ -72,7 +62,7 @@ pub const ROTATION: Check = check(
 );
 
 /// `kubelet-tls-version`.
-pub const VERSION: Check = check(
+pub const VERSION: Check = Way::Kubelet.check(
     "kubelet-tls-version",
     Severity::Medium,
     "it speaks TLS 1.2 or newer only",
@@ -82,7 +72,7 @@ pub const VERSION: Check = check(
 );
 
 /// `kubelet-anonymous`.
-pub const ANONYMOUS: Check = check(
+pub const ANONYMOUS: Check = Way::Kubelet.check(
     "kubelet-anonymous",
     Severity::High,
     "anonymous requests are refused",
@@ -94,7 +84,7 @@ pub const ANONYMOUS: Check = check(
 );
 
 /// `kubelet-authorization`.
-pub const AUTHORIZATION: Check = check(
+pub const AUTHORIZATION: Check = Way::Kubelet.check(
     "kubelet-authorization",
     Severity::High,
     "it asks the apiserver who may do what",
@@ -105,7 +95,7 @@ pub const AUTHORIZATION: Check = check(
 );
 
 /// `kubelet-read-only-port`.
-pub const READ_ONLY: Check = check(
+pub const READ_ONLY: Check = Way::Kubelet.check(
     "kubelet-read-only-port",
     Severity::High,
     "the read-only port is closed",

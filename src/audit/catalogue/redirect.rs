@@ -2,22 +2,12 @@
 
 use crate::audit::finding::{Check, Severity, Way};
 
-const fn check(
-    id: &'static str,
-    severity: Severity,
-    title: &'static str,
-    background: &'static str,
-    setting: &'static str,
-) -> Check {
-    Check { id, way: Way::Redirect, title, severity, background, setting }
-}
-
 /// Each of them.
 pub const ALL: &[&Check] =
     &[&ANSWER, &TABLES, &SOCKETS, &LISTENERS, &CLAIMS, &NONLOCAL, &RP_FILTER, &ROUTE_LOCALNET];
 
 /// `redirect-answer`.
-pub const ANSWER: Check = check(
+pub const ANSWER: Check = Way::Redirect.check(
     "redirect-answer",
     Severity::High,
     "apivip leads connections to the virtual IP",
@@ -28,7 +18,7 @@ pub const ANSWER: Check = check(
 );
 
 /// `redirect-tables`.
-pub const TABLES: Check = check(
+pub const TABLES: Check = Way::Redirect.check(
     "redirect-tables",
     Severity::Medium,
     "no other table translates it first",
@@ -37,7 +27,7 @@ pub const TABLES: Check = check(
 );
 
 /// `redirect-sockets`.
-pub const SOCKETS: Check = check(
+pub const SOCKETS: Check = Way::Redirect.check(
     "redirect-sockets",
     Severity::Medium,
     "no program translates it at the socket",
@@ -47,7 +37,7 @@ pub const SOCKETS: Check = check(
 );
 
 /// `redirect-listeners`.
-pub const LISTENERS: Check = check(
+pub const LISTENERS: Check = Way::Redirect.check(
     "redirect-listeners",
     Severity::High,
     "no process of this node listens on it",
@@ -57,7 +47,7 @@ pub const LISTENERS: Check = check(
 );
 
 /// `redirect-claims`.
-pub const CLAIMS: Check = check(
+pub const CLAIMS: Check = Way::Redirect.check(
     "redirect-claims",
     Severity::High,
     "no Service claims it for itself",
@@ -68,7 +58,7 @@ pub const CLAIMS: Check = check(
 );
 
 /// `redirect-nonlocal-bind`.
-pub const NONLOCAL: Check = check(
+pub const NONLOCAL: Check = Way::Redirect.check(
     "redirect-nonlocal-bind",
     Severity::Low,
     "processes cannot bind addresses that are not the node's",
@@ -79,7 +69,7 @@ pub const NONLOCAL: Check = check(
 );
 
 /// `redirect-rp-filter`.
-pub const RP_FILTER: Check = check(
+pub const RP_FILTER: Check = Way::Redirect.check(
     "redirect-rp-filter",
     Severity::Low,
     "packets with a false source are dropped",
@@ -90,7 +80,7 @@ pub const RP_FILTER: Check = check(
 );
 
 /// `redirect-route-localnet`.
-pub const ROUTE_LOCALNET: Check = check(
+pub const ROUTE_LOCALNET: Check = Way::Redirect.check(
     "redirect-route-localnet",
     Severity::Medium,
     "listeners on loopback are reached from this node only",

@@ -2,16 +2,6 @@
 
 use crate::audit::finding::{Check, Severity, Way};
 
-const fn check(
-    id: &'static str,
-    severity: Severity,
-    title: &'static str,
-    background: &'static str,
-    setting: &'static str,
-) -> Check {
-    Check { id, way: Way::Apiserver, title, severity, background, setting }
-}
-
 /// Each of them.
 pub const ALL: &[&Check] = &[
     &ANONYMOUS_DISCOVERY,
@@ -28,7 +18,7 @@ pub const ALL: &[&Check] = &[
 ];
 
 /// `anonymous-discovery`.
-pub const ANONYMOUS_DISCOVERY: Check = check(
+pub const ANONYMOUS_DISCOVERY: Check = Way::Apiserver.check(
     "anonymous-discovery",
     Severity::Low,
     "anonymous requests see no more than version and health",
@@ -41,7 +31,7 @@ pub const ANONYMOUS_DISCOVERY: Check = check(
 );
 
 /// `anonymous-objects`.
-pub const ANONYMOUS_OBJECTS: Check = check(
+pub const ANONYMOUS_OBJECTS: Check = Way::Apiserver.check(
     "anonymous-objects",
     Severity::High,
     "anonymous requests read no objects",
@@ -54,7 +44,7 @@ pub const ANONYMOUS_OBJECTS: Check = check(
 );
 
 /// `basic-auth`.
-pub const BASIC: Check = check(
+pub const BASIC: Check = Way::Apiserver.check(
     "basic-auth",
     Severity::High,
     "it does not take passwords",
@@ -64,7 +54,7 @@ pub const BASIC: Check = check(
 );
 
 /// `static-tokens`.
-pub const STATIC_TOKENS: Check = check(
+pub const STATIC_TOKENS: Check = Way::Apiserver.check(
     "static-tokens",
     Severity::Medium,
     "it takes no tokens from a file",
@@ -73,7 +63,7 @@ pub const STATIC_TOKENS: Check = check(
 );
 
 /// `plain-http`.
-pub const PLAIN_HTTP: Check = check(
+pub const PLAIN_HTTP: Check = Way::Apiserver.check(
     "plain-http",
     Severity::High,
     "no port serves the API without TLS",
@@ -83,7 +73,7 @@ pub const PLAIN_HTTP: Check = check(
 );
 
 /// `credentials`.
-pub const CREDENTIALS: Check = check(
+pub const CREDENTIALS: Check = Way::Apiserver.check(
     "credentials",
     Severity::Medium,
     "it knows these credentials",
@@ -93,7 +83,7 @@ pub const CREDENTIALS: Check = check(
 );
 
 /// `damaged-token`.
-pub const DAMAGED_TOKEN: Check = check(
+pub const DAMAGED_TOKEN: Check = Way::Apiserver.check(
     "damaged-token",
     Severity::High,
     "a token with a wrong signature is refused",
@@ -104,7 +94,7 @@ pub const DAMAGED_TOKEN: Check = check(
 );
 
 /// `token-lifetime`.
-pub const TOKEN_LIFETIME: Check = check(
+pub const TOKEN_LIFETIME: Check = Way::Apiserver.check(
     "token-lifetime",
     Severity::Medium,
     "the token ends soon",
@@ -114,7 +104,7 @@ pub const TOKEN_LIFETIME: Check = check(
 );
 
 /// `token-audience`.
-pub const TOKEN_AUDIENCE: Check = check(
+pub const TOKEN_AUDIENCE: Check = Way::Apiserver.check(
     "token-audience",
     Severity::Low,
     "the token is for the apiserver alone",
@@ -124,7 +114,7 @@ pub const TOKEN_AUDIENCE: Check = check(
 );
 
 /// `token-binding`.
-pub const TOKEN_BINDING: Check = check(
+pub const TOKEN_BINDING: Check = Way::Apiserver.check(
     "token-binding",
     Severity::Low,
     "the token is bound to its Pod",
@@ -134,7 +124,7 @@ pub const TOKEN_BINDING: Check = check(
 );
 
 /// `authorization-mode`.
-pub const AUTHORIZATION: Check = check(
+pub const AUTHORIZATION: Check = Way::Apiserver.check(
     "authorization-mode",
     Severity::High,
     "it asks RBAC, and not everybody is allowed everything",

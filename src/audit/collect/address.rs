@@ -18,7 +18,7 @@ use crate::audit::ask::{Answer, Question, Reason, Server, Unanswered, ask, get, 
 use crate::audit::certificate::Shown;
 use crate::audit::hello::{BROKEN, OLD, STATIC, TLS_1_1, TLS_1_2};
 use crate::audit::look;
-use crate::audit::requests::{Asked, DISCOVERY, Door, OBJECTS, PUBLIC, Plain};
+use crate::audit::requests::{Asked, Door, Plain, paths};
 use crate::audit::token;
 use crate::audit::who::{NOWHERE, Who};
 
@@ -81,12 +81,7 @@ pub(super) async fn door(face: &Face, asking: &Asking<'_>, virtual_ip: bool) -> 
     let (plain, secured) = tokio::join!(plain, secured);
     let none = |error: String| Door {
         address: face.address,
-        open: PUBLIC
-            .into_iter()
-            .chain(DISCOVERY)
-            .chain(OBJECTS)
-            .map(|path| (path, Err(error.clone())))
-            .collect(),
+        open: paths().map(|path| (path, Err(error.clone()))).collect(),
         foreign: Err(error.clone()),
         damaged: Err(error.clone()),
         own: asking.credentials.is_ok().then(|| Err(error.clone())),
@@ -107,7 +102,7 @@ async fn secured(
     // Whoever does not answer this one is asked no further.
     let nameless = Who::of(&get(&anonymous, NOWHERE).await.map_err(|unanswered| unanswered.text)?);
     let mut open = Vec::new();
-    for path in PUBLIC.into_iter().chain(DISCOVERY).chain(OBJECTS) {
+    for path in paths() {
         let asked = status(&anonymous, path).await.map_err(|unanswered| unanswered.text);
         let is_end = asked.is_err();
         open.push((path, asked));

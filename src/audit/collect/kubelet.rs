@@ -11,8 +11,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use super::kubelet_files;
 use crate::apiserver::Credentials;
@@ -22,6 +20,7 @@ use crate::audit::hello::{OLD, TLS_1_1};
 use crate::audit::kubelet::configuration::{Configuration, Known, Lack, node_addresses};
 use crate::audit::kubelet::{Asked, READ_ONLY_PORT, Seen};
 use crate::audit::look;
+use crate::check::within;
 use crate::clock::unix_now;
 use crate::config::AuditArgs;
 use crate::dataplane::links;
@@ -40,7 +39,7 @@ pub(in crate::audit) async fn look(
     roots: &[Vec<u8>],
 ) -> Seen {
     let address = args.kubelet;
-    let (files, own) = tokio::join!(files(args), within(own_addresses));
+    let (files, own) = tokio::join!(files(args), within(LOCAL, own_addresses));
     let own = own.unwrap_or_default();
     let configured = files.configuration.all().map_or(0, |set| set.read_only_port);
     let ports = BTreeSet::from([READ_ONLY_PORT, if configured == 0 { READ_ONLY_PORT } else { configured }]);
@@ -160,7 +159,7 @@ async fn read_only(
 
 async fn files(args: &AuditArgs) -> kubelet_files::Found {
     let (proc, file, name) = (args.host_proc.clone(), args.kubelet_config.clone(), args.node_name.clone());
-    let found = within(move || kubelet_files::find(&proc, file.as_deref(), name)).await;
+    let found = within(LOCAL, move || kubelet_files::find(&proc, file.as_deref(), name)).await;
     found.unwrap_or_else(|| kubelet_files::Found {
         configuration: Known::Nothing(Lack {
             why: format!("files were not read within {} s", LOCAL.as_secs()),
@@ -182,9 +181,4 @@ fn own_addresses() -> Vec<(IpAddr, bool)> {
         .collect();
     let all = links::addresses().unwrap_or_default();
     all.into_iter().map(|seen| (seen.ip, !dummies.contains(&seen.device))).collect()
-}
-
-/// On a thread of its own; `None`: not in time.
-async fn within<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    timeout(LOCAL, spawn_blocking(look)).await.ok()?.ok()
 }

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use self::address::Asking;
@@ -26,7 +25,7 @@ use super::control::Control;
 use super::redirect::Redirect;
 use super::requests::Door;
 use crate::apiserver::{Access, Credentials, TLS_NAME};
-use crate::check::{self, AskDaemon, Scope, neighbours, node as doctor};
+use crate::check::{self, AskDaemon, Scope, neighbours, node as doctor, within};
 use crate::clock::unix_now;
 use crate::config::AuditArgs;
 
@@ -118,11 +117,6 @@ pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
         trusted: within(FILES, move || node::trusted(&bundle)).await.unwrap_or_default(),
         now: asking.now,
     }
-}
-
-/// On a thread of its own; `None`: not in time.
-async fn within<T: Send + 'static>(limit: Duration, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    timeout(limit, spawn_blocking(look)).await.ok()?.ok()
 }
 
 async fn credentials(access: Result<&Access, &String>) -> Result<Credentials, String> {

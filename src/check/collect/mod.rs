@@ -147,8 +147,11 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
     }
 }
 
-/// On a thread of its own; `None`: not in time.
-async fn within<T: Send + 'static>(limit: Duration, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Looks on a thread of its own; `None`: not in time.
+pub async fn within<T: Send + 'static>(
+    limit: Duration,
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     timeout(limit, spawn_blocking(look)).await.ok()?.ok()
 }
 
