@@ -19,6 +19,7 @@ use crate::model::health::machine::HealthOptions;
 use crate::model::published::Published;
 use crate::model::types::Backend;
 
+mod beat;
 mod failure;
 mod fresh;
 mod kept;
@@ -35,7 +36,7 @@ mod worker;
 #[derive(Clone, Debug)]
 pub struct ProbeConfig {
     /// Between two PINGs on a kept-open connection, and between two probes of a backend that is Down. Each is up to
-    /// a tenth longer or shorter, so that nodes do not march in step.
+    /// a tenth longer or shorter, and each node begins elsewhere in it, so that nodes do not march in step.
     pub interval: Duration,
     /// Between two questions for `/readyz` on a kept-open connection, with the same jitter.
     pub readyz_interval: Duration,

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use super::beat::Beat;
 use super::fresh::Target;
 use super::ports::Ports;
 use super::request::Question;
@@ -29,6 +30,7 @@ const EVENTS: usize = 64;
 /// The scheduler and all that it starts. Dropping it ends the workers.
 pub(super) struct Scheduler {
     config: ProbeConfig,
+    beat: Beat,
     question: Question,
     trust: watch::Receiver<Arc<ClientConfig>>,
     views: watch::Sender<Option<HealthView>>,
@@ -63,6 +65,7 @@ impl Scheduler {
     ) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS);
         Self {
+            beat: Beat::new(config.interval, Instant::now().into_std(), rand::random()),
             question: Question::new(&config.server_name),
             health: Health::new(config.health),
             ports: Ports::default(),
@@ -184,9 +187,9 @@ impl Scheduler {
 
     fn start(&mut self, backend: Backend, directive: Directive) {
         let (sender, receiver) = watch::channel(directive);
-        let ProbeConfig { interval, readyz_interval, ref server_name, .. } = self.config;
+        let ProbeConfig { readyz_interval, ref server_name, .. } = self.config;
         let target = Target { address: backend, name: server_name.clone(), question: self.question.clone() };
-        let times = Timetable::new(interval, readyz_interval, Instant::now().into_std());
+        let times = Timetable::new(self.beat.clone(), readyz_interval, Instant::now().into_std());
         let worker = Worker::new(target, self.trust.clone(), receiver, self.events.clone(), times);
         self.tasks.spawn(worker.run());
         self.workers.insert(backend, sender);

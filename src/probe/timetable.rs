@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::beat::Beat;
 use crate::model::health::machine::{Directive, Pace};
 
 /// Between two starts of a burst.
@@ -51,7 +52,7 @@ impl Plan {
 /// The times of one backend.
 #[derive(Clone, Debug)]
 pub(super) struct Timetable {
-    interval: Duration,
+    beat: Beat,
     readyz_interval: Duration,
     ping: Instant,
     readyz: Instant,
@@ -63,27 +64,28 @@ pub(super) struct Timetable {
 
 impl Timetable {
     /// Nothing was started yet: the first probe is due `now`.
-    pub(super) fn new(interval: Duration, readyz_interval: Duration, now: Instant) -> Self {
-        Self { interval, readyz_interval, ping: now, readyz: now, regular: now, fresh: None, probed: None }
+    pub(super) fn new(beat: Beat, readyz_interval: Duration, now: Instant) -> Self {
+        Self { beat, readyz_interval, ping: now, readyz: now, regular: now, fresh: None, probed: None }
     }
 
-    /// A connection is kept from `now` on. Its PINGs begin anywhere in the interval: nodes that all connected when the
-    /// apiserver came up must not ask in step.
+    /// A connection is kept from `now` on. It is asked anywhere in the interval from now, and its PINGs begin with this
+    /// node's next beat: nodes that all connected when the apiserver came up must not ask in step.
     pub(super) fn kept(&mut self, now: Instant, chance: f64) {
-        self.ping = now + self.interval.mul_f64(chance);
+        self.ping = self.beat.after(now);
         self.readyz = now + self.readyz_interval.mul_f64(chance);
     }
 
     /// The kept connection was lost. Those that may bear witness are asked first; the burst that follows will not wait
     /// for the next regular probe.
     pub(super) fn lost(&mut self, now: Instant, chance: f64) {
-        self.regular = now + self.interval.mul_f64(0.9 + chance * 0.2);
+        self.regular = now + self.beat.interval().mul_f64(0.9 + chance * 0.2);
     }
 
     /// It was lost once more, which says nothing any longer of this server: a single probe tells, at once unless there
     /// was one within the interval. Later, one that flaps in step with the probes would be missed.
     pub(super) fn lost_again(&mut self, now: Instant, chance: f64) {
-        let rested = self.probed.map_or(now, |probed| probed + self.interval.mul_f64(0.9 + chance * 0.2));
+        let rested =
+            self.probed.map_or(now, |probed| probed + self.beat.interval().mul_f64(0.9 + chance * 0.2));
         self.regular = rested.max(now);
     }
 
@@ -91,12 +93,13 @@ impl Timetable {
     pub(super) fn started(&mut self, action: Action, now: Instant, chance: f64) {
         let jitter = 0.9 + chance * 0.2;
         match action {
-            Action::Ping => self.ping = now + self.interval.mul_f64(jitter),
+            // At the beat, or late: the next one is the one after that.
+            Action::Ping => self.ping = self.beat.after(now + self.beat.interval() / 2),
             Action::Ask => self.readyz = now + self.readyz_interval.mul_f64(jitter),
             Action::Fresh => self.fresh = Some(now),
         }
         if action != Action::Ping {
-            self.regular = now + self.interval.mul_f64(jitter);
+            self.regular = now + self.beat.interval().mul_f64(jitter);
             self.probed = Some(now);
         }
     }

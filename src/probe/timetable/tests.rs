@@ -15,7 +15,7 @@ fn directive(pace: Pace) -> Directive {
 
 fn fresh_table() -> (Timetable, Instant) {
     let now = Instant::now();
-    (Timetable::new(INTERVAL, READYZ, now), now)
+    (Timetable::new(Beat::new(INTERVAL, now, 0.25), READYZ, now), now)
 }
 
 fn next(times: &Timetable, directive: Directive, link: Option<Link>) -> (Instant, Action) {
@@ -37,7 +37,9 @@ fn a_kept_connection_is_pinged_each_interval_and_asked_each_ten() {
     let (mut times, now) = fresh_table();
     times.started(Action::Fresh, now, 0.5);
     times.kept(now, 0.25);
-    assert_eq!(next(&times, directive(Pace::Steady), OPEN), (now + ms(250), Action::Ping));
+    let (first, action) = next(&times, directive(Pace::Steady), OPEN);
+    assert_eq!(action, Action::Ping);
+    assert!((ms(250)..=ms(350)).contains(&(first - now)), "{:?}", first - now);
     let mut at = now;
     let (mut pings, mut asked) = (0, 0);
     while at < now + Duration::from_secs(60) {
@@ -51,14 +53,29 @@ fn a_kept_connection_is_pinged_each_interval_and_asked_each_ten() {
 }
 
 #[test]
-fn jitter_stays_within_a_tenth() {
-    for (chance, expected) in [(0.0, 900), (0.5, 1000), (0.999_999, 1099)] {
+fn questions_are_an_interval_apart_give_or_take_a_tenth() {
+    let asked_only = Some(Link { may_ping: false, asking: false });
+    for (chance, expected) in [(0.0, 9_000), (0.5, 10_000), (0.999_999, 10_999)] {
         let (mut times, now) = fresh_table();
         times.kept(now, chance);
-        times.started(Action::Ping, now, chance);
         times.started(Action::Ask, now, chance);
-        let (at, action) = next(&times, directive(Pace::Steady), OPEN);
-        assert_eq!((at - now).as_millis(), expected, "{action:?}");
+        let (at, action) = next(&times, directive(Pace::Steady), asked_only);
+        assert_eq!(((at - now).as_millis(), action), (expected, Action::Ask));
+    }
+}
+
+#[test]
+fn pings_to_all_backends_are_due_at_the_same_instants() {
+    let (mut one, now) = fresh_table();
+    let mut other = one.clone();
+    one.kept(now, 0.1);
+    other.kept(now + ms(20), 0.9);
+    let asked = Some(Link { may_ping: true, asking: true });
+    for _ in 0..100 {
+        let (due, action) = next(&one, directive(Pace::Steady), asked);
+        assert_eq!(next(&other, directive(Pace::Steady), asked), (due, Action::Ping));
+        one.started(action, due, 0.5);
+        other.started(action, due + ms(3), 0.5);
     }
 }
 
