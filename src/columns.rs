@@ -2,6 +2,16 @@
 
 use std::fmt::{self, Display, Formatter};
 
+/// The first few of them, and how many more there are.
+pub fn few<S: AsRef<str>>(all: &[S]) -> String {
+    const MOST: usize = 8;
+    let mut text = all.iter().take(MOST).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    if all.len() > MOST {
+        text.push_str(&format!(" and {} more", all.len() - MOST));
+    }
+    text
+}
+
 /// What a colour says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Paint {

@@ -30,7 +30,20 @@ pub fn proc(lab: &Lab) -> Result<PathBuf> {
 
 /// The command, with the run and state folders of a daemon of the lab.
 pub fn command(lab: &Lab) -> Result<Command> {
-    let mut command = lab.node().command(command::program("apivip")?);
+    command_behind(lab, &[])
+}
+
+/// The same, started by the words of `wrapper`.
+fn command_behind(lab: &Lab, wrapper: &[String]) -> Result<Command> {
+    let program = command::program("apivip")?;
+    let mut command = match wrapper {
+        [] => lab.node().command(program),
+        [first, rest @ ..] => {
+            let mut command = lab.node().command(first);
+            command.args(rest).arg(program);
+            command
+        }
+    };
     refusal::clean_environment(&mut command);
     command.env_remove("NODE_NAME").arg("audit");
     command.arg("--run-dir").arg(lab.dir().join("run"));
@@ -42,7 +55,12 @@ pub fn command(lab: &Lab) -> Result<Command> {
 
 /// Runs it with these arguments, whatever it finds. Fails if it takes too long or too much memory.
 pub fn audit<S: AsRef<str>>(lab: &Lab, arguments: &[S]) -> Result<Checked> {
-    let mut command = command(lab)?;
+    audit_behind(lab, &[], arguments)
+}
+
+/// The same, started by the words of `wrapper`.
+pub fn audit_behind<S: AsRef<str>>(lab: &Lab, wrapper: &[String], arguments: &[S]) -> Result<Checked> {
+    let mut command = command_behind(lab, wrapper)?;
     command.args(["-o", "json", "--fail-on", "never"]).args(arguments.iter().map(AsRef::as_ref));
     let folder = tempfile::tempdir_in(lab.dir()).context("make a folder")?;
     let begin = Instant::now();

@@ -42,14 +42,19 @@ impl<'lab> SocketBalancer<'lab> {
         vip: SocketAddr,
         backend: SocketAddr,
     ) -> DaemonOptions {
+        options.wrapper = self.wrapper(vip, backend);
+        options
+    }
+
+    /// What stands before the words of a command whose connections are led so.
+    pub fn wrapper(&self, vip: SocketAddr, backend: SocketAddr) -> Vec<String> {
         let mut wrapper = vec![self.program.display().to_string(), self.mount.display().to_string()];
         wrapper.push(self.cgroup.clone());
         for address in [vip, backend] {
             wrapper.extend([address.ip().to_string(), address.port().to_string()]);
         }
         wrapper.push("--".to_owned());
-        options.wrapper = wrapper;
-        options
+        wrapper
     }
 }
 

@@ -53,6 +53,12 @@ impl ApiError {
     }
 }
 
+/// The kernel's words for an error, without its number.
+pub fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string().to_lowercase();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 /// No address could be connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DialError {

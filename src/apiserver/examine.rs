@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::access::{Access, Lifetime, lifetime};
+use super::error::plain;
 use super::explain::{Expected, explain};
 use crate::clock::unix_now;
 
@@ -130,12 +131,6 @@ async fn steps(examined: &mut Examined, trust: Option<Trust>, limit: Duration) {
 
 fn late(limit: Duration) -> String {
     format!("no answer within {:.1} s", limit.as_secs_f32())
-}
-
-/// The words of the kernel, without its number.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string().to_lowercase();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// Reads the head of an answer that arrived at `now`, in seconds since 1970.

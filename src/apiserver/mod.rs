@@ -48,6 +48,7 @@ use backoff::Backoff;
 use candidates::Candidates;
 use connection::Reporter;
 use error::ApiError;
+pub use error::plain;
 use session::{Collections, Hub};
 use store::Store;
 

@@ -13,6 +13,8 @@ use rustls::{CertificateError, RootCertStore};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::columns::few;
+
 /// A server's certificate, and where its chain leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
@@ -81,14 +83,9 @@ impl Shown {
 
     /// All that it is for, the first few.
     pub fn shown_names(&self) -> String {
-        const MOST: usize = 8;
         let all: Vec<String> =
             self.names.iter().cloned().chain(self.addresses.iter().map(IpAddr::to_string)).collect();
-        match all.len() {
-            0 => "no name at all".to_owned(),
-            count if count > MOST => format!("{} and {} more", all[..MOST].join(", "), count - MOST),
-            _ => all.join(", "),
-        }
+        if all.is_empty() { "no name at all".to_owned() } else { few(&all) }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Verdicts on how the control plane is set: what its flags and access reviews tell. Pure.
 
 use super::catalogue::kubelet::VERIFIED;
-use super::catalogue::proxy::{HTTPS, KONNECTIVITY, NODES, PODS, SERVICES, SSH};
+use super::catalogue::proxy::{HTTPS, NODES, PODS, SERVICES};
 use super::catalogue::requests::AUTHORIZATION;
 use super::finding::{Check, Finding, Severity};
 use super::flags::Flags;
+use super::started::Started;
+use crate::columns::few;
 
 /// What an access review said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +62,10 @@ pub struct Served {
 /// What was found out about the control plane.
 #[derive(Clone, Debug, Default)]
 pub struct Control {
-    /// What each kube-apiserver that can be seen was started with, and where that stands.
-    pub flags: Vec<(String, Flags)>,
+    /// What each kube-apiserver that can be seen was started with.
+    pub started: Vec<Started>,
+    /// What a tool that starts them all was told to start them with.
+    pub told: Option<Started>,
     /// Those are all apiservers, by sources that no Pod can forge: what is true of them is true of the control plane.
     pub all_flags: bool,
     /// Whether the caller may do something that does not exist.
@@ -81,6 +85,17 @@ const NEED_FLAGS: &str = "on a node of the control plane --apiserver-manifest or
 const NO_FLAGS: &str = "no kube-apiserver's flags can be read";
 
 impl Control {
+    /// Adds what this host tells, which is the nearest and comes first. A mirror Pod of what was seen here, file and all,
+    /// is no other apiserver; and what was told counts only where nothing is seen.
+    pub fn add_local(&mut self, found: Vec<Started>) {
+        self.started.retain(|one| one.egress.is_ok() || !found.iter().any(|here| here.flags == one.flags));
+        self.started.splice(0..0, found);
+        if let (true, Some(told)) = (self.started.is_empty(), self.told.take()) {
+            self.started.push(told);
+            self.all_flags = true;
+        }
+    }
+
     /// A pass by the flags, if they are those of all apiservers.
     pub fn complete(&self, check: &Check, evidence: String) -> Finding {
         if self.all_flags {
@@ -95,16 +110,15 @@ pub fn findings(seen: &Control) -> Vec<Finding> {
     let mut all = vec![authorization(seen), verified(seen)];
     all.extend(proxies(seen));
     all.push(https(seen));
-    all.push(konnectivity(seen));
-    all.push(ssh(seen));
+    all.extend(tunnel::findings(seen));
     all
 }
 
 fn authorization(seen: &Control) -> Finding {
-    let modes = seen.flags.iter().map(|(place, flags)| (place, flags.get("authorization-mode")));
+    let modes = seen.started.iter().map(|one| (&one.place, one.flags.get("authorization-mode")));
     for (place, mode) in modes.clone() {
         match mode {
-            None if seen.flags.iter().all(|(_, flags)| flags.get("authorization-config").is_none()) => {
+            None if seen.started.iter().all(|one| one.flags.get("authorization-config").is_none()) => {
                 return AUTHORIZATION
                     .fail(format!("{place}: no --authorization-mode, which means AlwaysAllow"));
             }
@@ -151,20 +165,13 @@ fn verified(seen: &Control) -> Finding {
     })
 }
 
-fn ssh(seen: &Control) -> Finding {
-    by_flags(&SSH, seen, |flags| match flags.get("ssh-user").or(flags.get("ssh-keyfile")) {
-        Some(value) => Err(format!("it has SSH tunnels ({value})")),
-        None => Ok("no --ssh-user".to_owned()),
-    })
-}
-
 /// One apiserver that fails is a failure.
 fn by_flags(check: &Check, seen: &Control, judge: impl Fn(&Flags) -> Result<String, String>) -> Finding {
-    let Some((place, first)) = seen.flags.first() else { return check.unknown(NO_FLAGS, NEED_FLAGS) };
-    let bad = seen.flags.iter().find_map(|(place, flags)| Some((place, judge(flags).err()?)));
-    match (bad, judge(first)) {
+    let Some(first) = seen.started.first() else { return check.unknown(NO_FLAGS, NEED_FLAGS) };
+    let bad = seen.started.iter().find_map(|one| Some((&one.place, judge(&one.flags).err()?)));
+    match (bad, judge(&first.flags)) {
         (Some((place, why)), _) => check.fail(format!("{place}: {why}")),
-        (None, Ok(text) | Err(text)) => seen.complete(check, format!("{place}: {text}")),
+        (None, Ok(text) | Err(text)) => seen.complete(check, format!("{}: {text}", first.place)),
     }
 }
 
@@ -235,45 +242,6 @@ fn https(seen: &Control) -> Finding {
     ))
 }
 
-fn konnectivity(seen: &Control) -> Finding {
-    let selector = seen.flags.iter().find_map(|(place, flags)| {
-        Some(format!("{place}: --egress-selector-config-file={}", flags.get("egress-selector-config-file")?))
-    });
-    match (&selector, &seen.agents) {
-        (Some(selector), Some(Ok(agents))) if !agents.is_empty() => {
-            let seen_here = format!("{selector}, whose content is not read; agents: {}", few(agents));
-            seen.complete(&KONNECTIVITY, seen_here)
-        }
-        (Some(selector), Some(Ok(_))) => {
-            KONNECTIVITY.fail(format!("{selector}, and there is no konnectivity agent"))
-        }
-        (None, Some(Ok(agents))) if seen.flags.is_empty() => KONNECTIVITY.unknown(
-            match agents.as_slice() {
-                [] => "no konnectivity agent is seen, and no kube-apiserver's flags can be read".to_owned(),
-                agents => format!("there are agents ({}); {NO_FLAGS}", few(agents)),
-            },
-            NEED_FLAGS,
-        ),
-        (None, _) if !seen.flags.is_empty() => KONNECTIVITY.fail(format!(
-            "{}: no --egress-selector-config-file: its connections to nodes, Pods and Services leave in no tunnel",
-            seen.flags.first().map_or("", |(place, _)| place.as_str())
-        )),
-        (_, Some(Err(error))) => {
-            KONNECTIVITY.unknown(error.as_str(), "the right to list Pods in kube-system, or --host-proc")
-        }
-        _ => KONNECTIVITY.unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run"),
-    }
-}
-
-/// The first few.
-pub(super) fn few<S: AsRef<str>>(all: &[S]) -> String {
-    const MOST: usize = 8;
-    let mut text = all.iter().take(MOST).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
-    if all.len() > MOST {
-        text.push_str(&format!(" and {} more", all.len() - MOST));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests;
+mod tunnel;

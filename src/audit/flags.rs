@@ -40,6 +40,12 @@ impl Flags {
     }
 }
 
+impl FromIterator<(String, String)> for Flags {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        Self { values: pairs.into_iter().collect() }
+    }
+}
+
 /// Whether a command line is that of `program`: its own name, or the first word of a program that is several.
 pub fn is_program<S: AsRef<str>>(line: &[S], program: &str) -> bool {
     let base = |word: &S| word.as_ref().rsplit('/').next().is_some_and(|name| name == program);

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::hello::{self, Reply};
+use crate::apiserver::plain;
 
 /// One handshake.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -121,11 +122,6 @@ pub async fn offer(
         Ok(said) => said.map_err(|error| plain(&error)),
         Err(_) => Err(format!("no answer within {:.0} s", LIMIT.as_secs_f32())),
     }
-}
-
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 /// Takes every certificate, and remembers it.

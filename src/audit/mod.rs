@@ -18,6 +18,7 @@ pub mod look;
 pub mod redirect;
 pub mod requests;
 pub mod sarif;
+pub mod started;
 pub mod text;
 pub mod token;
 pub mod who;

@@ -8,10 +8,11 @@ use serde_json::Value;
 use super::catalogue::redirect::{
     ANSWER, CLAIMS, LISTENERS, NONLOCAL, ROUTE_LOCALNET, RP_FILTER, SOCKETS, TABLES,
 };
-use super::control::{Served, few};
+use super::control::Served;
 use super::finding::{Check, Finding};
 use crate::check::finding as doctor;
 use crate::check::settings::Settings;
+use crate::columns::few;
 
 /// What was found on the node.
 #[derive(Clone, Debug, Default)]

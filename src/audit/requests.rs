@@ -184,18 +184,16 @@ fn damaged(damaged: &Asked<Who>) -> Finding {
 
 /// Tokens from a file. `opaque` is whether this node's own token is one that no apiserver signed.
 pub fn static_tokens(control: &Control, opaque: Option<bool>) -> Finding {
-    let flags = control.flags.as_slice();
-    let given = flags.iter().find_map(|(place, flags)| Some((place, flags.get("token-auth-file")?)));
-    match (given, flags, opaque) {
+    let started = control.started.as_slice();
+    let given = started.iter().find_map(|one| Some((&one.place, one.flags.get("token-auth-file")?)));
+    match (given, started, opaque) {
         (Some((place, file)), _, _) => STATIC_TOKENS.fail(format!("{place}: --token-auth-file={file}")),
         (None, _, Some(true)) => STATIC_TOKENS.fail("this node's own token is not signed: it comes from such a file").of(Severity::Medium),
         (None, [], _) => STATIC_TOKENS.unknown(
             "no kube-apiserver's flags can be read",
             "on a node of the control plane --apiserver-manifest or --host-proc; elsewhere the right to list Pods in kube-system",
         ),
-        (None, [(place, _), ..], _) => {
-            control.complete(&STATIC_TOKENS, format!("{place}: no --token-auth-file"))
-        }
+        (None, [one, ..], _) => control.complete(&STATIC_TOKENS, format!("{}: no --token-auth-file", one.place)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Verdicts on ways by which packets of Pods pass the host's netfilter by. Pure.
 
 use super::finding::{Check, Finding, Group};
-use super::settings::names;
+use crate::columns::few;
 use crate::dataplane::elsewhere::Elsewhere;
 use crate::dataplane::links::SeenLink;
 use crate::dataplane::nft::survey::Survey;
@@ -58,7 +58,7 @@ fn macvlan(ways: &Ways) -> Finding {
     };
     match blind {
         _ if !found.is_empty() => {
-            MACVLAN.warning(format!("their packets pass netfilter by: {}", names(&found)), LISTEN)
+            MACVLAN.warning(format!("their packets pass netfilter by: {}", few(&found)), LISTEN)
         }
         None => MACVLAN.ok("none, neither here nor in other network namespaces of the node"),
         Some(why) => MACVLAN.unknown(
@@ -72,7 +72,7 @@ fn sriov(ways: &Ways) -> Finding {
     match &ways.virtual_functions {
         Some(Ok(found)) if found.is_empty() => SRIOV.ok("none"),
         Some(Ok(found)) => {
-            SRIOV.warning(format!("what they carry passes netfilter by: {}", names(found)), LISTEN)
+            SRIOV.warning(format!("what they carry passes netfilter by: {}", few(found)), LISTEN)
         }
         Some(Err(error)) => SRIOV.unknown(error.as_str(), "mount the /sys of this network namespace"),
         None => SRIOV.unknown("/sys/class/net was not read in time", "run it again"),
@@ -94,7 +94,7 @@ fn flowtables(ways: &Ways) -> Finding {
         return FLOWTABLES.ok("there is no flowtable");
     }
     FLOWTABLES.warning(
-        format!("flows in it pass the rules by that reset clients of a dead apiserver: {}", names(&found)),
+        format!("flows in it pass the rules by that reset clients of a dead apiserver: {}", few(&found)),
         "keep flows to the apiservers' ports out of it: no flow add for tcp dport 443 and 6443",
     )
 }

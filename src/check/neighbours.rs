@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::finding::{Check, Finding, Group};
-use super::settings::names;
+use crate::columns::few;
 use crate::dataplane::links::SeenLink;
 use crate::dataplane::nft::survey::{SeenChain, Survey};
 use crate::dataplane::nft::table::TABLE_NAME;
@@ -146,7 +146,7 @@ fn nat_order(traces: &Traces) -> Finding {
     NAT_ORDER.warning(
         format!(
             "nat chains of others run as early or earlier, and may translate the virtual IP: {}",
-            names(&earlier)
+            few(&earlier)
         ),
         format!("give them a priority above {OURS}, or see that they leave the virtual IP alone"),
     )
@@ -181,7 +181,7 @@ fn firewall(traces: &Traces) -> Finding {
         let what = if dropping.is_empty() {
             "rejects what no zone allows".to_owned()
         } else {
-            format!("policies drop what no rule allows: {}", names(&dropping))
+            format!("policies drop what no rule allows: {}", few(&dropping))
         };
         return FIREWALL.warning(
             format!("{who}{what}"),
@@ -215,7 +215,7 @@ fn cilium(traces: &Traces) -> Finding {
     if devices.is_empty() && pinned.is_empty() {
         return no_trace(&CILIUM, traces);
     }
-    let trace = names(if devices.is_empty() { &pinned } else { &devices });
+    let trace = few(if devices.is_empty() { &pinned } else { &devices });
     CILIUM.unknown(
         format!("it is there ({trace}); whether it load-balances at sockets or routes past netfilter is not visible from here"),
         "cilium-dbg status --verbose: KubeProxyReplacement must be False, Host Routing must be Legacy",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::finding::{Check, Finding, Group};
-use super::settings::names;
+use crate::columns::few;
 use crate::dataplane::nft::survey::Survey;
 use crate::dataplane::nft::table::TABLE_NAME;
 use crate::model::desired::{NodeView, PreferredSource};
@@ -77,7 +77,7 @@ fn virtual_ips(seen: &Here) -> Vec<Finding> {
         )];
     }
     let vips: Vec<String> = seen.vips.iter().map(SocketAddr::to_string).collect();
-    let mut all = vec![KNOWN.ok(names(&vips))];
+    let mut all = vec![KNOWN.ok(few(&vips))];
     let view = match &seen.routes {
         Some(Ok(view)) => view,
         Some(Err(error)) => {
@@ -147,7 +147,7 @@ fn source(seen: &Here, view: &NodeView, ip: IpAddr, route: Option<PreferredSourc
     }
     let finding = if !unreachable.is_empty() {
         SOURCE.fail(
-            format!("there is no route to {}", names(&unreachable)),
+            format!("there is no route to {}", few(&unreachable)),
             "ip route add, as your network needs it",
         )
     } else if let Some((source, backend)) = other.iter().next() {

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::api::{Api, api};
 use super::finding::{Check, Finding};
-use super::settings::names;
 use crate::apiserver::resource::Resource;
 use crate::apiserver::review::{Denied, Permission};
+use crate::columns::few;
 use crate::model::snapshot::{ServiceStatus, Snapshot};
 
 const READ: Check = api("api-read", "the Service and its endpoints can be read");
@@ -46,17 +46,16 @@ fn published(snapshot: &Snapshot, from: SocketAddr) -> Finding {
         ServiceStatus::Found => {}
     }
     if !empty.is_empty() {
-        return READ.warning(format!("no endpoint is published for {}", names(&empty)), mend);
+        return READ.warning(format!("no endpoint is published for {}", few(&empty)), mend);
     }
     let rejected: Vec<String> = snapshot.rejected.iter().map(ToString::to_string).collect();
     if !rejected.is_empty() {
-        return READ
-            .warning(format!("addresses are left out: {}", names(&rejected)), "correct the endpoints");
+        return READ.warning(format!("addresses are left out: {}", few(&rejected)), "correct the endpoints");
     }
     let vips: Vec<String> = snapshot.frontends.iter().map(|f| f.vip.to_string()).collect();
     // Each counts once, whatever the number of its ports.
     let apiservers: BTreeSet<IpAddr> = snapshot.backends().iter().map(SocketAddr::ip).collect();
-    READ.ok(format!("from {from}: {} with {} apiservers", names(&vips), apiservers.len()))
+    READ.ok(format!("from {from}: {} with {} apiservers", few(&vips), apiservers.len()))
 }
 
 /// Endpoints are read only where there are no EndpointSlices.

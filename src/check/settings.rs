@@ -1,6 +1,7 @@
 //! Verdicts on sysctls and on conntrack's table. Pure.
 
 use super::finding::{Check, Finding, Group};
+use crate::columns::few;
 
 /// Values as `/proc/sys` shows them; what is not there, or cannot be read, is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -107,12 +108,12 @@ fn route_localnet(interfaces: Option<&[String]>, at_risk: bool) -> Finding {
         Some(some) if at_risk => ROUTE_LOCALNET.warning(
             format!(
                 "on for {}: other hosts of its network may reach what --listen serves on 127.0.0.1",
-                names(some)
+                few(some)
             ),
             "set it to 0, or drop packets to 127.0.0.0/8 that do not come from lo",
         ),
         Some(some) => ROUTE_LOCALNET
-            .info(format!("on for {}, as kube-proxy wants it; --listen is not concerned", names(some))),
+            .info(format!("on for {}, as kube-proxy wants it; --listen is not concerned", few(some))),
     }
 }
 
@@ -136,20 +137,10 @@ fn bridge_netfilter(seen: &Settings) -> Finding {
         (_, []) => BRIDGE.ok("there is no bridge"),
         (Some(0) | None, bridges) => BRIDGE.info(format!(
             "off, and there is {}: Pods reach the virtual IP all the same; kubeadm wants it on",
-            names(bridges)
+            few(bridges)
         )),
         (Some(_), _) => BRIDGE.ok("on"),
     }
-}
-
-/// The first few.
-pub(super) fn names(all: &[String]) -> String {
-    const MOST: usize = 5;
-    let mut text = all.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
-    if all.len() > MOST {
-        text.push_str(&format!(" and {} more", all.len() - MOST));
-    }
-    text
 }
 
 #[cfg(test)]

@@ -73,6 +73,8 @@ pub struct Options {
     pub services: Option<Vec<Value>>,
     /// Pods of kube-system.
     pub pods: Option<Vec<Value>>,
+    /// kubeadm's ClusterConfiguration, if it started this cluster.
+    pub kubeadm: Option<String>,
     /// How it serves.
     pub manner: Manner,
 }
@@ -93,6 +95,7 @@ impl Options {
             reviewers: true,
             services: Some(Vec::new()),
             pods: Some(Vec::new()),
+            kubeadm: None,
             manner: Manner::Well,
         }
     }
@@ -230,6 +233,10 @@ async fn answer(
             };
             list(&options.pods.as_ref().map(|pods| pods.iter().filter(labelled).cloned().collect()))
         }
+        "/api/v1/namespaces/kube-system/configmaps/kubeadm-config" => match &options.kubeadm {
+            Some(text) => json(200, &json!({"kind": "ConfigMap", "data": {"ClusterConfiguration": text}})),
+            None => status(404, "configmaps \"kubeadm-config\" not found"),
+        },
         "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" => review(request, options, &user).await,
         "/apis/authorization.k8s.io/v1/subjectaccessreviews" if options.reviewers => {
             review(request, options, &user).await

@@ -1,18 +1,17 @@
 //! `apivip audit` and an apiserver that is good, and then bad in one way after the other.
 
+mod control;
 mod stage;
+mod tokens;
 
-use std::fs;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use integration::audit::{self, audit};
-use integration::check::Checked;
+use integration::audit;
 use integration::command::{self, COMMAND_LIMIT};
 use integration::pki::{Authority, Validity};
 use integration::process::Spawned;
 use integration::sim::odd_api::{Manner, Options};
-use serde_json::json;
 use stage::{AT, IDS, NAMES, Stage, TOKEN, expect};
 
 #[test]
@@ -141,114 +140,6 @@ fn old_tls_and_weak_ciphers_are_taken_for_what_they_are() -> Result<()> {
     checked.expect("apiserver-certificate-issuer", "pass", &[])?;
     weak.kill()?;
     Ok(())
-}
-
-#[test]
-fn what_the_control_plane_says_of_itself_is_judged() -> Result<()> {
-    let stage = Stage::start()?;
-    let good = || stage.good();
-    let service = |name: &str, port: u16| json!({"metadata": {"namespace": "a", "name": name}, "spec": {"ports": [{"port": port}]}});
-    let pod = |name: &str, label: &str, value: &str, command: &[&str]| {
-        json!({
-            "metadata": {"name": name, "labels": {label: value}},
-            "status": {"phase": "Running"},
-            "spec": {"containers": [{"name": value, "command": command}]},
-        })
-    };
-    let flags = [
-        "kube-apiserver",
-        "--authorization-mode=Node,RBAC",
-        "--kubelet-certificate-authority=/ca",
-        "--egress-selector-config-file=/egress",
-    ];
-    let apiserver = |flags: &[&str]| pod("kube-apiserver-a", "component", "kube-apiserver", flags);
-    let agent = pod("konnectivity-agent-a", "k8s-app", "konnectivity-agent", &["/proxy-agent"]);
-
-    let checked = stage.of(Options {
-        services: Some(vec![service("web", 443)]),
-        pods: Some(vec![apiserver(&flags), agent]),
-        ..good()?
-    })?;
-    for id in [
-        "authorization-mode",
-        "kubelet-verified",
-        "static-tokens",
-        "proxy-nodes",
-        "proxy-pods",
-        "proxy-services",
-        "proxy-https-services",
-        "tunnel-konnectivity",
-        "tunnel-ssh",
-    ] {
-        checked.expect(id, "pass", &[])?;
-    }
-    checked.expect("tunnel-konnectivity", "pass", &["Pod kube-system/konnectivity-agent-a"])?;
-
-    // Rights granted to everyone, and a control plane that is told nothing.
-    let bare = ["kube-apiserver", "--token-auth-file=/tokens", "--ssh-user=core"];
-    let checked = stage.of(Options {
-        reviews: |who, what| {
-            (who != "apivip" || what == "nodes/proxy", "RBAC: allowed by ClusterRoleBinding \"x\"")
-        },
-        services: Some(vec![service("web", 80), service("other", 443)]),
-        pods: Some(vec![apiserver(&bare)]),
-        ..good()?
-    })?;
-    for id in ["authorization-mode", "kubelet-verified", "static-tokens", "tunnel-konnectivity", "tunnel-ssh"]
-    {
-        checked.expect(id, "fail", &["Pod kube-system/kube-apiserver-a"])?;
-    }
-    checked.expect(
-        "proxy-nodes",
-        "fail",
-        &["system:anonymous", "system:authenticated", "these credentials", "RBAC:"],
-    )?;
-    checked.expect(
-        "proxy-https-services",
-        "fail",
-        &["1 of 2 Services have none: a/web; those that have one: a/other"],
-    )?;
-
-    // What the rights do not reach is unknown.
-    let checked = stage.of(Options { services: None, pods: None, reviewers: false, ..good()? })?;
-    for id in [
-        "kubelet-verified",
-        "static-tokens",
-        "proxy-https-services",
-        "tunnel-konnectivity",
-        "tunnel-ssh",
-        "redirect-claims",
-    ] {
-        checked.expect(id, "unknown", &[])?;
-    }
-    let proxies = checked.with_verdicts(&["unknown"]).into_iter().filter(|id| id.starts_with("proxy-nodes"));
-    ensure!(proxies.count() == 3, "{:#}", checked.report);
-
-    // Everything is allowed, and nobody says by what.
-    let checked = stage.of(Options { reviews: |_, _| (true, ""), ..good()? })?;
-    checked.expect(
-        "authorization-mode",
-        "fail",
-        &["everybody with credentials may do even what does not exist"],
-    )?;
-
-    // A static Pod of this node tells as well.
-    fs::write(stage.lab.dir().join("kube-apiserver.yaml"), apiserver(&flags).to_string())?;
-    let checked = stage.of(Options { pods: None, ..good()? })?;
-    checked.expect("kubelet-verified", "pass", &["kube-apiserver.yaml", "/ca"])
-}
-
-#[test]
-fn a_service_that_claims_the_virtual_ip_is_named() -> Result<()> {
-    let stage = Stage::start()?;
-    let kubeconfig = stage.kubeconfig.display().to_string();
-    let claiming = |ip: &str| -> Result<Checked> {
-        let service = json!({"metadata": {"namespace": "a", "name": "thief"}, "spec": {"externalIPs": [ip]}});
-        let _serving = stage.serve(Options { services: Some(vec![service]), ..stage.good()? })?;
-        audit(&stage.lab, &["--kubeconfig", &kubeconfig, "--vip", "10.96.0.1:443"])
-    };
-    claiming("10.96.0.1")?.expect("redirect-claims", "fail", &["Service a/thief claims it"])?;
-    claiming("10.96.0.2")?.expect("redirect-claims", "pass", &["none of 1 Services"])
 }
 
 #[test]

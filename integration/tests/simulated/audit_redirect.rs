@@ -4,12 +4,13 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use integration::audit::audit;
+use integration::audit::{audit, audit_behind};
 use integration::check::Checked;
 use integration::control_plane::Variant;
 use integration::daemon::Daemon;
-use integration::lab::{Lab, LabOptions};
+use integration::lab::{Families, Lab, LabOptions};
 use integration::scenario::Scenario;
+use integration::socklb::SocketBalancer;
 use serde_json::Value;
 
 /// The daemon dials each second here; what happens is known after two.
@@ -109,6 +110,40 @@ fn a_process_that_listens_on_the_virtual_ip_is_named() -> Result<()> {
     checked.expect("redirect-listeners", "fail", &["a process that cannot be seen on 10.96.0.1:443"])?;
     drop(listener);
     stage.audit()?.expect("redirect-listeners", "pass", &["nobody listens"])
+}
+
+#[test]
+fn a_program_that_translates_at_the_socket_is_noticed() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let stage = Stage::start(&lab)?;
+    let balancer = SocketBalancer::build(&lab)?;
+    let kubeconfig = stage.scenario.plane.kubeconfig()?.display().to_string();
+    let behind = balancer.wrapper(VIP.parse()?, "192.0.2.12:6443".parse()?);
+    let checked = audit_behind(&lab, &behind, &["--kubeconfig", &kubeconfig])?;
+    checked.expect("redirect-sockets", "fail", &["192.0.2.12:6443"])?;
+    stage.audit()?.expect("redirect-sockets", "pass", &[])
+}
+
+#[test]
+fn a_node_of_ipv6_passes_too() -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::V6, ..LabOptions::default() })?;
+    let mut stage = Stage::start(&lab)?;
+    stage.answered_by("rules")?;
+    let checked = stage.audit()?;
+    for id in [
+        "redirect-answer",
+        "redirect-tables",
+        "redirect-sockets",
+        "redirect-listeners",
+        "redirect-nonlocal-bind",
+    ] {
+        checked.expect(id, "pass", &[])?;
+    }
+    for at in ["[fd00:10:96::1]:443", "[2001:db8::11]:6443", "[2001:db8::12]:6443", "[2001:db8::13]:6443"] {
+        checked.expect("apiserver-certificate-issuer", "pass", &[at])?;
+        checked.expect("anonymous-objects", "pass", &[at])?;
+    }
+    checked.expect("apiserver-certificate-names", "pass", &["fd00:10:96::1"])
 }
 
 #[test]

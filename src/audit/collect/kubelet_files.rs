@@ -1,19 +1,18 @@
 //! What this node's files say of its kubelet: its command line, its configuration, the node's name.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::files;
 use super::processes::command_lines;
+use crate::apiserver::plain;
 use crate::audit::flags::Flags;
 use crate::audit::kubelet::configuration::{Configuration, Known, Lack, merge};
 
 /// kubeadm's place for it, and most others'.
 const USUAL: &str = "/var/lib/kubelet/config.yaml";
-/// Of a file, in bytes. A KubeletConfiguration has some thousands.
-const MOST: u64 = 1 << 20;
 /// Of a folder of drop-ins, in files.
 const MOST_FILES: usize = 64;
 
@@ -51,12 +50,12 @@ pub(super) fn find(proc: &Path, file: Option<&Path>, name: Option<String>) -> Fo
 /// That of the one kubelet.
 fn command_line(proc: &Path) -> Result<Vec<String>, Lack> {
     let shown = proc.display();
-    let mut lines = command_lines(proc, "kubelet").map_err(|error| Lack {
+    let mut found = command_lines(proc, "kubelet").map_err(|error| Lack {
         why: format!("{shown}: {}", plain(&error)),
         needed: "the host's /proc: --host-proc DIR".to_owned(),
     })?;
-    match (lines.pop(), lines.len()) {
-        (Some(line), 0) => Ok(line),
+    match (found.pop(), found.len()) {
+        (Some(process), 0) => Ok(process.line),
         (None, _) => Err(Lack {
             why: format!("the kubelet's command line is not in {shown}"),
             needed: "hostPID: true in a Pod, or the host's /proc mounted and named by --host-proc; or credentials that may get \
@@ -109,18 +108,7 @@ fn drop_ins(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn parsed(path: &Path) -> Result<Value, Lack> {
-    let mut text = String::new();
-    let file = File::open(path).and_then(|file| file.take(MOST).read_to_string(&mut text));
-    match file {
-        Ok(bytes) if bytes as u64 == MOST => return Err(lack(path, "larger than 1 MiB")),
-        Ok(_) => {}
-        Err(error) => return Err(lack(path, &plain(&error))),
-    }
-    let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_str_with_options(&text, options).map_err(|error| {
-        let text = error.to_string();
-        lack(path, text.lines().next().unwrap_or("no YAML"))
-    })
+    files::read(path).map_err(|why| lack(path, &why))
 }
 
 fn lack(path: &Path, why: &str) -> Lack {
@@ -129,11 +117,6 @@ fn lack(path: &Path, why: &str) -> Lack {
         why: format!("{path}: {why}"),
         needed: format!("{path} readable; in a Pod mounted, and elsewhere named by --kubelet-config"),
     }
-}
-
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Looks at what the audit judges, each question with a limit of its own.
 
 mod address;
+mod files;
 mod flags;
+mod kubeadm;
 mod kubelet;
 mod kubelet_files;
 mod node;
@@ -86,7 +88,7 @@ pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
     // A static Pod's file is root's alone; a process may call itself by any name.
     let alone = faces.len() <= vips.len() + 1 && flags.is_by_manifest;
     control.all_flags |= alone;
-    control.flags.splice(0..0, flags.found);
+    control.add_local(flags.found);
     local_agents(args, &mut control).await;
 
     let (listening, proc) = (look.here.vips.clone(), args.host_proc.clone());
@@ -142,9 +144,11 @@ async fn control(faces: &[Face], vips: &BTreeSet<SocketAddr>, asking: &Asking<'_
             api.services(),
             api.pods("component", "kube-apiserver"),
             api.pods("k8s-app", "konnectivity-agent"),
+            api.get(kubeadm::PATH),
         )
     };
-    let Ok((nonsense, everybody, proxies, services, apiservers, agents)) = timeout(REVIEWS, asked).await
+    let Ok((nonsense, everybody, proxies, services, apiservers, agents, kubeadm)) =
+        timeout(REVIEWS, asked).await
     else {
         let late = format!("the apiserver did not answer all within {:.0} s", REVIEWS.as_secs_f32());
         return Control {
@@ -159,11 +163,12 @@ async fn control(faces: &[Face], vips: &BTreeSet<SocketAddr>, asking: &Asking<'_
         format!("Pod kube-system/{}", pod["metadata"]["name"].as_str().unwrap_or_default())
     };
     let running = |pod: &&serde_json::Value| pod["status"]["phase"] == "Running";
-    let flags = apiservers.map(|pods| flags::mirrored(&pods)).unwrap_or_default();
+    let started = apiservers.map(|pods| flags::mirrored(&pods)).unwrap_or_default();
     let known = faces.iter().filter(|face| !vips.contains(&face.address)).count();
     Control {
-        all_flags: !flags.is_empty() && flags.len() >= known,
-        flags,
+        all_flags: !started.is_empty() && started.len() >= known,
+        started,
+        told: kubeadm.ok().and_then(|map| kubeadm::started(&map)),
         nonsense: Some(nonsense),
         everybody: Some(everybody),
         proxies,

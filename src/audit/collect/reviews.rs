@@ -100,6 +100,11 @@ impl<'a> Api<'a> {
         all
     }
 
+    /// What is at `path`.
+    pub(super) async fn get(&self, path: &str) -> Result<Value, String> {
+        self.ask(path, None).await
+    }
+
     /// All Services.
     pub(super) async fn services(&self) -> Result<Vec<Served>, String> {
         let mut all = Vec::new();

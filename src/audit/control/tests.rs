@@ -1,12 +1,14 @@
 use super::super::finding::Verdict::{self, Fail, Pass, Unknown};
+use super::super::started::Egress;
 use super::*;
 
 const GOOD: &str =
     "--authorization-mode=Node,RBAC --kubelet-certificate-authority=/ca --egress-selector-config-file=/e";
 
-fn flags(line: &str) -> Vec<(String, Flags)> {
+fn started(line: &str) -> Vec<Started> {
     let words: Vec<&str> = line.split(' ').collect();
-    vec![("manifest".to_owned(), Flags::read(&words))]
+    let egress = Ok(Egress::Tunnel("GRPC".to_owned()));
+    vec![Started { egress, ..Started::new("manifest".to_owned(), Flags::read(&words)) }]
 }
 
 fn review(allowed: bool, reason: &str) -> Reviewed {
@@ -21,7 +23,8 @@ fn good() -> Control {
     let each = ["nodes", "pods", "services"].into_iter();
     let each = each.flat_map(|what| Subject::ALL.map(|whom| (what, whom, review(false, ""))));
     Control {
-        flags: flags(GOOD),
+        started: started(GOOD),
+        told: None,
         all_flags: true,
         nonsense: Some(review(false, "")),
         everybody: Some(review(false, "")),
@@ -51,7 +54,7 @@ fn nothing_is_guessed() {
     }
     let no = || Err("forbidden".to_owned());
     let refused = Control {
-        flags: Vec::new(),
+        started: Vec::new(),
         nonsense: Some(no()),
         everybody: Some(no()),
         proxies: good().proxies.into_iter().map(|(what, whom, _)| (what, whom, no())).collect(),
@@ -66,12 +69,12 @@ fn nothing_is_guessed() {
 
 #[test]
 fn authorization_is_known_by_flags_or_by_who_allows() {
-    let with = |line: &str| Control { flags: flags(line), ..good() };
+    let with = |line: &str| Control { started: started(line), ..good() };
     assert_eq!(of(&with("--authorization-mode=AlwaysAllow,RBAC"), "authorization-mode"), Fail);
     assert_eq!(of(&with("--secure-port=1"), "authorization-mode"), Fail);
     assert_eq!(of(&with("--authorization-config=/x"), "authorization-mode"), Pass);
     let by = |reason: &str, everybody| Control {
-        flags: Vec::new(),
+        started: Vec::new(),
         nonsense: Some(review(true, reason)),
         everybody,
         ..good()
@@ -81,7 +84,7 @@ fn authorization_is_known_by_flags_or_by_who_allows() {
     assert_eq!(of(&by("", Some(review(true, "RBAC: x"))), "authorization-mode"), Fail);
     assert_eq!(of(&by("", Some(review(false, ""))), "authorization-mode"), Pass);
     assert_eq!(of(&by("", None), "authorization-mode"), Unknown);
-    assert_eq!(of(&Control { flags: flags(GOOD), ..by("", None) }, "authorization-mode"), Pass);
+    assert_eq!(of(&Control { started: started(GOOD), ..by("", None) }, "authorization-mode"), Pass);
 }
 
 #[test]
@@ -90,15 +93,15 @@ fn some_flags_prove_a_failure_and_no_pass() {
     for id in ["kubelet-verified", "tunnel-ssh", "tunnel-konnectivity"] {
         assert_eq!(of(&some, id), Unknown, "{id}");
     }
-    let bad = Control { flags: flags("--authorization-mode=RBAC --ssh-user=core"), ..some };
+    let bad = Control { started: started("--authorization-mode=RBAC --ssh-user=core"), ..some };
     assert_eq!((of(&bad, "kubelet-verified"), of(&bad, "tunnel-ssh")), (Fail, Fail));
 }
 
 #[test]
 fn one_apiserver_that_fails_is_a_failure() {
-    let mut both = flags(GOOD);
-    both.extend(flags("--authorization-mode=RBAC --ssh-user=core"));
-    let seen = Control { flags: both, ..good() };
+    let mut both = started(GOOD);
+    both.extend(started("--authorization-mode=RBAC --ssh-user=core"));
+    let seen = Control { started: both, ..good() };
     assert_eq!((of(&seen, "kubelet-verified"), of(&seen, "tunnel-ssh")), (Fail, Fail));
 }
 
@@ -130,7 +133,37 @@ fn services_without_https_and_missing_tunnels_are_named() {
     assert_eq!(found.evidence, "1 of 2 Services have none: a/y; those that have one: a/x");
     let agentless = Control { agents: Some(Ok(Vec::new())), ..good() };
     assert_eq!(of(&agentless, "tunnel-konnectivity"), Fail);
-    let plain = Control { flags: flags("--authorization-mode=RBAC"), ..good() };
+    let plain = Control { started: started("--authorization-mode=RBAC"), ..good() };
     assert_eq!(of(&plain, "tunnel-konnectivity"), Fail);
-    assert_eq!(of(&Control { flags: Vec::new(), ..good() }, "tunnel-konnectivity"), Unknown);
+    assert_eq!(of(&Control { started: Vec::new(), ..good() }, "tunnel-konnectivity"), Unknown);
+}
+
+#[test]
+fn a_tunnel_is_one_only_if_the_file_says_so() {
+    let with = |egress: Result<Egress, String>| {
+        let all = started(GOOD).into_iter().map(|one| Started { egress: egress.clone(), ..one });
+        Control { started: all.collect(), ..good() }
+    };
+    assert_eq!(of(&with(Ok(Egress::Direct("it has none"))), "tunnel-konnectivity"), Fail);
+    assert_eq!(of(&with(Err("unreadable".to_owned())), "tunnel-konnectivity"), Unknown);
+    let mut mirrored = with(Err("elsewhere".to_owned()));
+    mirrored.add_local(started(GOOD));
+    assert_eq!((mirrored.started.len(), of(&mirrored, "tunnel-konnectivity")), (1, Pass));
+    let mut another = with(Err("elsewhere".to_owned()));
+    another.add_local(started(&format!("{GOOD} --advertise-address=192.0.2.12")));
+    assert_eq!((another.started.len(), of(&another, "tunnel-konnectivity")), (2, Unknown));
+}
+
+#[test]
+fn what_a_tool_was_told_counts_where_nothing_is_seen() {
+    let told = |line: &str| started(line).pop();
+    let bare = "--authorization-mode=Node,RBAC";
+    let mut seen = Control { told: told(bare), ..good() };
+    seen.add_local(Vec::new());
+    assert_eq!(of(&seen, "kubelet-verified"), Pass, "what runs was seen");
+    for (line, verdict) in [(bare, Fail), (GOOD, Pass)] {
+        let mut unseen = Control { started: Vec::new(), all_flags: false, told: told(line), ..good() };
+        unseen.add_local(Vec::new());
+        assert_eq!(of(&unseen, "kubelet-verified"), verdict);
+    }
 }

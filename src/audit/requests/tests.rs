@@ -1,6 +1,7 @@
 use super::super::control::Control;
 use super::super::finding::Verdict::{self, Fail, Pass, Unknown};
 use super::super::flags::Flags;
+use super::super::started::Started;
 use super::*;
 
 fn door() -> Door {
@@ -87,7 +88,7 @@ fn whoever_is_let_in_is_noticed() {
 #[test]
 fn tokens_from_a_file_are_seen_in_the_flags() {
     let with = |line: &str| Control {
-        flags: vec![("here".to_owned(), Flags::read(&[line]))],
+        started: vec![Started::new("here".to_owned(), Flags::read(&[line]))],
         all_flags: true,
         ..Control::default()
     };

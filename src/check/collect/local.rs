@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::AskDaemon;
+use crate::apiserver::plain;
 use crate::check::settings::Settings;
 use crate::dataplane::host::ROUTE_PROTOCOL;
 use crate::dataplane::links::{self, SeenLink};
@@ -193,12 +194,6 @@ pub(super) fn daemon(run_dir: &Path, ask: AskDaemon) -> Result<Option<Value>, St
         return Err(format!("pid {} holds the lock, and nobody listens on the socket", pid.trim()));
     }
     Ok(None)
-}
-
-/// The words of the kernel, without its number.
-pub(super) fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// An error and its causes on one line.

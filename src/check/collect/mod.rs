@@ -20,6 +20,7 @@ use super::neighbours::Traces;
 use super::node::{Daemon, Here};
 use super::settings::Settings;
 use super::{AskDaemon, is_plain};
+use crate::apiserver::plain;
 use crate::config::{MasqueradeArg, RunArgs};
 use crate::dataplane::host::Node;
 use crate::dataplane::nft::socket::NftSocket;
@@ -83,7 +84,7 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
         tokio::join!(kernel, rules, devices, files, elsewhere, known);
     let trial = match kernel {
         Some(Ok(tried)) => Ok(tried),
-        Some(Err(error)) => Err(local::plain(&error)),
+        Some(Err(error)) => Err(plain(&error)),
         None => Ok(Vec::new()),
     };
     let rules = rules.map(|rules| rules.map_err(|error| local::chain(&error)));
@@ -123,7 +124,7 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
         },
         ways: Ways {
             virtual_functions: files.virtual_functions.map(|found| local::believe(found, devices.as_ref())),
-            elsewhere: elsewhere.map(|found| found.map_err(|error| local::plain(&error))),
+            elsewhere: elsewhere.map(|found| found.map_err(|error| plain(&error))),
             hardware: files.hardware,
             links: devices,
             rules: rules.clone(),

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::Known;
 use crate::apiserver::examine::{Examined, Trust, examine};
 use crate::apiserver::review::{self, Audience};
-use crate::apiserver::{self, Access};
+use crate::apiserver::{self, Access, plain};
 use crate::check::api::Api;
 use crate::clock::unix_now;
 use crate::config::RunArgs;
@@ -154,7 +154,7 @@ async fn resolve(names: &BTreeSet<(String, u16)>) -> Vec<Result<Vec<SocketAddr>,
         }
         match timeout(RESOLVE, tokio::net::lookup_host((host.as_str(), *port))).await {
             Ok(Ok(found)) => Ok(found.collect()),
-            Ok(Err(error)) => Err(super::local::plain(&error)),
+            Ok(Err(error)) => Err(plain(&error)),
             Err(_) => Err(format!("no answer from the name server within {:.1} s", RESOLVE.as_secs_f32())),
         }
     }))

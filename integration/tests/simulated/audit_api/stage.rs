@@ -1,6 +1,6 @@
 //! One apiserver's place in a lab, and the audit of whoever stands there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use apivip::model::types::Family;
@@ -43,10 +43,26 @@ impl Stage {
     pub fn start() -> Result<Self> {
         let lab = Lab::start(LabOptions { pods: 0, apiservers: 1, ..LabOptions::default() })?;
         let authority = Authority::new(lab.dir(), "ca")?;
-        let kubeconfig = lab.dir().join("kubeconfig");
-        let trust = kubeconfig::Authority::File(authority.certificate().to_owned());
-        Kubeconfig::new(format!("https://{AT}"), trust, User::Token(TOKEN.to_owned())).write(&kubeconfig)?;
-        Ok(Self { lab, authority, kubeconfig })
+        let stage = Self { kubeconfig: lab.dir().join("kubeconfig"), lab, authority };
+        stage.with_token(TOKEN)?;
+        Ok(stage)
+    }
+
+    /// Writes the kubeconfig anew, with this token.
+    pub fn with_token(&self, token: &str) -> Result<&Self> {
+        self.write(self.authority.certificate(), token)
+    }
+
+    /// The same with another bundle of CAs.
+    pub fn trusting(&self, bundle: &Path) -> Result<&Self> {
+        self.write(bundle, TOKEN)
+    }
+
+    fn write(&self, bundle: &Path, token: &str) -> Result<&Self> {
+        let trust = kubeconfig::Authority::File(bundle.to_owned());
+        Kubeconfig::new(format!("https://{AT}"), trust, User::Token(token.to_owned()))
+            .write(&self.kubeconfig)?;
+        Ok(self)
     }
 
     pub fn certificate(
