@@ -100,12 +100,17 @@ impl Direction {
         Ok(Stop::Yields)
     }
 
-    /// The other direction failed: brings to the sink what can be brought without waiting, but no end.
+    /// One direction failed: brings to the sink what can be brought without waiting, but no end. A pipe with bytes that
+    /// nobody takes any more is kept, and goes with the connection.
     pub(super) fn flush(&mut self, wire: &mut impl Wire) {
         if self.phase != Phase::Told {
             self.phase = Phase::Doomed;
             // All that matters happens on the way; the sockets are reset next.
             let _ = self.advance(wire);
+        }
+        // Most connections end so, and a new pipe for each costs more than all else that is done here.
+        if self.held == 0 {
+            wire.release_pipe();
         }
     }
 

@@ -170,6 +170,8 @@ proptest! {
         prop_assert_eq!(matches!(over, Some(Err(_))), fake.failed);
         prop_assert_eq!(&fake.sink[..], &bytes(count)[..fake.sink.len()]);
         prop_assert_eq!(fake.shut, ends && !fake.failed);
+        direction.flush(&mut fake);
+        prop_assert!(fake.pipe.is_none_or(|pipe| !pipe.is_empty()), "gives an empty pipe back");
     }
 
     #[test]
@@ -182,6 +184,7 @@ proptest! {
         prop_assert_eq!(&fake.sink, &bytes(count));
         prop_assert_eq!(fake.shut, over);
         prop_assert_eq!(direction.is_told(), over);
+        prop_assert!(fake.pipe.is_none(), "gives the pipe back");
     }
 }
 
