@@ -1,18 +1,13 @@
 //! `apivip audit`: looks at the paths between control plane and node, and says which is not safe.
 
-use std::time::Duration;
-
 use anyhow::{Context, anyhow};
 
-use super::{DEGRADED, Failure, OK, status};
+use super::{DEGRADED, Failure, OK, looked, status};
 use crate::audit::finding::{Report, Severity, Verdict};
 use crate::audit::text::{explain, text};
 use crate::audit::{catalogue, sarif};
 use crate::check::text::Style;
 use crate::config::{AuditArgs, FailOnArg, ReportArg};
-
-/// How long the daemon may take for each part of its answer.
-const DAEMON: Duration = Duration::from_secs(2);
 
 /// Returns the exit code: what was found decides it.
 pub(super) fn audit(args: &AuditArgs) -> Result<u8, Failure> {
@@ -21,16 +16,7 @@ pub(super) fn audit(args: &AuditArgs) -> Result<u8, Failure> {
         return status::print(&text).map(|()| OK).map_err(Failure::Runtime);
     }
     args.run.boot.configured(args.run.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(16)
-        .build()
-        .context("start the runtime")
-        .map_err(Failure::Runtime)?;
-    let ask = |run_dir: &std::path::Path| status::ask(run_dir, "/status", DAEMON);
-    let report = runtime.block_on(crate::audit::run(args, ask));
-    // Nothing that hangs must delay the end.
-    runtime.shutdown_background();
+    let report = looked(|ask| crate::audit::run(args, ask))?;
     shown(&report, args.output).and_then(|shown| status::print(&shown)).map_err(Failure::Runtime)?;
     Ok(if counts(&report, args.fail_on) { DEGRADED } else { OK })
 }

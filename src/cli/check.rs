@@ -1,30 +1,16 @@
 //! `apivip check`: looks at this node and at the API, and says what stands in the way.
 
-use std::time::Duration;
-
 use anyhow::Context;
 
-use super::{DEGRADED, Failure, OK, status};
+use super::{DEGRADED, Failure, OK, looked, status};
 use crate::check::finding::{Report, Verdict};
 use crate::check::text::{Style, text};
 use crate::config::{CheckArgs, OutputArg};
 
-/// How long the daemon may take for each part of its answer.
-const DAEMON: Duration = Duration::from_secs(2);
-
 /// Returns the exit code: what was found decides it.
 pub(super) fn check(args: &CheckArgs) -> Result<u8, Failure> {
     args.run.boot.configured(args.run.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(16)
-        .build()
-        .context("start the runtime")
-        .map_err(Failure::Runtime)?;
-    let ask = |run_dir: &std::path::Path| status::ask(run_dir, "/status", DAEMON);
-    let report = runtime.block_on(crate::check::run(&args.run, ask));
-    // Nothing that hangs must delay the end.
-    runtime.shutdown_background();
+    let report = looked(|ask| crate::check::run(&args.run, ask))?;
     shown(&report, args.output).and_then(|shown| status::print(&shown)).map_err(Failure::Runtime)?;
     let worst = if args.strict { Verdict::Warning } else { Verdict::Fail };
     Ok(if report.verdict >= worst { DEGRADED } else { OK })

@@ -8,11 +8,15 @@ pub mod render;
 mod run;
 mod status;
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::Parser;
 use clap::error::ErrorKind;
 
+use crate::check::AskDaemon;
 use crate::config::{Cli, Command};
 
 /// Everything went well.
@@ -44,6 +48,23 @@ impl Failure {
     pub fn configuration(error: impl Into<anyhow::Error>) -> Self {
         Self::Configuration(error.into())
     }
+}
+
+/// How long the daemon may take for each part of its answer.
+const DAEMON: Duration = Duration::from_secs(2);
+
+/// Does a look at node and API to its end, which may ask the daemon for its status.
+fn looked<F: Future>(look: impl FnOnce(AskDaemon) -> F) -> Result<F::Output, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(16)
+        .build()
+        .context("start the runtime")
+        .map_err(Failure::Runtime)?;
+    let seen = runtime.block_on(look(|run_dir: &Path| status::ask(run_dir, "/status", DAEMON)));
+    // Nothing that hangs must delay the end.
+    runtime.shutdown_background();
+    Ok(seen)
 }
 
 /// Parses the command line, runs the command and reports its failure on stderr.

@@ -8,9 +8,8 @@
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{Request, Response, StatusCode};
@@ -21,11 +20,12 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
 
 use super::body::AnswerBody;
 use super::listen;
+pub use super::manner::Manner;
+use super::manner::{self, Serving};
 use crate::netns::Namespace;
 use crate::pki::KeyFiles;
 use crate::tls;
@@ -35,10 +35,6 @@ pub const PORT: u16 = 10_250;
 /// Where it serves without TLS.
 pub const READ_ONLY_PORT: u16 = 10_255;
 
-/// A client that hangs on to a hung server leaves before that.
-const HANG: Duration = Duration::from_secs(300);
-const PIECE: &[u8] = &[b'x'; 64 << 10];
-
 /// Who may do what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -46,17 +42,6 @@ pub enum Mode {
     Webhook,
     /// `authorization.mode: AlwaysAllow`.
     AlwaysAllow,
-}
-
-/// How it serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
-    /// As it should.
-    Well,
-    /// It takes connections and says nothing.
-    Hangs,
-    /// With so many bytes in each body.
-    Floods(u64),
 }
 
 /// What it is like.
@@ -108,7 +93,7 @@ pub struct Asked {
 /// A running one.
 #[derive(Debug)]
 pub struct Kubelet {
-    runtime: Option<Runtime>,
+    _serving: Serving,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
@@ -121,11 +106,7 @@ struct Shared {
 impl Kubelet {
     /// Starts one on every IPv4 address of `node`. It answers when this returns.
     pub fn start(node: &Namespace, options: Options) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .context("start the runtime")?;
+        let runtime = manner::runtime()?;
         let asked = Arc::<Mutex<Vec<Asked>>>::default();
         let acceptor = TlsAcceptor::from(tls::server_config(
             &options.files.certificate,
@@ -151,7 +132,7 @@ impl Kubelet {
         runtime.spawn(listen::accept_each(secure, move |stream, _| {
             tokio::spawn(secured(stream, acceptor.clone(), Arc::clone(&shared)));
         }));
-        Ok(Self { runtime: Some(runtime), asked })
+        Ok(Self { _serving: Serving::new(runtime), asked })
     }
 
     /// What it was asked so far, oldest first.
@@ -160,17 +141,8 @@ impl Kubelet {
     }
 }
 
-impl Drop for Kubelet {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(Duration::from_secs(5));
-        }
-    }
-}
-
 async fn secured(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
-    if shared.options.manner == Manner::Hangs {
-        tokio::time::sleep(HANG).await;
+    if shared.options.manner.hung().await {
         return;
     }
     // A client that offers old TLS only is refused here.
@@ -221,23 +193,8 @@ fn answer(request: &Request<Incoming>, shared: &Shared, open: bool) -> Response<
         },
         |(status, text)| (status, text.to_owned()),
     );
-    let body = match options.manner {
-        Manner::Floods(bytes) => flood(bytes),
-        Manner::Well | Manner::Hangs => AnswerBody::Full(Some(Bytes::from(text))),
-    };
+    let body = options.manner.flood().unwrap_or_else(|| AnswerBody::Full(Some(Bytes::from(text))));
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response
-}
-
-fn flood(bytes: u64) -> AnswerBody {
-    let (sender, body) = AnswerBody::channel();
-    tokio::spawn(async move {
-        for _ in 0..bytes / PIECE.len() as u64 {
-            if sender.send(Ok(Bytes::from_static(PIECE))).await.is_err() {
-                return;
-            }
-        }
-    });
-    body
 }

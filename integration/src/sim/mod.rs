@@ -13,6 +13,7 @@ pub mod https;
 pub mod kubelet;
 pub mod listen;
 pub mod load;
+mod manner;
 pub mod objects;
 pub mod odd_api;
 pub mod protocol;

@@ -7,9 +7,8 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -20,31 +19,18 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
 
 use super::body::{AnswerBody, full};
 use super::listen;
+pub use super::manner::Manner;
+use super::manner::{self, Serving};
 use crate::netns::Namespace;
 use crate::pki::KeyFiles;
 use crate::tls;
 
-/// A client that hangs on to a hung server leaves before that.
-const HANG: Duration = Duration::from_secs(300);
 /// Of a review, in bytes.
 const REVIEW_BYTES: usize = 64 << 10;
-const PIECE: &[u8] = &[b'x'; 64 << 10];
-
-/// How it serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
-    /// As it should.
-    Well,
-    /// It takes connections and says nothing.
-    Hangs,
-    /// With so many bytes in each body.
-    Floods(u64),
-}
 
 /// What it is like.
 #[derive(Clone, Debug)]
@@ -104,17 +90,13 @@ impl Options {
 /// A running one.
 #[derive(Debug)]
 pub struct OddApi {
-    runtime: Option<Runtime>,
+    _serving: Serving,
 }
 
 impl OddApi {
     /// Starts one at `at` in `namespace`. It answers when this returns.
     pub fn start(namespace: &Namespace, at: SocketAddr, options: Options) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .context("start the runtime")?;
+        let runtime = manner::runtime()?;
         let acceptor = TlsAcceptor::from(tls::curious_server_config(
             &options.files.certificate,
             &options.files.key,
@@ -138,21 +120,12 @@ impl OddApi {
         runtime.spawn(listen::accept_each(secure, move |stream, _| {
             tokio::spawn(secured(stream, acceptor.clone(), Arc::clone(&options)));
         }));
-        Ok(Self { runtime: Some(runtime) })
-    }
-}
-
-impl Drop for OddApi {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(Duration::from_secs(5));
-        }
+        Ok(Self { _serving: Serving::new(runtime) })
     }
 }
 
 async fn secured(stream: TcpStream, acceptor: TlsAcceptor, options: Arc<Options>) {
-    if options.manner == Manner::Hangs {
-        tokio::time::sleep(HANG).await;
+    if options.manner.hung().await {
         return;
     }
     // A client that offers old TLS only is refused here.
@@ -204,8 +177,8 @@ async fn answer(
         }
         return refused;
     };
-    if let Manner::Floods(bytes) = options.manner {
-        return Response::new(flood(bytes));
+    if let Some(flood) = options.manner.flood() {
+        return Response::new(flood);
     }
     let may = match user.as_str() {
         "admin" | "system:unsecured" => true,
@@ -273,16 +246,4 @@ fn json(code: u16, value: &Value) -> Response<AnswerBody> {
 
 fn status(code: u16, message: &str) -> Response<AnswerBody> {
     super::apiserver::status::answer(code, message, Value::Null)
-}
-
-fn flood(bytes: u64) -> AnswerBody {
-    let (sender, body) = AnswerBody::channel();
-    tokio::spawn(async move {
-        for _ in 0..bytes / PIECE.len() as u64 {
-            if sender.send(Ok(bytes::Bytes::from_static(PIECE))).await.is_err() {
-                return;
-            }
-        }
-    });
-    body
 }

@@ -48,7 +48,9 @@ fn a_healthy_node_is_ok_before_and_after_and_stays_as_it_was() -> Result<()> {
     );
 
     stage.scenario.options = stage.scenario.options.clone().arg("--table-owner=off");
-    let daemon = stage.scenario.daemon()?;
+    let mut daemon = stage.scenario.daemon()?;
+    let state = daemon.state_dir().join("state");
+    daemon.process().wait_until("the state's file", COMMAND_LIMIT, |_| Ok(state.exists().then_some(())))?;
     let checked = stage.check_with(&["--strict", "--table-owner=off"])?;
     ensure!(checked.code == Some(GOOD), "{:#}", checked.report);
     ensure!(checked.with_verdicts(&["info", "unknown", "warning", "fail"]) == unseen, "{:#}", checked.report);

@@ -37,7 +37,7 @@ fn what_it_may_not_know_is_unknown_with_what_it_needs() -> Result<()> {
     checked.expect("kernel-table", "ok", &[])?;
     let checked = without("sys_admin")?;
     ensure!(checked.code == Some(GOOD), "{:#}", checked.report);
-    checked.expect("kernel-table", "unknown", &["Operation not permitted", "CAP_SYS_ADMIN"])?;
+    checked.expect("kernel-table", "unknown", &["operation not permitted", "CAP_SYS_ADMIN"])?;
     checked.expect("kube-proxy", "ok", &[])
 }
 
