@@ -107,6 +107,12 @@ impl Daemon {
         self.wait_for_status(&what, limit, |status| status["dataplane"]["in_use"] == name)
     }
 
+    /// Waits until it has saved its state, which comes after the rules and waits for the disk.
+    pub fn wait_for_state(&mut self, limit: Duration) -> Result<PathBuf> {
+        let file = self.state_dir().join("state");
+        self.process.wait_until("the state's file", limit, |_| Ok(file.exists().then(|| file.clone())))
+    }
+
     /// Waits until exactly these backends serve the virtual IP and port.
     pub fn wait_for_backends(&mut self, vip: SocketAddr, backends: &[SocketAddr]) -> Result<Value> {
         let mut wanted: Vec<SocketAddr> = backends.to_vec();

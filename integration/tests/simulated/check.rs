@@ -49,8 +49,7 @@ fn a_healthy_node_is_ok_before_and_after_and_stays_as_it_was() -> Result<()> {
 
     stage.scenario.options = stage.scenario.options.clone().arg("--table-owner=off");
     let mut daemon = stage.scenario.daemon()?;
-    let state = daemon.state_dir().join("state");
-    daemon.process().wait_until("the state's file", COMMAND_LIMIT, |_| Ok(state.exists().then_some(())))?;
+    daemon.wait_for_state(COMMAND_LIMIT)?;
     let checked = stage.check_with(&["--strict", "--table-owner=off"])?;
     ensure!(checked.code == Some(GOOD), "{:#}", checked.report);
     ensure!(checked.with_verdicts(&["info", "unknown", "warning", "fail"]) == unseen, "{:#}", checked.report);
@@ -205,6 +204,7 @@ fn a_table_is_told_by_its_owner() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
     let stage = Stage::start(&lab)?;
     let mut daemon = stage.scenario.daemon()?;
+    daemon.wait_for_state(COMMAND_LIMIT)?;
     let checked = stage.check()?;
     ensure!(checked.code == Some(GOOD), "{:#}", checked.report);
     checked.expect("table", "ok", &["belongs to netlink port"])?;

@@ -97,8 +97,7 @@ fn saved_state_is_programmed_while_no_apiserver_lives() -> Result<()> {
     let options = boot.options(&["--seed", "192.0.2.13:6443"])?;
     let mut first = boot.spawn(&options)?;
     first.wait_for_status("the API's list", LIMIT, |status| serves(status, vip, &all, "published"))?;
-    let file = first.state_dir().join("state");
-    first.process().wait_until("the state's file", LIMIT, |_| Ok(file.exists().then_some(())))?;
+    let file = first.wait_for_state(LIMIT)?;
     first.stop()?;
     let (kept, written) = (fs::read(&file)?, fs::metadata(&file)?.modified()?);
 

@@ -6,11 +6,22 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use integration::cold_boot::{ColdBoot, LIMIT, serves};
 use integration::control_plane::Variant;
-use integration::daemon::DaemonOptions;
+use integration::daemon::{Daemon, DaemonOptions};
 use integration::lab::{Lab, LabOptions};
 
+/// The same, and keeps its state in the end, for which a disk may take its time.
+fn works_and_keeps(boot: &ColdBoot<'_>, options: &DaemonOptions, warning: &str) -> Result<()> {
+    let mut daemon = works(boot, options, warning)?;
+    let file = daemon.state_dir().join("state");
+    daemon.process().wait_until("the state", LIMIT, |_| {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        Ok((text.starts_with("apivip state 1 ") && text.contains("192.0.2.13")).then_some(()))
+    })?;
+    daemon.stop().map(drop)
+}
+
 /// Starts a daemon that must say `warning` and serve the virtual IP all the same, also after a change.
-fn works(boot: &ColdBoot<'_>, options: &DaemonOptions, warning: &str) -> Result<()> {
+fn works(boot: &ColdBoot<'_>, options: &DaemonOptions, warning: &str) -> Result<Daemon> {
     boot.plane.publish_apiservers(&[1, 2])?;
     let mut daemon = boot.spawn(options)?;
     let served = |numbers: &[u8]| numbers.iter().map(|i| boot.plane.apiservers(*i)[0]).collect::<Vec<_>>();
@@ -25,7 +36,7 @@ fn works(boot: &ColdBoot<'_>, options: &DaemonOptions, warning: &str) -> Result<
     boot.expect_served(warning)?;
     // The next daemon's log begins anew.
     fs::remove_file(daemon.run_dir().with_file_name("apivip.stderr"))?;
-    daemon.stop().map(drop)
+    Ok(daemon)
 }
 
 /// Mounts a small file system where the state is kept, for the daemon alone, and runs `more` before it starts.
@@ -42,7 +53,7 @@ fn whatever_is_wrong_with_the_state_the_daemon_warns_and_works() -> Result<()> {
     let boot = ColdBoot::start(&lab, Variant::SimulatedSlices, true)?;
     boot.may_read(true)?;
     let options = boot.options(&["--seed", "192.0.2.11:6443"])?;
-    works(&boot, &options, "apivip starts")?;
+    works_and_keeps(&boot, &options, "apivip starts")?;
     let folder = lab.dir().join("state");
     let file = folder.join("state");
     let text = fs::read_to_string(&file).context("read the state")?;
@@ -53,12 +64,13 @@ fn whatever_is_wrong_with_the_state_the_daemon_warns_and_works() -> Result<()> {
         (text.replacen("192.0.2.12", "192.0.2.99", 1), "its checksum is wrong"),
     ] {
         fs::write(&file, &wrong)?;
-        works(&boot, &options, warning)?;
+        works_and_keeps(&boot, &options, warning)?;
         let mended = fs::read_to_string(&file)?;
         ensure!(mended.starts_with("apivip state 1 ") && mended != wrong, "after {warning:?}: {mended}");
     }
     let read_only = on_a_disk(&options, &folder, "ro", "true");
-    works(&boot, &read_only, "Read-only file system")?;
+    works(&boot, &read_only, "Read-only file system")?.stop()?;
     let fill = format!("dd if=/dev/zero of={}/filler bs=4096 count=1 status=none", folder.display());
-    works(&boot, &on_a_disk(&options, &folder, "size=4k", &fill), "No space left on device")
+    works(&boot, &on_a_disk(&options, &folder, "size=4k", &fill), "No space left on device")?.stop()?;
+    Ok(())
 }
