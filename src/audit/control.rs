@@ -80,9 +80,11 @@ pub struct Control {
     pub agents: Option<Result<Vec<String>, String>>,
 }
 
-const NEED_FLAGS: &str = "on a node of the control plane --apiserver-manifest or --host-proc; elsewhere the right to list Pods in kube-system, \
-     where kube-apiserver runs as a static Pod";
-const NO_FLAGS: &str = "no kube-apiserver's flags can be read";
+/// What would let the flags be known.
+pub(super) const NEED_FLAGS: &str = "on a node of the control plane --apiserver-manifest or --host-proc; elsewhere the right to list Pods in \
+     kube-system, where kube-apiserver runs as a static Pod, or to get the ConfigMap kubeadm-config there";
+/// Why nothing is known of them.
+pub(super) const NO_FLAGS: &str = "no kube-apiserver's flags can be read";
 
 impl Control {
     /// Adds what this host tells, which is the nearest and comes first. A mirror Pod of what was seen here, file and all,

@@ -7,7 +7,7 @@ use super::catalogue::apiserver::FOREIGN;
 use super::catalogue::requests::{
     ANONYMOUS_DISCOVERY, ANONYMOUS_OBJECTS, BASIC, CREDENTIALS, DAMAGED_TOKEN, PLAIN_HTTP, STATIC_TOKENS,
 };
-use super::control::Control;
+use super::control::{Control, NEED_FLAGS, NO_FLAGS};
 use super::finding::{Finding, Severity};
 use super::who::Who;
 
@@ -188,12 +188,13 @@ pub fn static_tokens(control: &Control, opaque: Option<bool>) -> Finding {
     let given = started.iter().find_map(|one| Some((&one.place, one.flags.get("token-auth-file")?)));
     match (given, started, opaque) {
         (Some((place, file)), _, _) => STATIC_TOKENS.fail(format!("{place}: --token-auth-file={file}")),
-        (None, _, Some(true)) => STATIC_TOKENS.fail("this node's own token is not signed: it comes from such a file").of(Severity::Medium),
-        (None, [], _) => STATIC_TOKENS.unknown(
-            "no kube-apiserver's flags can be read",
-            "on a node of the control plane --apiserver-manifest or --host-proc; elsewhere the right to list Pods in kube-system",
-        ),
-        (None, [one, ..], _) => control.complete(&STATIC_TOKENS, format!("{}: no --token-auth-file", one.place)),
+        (None, _, Some(true)) => STATIC_TOKENS
+            .fail("this node's own token is not signed: it comes from such a file")
+            .of(Severity::Medium),
+        (None, [], _) => STATIC_TOKENS.unknown(NO_FLAGS, NEED_FLAGS),
+        (None, [one, ..], _) => {
+            control.complete(&STATIC_TOKENS, format!("{}: no --token-auth-file", one.place))
+        }
     }
 }
 
