@@ -35,15 +35,7 @@ pub fn command(lab: &Lab) -> Result<Command> {
 
 /// The same, started by the words of `wrapper`.
 fn command_behind(lab: &Lab, wrapper: &[String]) -> Result<Command> {
-    let program = command::program("apivip")?;
-    let mut command = match wrapper {
-        [] => lab.node().command(program),
-        [first, rest @ ..] => {
-            let mut command = lab.node().command(first);
-            command.args(rest).arg(program);
-            command
-        }
-    };
+    let mut command = lab.node().command_behind(wrapper, command::program("apivip")?);
     refusal::clean_environment(&mut command);
     command.env_remove("NODE_NAME").arg("audit");
     command.arg("--run-dir").arg(lab.dir().join("run"));

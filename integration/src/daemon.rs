@@ -209,14 +209,7 @@ pub fn run_to_end(
 }
 
 fn run_command(node: &Namespace, program: &Path, folder: &Path, options: &DaemonOptions) -> Command {
-    let mut command = match options.wrapper.split_first() {
-        Some((wrapper, arguments)) => {
-            let mut command = node.command(wrapper);
-            command.args(arguments).arg(program);
-            command
-        }
-        None => node.command(program),
-    };
+    let mut command = node.command_behind(&options.wrapper, program);
     command.arg("run");
     if let Some(path) = &options.kubeconfig {
         command.arg("--kubeconfig").arg(path);

@@ -57,8 +57,13 @@ impl Namespace {
     /// A command that runs inside. `ip netns exec` replaces itself by the program, so that the child's pid is the
     /// program's own.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.command_behind(&[], program)
+    }
+
+    /// The same, started by the words of `wrapper`, which must become the program in turn.
+    pub fn command_behind(&self, wrapper: &[String], program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program);
+        command.args(["netns", "exec", &self.name]).args(wrapper).arg(program);
         command
     }
 

@@ -87,10 +87,13 @@ pub(super) const NEED_FLAGS: &str = "on a node of the control plane --apiserver-
 pub(super) const NO_FLAGS: &str = "no kube-apiserver's flags can be read";
 
 impl Control {
-    /// Adds what this host tells, which is the nearest and comes first. A mirror Pod of what was seen here, file and all,
-    /// is no other apiserver; and what was told counts only where nothing is seen.
+    /// Adds what this host tells, which is the nearest and comes first. One mirror Pod with the flags of what was seen
+    /// here, file and all, is no other apiserver; and what was told counts only where nothing is seen.
     pub fn add_local(&mut self, found: Vec<Started>) {
-        self.started.retain(|one| one.egress.is_ok() || !found.iter().any(|here| here.flags == one.flags));
+        let mirror = |one: &Started| found.iter().any(|here| here.flags == one.flags);
+        if let Some(at) = self.started.iter().position(mirror) {
+            self.started.remove(at);
+        }
         self.started.splice(0..0, found);
         if let (true, Some(told)) = (self.started.is_empty(), self.told.take()) {
             self.started.push(told);

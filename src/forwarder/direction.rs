@@ -108,7 +108,7 @@ impl Direction {
             // All that matters happens on the way; the sockets are reset next.
             let _ = self.advance(wire);
         }
-        // Most connections end so, and a new pipe for each costs more than all else that is done here.
+        // Clients that reset are many, and a new pipe for each costs more than the options of a dial.
         if self.held == 0 {
             wire.release_pipe();
         }

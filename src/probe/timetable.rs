@@ -49,6 +49,11 @@ impl Plan {
     }
 }
 
+/// Give or take a tenth.
+fn about(interval: Duration, chance: f64) -> Duration {
+    interval.mul_f64(0.9 + chance * 0.2)
+}
+
 /// The times of one backend.
 #[derive(Clone, Debug)]
 pub(super) struct Timetable {
@@ -78,28 +83,26 @@ impl Timetable {
     /// The kept connection was lost. Those that may bear witness are asked first; the burst that follows will not wait
     /// for the next regular probe.
     pub(super) fn lost(&mut self, now: Instant, chance: f64) {
-        self.regular = now + self.beat.interval().mul_f64(0.9 + chance * 0.2);
+        self.regular = now + about(self.beat.interval(), chance);
     }
 
     /// It was lost once more, which says nothing any longer of this server: a single probe tells, at once unless there
     /// was one within the interval. Later, one that flaps in step with the probes would be missed.
     pub(super) fn lost_again(&mut self, now: Instant, chance: f64) {
-        let rested =
-            self.probed.map_or(now, |probed| probed + self.beat.interval().mul_f64(0.9 + chance * 0.2));
+        let rested = self.probed.map_or(now, |probed| probed + about(self.beat.interval(), chance));
         self.regular = rested.max(now);
     }
 
     /// `action` was started.
     pub(super) fn started(&mut self, action: Action, now: Instant, chance: f64) {
-        let jitter = 0.9 + chance * 0.2;
         match action {
             // At the beat, or late: the next one is the one after that.
             Action::Ping => self.ping = self.beat.after(now + self.beat.interval() / 2),
-            Action::Ask => self.readyz = now + self.readyz_interval.mul_f64(jitter),
+            Action::Ask => self.readyz = now + about(self.readyz_interval, chance),
             Action::Fresh => self.fresh = Some(now),
         }
         if action != Action::Ping {
-            self.regular = now + self.beat.interval().mul_f64(jitter);
+            self.regular = now + about(self.beat.interval(), chance);
             self.probed = Some(now);
         }
     }

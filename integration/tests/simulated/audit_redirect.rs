@@ -23,6 +23,17 @@ const SETTINGS: [(&str, &str); 3] = [
     ("net/ipv4/conf/all/route_localnet", "0"),
 ];
 
+/// What passes there.
+const REDIRECT: [&str; 7] = [
+    "redirect-answer",
+    "redirect-tables",
+    "redirect-sockets",
+    "redirect-listeners",
+    "redirect-nonlocal-bind",
+    "redirect-rp-filter",
+    "redirect-route-localnet",
+];
+
 struct Stage<'lab> {
     lab: &'lab Lab,
     scenario: Scenario<'lab>,
@@ -56,15 +67,7 @@ fn a_node_as_it_should_be_passes_and_each_neighbour_is_noticed() -> Result<()> {
     let mut stage = Stage::start(&lab)?;
     stage.answered_by("rules")?;
     let checked = stage.audit()?;
-    for id in [
-        "redirect-answer",
-        "redirect-tables",
-        "redirect-sockets",
-        "redirect-listeners",
-        "redirect-nonlocal-bind",
-        "redirect-rp-filter",
-        "redirect-route-localnet",
-    ] {
+    for id in REDIRECT {
         checked.expect(id, "pass", &[])?;
     }
     // The virtual IP is looked at like every apiserver.
@@ -130,13 +133,7 @@ fn a_node_of_ipv6_passes_too() -> Result<()> {
     let mut stage = Stage::start(&lab)?;
     stage.answered_by("rules")?;
     let checked = stage.audit()?;
-    for id in [
-        "redirect-answer",
-        "redirect-tables",
-        "redirect-sockets",
-        "redirect-listeners",
-        "redirect-nonlocal-bind",
-    ] {
+    for id in REDIRECT {
         checked.expect(id, "pass", &[])?;
     }
     for at in ["[fd00:10:96::1]:443", "[2001:db8::11]:6443", "[2001:db8::12]:6443", "[2001:db8::13]:6443"] {

@@ -149,6 +149,10 @@ fn a_tunnel_is_one_only_if_the_file_says_so() {
     let mut mirrored = with(Err("elsewhere".to_owned()));
     mirrored.add_local(started(GOOD));
     assert_eq!((mirrored.started.len(), of(&mirrored, "tunnel-konnectivity")), (1, Pass));
+    let mut alike = with(Err("elsewhere".to_owned()));
+    alike.started.extend(alike.started.clone());
+    alike.add_local(started(GOOD));
+    assert_eq!((alike.started.len(), of(&alike, "tunnel-konnectivity")), (2, Unknown), "two mirrors are two");
     let mut another = with(Err("elsewhere".to_owned()));
     another.add_local(started(&format!("{GOOD} --advertise-address=192.0.2.12")));
     assert_eq!((another.started.len(), of(&another, "tunnel-konnectivity")), (2, Unknown));
