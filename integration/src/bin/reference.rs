@@ -81,12 +81,12 @@ fn flags(cli: &Command) -> String {
         }
     }
     let mut table =
-        "| flag | environment | default | commands | meaning |\n|---|---|---|---|---|\n".to_owned();
+        "| flag | meaning | default | environment | commands |\n|---|---|---|---|---|\n".to_owned();
     for (shown, environment, commands, rest) in rows.into_values() {
         let (default, help) = rest.split_once('|').unwrap_or_default();
         let help = help.replace('|', "\\|");
         let _ =
-            writeln!(table, "| `{shown}` | {environment} | {default} | {} | {help} |", commands.join(", "));
+            writeln!(table, "| `{shown}` | {help} | {default} | {environment} | {} |", commands.join(", "));
     }
     table
 }

@@ -1,6 +1,6 @@
 //! [`DesiredState`] -> [`Table`]: which chains and rules a state means. Pure.
 //!
-//! `rules/README.md` explains the result hook by hook.
+//! `docs/rules.md` explains the result hook by hook.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
