@@ -168,7 +168,7 @@ impl Bound {
             api_in,
             connection_in,
         ));
-        known.start(&args, api, reports, &mut tasks);
+        let keeper = known.start(&args, api, reports, &mut tasks);
         tasks.spawn(admin::serve(admin, args.admin.admin_listen.0, sources));
         let (views_in, views) = watch::channel(None);
         tasks.spawn(probe::run(
@@ -205,6 +205,9 @@ impl Bound {
         let parts = Parts { dataplane, host, flows, forwarder };
         let parts = Reconciler::new(parts, mode, policy, metrics, report_in).run(inputs).await;
         tasks.shutdown().await;
+        if let Some(keeper) = keeper {
+            keeper.finish().await;
+        }
         let Parts { mut dataplane, mut host, forwarder, .. } = parts;
         // From here on another daemon may start, and take the table in; what follows is ours alone.
         dataplane.release().await;

@@ -15,6 +15,7 @@
  *   fail         as before, but the answer arrives as ENOMEM
  *   hang         a batch waits until the file says something else, as behind another program's commit mutex
  *   flowtable    a list of flowtables shows one for each table, with the table's name and none of its own
+ *   deaf         no socket joins a multicast group of the family: EPERM
  *   refuse-open  no new socket of the family, as a kernel built without netfilter's netlink
  *
  * Whatever was obeyed is appended as a line to the file of that name with ".met" at its end.
@@ -277,6 +278,21 @@ ssize_t recv(int fd, void *bytes, size_t len, int flags)
 
 	rename_refusal(fd, bytes, n < (ssize_t)len ? n : (ssize_t)len);
 	return n;
+}
+
+int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+{
+	char word[32];
+
+	if (level == SOL_NETLINK && name == NETLINK_ADD_MEMBERSHIP && is_netfilter(fd)) {
+		fault(word, sizeof(word));
+		if (!strcmp(word, "deaf")) {
+			met(word, "socket");
+			errno = EPERM;
+			return -1;
+		}
+	}
+	return REAL(setsockopt)(fd, level, name, value, len);
 }
 
 int socket(int domain, int type, int protocol)

@@ -109,7 +109,7 @@ impl Daemon {
 
     /// Waits until it has saved its state, which comes after the rules and waits for the disk.
     pub fn wait_for_state(&mut self, limit: Duration) -> Result<PathBuf> {
-        let file = self.state_dir().join("state");
+        let file = self.state_file();
         self.process.wait_until("the state's file", limit, |_| Ok(file.exists().then(|| file.clone())))
     }
 
@@ -176,6 +176,11 @@ impl Daemon {
     /// The folder that holds its last good state.
     pub fn state_dir(&self) -> PathBuf {
         self.folder.join(STATE_DIR)
+    }
+
+    /// The file in it.
+    pub fn state_file(&self) -> PathBuf {
+        self.state_dir().join("state")
     }
 
     /// `apivip cleanup` on the same node, for the same folders.

@@ -30,6 +30,8 @@ pub enum Fault {
     Hanging,
     /// No socket of netfilter's netlink family can be opened; those that are open work on.
     NoSocket,
+    /// Nobody may listen to changes of nf_tables.
+    Deaf,
     /// Each table is listed as a flowtable, too, as on a kernel that has some.
     Flowtables,
 }
@@ -48,6 +50,7 @@ impl Fault {
             Self::Failing => "fail",
             Self::Hanging => "hang",
             Self::NoSocket => "refuse-open",
+            Self::Deaf => "deaf",
             Self::Flowtables => "flowtable",
         }
     }
@@ -55,7 +58,7 @@ impl Fault {
     /// What the operating system calls the error.
     pub fn reason(self) -> Option<&'static str> {
         match self {
-            Self::NotPermitted => Some("Operation not permitted"),
+            Self::NotPermitted | Self::Deaf => Some("Operation not permitted"),
             Self::NoChainType => Some("No such file or directory"),
             Self::NoSubsystem => Some("Operation not supported"),
             Self::Failing => Some("Cannot allocate memory"),

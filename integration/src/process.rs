@@ -24,6 +24,11 @@ pub fn raise_descriptors() -> Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).context("raise RLIMIT_NOFILE")
 }
 
+/// How many descriptors a process may have here, at most.
+pub fn most_descriptors() -> usize {
+    getrlimit(Resource::Nofile).maximum.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX)
+}
+
 /// A running child process.
 #[derive(Debug)]
 pub struct Spawned {

@@ -12,7 +12,8 @@ use crate::model::merge::LastGood;
 /// Until a write that failed is tried again: a full disk is not made better by haste.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// Writes whatever comes through `good` and differs from `kept`, which is in the file already, until `good` closes.
+/// Writes whatever comes through `good` and differs from `kept`, which is in the file already, until `good` closes and its last
+/// value was seen to.
 /// A failure is logged when it begins and when it changes.
 pub async fn keep(file: StateFile, mut kept: Option<LastGood>, mut good: watch::Receiver<LastGood>) {
     let mut failure: Option<String> = None;
@@ -59,5 +60,33 @@ async fn write(file: &StateFile, state: LastGood) -> Result<(), String> {
     match written.await {
         Ok(saved) => saved.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{service, state};
+    use super::*;
+
+    #[tokio::test]
+    async fn what_came_last_is_kept_although_nobody_follows() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StateFile::new(folder.path(), &service());
+        let (sender, good) = watch::channel(state(11));
+        let keeper = keep(file.clone(), None, good);
+        sender.send_replace(state(12));
+        drop(sender);
+        keeper.await;
+        assert_eq!(file.load().unwrap(), Some(state(12)));
+    }
+
+    #[tokio::test]
+    async fn a_failure_does_not_hold_up_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("taken"), "").unwrap();
+        let file = StateFile::new(&folder.path().join("taken"), &service());
+        let (sender, good) = watch::channel(state(11));
+        drop(sender);
+        timeout(RETRY / 2, keep(file, None, good)).await.unwrap();
     }
 }

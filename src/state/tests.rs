@@ -6,11 +6,11 @@ use super::*;
 use crate::model::merge::{GoodBackend, GoodFrontend, Learnt};
 use crate::model::snapshot::Affinity;
 
-fn service() -> ServiceKey {
+pub(super) fn service() -> ServiceKey {
     "default/kubernetes".parse().unwrap()
 }
 
-fn state(last: u8) -> LastGood {
+pub(super) fn state(last: u8) -> LastGood {
     let backend = |learnt, at| GoodBackend { address: ([192, 0, 2, last], 6443).into(), learnt, at };
     let frontend = GoodFrontend {
         vip: "[fd00:10:96::1]:443".parse().unwrap(),

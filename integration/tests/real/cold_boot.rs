@@ -19,12 +19,9 @@ fn real_apiservers_are_found_by_seeds_and_by_saved_state() -> Result<()> {
     boot.expect_served("from a seed")?;
     boot.may_read(true)?;
     daemon.wait_for_status("the API's list", LIMIT, |status| serves(status, vip, &all, "published"))?;
-    let file = daemon.state_dir().join("state");
-    daemon.process().wait_until("the state", LIMIT, |_| {
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        Ok(all.iter().all(|address| text.contains(&address.to_string())).then_some(()))
-    })?;
     daemon.stop()?;
+    let text = std::fs::read_to_string(daemon.state_file())?;
+    ensure!(all.iter().all(|address| text.contains(&address.to_string())), "it does not keep {all:?}: {text}");
 
     boot.plane.kill(1)?;
     boot.plane.kill(2)?;

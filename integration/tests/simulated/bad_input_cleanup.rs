@@ -37,7 +37,7 @@ fn cleanup_waits_for_no_daemon_and_may_run_twice() -> Result<()> {
     plane.fetch(lab.pod(1), vip)?;
     let first = cleanup(&lab, &daemon)?;
     ensure!(first.status.success() && first.stderr.is_empty(), "{first:?}");
-    let state = daemon.state_dir().join("state").display().to_string();
+    let state = daemon.state_file().display().to_string();
     for removed in ["removed table inet apivip", &format!("removed {lock}"), &format!("removed {state}")] {
         ensure!(first.stdout.lines().any(|line| line == removed), "no {removed:?} in {first:?}");
     }

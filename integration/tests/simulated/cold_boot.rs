@@ -97,8 +97,8 @@ fn saved_state_is_programmed_while_no_apiserver_lives() -> Result<()> {
     let options = boot.options(&["--seed", "192.0.2.13:6443"])?;
     let mut first = boot.spawn(&options)?;
     first.wait_for_status("the API's list", LIMIT, |status| serves(status, vip, &all, "published"))?;
-    let file = first.wait_for_state(LIMIT)?;
     first.stop()?;
+    let file = first.state_file();
     let (kept, written) = (fs::read(&file)?, fs::metadata(&file)?.modified()?);
 
     (1..=3).try_for_each(|i| boot.plane.kill(i))?;
@@ -139,12 +139,12 @@ fn a_first_full_list_ends_what_was_saved_and_what_was_seeded() -> Result<()> {
     let (vip, all) = (boot.vip(), v4(&boot, &[1, 2, 3]));
     let mut first = boot.spawn(&boot.options(&["--seed", "192.0.2.13:6443"])?)?;
     first.wait_for_status("apiserver 1", LIMIT, |status| serves(status, vip, &all[..1], "published"))?;
-    let file = first.state_dir().join("state");
+    first.stop()?;
+    let file = first.state_file();
     let keeps = |address: &SocketAddr| {
         fs::read_to_string(&file).is_ok_and(|text| text.contains(&address.to_string()))
     };
-    first.process().wait_until("the state's file", LIMIT, |_| Ok(keeps(&all[0]).then_some(())))?;
-    first.stop()?;
+    ensure!(keeps(&all[0]), "what the API said last is not kept");
 
     boot.forget_rules()?;
     boot.plane.publish_apiservers(&[2])?;
@@ -169,11 +169,11 @@ fn a_first_full_list_ends_what_was_saved_and_what_was_seeded() -> Result<()> {
     daemon.wait_for_status("the end of the grace", LIMIT, |s| {
         both.iter().all(|gone| backend(s, vip, *gone).is_none())
     })?;
-    daemon
-        .process()
-        .wait_until("the new state", LIMIT, |_| Ok((!keeps(&all[0]) && keeps(&all[1])).then_some(())))?;
     boot.expect_served("from the API's list")?;
-    flows.finish_clean().context("flows to one that is no longer listed").map(drop)
+    flows.finish_clean().context("flows to one that is no longer listed")?;
+    daemon.stop()?;
+    ensure!(!keeps(&all[0]) && keeps(&all[1]), "what ended is kept");
+    Ok(())
 }
 
 #[test]

@@ -9,6 +9,7 @@ use integration::control_plane::Variant;
 use integration::daemon::Daemon;
 use integration::lab::{Families, Lab, LabOptions};
 use integration::many_services;
+use integration::nftfault::{Fault, NftFault};
 use integration::process::{Signal, Spawned};
 use integration::scenario::{Scenario, commits};
 
@@ -16,6 +17,8 @@ use integration::scenario::{Scenario, commits};
 const REPAIRED: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(20);
 const FIGHT: Duration = Duration::from_secs(4);
+/// The daemon looks each 30 s, whatever it hears.
+const LOOKED: Duration = Duration::from_secs(45);
 
 /// What others do to the table, and whether anything is to be put right then.
 const CHANGES: [(&str, bool); 10] = [
@@ -119,4 +122,24 @@ fn a_fight_is_damped_and_lost_events_mean_a_look() -> Result<()> {
     neighbour.kill()?;
     wait_for(&lab, &wanted, LIMIT)?;
     scenario.expect_everybody("after the fight")
+}
+
+#[test]
+fn who_hears_of_no_change_looks_at_the_regular_time() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let faults = NftFault::build(lab.dir())?;
+    faults.set(Fault::Deaf)?;
+    scenario.options = faults.in_daemon(scenario.options.arg("--table-owner=off"));
+    let mut daemon = scenario.daemon()?;
+    ensure!(faults.met().contains(&"deaf socket".to_owned()), "the fault met nobody: {:?}", faults.met());
+    daemon.process().wait_for_line("cannot listen to changes of nf_tables", LIMIT)?;
+    let wanted = rules(&lab);
+    lab.node().nft_load("delete table inet apivip")?;
+    thread::sleep(REPAIRED);
+    ensure!(rules(&lab).is_empty(), "it heard of the change");
+    wait_for(&lab, &wanted, LOOKED)?;
+    let status = daemon.wait_for_status("the repair", LIMIT, |status| status["repairs"]["total"] == 1)?;
+    ensure!(status["repairs"]["latest"][0]["found"] == "check", "{:#}", status["repairs"]);
+    scenario.expect_everybody("after the look")
 }

