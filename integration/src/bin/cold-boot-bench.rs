@@ -1,31 +1,39 @@
 //! How long after its start a daemon has programmed the kernel while the API cannot be read: from seeds, and from saved
 //! state. `scripts/bench cold-boot` builds everything in release mode and runs it.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::cold_boot::{ColdBoot, LIMIT, serves};
-use integration::command::{self, program};
+use integration::command::program;
 use integration::control_plane::Variant;
 use integration::daemon::DaemonOptions;
 use integration::lab::{Lab, LabOptions};
 
-const ROUNDS: usize = 50;
+const ROUNDS: usize = 200;
 /// What the daemon logs after its first commit.
 const PROGRAMMED: &str = "programmed table inet apivip";
+/// Writes down when it becomes the daemon, in seconds since 1970.
+const STAMP: &str = r#"echo "$EPOCHREALTIME" >"$0"; exec "$@""#;
 /// Between two looks at the log.
 const PAUSE: Duration = Duration::from_micros(200);
 
 fn main() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
     let boot = ColdBoot::start(&lab, Variant::SimulatedSlices, true)?;
-    let (log, state) = (lab.dir().join("apivip.stderr"), lab.dir().join("state"));
-    println!("process start -> table programmed, {ROUNDS} starts each, entering the namespace included:");
+    let files = Files {
+        log: lab.dir().join("apivip.stderr"),
+        state: lab.dir().join("state"),
+        started: lab.dir().join("started"),
+    };
+    println!("process start -> table programmed, {ROUNDS} starts each:");
 
     let seeds = "192.0.2.11:6443,192.0.2.12:6443,192.0.2.13:6443";
-    let options = boot.options(&["--seed", seeds, "--vip", &boot.vip().to_string()])?;
-    let from_seeds = (0..ROUNDS).map(|_| start(&boot, &options, &log, Some(&state)));
+    let options = files.stamped(boot.options(&["--seed", seeds, "--vip", &boot.vip().to_string()])?);
+    let from_seeds = (0..ROUNDS).map(|_| start(&boot, &options, &files, false));
     show("from seeds, without state", from_seeds.collect::<Result<_>>()?);
 
     boot.may_read(true)?;
@@ -36,41 +44,59 @@ fn main() -> Result<()> {
     std::thread::sleep(Duration::from_secs(1));
     daemon.stop()?;
     boot.may_read(false)?;
-    let options = boot.options(&[])?;
-    let from_state = (0..ROUNDS).map(|_| start(&boot, &options, &log, None));
+    let options = files.stamped(boot.options(&[])?);
+    let from_state = (0..ROUNDS).map(|_| start(&boot, &options, &files, true));
     show("from saved state, without seeds", from_state.collect::<Result<_>>()?);
 
     let nothing = (0..ROUNDS).map(|_| {
-        let mut version = lab.node().command(program("apivip")?);
-        version.arg("--version");
-        let begin = Instant::now();
-        command::run(version, "")?;
-        Ok(begin.elapsed())
+        lab.node().within(|| {
+            let mut version = Command::new(program("apivip")?);
+            let begin = Instant::now();
+            let output = version.arg("--version").output().context("run apivip --version")?;
+            ensure!(output.status.success(), "{output:?}");
+            Ok(begin.elapsed())
+        })
     });
     show("apivip --version in the same namespace", nothing.collect::<Result<_>>()?);
     Ok(())
 }
 
-/// One start on a node that knows nothing but what it is given; without the folder `forget` of an earlier run.
-fn start(
-    boot: &ColdBoot<'_>,
-    options: &DaemonOptions,
-    log: &Path,
-    forget: Option<&Path>,
-) -> Result<Duration> {
+/// What a start leaves behind.
+struct Files {
+    log: PathBuf,
+    state: PathBuf,
+    /// When the daemon became a process.
+    started: PathBuf,
+}
+
+impl Files {
+    /// These options, behind a shell that says when it becomes the daemon.
+    fn stamped(&self, options: DaemonOptions) -> DaemonOptions {
+        let wrapper = ["bash", "-c", STAMP].into_iter().map(str::to_owned);
+        DaemonOptions { wrapper: wrapper.chain([self.started.display().to_string()]).collect(), ..options }
+    }
+}
+
+/// One start on a node that knows nothing but what it is given, and its state if there is to be one.
+fn start(boot: &ColdBoot<'_>, options: &DaemonOptions, files: &Files, keep: bool) -> Result<Duration> {
     boot.forget_rules()?;
-    for path in [Some(log), forget].into_iter().flatten().filter(|path| path.exists()) {
-        if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
+    if files.log.exists() {
+        fs::remove_file(&files.log)?;
+    }
+    if !keep && files.state.exists() {
+        fs::remove_dir_all(&files.state)?;
     }
     let begin = Instant::now();
     let mut daemon = boot.spawn(options)?;
-    while !std::fs::read_to_string(log).is_ok_and(|text| text.contains(PROGRAMMED)) {
+    while !fs::read_to_string(&files.log).is_ok_and(|text| text.contains(PROGRAMMED)) {
         ensure!(begin.elapsed() < LIMIT, "it programmed nothing\n{}", daemon.log());
         std::thread::sleep(PAUSE);
     }
-    let took = begin.elapsed();
+    let seen = SystemTime::now();
     daemon.kill()?;
-    Ok(took)
+    let text = fs::read_to_string(&files.started)?;
+    let started: f64 = text.trim().parse().with_context(|| format!("parse {text:?}"))?;
+    Ok(seen.duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(started))?)
 }
 
 fn show(what: &str, mut times: Vec<Duration>) {

@@ -21,7 +21,10 @@ fn real_apiservers_are_found_by_seeds_and_by_saved_state() -> Result<()> {
     daemon.wait_for_status("the API's list", LIMIT, |status| serves(status, vip, &all, "published"))?;
     daemon.stop()?;
     let text = std::fs::read_to_string(daemon.state_file())?;
-    ensure!(all.iter().all(|address| text.contains(&address.to_string())), "it does not keep {all:?}: {text}");
+    ensure!(
+        all.iter().all(|address| text.contains(&address.to_string())),
+        "it does not keep {all:?}: {text}"
+    );
 
     boot.plane.kill(1)?;
     boot.plane.kill(2)?;
