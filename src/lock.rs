@@ -6,6 +6,8 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 
@@ -13,6 +15,11 @@ use tokio::net::UnixListener;
 pub const LOCK_FILE: &str = "lock";
 /// Name of the socket in the run folder.
 pub const SOCKET_FILE: &str = "apivip.sock";
+
+/// A daemon that was told to stop may wait two seconds for the disk that keeps its state; the one that follows waits longer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -43,8 +50,13 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock in `run_dir`, which is made if it does not exist, and writes this process's pid into it.
+    /// Takes the lock in `run_dir`, which is made if it does not exist, and writes this process's pid into it. Waits for a
+    /// daemon that stops.
     pub fn take(run_dir: &Path) -> Result<Self, LockError> {
+        Self::take_within(run_dir, PATIENCE)
+    }
+
+    fn take_within(run_dir: &Path, patience: Duration) -> Result<Self, LockError> {
         let path = run_dir.join(LOCK_FILE);
         let unusable = |source| LockError::Unusable { path: path.clone(), source };
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(run_dir).map_err(unusable)?;
@@ -55,10 +67,16 @@ impl Lock {
             .truncate(false)
             .open(&path)
             .map_err(unusable)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(LockError::Held { pid: holder(&mut file), path }),
-            Err(TryLockError::Error(source)) => return Err(unusable(source)),
+        let until = Instant::now() + patience;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(PAUSE),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(LockError::Held { pid: holder(&mut file), path });
+                }
+                Err(TryLockError::Error(source)) => return Err(unusable(source)),
+            }
         }
         file.set_len(0).map_err(unusable)?;
         file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(unusable)?;
@@ -103,10 +121,15 @@ mod tests {
     fn second_taker_is_told_the_pid() {
         let dir = tempfile::tempdir().unwrap();
         let first = Lock::take(dir.path()).unwrap();
-        let Err(LockError::Held { pid, .. }) = Lock::take(dir.path()) else { panic!("taken twice") };
+        let taken = Lock::take_within(dir.path(), Duration::ZERO);
+        let Err(LockError::Held { pid, .. }) = taken else { panic!("taken twice") };
         assert_eq!(pid, std::process::id().to_string());
-        drop(first);
-        Lock::take(dir.path()).unwrap();
+        thread::scope(|scope| {
+            let second = scope.spawn(|| Lock::take(dir.path()));
+            thread::sleep(PAUSE * 3);
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
     }
 
     #[test]

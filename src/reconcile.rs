@@ -161,7 +161,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             }
             let view = inputs.views.borrow_and_update().clone();
             let Some(view) = view else { continue };
-            self.path.waits_for_predecessor = *inputs.predecessor.borrow();
+            self.path.follows(*inputs.predecessor.borrow());
             let mut meanwhile = Meanwhile { views: inputs.views.clone(), queries: &mut inputs.queries };
             let outcome = tokio::select! {
                 biased;
@@ -218,7 +218,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             return Ok(Settled::Yes);
         }
         self.path.settle(&mut self.host, &self.forwarder).await?;
-        desired.forwarding = self.path.is_claimed();
+        desired.forwarding = self.path.spares_connections();
         if (self.applied.as_deref() != Some(&desired) || self.mender.is_due())
             && let Err(error) = self.commit(desired.clone(), view, &node, meanwhile).await
         {

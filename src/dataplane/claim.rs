@@ -104,6 +104,9 @@ impl Node {
             self.add_rule(*vip).await?;
             self.note(|device| device.rest.insert(*vip));
         }
+        if claim == Claim::Rest {
+            self.unclaim_others(&served, index).await?;
+        }
         // A virtual IP that is gone from the state keeps the connections that it had.
         for ip in all.into_iter().filter(|ip| claim == Claim::Rest || !served.contains(ip)) {
             let route = local_route(ip, LOCAL, index)?.build();

@@ -54,8 +54,10 @@ pub(super) struct Path {
     pub in_use: InUse,
     /// The virtual IPs are local to this node, for all their packets or the rest of them.
     claimed: bool,
-    /// Another daemon's connections need them, too.
+    /// Another daemon that drains has connections to them, or to other addresses.
     pub waits_for_predecessor: bool,
+    /// There was one: it left routing rules, which are bound to no process.
+    followed: bool,
     since: Instant,
     reason: Option<String>,
     refusals: u32,
@@ -70,10 +72,17 @@ impl Path {
             in_use,
             claimed: false,
             waits_for_predecessor: false,
+            followed: false,
             since: Instant::now(),
             reason: None,
             refusals: 0,
         }
+    }
+
+    /// Whether another daemon still drains.
+    pub fn follows(&mut self, drains: bool) {
+        self.waits_for_predecessor = drains;
+        self.followed |= drains;
     }
 
     /// A commit failed. Whether the forwarder is to take over, or to go on.
@@ -136,12 +145,14 @@ impl Path {
         forwarder: &W,
     ) -> Result<(), DataplaneError> {
         let needed = self.in_use == InUse::Forwarder || forwarder.vip_connections() > 0;
-        if !self.claimed || needed || self.waits_for_predecessor {
+        if needed || self.waits_for_predecessor || !(self.claimed || self.followed) {
             return Ok(());
         }
         host.release().await?;
-        self.claimed = false;
-        tracing::info!("the forwarder's last connection through the virtual IP has ended");
+        self.followed = false;
+        if std::mem::take(&mut self.claimed) {
+            tracing::info!("the forwarder's last connection through the virtual IP has ended");
+        }
         Ok(())
     }
 
@@ -155,9 +166,9 @@ impl Path {
         }
     }
 
-    /// Whether rules must leave the forwarder's connections alone.
-    pub fn is_claimed(&self) -> bool {
-        self.claimed || self.in_use == InUse::Forwarder
+    /// Whether rules must leave connections of the forwarder alone: of this one, or of that of a daemon that drains.
+    pub fn spares_connections(&self) -> bool {
+        self.claimed || self.in_use == InUse::Forwarder || self.waits_for_predecessor
     }
 
     pub fn report(&self) -> PathReport {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use integration::daemon::Daemon;
+use integration::daemon::{Daemon, DaemonOptions};
 use integration::forwarder::{Stage, echo_vips, stream_vips};
 use integration::lab::{Families, Lab, LabOptions};
 use integration::load::{Load, Plan};
@@ -17,6 +17,8 @@ use integration::streams::Idle;
 const GRACE: Duration = Duration::from_secs(4);
 const LIMIT: Duration = Duration::from_secs(20);
 const CONNECTS: u32 = 1_000;
+/// Longer than listeners stay open that nobody dials any more.
+const SWITCHED: Duration = Duration::from_secs(3);
 
 #[test]
 fn open_connections_live_for_the_grace_and_are_reset() -> Result<()> {
@@ -54,39 +56,81 @@ fn with_nothing_open_it_ends_at_once() -> Result<()> {
     Ok(())
 }
 
-fn taken_over(mode: &str, dataplane: &str) -> Result<()> {
+/// A daemon in one mode follows one in another, under new connections and open ones.
+fn taken_over(modes: [&str; 2], dataplanes: [&str; 2]) -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let stage = Stage::start(&lab, mode)?;
-    let mut first = stage.daemon(dataplane)?;
+    let stage = Stage::start(&lab, modes[0])?;
+    let mut first = stage.daemon(dataplanes[0])?;
     let (vips, sources) = (echo_vips(&lab), sources::add(&lab, 4)?);
     let plan = Plan { sources: &sources, ..Plan::new("echo", &vips, CONNECTS) };
     let pod = Load::planned(lab.pod(1), lab.dir(), "pod", &plan)?;
+    let host = Load::start(lab.node(), lab.dir(), "host", "echo", &vips, CONNECTS / 4)?;
     let listening: Vec<SocketAddr> = stage.listening()?;
     let node = Load::start(lab.node(), lab.dir(), "node", "tcp", &listening, CONNECTS / 2)?;
     let idle = Idle::start(lab.pod(1), &lab, &stream_vips(&lab), &sources, 50, false)?;
     first.process().signal(Signal::TERM)?;
-    let mut second = Daemon::spawn(lab.node(), lab.dir(), &stage.scenario.options)?;
+    let options = DaemonOptions { arguments: with_mode(&stage, modes[1]), ..stage.scenario.options.clone() };
+    let mut second = Daemon::spawn(lab.node(), lab.dir(), &options)?;
     let pid = second.pid();
     second.wait_for_status("the new daemon", LIMIT, |status| {
-        status["pid"] == pid && status["dataplane"]["in_use"] == dataplane
+        status["pid"] == pid && status["dataplane"]["in_use"] == dataplanes[1]
     })?;
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(SWITCHED);
     let draining = first.process().exited()?.is_none();
-    ensure!(draining == (dataplane == "forwarder"), "the old daemon drains: {draining}\n{}", first.log());
+    ensure!(draining == (dataplanes[0] == "forwarder"), "the old daemon drains: {draining}\n{}", first.log());
     idle.finish_clean().context("a connection of the old daemon was cut")?;
-    pod.finish_clean().with_context(|| first.log())?;
-    node.finish_clean().with_context(|| first.log())?;
+    for load in [pod, host, node] {
+        load.finish_clean().with_context(|| first.log())?;
+    }
     let exit = first.process().wait(LIMIT)?;
     ensure!(exit.code() == Some(0), "the old daemon ended with {exit}\n{}", first.log());
+    if dataplanes[1] == "nftables" {
+        gone(&lab, &mut second)?;
+    }
     Ok(())
+}
+
+/// The arguments of the stage's daemon with another mode.
+fn with_mode(stage: &Stage<'_>, mode: &str) -> Vec<String> {
+    let mut arguments = stage.scenario.options.arguments.clone();
+    let at = arguments.iter().position(|argument| argument == "--mode");
+    if let Some(value) = at.and_then(|at| arguments.get_mut(at + 1)) {
+        mode.clone_into(value);
+    }
+    arguments
+}
+
+/// Waits until nothing is left of the forwarder: no route, no routing rule, no exception in the table.
+fn gone(lab: &Lab, daemon: &mut Daemon) -> Result<()> {
+    daemon.process().wait_until("the end of the claim", LIMIT, |_| {
+        let mut left = String::new();
+        for version in ["-4", "-6"] {
+            left += &lab.node().run("ip", &[version, "rule", "show", "priority", "97"])?;
+            left += &lab
+                .node()
+                .run("ip", &[version, "route", "show", "table", "all", "type", "local", "proto", "97"])?;
+        }
+        let table = lab.node().nft_text("table inet apivip")?;
+        Ok((left.is_empty() && !table.contains("the forwarder's connections")).then_some(()))
+    })
 }
 
 #[test]
 fn a_new_daemon_takes_the_virtual_ip_over() -> Result<()> {
-    taken_over("forwarder", "forwarder")
+    taken_over(["forwarder"; 2], ["forwarder"; 2])
 }
 
 #[test]
 fn a_new_daemon_takes_the_local_endpoint_over() -> Result<()> {
-    taken_over("auto", "nftables")
+    taken_over(["auto"; 2], ["nftables"; 2])
+}
+
+#[test]
+fn rules_take_over_from_a_forwarder_that_drains() -> Result<()> {
+    taken_over(["forwarder", "auto"], ["forwarder", "nftables"])
+}
+
+#[test]
+fn a_forwarder_takes_over_from_rules() -> Result<()> {
+    taken_over(["auto", "forwarder"], ["nftables", "forwarder"])
 }

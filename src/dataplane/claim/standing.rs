@@ -8,8 +8,8 @@ use netlink_packet_route::route::{RouteMessage, RouteProtocol};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::IpVersion;
 
-use super::{Device, LOCAL, is_claim, rule};
-use crate::dataplane::host::{HostError, Node, ROUTE_PROTOCOL, destination, output_interface};
+use super::{Device, LOCAL, absent_is_fine, is_claim, rule};
+use crate::dataplane::host::{HostError, Node, ROUTE_PROTOCOL, destination, failed, output_interface};
 use crate::model::types::Vip;
 
 impl Node {
@@ -36,6 +36,21 @@ impl Node {
             all.retain(|ip| stands(*ip, LOCAL));
             *rest = kept_rest;
             self.repaired += made - all.len() - rest.len();
+        }
+        Ok(())
+    }
+
+    /// A daemon that drains claimed these for all their packets and cannot take that back: the guard would leave new
+    /// connections to listeners that close. Its open ones come by the routes of the rest.
+    pub(super) async fn unclaim_others(&self, ips: &BTreeSet<IpAddr>, own: u32) -> Result<(), HostError> {
+        for route in self.listed_routes().await? {
+            let ip = destination(&route).filter(|ip| ips.contains(ip));
+            let others = is_claim(&route) && output_interface(&route) != Some(own);
+            if let Some(ip) = ip.filter(|_| others && u32::from(route.header.table) == LOCAL) {
+                absent_is_fine(self.handle().route().del(route).execute().await).map_err(|e| {
+                    failed(format!("delete the local route to {ip} of a daemon that drains"), e)
+                })?;
+            }
         }
         Ok(())
     }
