@@ -217,7 +217,9 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             self.forward(desired, view, "--mode forwarder").await?;
             return Ok(Settled::Yes);
         }
-        self.path.settle(&mut self.host, &self.forwarder).await?;
+        if self.path.settle(&mut self.host, &self.forwarder).await? {
+            self.flows.forget(desired.frontends.iter().map(|frontend| frontend.vip).collect());
+        }
         desired.forwarding = self.path.spares_connections();
         if (self.applied.as_deref() != Some(&desired) || self.mender.is_due())
             && let Err(error) = self.commit(desired.clone(), view, &node, meanwhile).await

@@ -9,7 +9,7 @@ use super::drift::Drift;
 use super::flows::{FlowKiller, KillOrder, KillReport};
 use super::{Applied, Dataplane, DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView};
-use crate::model::types::Backend;
+use crate::model::types::{Backend, Vip};
 
 /// Programs nothing and ends no flow.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +46,8 @@ impl FlowKiller for DryRun {
     }
 
     fn cancel(&mut self, _backend: Backend) {}
+
+    fn forget(&mut self, _vips: Vec<Vip>) {}
 
     async fn finished(&mut self) -> KillReport {
         std::future::pending().await

@@ -1,4 +1,5 @@
-//! One listening address: accepts until it is stopped, or until it was withdrawn and nobody comes any more.
+//! One listening address: accepts until it is stopped, or until it was withdrawn, nobody comes any more and the last
+//! connection has ended.
 
 use std::future::{pending, poll_fn};
 use std::net::{SocketAddr, TcpListener};
@@ -16,7 +17,8 @@ use super::presence::Hold;
 use super::shared::Shared;
 use super::stats::Origin;
 
-/// A handshake whose last ACK was lost is repeated by the kernel after 1 s; closed before, it would be cut.
+/// Nobody must have come for so long before it is closed, and no connection may be open: clients use the ports of connections
+/// that ended again, and conntrack leads them here for as long as it remembers. A handshake whose last ACK was lost is repeated by the kernel after 1 s; closed before, it would be cut.
 const QUIET: Duration = Duration::from_millis(1200);
 
 /// A listening socket and its task, which ends with it.
@@ -97,7 +99,7 @@ async fn run(
                     None => pending().await,
                 }
             } => {
-                if !acceptor.is_paused() {
+                if !acceptor.is_paused() && shared.stats.open(origin) == 0 {
                     return;
                 }
                 quiet_at = Some(Instant::now() + QUIET);

@@ -80,8 +80,8 @@ pub trait Forward {
     /// route for the virtual IP.
     fn serve(&mut self, vips: &BTreeSet<Vip>) -> impl Future<Output = Result<(), ForwarderError>>;
 
-    /// Stops listening on all virtual IPs. That takes a little longer than a second, since handshakes may be under
-    /// way; this does not wait for it, but [`Forward::vip_connections`] counts it. Connections stay.
+    /// Stops listening on all virtual IPs, a little longer than a second after the last connection has ended, since
+    /// handshakes may be under way; this does not wait for it, but [`Forward::vip_connections`] counts it. Connections stay.
     fn withdraw(&mut self) -> impl Future<Output = ()>;
 
     /// Open connections that came through a virtual IP, plus one for each listener that is being withdrawn. Zero

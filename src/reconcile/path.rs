@@ -1,7 +1,8 @@
 //! Which way connections take, the rules or the forwarder, and the switch between the two: make before break.
 //!
 //! To the forwarder: its listeners first, then the route that brings it the packets. Back: the rules first, then the
-//! route moves out of their sight, then the listeners close, and the route goes with the last connection.
+//! route moves out of their sight; the listeners and the route go with the last connection, and with them what conntrack
+//! remembers of them. A client that opens a connection from a port of an earlier one meets that memory, and with it this node.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -54,6 +55,8 @@ pub(super) struct Path {
     pub in_use: InUse,
     /// The virtual IPs are local to this node, for all their packets or the rest of them.
     claimed: bool,
+    /// The forwarder's listeners of virtual IPs are not withdrawn.
+    listening: bool,
     /// Another daemon that drains has connections to them, or to other addresses.
     pub waits_for_predecessor: bool,
     /// There was one: it left routing rules, which are bound to no process.
@@ -71,6 +74,7 @@ impl Path {
             mode,
             in_use,
             claimed: false,
+            listening: inherited,
             waits_for_predecessor: false,
             followed: false,
             since: Instant::now(),
@@ -101,7 +105,7 @@ impl Path {
     ) -> Result<(), PathError> {
         let vips: BTreeSet<Vip> = state.frontends.iter().map(|f| f.vip).collect();
         forwarder.serve(&vips).await?;
-        self.claimed = true;
+        (self.listening, self.claimed) = (true, true);
         host.claim(state, Claim::All).await?;
         if self.reason.as_deref() != Some(reason) {
             self.reason = Some(reason.to_owned());
@@ -120,13 +124,14 @@ impl Path {
         state: &DesiredState,
     ) -> Result<(), DataplaneError> {
         self.refusals = 0;
-        if self.in_use == InUse::Forwarder {
-            self.claimed = true;
+        self.claimed |= self.in_use == InUse::Forwarder;
+        if self.claimed {
+            // Each time: others may have removed a part of it.
             host.claim(state, Claim::Rest).await?;
+        }
+        if self.listening && !self.waits_for_predecessor {
             forwarder.withdraw().await;
-        } else if self.claimed {
-            // Others may have removed a part of it.
-            host.claim(state, Claim::Rest).await?;
+            self.listening = false;
         }
         self.reason = None;
         let open = forwarder.vip_connections();
@@ -138,22 +143,22 @@ impl Path {
         Ok(())
     }
 
-    /// Gives the virtual IPs back once nobody needs them on this node.
+    /// Gives the virtual IPs back once nobody needs them on this node. Returns whether it did.
     pub async fn settle<H: Host, W: Forward>(
         &mut self,
         host: &mut H,
         forwarder: &W,
-    ) -> Result<(), DataplaneError> {
-        let needed = self.in_use == InUse::Forwarder || forwarder.vip_connections() > 0;
+    ) -> Result<bool, DataplaneError> {
+        let needed = self.in_use == InUse::Forwarder || self.listening || forwarder.vip_connections() > 0;
         if needed || self.waits_for_predecessor || !(self.claimed || self.followed) {
-            return Ok(());
+            return Ok(false);
         }
         host.release().await?;
         self.followed = false;
         if std::mem::take(&mut self.claimed) {
             tracing::info!("the forwarder's last connection through the virtual IP has ended");
         }
-        Ok(())
+        Ok(true)
     }
 
     fn enter(&mut self, next: InUse, tell: impl FnOnce()) {

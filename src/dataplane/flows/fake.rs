@@ -8,7 +8,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 
 use super::{FlowKiller, KillOrder, KillReport};
-use crate::model::types::Backend;
+use crate::model::types::{Backend, Vip};
 
 /// What a test sees and sets. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -25,12 +25,18 @@ struct State {
     orders: Vec<KillOrder>,
     under_way: Vec<KillOrder>,
     finished: VecDeque<KillReport>,
+    forgotten: Vec<Vip>,
 }
 
 impl FakeFlows {
     /// Every order so far, oldest first.
     pub fn orders(&self) -> Vec<KillOrder> {
         self.0.state.borrow().orders.clone()
+    }
+
+    /// Virtual IPs whose ended connections were to be forgotten.
+    pub fn forgotten(&self) -> Vec<Vip> {
+        self.0.state.borrow().forgotten.clone()
     }
 
     /// The orders that are under way.
@@ -63,6 +69,10 @@ impl FlowKiller for FakeFlows {
 
     fn cancel(&mut self, backend: Backend) {
         self.finish(backend, |report| report.cancelled = true);
+    }
+
+    fn forget(&mut self, vips: Vec<Vip>) {
+        self.0.state.borrow_mut().forgotten.extend(vips);
     }
 
     async fn finished(&mut self) -> KillReport {

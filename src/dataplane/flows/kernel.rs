@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_SOCK_DIAG};
 
-use super::conntrack::{self, Entry, Flow};
+use super::conntrack::{self, Entry, Flow, State};
 use super::netlink::{Channel, NetlinkError};
 use super::sender::Sender;
 use super::sockets;
@@ -60,6 +60,19 @@ impl Kernel {
     /// Deletes an entry. `false`: it is gone already, or the kernel refused.
     pub(super) fn delete(&mut self, entry: &Entry) -> bool {
         self.conntrack.ask(conntrack::DELETE, 0, &conntrack::delete(entry)).is_ok()
+    }
+
+    /// Deletes the entries of connections that have ended and that a socket with the virtual IP's own address served.
+    pub(super) fn forget(&mut self, vip: Vip) {
+        match self.entries(vip, vip) {
+            Ok(entries) => {
+                let over = |entry: &&Entry| matches!(entry.state, State::Closing | State::Ended);
+                let deleted = entries.iter().filter(over).filter(|entry| self.delete(entry)).count();
+                tracing::debug!(%vip, deleted, "conntrack forgets connections of the forwarder");
+            }
+            // They expire by themselves.
+            Err(error) => tracing::debug!(%vip, %error, "read conntrack's entries of the forwarder"),
+        }
     }
 
     /// Destroys those of the host's sockets that are the client's end of one of `flows`, and returns which were.

@@ -79,6 +79,10 @@ pub trait FlowKiller {
     /// nothing happens.
     fn cancel(&mut self, backend: Backend);
 
+    /// Deletes what conntrack remembers of connections to these virtual IPs that this node served itself and that have ended: a
+    /// client that opens one from the same port would be led here again.
+    fn forget(&mut self, vips: Vec<Vip>);
+
     /// The next report. Cancel safe: none is lost when the future is dropped.
     fn finished(&mut self) -> impl Future<Output = KillReport>;
 }
@@ -126,6 +130,10 @@ impl FlowKiller for Flows {
         let _ = self.commands.send(Command::Cancel(backend));
     }
 
+    fn forget(&mut self, vips: Vec<Vip>) {
+        let _ = self.commands.send(Command::Forget(vips));
+    }
+
     async fn finished(&mut self) -> KillReport {
         match self.reports.recv().await {
             Some(report) => report,
@@ -145,6 +153,12 @@ impl<F: FlowKiller> FlowKiller for Option<F> {
     fn cancel(&mut self, backend: Backend) {
         if let Some(killer) = self {
             killer.cancel(backend);
+        }
+    }
+
+    fn forget(&mut self, vips: Vec<Vip>) {
+        if let Some(killer) = self {
+            killer.forget(vips);
         }
     }
 

@@ -12,12 +12,13 @@ use super::kernel::Kernel;
 use super::pace::Bucket;
 use super::report::KillReport;
 use super::{FlowOptions, KillOrder};
-use crate::model::types::Backend;
+use crate::model::types::{Backend, Vip};
 
 /// What the thread is told.
 pub(super) enum Command {
     Start(KillOrder),
     Cancel(Backend),
+    Forget(Vec<Vip>),
 }
 
 /// Runs until `inbox` is closed.
@@ -45,6 +46,7 @@ pub(super) fn run(
                     report(reports, jobs.swap_remove(at).cancel());
                 }
             }
+            Ok(Command::Forget(vips)) => vips.into_iter().for_each(|vip| kernel.forget(vip)),
             Err(RecvTimeoutError::Timeout) => {
                 jobs.retain_mut(|job| match job.step(&mut kernel, &mut bucket) {
                     Some(finished) => {

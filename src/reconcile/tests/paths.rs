@@ -43,6 +43,7 @@ fn refused_rules_are_stood_in_for_within_a_second_and_come_back() {
         rig.forwarder.set_connections(0);
         rig.pass(Duration::from_millis(200)).await;
         assert_eq!(rig.kernel.claim(), None);
+        assert_eq!(rig.flows.forgotten(), [SocketAddr::from(([10, 96, 0, 1], 443))]);
         assert!(!rig.kernel.programmed().unwrap().forwarding);
     });
 }
