@@ -124,7 +124,10 @@ impl Metrics {
             self.health.ended.get_or_create(&Method { method }).inc_by(count);
         };
         let remaining: u64 = report.remaining.values().sum();
-        add("nudge", report.flows.saturating_sub(report.sockets + remaining));
+        // One that was cancelled does not say how many it reached.
+        if !report.cancelled {
+            add("nudge", report.flows.saturating_sub(report.sockets + remaining));
+        }
         add("socket", report.sockets);
         add("syn-sent", report.syn_sent);
         for (reason, count) in &report.remaining {

@@ -96,6 +96,8 @@ pub struct Probe {
     pub round_trip: Option<Duration>,
     /// How long TCP and TLS took, if they came about; `None` on a connection that was open before.
     pub handshake: Option<Duration>,
+    /// Whether the backend runs on this node, if a connection was made: it begins at the address that it leads to then.
+    pub local: Option<bool>,
 }
 
 /// The state of a backend.

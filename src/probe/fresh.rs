@@ -69,6 +69,7 @@ impl Drop for Waits {
 struct Shaken {
     kept: Box<Kept>,
     round_trip: Duration,
+    local: bool,
 }
 
 /// Asks. Ends after `limit` and [`PATIENCE`] at the latest.
@@ -82,14 +83,14 @@ pub(super) async fn attempt(
     // The answer is looked for before the clock: after a pause of this process both are there.
     let shaken = timeout(limit, shake_hands(&target, trust)).await;
     let handshake = started.elapsed();
-    let (outcome, round_trip, kept) = match shaken.unwrap_or_else(|late| Err(io::Error::from(late).into())) {
-        Ok(Shaken { kept, round_trip }) => {
+    let (outcome, shaken, kept) = match shaken.unwrap_or_else(|late| Err(io::Error::from(late).into())) {
+        Ok(Shaken { kept, round_trip, local }) => {
             let _waits = waiting.enter();
             let (outcome, kept) = ask(kept, started, limit).await;
             if outcome != Outcome::Ready {
                 tracing::debug!(address = %target.address, ?outcome, "hands were shaken, and /readyz asked for");
             }
-            (outcome, Some(round_trip), kept)
+            (outcome, Some((round_trip, local)), kept)
         }
         Err(error) => match local(error) {
             Ok(local) => return Attempt { probe: Err(local), kept: None },
@@ -101,18 +102,20 @@ pub(super) async fn attempt(
         },
     };
     let (started, finished) = (started.into_std(), Instant::now().into_std());
-    let handshake = round_trip.map(|_| handshake);
-    Attempt { probe: Ok(Probe { started, finished, outcome, round_trip, handshake }), kept }
+    let handshake = shaken.map(|_| handshake);
+    let (round_trip, local) = shaken.unzip();
+    Attempt { probe: Ok(Probe { started, finished, outcome, round_trip, handshake, local }), kept }
 }
 
 async fn shake_hands(target: &Target, trust: Arc<ClientConfig>) -> Result<Shaken, BoxError> {
     let started = Instant::now();
     let stream = connect(target.address).await?;
     let round_trip = started.elapsed();
+    let local = stream.local_addr().is_ok_and(|own| own.ip() == target.address.ip());
     let connector = TlsConnector::from(trust);
     let stream = connector.connect(target.name.clone(), Metered::new(stream)).await?;
     let kept = Kept::open(stream, target.question.clone()).await?;
-    Ok(Shaken { kept: Box::new(kept), round_trip })
+    Ok(Shaken { kept: Box::new(kept), round_trip, local })
 }
 
 /// Asks for `/readyz`. While there is no answer PINGs tell a process that is busy from one that is gone, each in

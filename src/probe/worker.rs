@@ -265,7 +265,8 @@ impl Worker {
         round_trip: Option<Duration>,
     ) {
         let (started, finished) = (started.into_std(), now.into_std());
-        self.send(What::Probed(Probe { started, finished, outcome, round_trip, handshake: None })).await;
+        let (handshake, local) = (None, None);
+        self.send(What::Probed(Probe { started, finished, outcome, round_trip, handshake, local })).await;
     }
 
     async fn send(&mut self, what: What) {

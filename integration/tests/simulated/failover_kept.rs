@@ -11,7 +11,7 @@ use integration::control_plane::Variant;
 use integration::failover::Failover;
 use integration::failover::trial::{addresses, lab, mix};
 use integration::fault::Fault;
-use integration::lab::{Families, Lab};
+use integration::lab::{Families, Lab, LabOptions};
 use integration::sim::access_log::What;
 use integration::sim::clients::config::Fresh;
 
@@ -68,6 +68,48 @@ fn nothing_is_cut_while_all_apiservers_or_the_nodes_own_link_are_away() -> Resul
     let verdict =
         went.and_then(|()| outcome.expect_uncut(&[])).and_then(|()| outcome.expect_nothing_refused());
     verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+}
+
+/// What concerns the way from this node, and no apiserver, for five seconds. Meanwhile these get new
+/// connections, where that is certain.
+fn cut_off(
+    lab: &Lab,
+    served: Option<&[u8]>,
+    begin: impl Fn() -> Result<()>,
+    end: impl Fn() -> Result<()>,
+) -> Result<()> {
+    let mut stage = Failover::start(lab, Variant::SimulatedSlices, &ALL, &[])?;
+    let timeout = Duration::from_secs(60);
+    let crowd = stage.everybody(&Mix { fresh_every: Some(Duration::from_millis(50)), timeout, ..mix() })?;
+    begin()?;
+    thread::sleep(OWN_LINK);
+    if let Some(served) = served {
+        stage.expect_backends("while the node is cut off", served)?;
+    }
+    end()?;
+    thread::sleep(HEALED);
+    stage.wait_for_backends(&ALL)?;
+    let outcome = crowd.finish()?;
+    println!("{outcome}");
+    let verdict = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
+    verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+}
+
+/// Its own apiserver answers all the time, and says nothing of the way to the others.
+#[test]
+fn a_control_plane_node_whose_link_is_away_ends_nothing() -> Result<()> {
+    let families = Families::Dual;
+    let lab = Lab::start(LabOptions { families, node_is_apiserver: true, ..LabOptions::default() })?;
+    cut_off(&lab, Some(&[1]), || lab.unplug_node(), || lab.replug_node())
+}
+
+/// The other family's answers say nothing of this one.
+#[test]
+fn a_node_that_loses_one_family_ends_nothing() -> Result<()> {
+    let lab = lab(Families::Dual)?;
+    let lose = "table bridge lost {\nchain forward {\ntype filter hook forward priority 0\nether type { ip, arp } drop\n}\n}\n";
+    let fabric = lab.fabric();
+    cut_off(&lab, None, || fabric.nft_load(lose), || fabric.nft_load("delete table bridge lost\n"))
 }
 
 /// Waits until no client of the pod has come to this apiserver for a while.

@@ -57,7 +57,10 @@ pub(super) fn select(
     };
     let backends = balanced(view, &candidates, earlier_backends, node, balance);
     let ending = |b: &Backend| view.backends.get(b).is_some_and(|h| h.ending) && !candidates.contains(b);
-    let dead: BTreeSet<Backend> = pool.iter().chain(&removed).copied().filter(ending).collect();
+    // Nor is anything ended that began to be while somebody answered.
+    let open = matches!(hold, Some(Hold::NoneAnswers { .. }));
+    let dead: BTreeSet<Backend> =
+        pool.iter().chain(&removed).copied().filter(|b| !open && ending(b)).collect();
     Selection { backends, dead: dead.into_iter().collect(), hold }
 }
 

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::run::{Deed, Run};
+use super::run::{Deed, Eyes, Run};
 use super::tracker::{Thresholds, Tracker};
 use super::{BackendHealth, Probe, State};
 use crate::model::types::{Backend, Family};
 
 pub use super::tracker::{HOLD_MAX, TIMEOUT_MAX, TIMEOUT_MIN};
+
+/// Longer than it takes to end the flows of one backend, or to give up.
+const ENDING: Duration = Duration::from_secs(30);
 
 /// What the operator configured.
 #[derive(Clone, Copy, Debug)]
@@ -96,10 +99,12 @@ impl Health {
         let thresholds = self.thresholds();
         let Some(tracker) = self.backends.get_mut(&backend) else { return };
         tracker.observe(probe, thresholds);
+        let elsewhere = tracker.local;
         if let Some(deed) = Deed::of(&probe) {
-            for (_, other) in self.backends.iter_mut().filter(|(other, _)| **other != backend) {
-                if let Some(run) = &mut other.run {
-                    run.witnessed(&probe, deed);
+            for (other, tracker) in self.backends.iter_mut().filter(|(other, _)| **other != backend) {
+                if let Some(run) = &mut tracker.run {
+                    let apart = elsewhere || Family::of(other.ip()) != Family::of(backend.ip());
+                    run.witnessed(&probe, deed, if apart { Eyes::Elsewhere } else { Eyes::Near });
                 }
             }
         }
@@ -110,15 +115,21 @@ impl Health {
 
     /// Forgets backends whose grace after their removal is over.
     pub fn expire(&mut self, now: Instant) {
-        let grace = self.options.removal_grace;
+        let grace = self.grace();
         self.backends.retain(|_, tracker| tracker.removed.is_none_or(|removed| now < removed + grace));
+    }
+
+    /// Flows that are to be ended after so long of draining need their backend for as long, and for the ending.
+    fn grace(&self) -> Duration {
+        let ended = self.options.drain_timeout.map(|timeout| timeout + ENDING);
+        self.options.removal_grace.max(ended.unwrap_or_default())
     }
 
     /// When [`Self::expire`] or [`Self::backends`] will say something new without a probe.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let removals = self.backends.values().filter_map(|t| Some(t.removed? + self.options.removal_grace));
-        let drains = self.backends.values().filter(|t| t.state == State::Draining);
-        let cuts = drains.filter_map(|t| Some(t.since + self.options.drain_timeout?)).filter(|at| *at > now);
+        let removals = self.backends.values().filter_map(|t| Some(t.removed? + self.grace()));
+        let drains = self.backends.iter().filter(|(_, t)| t.state == State::Draining);
+        let cuts = drains.filter_map(|(backend, t)| self.cut(*backend, t)).filter(|at| *at > now);
         removals.chain(cuts).min()
     }
 
@@ -144,18 +155,27 @@ impl Health {
 
     /// Every tracked backend.
     pub fn backends(&self, now: Instant) -> BTreeMap<Backend, BackendHealth> {
-        self.backends.iter().map(|(b, t)| (*b, t.health(now, self.is_ending(t, now)))).collect()
+        self.backends.iter().map(|(b, t)| (*b, t.health(now, self.is_ending(*b, t, now)))).collect()
     }
 
-    fn is_ending(&self, tracker: &Tracker, now: Instant) -> bool {
+    fn is_ending(&self, backend: Backend, tracker: &Tracker, now: Instant) -> bool {
         match tracker.state {
             State::Down => tracker.run.as_ref().is_some_and(|run| run.is_certain(self.options.fall)),
-            State::Draining => {
-                let limit = self.options.drain_timeout;
-                limit.is_some_and(|limit| now.saturating_duration_since(tracker.since) >= limit)
-            }
+            State::Draining => self.cut(backend, tracker).is_some_and(|at| now >= at),
             State::Unknown | State::Up => false,
         }
+    }
+
+    /// When the flows of a backend that drains are to be ended: it drained for so long, beside another one that is up and
+    /// answers. Time counts from when there was one, and what was said of it before counts for nothing: if all drained, it may be
+    /// ready, too, and was only not asked yet.
+    fn cut(&self, backend: Backend, tracker: &Tracker) -> Option<Instant> {
+        let family = Family::of(backend.ip());
+        let others =
+            self.backends.iter().filter(|(other, _)| **other != backend && Family::of(other.ip()) == family);
+        let up = others.filter(|(_, other)| other.state == State::Up && other.run.is_none());
+        let from = tracker.since.max(up.map(|(_, other)| other.since).min()?);
+        tracker.drains_since(from).then_some(from + self.options.drain_timeout?)
     }
 
     fn thresholds(&self) -> Thresholds {

@@ -14,6 +14,9 @@ const OUTAGE: Duration = Duration::from_millis(750);
 /// retrans_time_ms in Documentation/networking/ip-sysctl.rst). No flow is ended on evidence from that time.
 const SETTLING: Duration = Duration::from_secs(4);
 
+/// Whoever does not answer for so long, while only others do that are no proof of the way there (see [`Eyes`]), is given up.
+const GIVEN_UP: Duration = Duration::from_secs(30);
+
 /// An answer that took less was not sent again by any kernel (TCP_RTO_MIN): the way there was open when it was asked.
 /// A later one may have been asked while all was lost, and crossed the end of that by a retransmission.
 const AT_ONCE: Duration = Duration::from_millis(200);
@@ -53,6 +56,35 @@ impl Deed {
     }
 }
 
+/// How much a witness says of the way from this node to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Eyes {
+    /// It is reached as the failing one is: on another node, by the same address family.
+    Near,
+    /// It runs on this node itself, or is reached by the other family: its answer is none of the way that failed.
+    Elsewhere,
+}
+
+/// What witnesses were seen to do, by [`Deed`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// Since when one was first seen to do this, or more.
+    first: [Option<Instant>; 3],
+    /// When the last probe began that saw so.
+    last: [Option<Instant>; 3],
+}
+
+impl Seen {
+    fn note(&mut self, deed: Deed, from: Instant, started: Instant) {
+        for first in &mut self.first[..=deed as usize] {
+            *first = Some(first.map_or(from, |first| first.min(from)));
+        }
+        for last in &mut self.last[..=deed as usize] {
+            *last = (*last).max(Some(started));
+        }
+    }
+}
+
 /// Failures in a row.
 #[derive(Clone, Debug)]
 pub(super) struct Run {
@@ -63,17 +95,17 @@ pub(super) struct Run {
     /// Failed probes, without bound.
     pub failures: u32,
     starts: VecDeque<Instant>,
-    /// Since when another backend was first seen to do this, or more, by [`Deed`].
-    first: [Option<Instant>; 3],
-    /// When the last probe began that saw so.
-    last: [Option<Instant>; 3],
+    /// By all others.
+    seen: Seen,
+    /// By those that are [`Eyes::Near`].
+    near: Seen,
     proven: bool,
 }
 
 impl Run {
     pub fn new(since: Instant) -> Self {
-        let (first, last) = ([None; 3], [None; 3]);
-        Self { since, reason: None, failures: 0, starts: VecDeque::new(), first, last, proven: false }
+        let (seen, near) = Default::default();
+        Self { since, reason: None, failures: 0, starts: VecDeque::new(), seen, near, proven: false }
     }
 
     /// A probe that began at `started` failed.
@@ -87,15 +119,13 @@ impl Run {
     }
 
     /// A probe saw another backend do this.
-    pub fn witnessed(&mut self, probe: &Probe, deed: Deed) {
+    pub fn witnessed(&mut self, probe: &Probe, deed: Deed, eyes: Eyes) {
         if probe.started >= self.since {
             let took = probe.finished.saturating_duration_since(probe.started);
             let from = if took < AT_ONCE { probe.started } else { probe.finished };
-            for first in &mut self.first[..=deed as usize] {
-                *first = Some(first.map_or(from, |first| first.min(from)));
-            }
-            for last in &mut self.last[..=deed as usize] {
-                *last = (*last).max(Some(probe.started));
+            self.seen.note(deed, from, probe.started);
+            if eyes == Eyes::Near {
+                self.near.note(deed, from, probe.started);
             }
         }
     }
@@ -106,7 +136,7 @@ impl Run {
     }
 
     fn witness(&self) -> Option<Instant> {
-        self.first[self.needs() as usize]
+        self.seen.first[self.needs() as usize]
     }
 
     /// When the probe began that completed `fall` failures under the eyes of a witness.
@@ -127,7 +157,7 @@ impl Run {
         if self.witness().is_none() {
             return Some(self.since);
         }
-        self.complete(fall).filter(|complete| self.last[self.needs() as usize] < Some(*complete))
+        self.complete(fall).filter(|complete| self.seen.last[self.needs() as usize] < Some(*complete))
     }
 
     /// Whether `fall` probes failed between two witnesses; once is enough.
@@ -136,13 +166,17 @@ impl Run {
         self.proven
     }
 
-    /// Whether it is proven beyond the time in which a node finds its neighbours again.
+    /// Whether it is proven that not this node is cut off, nor was a moment ago, when it finds its neighbours one by one.
     pub fn is_certain(&self, fall: u32) -> bool {
-        self.proven
-            && self.witness().is_some_and(|witness| {
-                let cut_off = witness.duration_since(self.since) > OUTAGE;
-                self.failed_from(if cut_off { witness + SETTLING } else { witness }) >= fall
-            })
+        // Whoever refuses was reached.
+        let reached = !matches!(self.reason, None | Some(FailReason::Timeout | FailReason::Unreachable));
+        let witness = if reached { self.witness() } else { self.near.first[self.needs() as usize] };
+        let from = match witness {
+            Some(witness) if witness.duration_since(self.since) > OUTAGE => witness + SETTLING,
+            Some(witness) => witness,
+            None => self.since + GIVEN_UP,
+        };
+        self.proven && self.failed_from(from) >= fall
     }
 
     fn failed_from(&self, from: Instant) -> u32 {

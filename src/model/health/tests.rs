@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::machine::{Health, HealthOptions, Pace};
 use super::*;
 
+mod draining;
 mod histories;
 mod witnesses;
 
@@ -60,7 +61,10 @@ impl Story {
 
     fn probe(&mut self, last: u8, started: u64, finished: u64, outcome: Outcome) {
         let (started, finished) = (self.at(started), self.at(finished));
-        self.observe(last, Probe { started, finished, outcome, round_trip: None, handshake: None });
+        self.observe(
+            last,
+            Probe { started, finished, outcome, round_trip: None, handshake: None, local: None },
+        );
     }
 
     fn observe(&mut self, last: u8, probe: Probe) {
@@ -173,6 +177,7 @@ fn the_limit_follows_the_handshake_and_not_the_answer() {
         outcome: Outcome::Ready,
         round_trip: None,
         handshake: handshake.map(Duration::from_millis),
+        local: None,
     };
     for handshake in [Some(10), None] {
         let probe = late(&story, handshake);
@@ -193,23 +198,6 @@ fn the_limit_follows_the_handshake_and_not_the_answer() {
         story.observe(A, probe);
     }
     assert_eq!(limit(&story), super::machine::TIMEOUT_MIN, "quicker again");
-}
-
-#[test]
-fn flows_are_ended_after_the_drain_timeout() {
-    let options = HealthOptions { drain_timeout: Some(Duration::from_secs(30)), ..options() };
-    let mut story = Story::new(options, &[A, B]);
-    story.probe(A, 0, 1, Outcome::Ready);
-    story.probe(A, 10, 11, Outcome::Unready);
-    story.probe(A, 20, 21, Outcome::Unready);
-    assert!(story.health(A, 21).state == State::Draining && !story.health(A, 30_020).ending);
-    let deadline = story.health.next_deadline(story.at(21)).unwrap();
-    assert_eq!(deadline, story.at(30_021));
-    assert!(story.health.backends(deadline)[&backend(A)].ending);
-    assert_eq!(story.health.next_deadline(deadline), None);
-    story.probe(A, 31_000, 31_001, Outcome::Ready);
-    story.probe(A, 31_050, 31_051, Outcome::Ready);
-    assert!(story.state(A) == State::Up && !story.health(A, 31_051).ending);
 }
 
 #[test]

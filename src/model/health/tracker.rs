@@ -47,6 +47,8 @@ pub(super) struct Tracker {
     /// missed no later than others when its cable is cut.
     handshake: Option<Duration>,
     sign: Option<Instant>,
+    /// It runs on this node, as far as is known.
+    pub local: bool,
 }
 
 impl Tracker {
@@ -66,6 +68,7 @@ impl Tracker {
             round_trip: None,
             handshake: None,
             sign: None,
+            local: false,
         }
     }
 
@@ -78,6 +81,7 @@ impl Tracker {
     }
 
     pub fn observe(&mut self, probe: Probe, thresholds: Thresholds) {
+        self.local = probe.local.unwrap_or(self.local);
         match probe.outcome {
             Outcome::Alive => self.measure_round_trip(probe),
             Outcome::Failed(reason) => self.failed(probe, reason),
@@ -163,6 +167,11 @@ impl Tracker {
         self.hold =
             doublings.map_or(Duration::ZERO, |n| HOLD_MIN.saturating_mul(1 << n.min(16)).min(HOLD_MAX));
         self.falls = self.falls.saturating_add(1);
+    }
+
+    /// Whether it drains for a reason that was seen after `from`: it is not published, or said since that it is unready.
+    pub fn drains_since(&self, from: Instant) -> bool {
+        self.removed.is_some() || (self.unready > 0 && self.answered.is_some_and(|answered| answered >= from))
     }
 
     /// Whether its last answer was that it is ready, and nothing speaks against it since.

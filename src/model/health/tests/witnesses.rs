@@ -25,11 +25,11 @@ fn a_witness_does_what_the_failing_one_cannot() {
                 (n <= needed, n <= needed && needed == 2)
             );
             let (started, finished) = (story.at(1010 + n * 100), story.at(1012 + n * 100));
-            story.observe(B, Probe { started, finished, outcome, round_trip: None, handshake });
+            story.observe(B, Probe { started, finished, outcome, round_trip: None, handshake, local: None });
             failed(&mut story, 1020 + n * 100);
             failed(&mut story, 1070 + n * 100);
             let (started, finished) = (story.at(1080 + n * 100), story.at(1082 + n * 100));
-            story.observe(B, Probe { started, finished, outcome, round_trip: None, handshake });
+            story.observe(B, Probe { started, finished, outcome, round_trip: None, handshake, local: None });
             let expected = if n >= needed { State::Down } else { State::Up };
             assert_eq!(story.state(A), expected, "{reason} and {outcome:?}");
         }
@@ -52,4 +52,59 @@ fn an_answer_that_crossed_the_end_of_an_outage_is_a_witness_from_then_on() {
     story.probe(A, 2110, 2410, Outcome::Failed(FailReason::Timeout));
     story.probe(B, 2420, 2421, Outcome::Alive);
     assert_eq!(story.state(A), State::Down, "and these did not");
+}
+
+/// A goes silent at 1000; another backend answers all the time.
+fn silent(story: &mut Story, reason: FailReason, mut answer: impl FnMut(&mut Story, u64), end: u64) {
+    for ms in (1000..end).step_by(50) {
+        answer(story, ms);
+        story.probe(A, ms, ms + 10, Outcome::Failed(reason));
+    }
+    answer(story, end);
+}
+
+#[test]
+fn one_on_this_node_says_nothing_of_the_way_to_others() {
+    let answer = |story: &mut Story, ms| {
+        let (started, finished) = (story.at(ms), story.at(ms + 1));
+        let (handshake, local) = (Some(Duration::from_millis(1)), Some(true));
+        story.observe(
+            B,
+            Probe { started, finished, outcome: Outcome::Ready, round_trip: None, handshake, local },
+        );
+    };
+    let mut story = both_up();
+    silent(&mut story, FailReason::Timeout, answer, 20_000);
+    let health = story.health(A, 20_001);
+    assert_eq!((health.state, health.ending), (State::Down, false), "this node may be cut off");
+    silent(&mut story, FailReason::Timeout, answer, 40_000);
+    assert!(story.health(A, 40_001).ending, "it is given up");
+    let mut story = both_up();
+    silent(&mut story, FailReason::Refused, answer, 1300);
+    assert!(story.health(A, 1301).ending, "whoever refuses was reached");
+}
+
+#[test]
+fn one_of_the_other_family_says_nothing_of_this_one() {
+    let other: Backend = "[2001:db8::12]:6443".parse().unwrap();
+    let mut story = both_up();
+    let all = BTreeSet::from([backend(A), backend(B), other]);
+    story.health.publish(&all, story.at(500));
+    let ready = |started, finished| {
+        let outcome = Outcome::Ready;
+        Probe { started, finished, outcome, round_trip: None, handshake: None, local: None }
+    };
+    let answer = |story: &mut Story, ms| story.health.observe(other, ready(story.at(ms), story.at(ms + 1)));
+    // IPv4 alone is lost for five seconds.
+    silent(&mut story, FailReason::Timeout, answer, 6000);
+    assert_eq!((story.state(A), story.health(A, 6001).ending), (State::Down, false));
+    story.probe(B, 6010, 6011, Outcome::Ready);
+    story.probe(A, 6020, 6320, Outcome::Failed(FailReason::Timeout));
+    story.probe(A, 6070, 6370, Outcome::Failed(FailReason::Timeout));
+    story.probe(B, 6400, 6401, Outcome::Ready);
+    assert!(!story.health(A, 6402).ending, "neighbours are found one by one");
+    for ms in [10_100, 10_200] {
+        story.probe(A, ms, ms + 300, Outcome::Failed(FailReason::Timeout));
+    }
+    assert!(story.health(A, 10_501).ending);
 }
