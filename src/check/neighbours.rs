@@ -91,7 +91,7 @@ fn is_services(chain: &SeenChain) -> bool {
     chain.name == "KUBE-SERVICES"
 }
 
-const NEEDED: &str = "run apivip check with CAP_NET_ADMIN";
+const NEEDED: &str = "sudo apivip check: it needs CAP_NET_ADMIN";
 
 fn kube_proxy(traces: &Traces) -> Finding {
     let survey = match rules(traces) {
@@ -120,7 +120,7 @@ fn kube_proxy(traces: &Traces) -> Finding {
         [mode] => KUBE_PROXY.info(format!("mode {mode}: apivip comes first")),
         several => KUBE_PROXY.warning(
             format!("traces of several modes: {}", several.join(", ")),
-            "remove what an earlier mode left: kube-proxy --cleanup, then restart kube-proxy",
+            "kube-proxy --cleanup removes what an earlier mode left; then restart kube-proxy",
         ),
     }
 }
@@ -134,7 +134,7 @@ fn no_proxy(traces: &Traces) -> Finding {
                 format!("{command} -t nat -nL KUBE-SERVICES"),
             );
         }
-        Err(error) => return KUBE_PROXY.unknown(error, "run apivip check as root"),
+        Err(error) => return KUBE_PROXY.unknown(error, "sudo apivip check"),
         Ok(None) => {}
     }
     if let Err(error) = links(traces) {
@@ -142,7 +142,7 @@ fn no_proxy(traces: &Traces) -> Finding {
             .unknown(format!("whether it is in IPVS mode: {error}"), "ip link show dev kube-ipvs0");
     }
     match traces.ipvs {
-        None => KUBE_PROXY.unknown("/proc/net/ip_vs cannot be read", "ipvsadm -Ln, as root"),
+        None => KUBE_PROXY.unknown("/proc/net/ip_vs cannot be read", "sudo ipvsadm -Ln"),
         Some(_) => KUBE_PROXY.ok("no trace of it"),
     }
 }
@@ -177,7 +177,9 @@ fn nat_order(traces: &Traces) -> Finding {
             "nat chains of others run as early or earlier, and may translate the virtual IP: {}",
             few(&earlier)
         ),
-        format!("give them a priority above {OURS}, or see that they leave the virtual IP alone"),
+        format!(
+            "nft list ruleset: give them a priority above {OURS}, or see that they leave the virtual IP alone"
+        ),
     )
 }
 
@@ -188,7 +190,7 @@ fn bpf(traces: &Traces, is: impl Fn(&str) -> bool) -> Vec<String> {
 
 fn cilium(traces: &Traces) -> Finding {
     if let Err(error) = links(traces) {
-        return CILIUM.unknown(error, "mend what the line names");
+        return CILIUM.unknown(error, "ip -br link show");
     }
     let devices = has_link(traces, |name| name == "cilium_host" || name == "cilium_net");
     let sockets = bpf(traces, |name| name.contains("/socketlb/") || name.contains("cil_sock"));
@@ -199,7 +201,7 @@ fn cilium(traces: &Traces) -> Finding {
                 "its socket load balancer translates the virtual IP before any packet is made ({})",
                 sockets[0]
             ),
-            "socketLB.enabled=false and kubeProxyReplacement=false in Cilium's Helm values, or use --listen",
+            "helm upgrade cilium cilium/cilium -n kube-system --reuse-values --set socketLB.enabled=false --set kubeProxyReplacement=false, or use --listen",
         );
     }
     if devices.is_empty() && pinned.is_empty() {
@@ -214,14 +216,14 @@ fn cilium(traces: &Traces) -> Finding {
 
 fn calico(traces: &Traces) -> Finding {
     if let Err(error) = links(traces) {
-        return CALICO.unknown(error, "mend what the line names");
+        return CALICO.unknown(error, "ip -br link show");
     }
     let devices = has_link(traces, |name| name.starts_with("bpfin.cali") || name.starts_with("bpfout.cali"));
     let pinned = bpf(traces, |name| name.contains("/cali_") || name.contains("/calico"));
     match devices.first().or(pinned.first()) {
         Some(trace) => CALICO.warning(
             format!("it serves Services itself, ahead of netfilter ({trace})"),
-            "bpfEnabled: false in the FelixConfiguration, or use --listen",
+            "kubectl patch felixconfiguration default --type merge -p '{\"spec\":{\"bpfEnabled\":false}}', or use --listen",
         ),
         None => no_trace(&CALICO, traces),
     }
@@ -230,8 +232,10 @@ fn calico(traces: &Traces) -> Finding {
 fn no_trace(check: &Check, traces: &Traces) -> Finding {
     match &traces.bpf {
         Some(Ok(_)) => check.ok("no trace of it"),
-        Some(Err(error)) => check.unknown(format!("/sys/fs/bpf: {error}"), "run apivip check as root"),
-        None => check.unknown("/sys/fs/bpf was not read in time", "run it again"),
+        Some(Err(error)) => check.unknown(format!("/sys/fs/bpf: {error}"), "sudo apivip check"),
+        None => {
+            check.unknown("/sys/fs/bpf was not read in time", "ls -R /sys/fs/bpf, then apivip check again")
+        }
     }
 }
 

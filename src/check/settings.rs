@@ -38,6 +38,8 @@ const ROUTE_LOCALNET: Check = setting("route-localnet", "loopback addresses from
 const CONNTRACK: Check = setting("conntrack-table", "room in conntrack's table");
 const BRIDGE: Check = setting("bridge-netfilter", "bridged packets in netfilter");
 
+const PROC: &str = "mount -t proc proc /proc";
+
 /// From this share of conntrack's table on, in percent.
 const CROWDED: i64 = 75;
 const NEARLY_FULL: i64 = 95;
@@ -70,9 +72,8 @@ pub fn settings(seen: &Settings, concerns: Concerns) -> Vec<Finding> {
 fn forwarding(check: &Check, key: &str, value: Option<i64>, needed: bool) -> Finding {
     match (value, needed) {
         (_, false) => check.ok("no virtual IP of that family is known"),
-        (None, true) => {
-            check.unknown(format!("{key} cannot be read"), "mount /proc/sys; a kernel with that family")
-        }
+        (None, true) => check
+            .unknown(format!("{key} cannot be read"), "mount -t proc proc /proc; a kernel with that family"),
         (Some(0), true) => check.warning(
             format!("{key} is 0: packets of Pods are not forwarded; the node's own connections work"),
             format!("sysctl -w {key}=1, and in /etc/sysctl.d"),
@@ -83,7 +84,7 @@ fn forwarding(check: &Check, key: &str, value: Option<i64>, needed: bool) -> Fin
 
 fn rp_filter(seen: &Settings) -> Finding {
     match (&seen.rp_filter, seen.routing_rules) {
-        (None, _) => RP_FILTER.unknown("net.ipv4.conf.*.rp_filter cannot be read", "mount /proc/sys"),
+        (None, _) => RP_FILTER.unknown("net.ipv4.conf.*.rp_filter cannot be read", PROC),
         (Some((1, place)), Some(rules)) if rules > 0 => RP_FILTER.warning(
             format!("strict on {place}, and there are {rules} routing rules: answers that come by another way are dropped"),
             "sysctl -w net.ipv4.conf.all.rp_filter=2, or see that ip route get gives every apiserver the way its answers take",
@@ -103,14 +104,14 @@ fn tcp_loose(value: Option<i64>) -> Finding {
 
 fn route_localnet(interfaces: Option<&[String]>, at_risk: bool) -> Finding {
     match interfaces {
-        None => ROUTE_LOCALNET.unknown("net.ipv4.conf.*.route_localnet cannot be read", "mount /proc/sys"),
+        None => ROUTE_LOCALNET.unknown("net.ipv4.conf.*.route_localnet cannot be read", PROC),
         Some([]) => ROUTE_LOCALNET.ok("off: listeners on 127.0.0.1 are the node's own"),
         Some(some) if at_risk => ROUTE_LOCALNET.warning(
             format!(
                 "on for {}: other hosts of its network may reach what --listen serves on 127.0.0.1",
                 few(some)
             ),
-            "set it to 0, or drop packets to 127.0.0.0/8 that do not come from lo",
+            format!("sysctl -w net/ipv4/conf/{}/route_localnet=0, or drop packets to 127.0.0.0/8 that do not come from lo", some[0]),
         ),
         Some(some) => ROUTE_LOCALNET
             .info(format!("on for {}, as kube-proxy wants it; --listen is not concerned", few(some))),
@@ -118,11 +119,14 @@ fn route_localnet(interfaces: Option<&[String]>, at_risk: bool) -> Finding {
 }
 
 fn conntrack(table: Option<(i64, i64)>) -> Finding {
-    let mend = "raise net.netfilter.nf_conntrack_max, or find who fills it: conntrack -L";
     match table {
         None => CONNTRACK.unknown("conntrack is not loaded yet, or cannot be read", "modprobe nf_conntrack"),
         Some((count, max)) => {
             let text = format!("{count} of {max} entries");
+            let twice = max.saturating_mul(2);
+            let mend = format!(
+                "sysctl -w net.netfilter.nf_conntrack_max={twice}, or find who fills it: conntrack -L"
+            );
             match count.saturating_mul(100).checked_div(max).unwrap_or(0) {
                 NEARLY_FULL.. => CONNTRACK.fail(format!("{text}: new connections are about to fail"), mend),
                 CROWDED.. => CONNTRACK.warning(text, mend),

@@ -32,6 +32,12 @@ pub(super) fn firewall(traces: &Traces) -> Finding {
         (false, true) => "ufw: ",
         (false, false) => "",
     };
+    let show = match dropping.first() {
+        _ if firewalld => "firewall-cmd --list-all-zones".to_owned(),
+        _ if ufw => "ufw status verbose".to_owned(),
+        Some(chain) => format!("nft list chain {chain}"),
+        None => "nft list ruleset".to_owned(),
+    };
     if firewalld || !dropping.is_empty() {
         let what = if dropping.is_empty() {
             "rejects what no zone allows".to_owned()
@@ -40,7 +46,7 @@ pub(super) fn firewall(traces: &Traces) -> Finding {
         };
         return FIREWALL.warning(
             format!("{who}{what}"),
-            "allow Pods to the apiservers' addresses and ports in forward, and ct state established,related everywhere",
+            format!("{show}: allow Pods to the apiservers' addresses and ports in forward, and ct state established,related everywhere"),
         );
     }
     match legacy_table(traces, "filter") {
@@ -48,7 +54,7 @@ pub(super) fn firewall(traces: &Traces) -> Finding {
             format!("{who}iptables has a table filter of the legacy kind, whose policies cannot be read over netlink"),
             format!("{command} -S | grep -- -P: FORWARD must be ACCEPT, or let Pods reach the apiservers"),
         ),
-        Err(error) => FIREWALL.unknown(error, "run apivip check as root"),
+        Err(error) => FIREWALL.unknown(error, "sudo apivip check"),
         Ok(None) if ufw => FIREWALL.info("ufw is there, and its policies accept"),
         Ok(None) => FIREWALL.ok("no policy drops"),
     }
