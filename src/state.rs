@@ -24,7 +24,7 @@ pub use keeper::keep;
 /// Name of the file in the state folder.
 pub const STATE_FILE: &str = "state";
 /// Name of the file while it is written.
-const NEW_FILE: &str = "state.new";
+pub const NEW_FILE: &str = "state.new";
 
 /// The version that is written, and the only one that is read.
 const VERSION: u32 = 1;

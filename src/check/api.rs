@@ -15,6 +15,8 @@ use crate::status::duration;
 pub struct Api {
     /// Where the credentials are from, and what an operator should know of them; or why there are none.
     pub access: Option<Result<(String, Vec<String>), String>>,
+    /// The file that `--kubeconfig` names.
+    pub kubeconfig: Option<String>,
     /// From when to when credentials are good.
     pub lifetimes: Vec<(&'static str, Lifetime)>,
     /// Names that stand for no address, and why.
@@ -61,18 +63,23 @@ pub fn findings(seen: &Api) -> Vec<Finding> {
     let mut all = vec![access(seen)];
     all.extend(lifetimes(seen));
     all.extend(seen.unresolved.iter().map(|(name, why)| {
-        NAMES.fail(why.as_str(), "correct the name, or name the address, or mend the name server").about(name)
+        let mend =
+            format!("getent ahosts {name}: correct the name, or name the address, or mend the name server");
+        NAMES.fail(why.as_str(), mend).about(name)
     }));
     if seen.examined.is_empty() {
         all.push(KNOWN.unknown(
             "none is known: no kubeconfig, seed, saved state or running daemon names one",
-            "give --kubeconfig as for apivip run, or --seed ADDRESS:PORT",
+            "apivip check --kubeconfig FILE as for apivip run, or --seed ADDRESS:PORT",
         ));
     } else {
         let reached = seen.examined.iter().filter(|examined| examined.connected.is_ok()).count();
         let text = format!("{reached} of {} can be connected to", seen.examined.len());
         all.push(match reached {
-            0 => KNOWN.fail(text, "see below; correct --seed, the kubeconfig's server, or the network"),
+            0 => {
+                let reach = reach(seen.examined[0].address);
+                KNOWN.fail(text, format!("{reach}: correct --seed, the kubeconfig's server, or the network"))
+            }
             _ => KNOWN.ok(text),
         });
     }
@@ -86,15 +93,21 @@ fn access(seen: &Api) -> Finding {
     match &seen.access {
         None => ACCESS.unknown(
             "no kubeconfig is given, and this is no Pod",
-            "give --kubeconfig FILE as for apivip run",
+            "apivip check --kubeconfig FILE, as for apivip run",
         ),
         Some(Err(error)) => {
-            ACCESS.fail(error.as_str(), "correct what the line names: apivip run refuses to start with it")
+            let look = match &seen.kubeconfig {
+                Some(file) => format!("kubectl config view --kubeconfig {file}"),
+                None => "ls -l /var/run/secrets/kubernetes.io/serviceaccount".to_owned(),
+            };
+            let mend =
+                format!("{look}, and correct what the line names: apivip run refuses to start with it");
+            ACCESS.fail(error.as_str(), mend)
         }
         Some(Ok((source, warnings))) if warnings.is_empty() => ACCESS.ok(source.as_str()),
         Some(Ok((source, warnings))) => ACCESS.warning(
             format!("{source}; {}", warnings.join("; ")),
-            "see that the node's clock is right, and renew what expired",
+            "timedatectl: is the node's clock right? Then renew what expired",
         ),
     }
 }
@@ -110,14 +123,18 @@ fn lifetimes(seen: &Api) -> Vec<Finding> {
             &CA,
             found,
             seen.now,
-            "renew the CA, and give every node both until all certificates are new",
+            "kubeadm certs check-expiration: renew the CA, and give every node both until all certificates are new",
         ),
-        None => CA.unknown("its end cannot be read", "openssl x509 -noout -enddate -in FILE"),
+        None => CA.unknown(
+            "its end cannot be read",
+            "openssl x509 -noout -enddate -in FILE, of certificate-authority",
+        ),
     }];
-    let client = of("client_certificate")
-        .map(|found| ages(&CLIENT, found, seen.now, "renew it, as the tool that made it says"));
+    let client = of("client_certificate").map(|found| {
+        ages(&CLIENT, found, seen.now, "kubeadm certs renew all, or renew it as the tool that made it says")
+    });
     let token = of("token").map(|found| {
-        ages(&TOKEN, found, seen.now, "see why the file is not renewed: kubelet, or the projected volume")
+        ages(&TOKEN, found, seen.now, "journalctl -u kubelet: see why the token is not renewed")
     });
     all.extend(client);
     all.extend(token);
@@ -134,7 +151,7 @@ fn ages(check: &Check, lifetime: Lifetime, now: i64, mend: &str) -> Finding {
         let ahead = duration((begin - now).unsigned_abs());
         return check.fail(
             format!("not valid for another {ahead}"),
-            "correct this node's clock, or that of whoever made it",
+            "chronyc makestep, here or where it was made: correct the clock that is wrong",
         );
     }
     let soon = lifetime.begin.map_or(TOKEN_RENEWAL, |begin| ((lifetime.end - begin) / 10).min(RENEWAL));
@@ -146,7 +163,10 @@ fn apiserver(examined: &Examined, seen: &Api) -> Vec<Finding> {
     let address = examined.address;
     let took = match &examined.connected {
         Err(error) => {
-            let mend = "see whether it runs, and whether routes and firewalls let this node reach it";
+            let mend = format!(
+                "{}: see whether it runs, and whether routes and firewalls let this node reach it",
+                reach(address)
+            );
             return vec![TCP.fail(error.as_str(), mend).about(address)];
         }
         Ok(took) => *took,
@@ -154,36 +174,45 @@ fn apiserver(examined: &Examined, seen: &Api) -> Vec<Finding> {
     let mut all = vec![TCP.ok(format!("round trip {}", milliseconds(took))).about(address)];
     let why = "without the cluster's CA nothing can be verified";
     match &examined.secured {
-        None => all.push(TLS.unknown(why, "give --kubeconfig FILE as for apivip run").about(address)),
+        None => {
+            all.push(TLS.unknown(why, "apivip check --kubeconfig FILE, as for apivip run").about(address))
+        }
         Some(Err(error)) => {
-            let mend = "renew its certificate with that name, correct certificate-authority, tls-server-name or --probe-server-name, or the clock";
+            let mend = format!(
+                "openssl s_client -connect {address} </dev/null | openssl x509 -noout -text: renew its certificate with that name, correct certificate-authority, tls-server-name or --probe-server-name, or the clock"
+            );
             all.push(TLS.fail(error.as_str(), mend).about(address));
         }
         Some(Ok(lifetime)) => {
             all.push(TLS.ok(format!("signed by the cluster's CA for {}", seen.name)).about(address));
             all.extend(lifetime.map(|found| {
-                ages(&CERTIFICATE, found, seen.now, "renew the apiserver's certificate").about(address)
+                ages(
+                    &CERTIFICATE,
+                    found,
+                    seen.now,
+                    "kubeadm certs renew apiserver, there, and restart the apiserver",
+                )
+                .about(address)
             }));
         }
     }
+    let verbose = format!("kubectl --server https://{address} get --raw '/readyz?verbose'");
     all.extend(examined.answered.as_ref().map(|answered| {
         match answered {
-            Err(error) => {
-                READY.fail(error.as_str(), "see whether it hangs: kubectl get --raw /readyz?verbose")
-            }
-            Ok(ready) => {
-                match ready.status {
-                    200 => READY.ok("answers 200"),
-                    401 | 403 => READY
-                        .ok(format!("answers {} to anonymous requests, which counts as ready", ready.status)),
-                    500.. => READY.warning(
-                        format!("answers {}: it is alive and not ready", ready.status),
-                        "kubectl get --raw /readyz?verbose",
-                    ),
-                    other => READY
-                        .fail(format!("answers {other}, which no apiserver does"), "see what listens there"),
+            Err(error) => READY.fail(error.as_str(), format!("{verbose}: see whether it hangs")),
+            Ok(ready) => match ready.status {
+                200 => READY.ok("answers 200"),
+                401 | 403 => {
+                    READY.ok(format!("answers {} to anonymous requests, which counts as ready", ready.status))
                 }
-            }
+                500.. => {
+                    READY.warning(format!("answers {}: it is alive and not ready", ready.status), verbose)
+                }
+                other => READY.fail(
+                    format!("answers {other}, which no apiserver does"),
+                    format!("{}: see what listens there", reach(address)),
+                ),
+            },
         }
         .about(address)
     }));
@@ -204,7 +233,7 @@ fn clock(seen: &Api) -> Finding {
         duration(skew.unsigned_abs()),
         if skew > 0 { "ahead" } else { "behind" }
     );
-    let mend = "synchronise both clocks: chronyc makestep";
+    let mend = "chronyc makestep, on both: synchronise the clocks";
     if skew.abs() <= SKEW {
         CLOCK.ok(format!("no apiserver is off by more than {SKEW} s"))
     } else if skew.abs() <= BAD_SKEW {
@@ -212,6 +241,10 @@ fn clock(seen: &Api) -> Finding {
     } else {
         CLOCK.fail(format!("{text}: certificates and tokens are judged by it"), mend)
     }
+}
+
+fn reach(address: SocketAddr) -> String {
+    format!("curl -vk https://{address}/readyz")
 }
 
 fn milliseconds(took: Duration) -> String {

@@ -33,7 +33,7 @@ const HARDWARE: Check = bypass("hw-tc-offload", "flow offload by the network car
 /// Kinds of devices that send by their parent, past the hooks of the host.
 pub const KINDS: &[&str] = &["macvlan", "macvtap", "ipvlan", "ipvtap"];
 
-const LISTEN: &str = "such Pods do not reach the virtual IP through apivip; --listen serves the node itself";
+const LISTEN: &str = "apivip run --listen 127.0.0.1:7445 serves the node itself; such Pods do not reach the virtual IP through apivip";
 
 /// All findings.
 pub fn bypass_ways(ways: &Ways) -> Vec<Finding> {
@@ -43,8 +43,8 @@ pub fn bypass_ways(ways: &Ways) -> Vec<Finding> {
 fn macvlan(ways: &Ways) -> Finding {
     let links = match &ways.links {
         Some(Ok(links)) => links,
-        Some(Err(error)) => return MACVLAN.unknown(error.as_str(), "mend what the line names"),
-        None => return MACVLAN.unknown("network devices were not listed in time", "run it again"),
+        Some(Err(error)) => return MACVLAN.unknown(error.as_str(), "ip -d link show"),
+        None => return MACVLAN.unknown("network devices were not listed in time", "ip -d link show"),
     };
     let here = links.iter().filter(|link| KINDS.contains(&link.kind.as_str()));
     let mut found: Vec<String> = here.map(|link| format!("{} ({})", link.name, link.kind)).collect();
@@ -63,7 +63,7 @@ fn macvlan(ways: &Ways) -> Finding {
         None => MACVLAN.ok("none, neither here nor in other network namespaces of the node"),
         Some(why) => MACVLAN.unknown(
             format!("none here; not all other network namespaces could be looked into: {why}"),
-            "run apivip check as root on the node itself, or in a Pod with hostPID",
+            "sudo apivip check on the node itself, or in a Pod with hostPID",
         ),
     }
 }
@@ -74,16 +74,21 @@ fn sriov(ways: &Ways) -> Finding {
         Some(Ok(found)) => {
             SRIOV.warning(format!("what they carry passes netfilter by: {}", few(found)), LISTEN)
         }
-        Some(Err(error)) => SRIOV.unknown(error.as_str(), "mount the /sys of this network namespace"),
-        None => SRIOV.unknown("/sys/class/net was not read in time", "run it again"),
+        Some(Err(error)) => {
+            SRIOV.unknown(error.as_str(), "mount -t sysfs sysfs /sys, in this network namespace")
+        }
+        None => SRIOV
+            .unknown("/sys/class/net was not read in time", "grep . /sys/class/net/*/device/sriov_numvfs"),
     }
 }
 
 fn flowtables(ways: &Ways) -> Finding {
     let survey = match &ways.rules {
         Some(Ok(survey)) => survey,
-        Some(Err(error)) => return FLOWTABLES.unknown(error.as_str(), "run apivip check with CAP_NET_ADMIN"),
-        None => return FLOWTABLES.unknown("nf_tables did not answer in time", "run it again"),
+        Some(Err(error)) => {
+            return FLOWTABLES.unknown(error.as_str(), "sudo apivip check: it needs CAP_NET_ADMIN");
+        }
+        None => return FLOWTABLES.unknown("nf_tables did not answer in time", "nft list flowtables"),
     };
     let found: Vec<String> = survey
         .flowtables
@@ -95,7 +100,7 @@ fn flowtables(ways: &Ways) -> Finding {
     }
     FLOWTABLES.warning(
         format!("flows in it pass the rules by that reset clients of a dead apiserver: {}", few(&found)),
-        "keep flows to the apiservers' ports out of it: no flow add for tcp dport 443 and 6443",
+        "nft list flowtables: keep flows to the apiservers' ports out of it, no flow add for tcp dport 443 and 6443",
     )
 }
 

@@ -130,6 +130,8 @@ impl Check {
 
     fn finding(&self, verdict: Verdict, evidence: String, mend: Option<String>) -> Finding {
         let Self { id, group, title } = *self;
+        #[cfg(test)]
+        super::mends::must_begin_with_a_command(id, mend.as_deref());
         Finding { id, group, title, subject: None, verdict, evidence, mend }
     }
 }
@@ -139,6 +141,8 @@ impl Finding {
     #[must_use]
     pub fn mended_by(mut self, mend: impl Into<String>) -> Self {
         self.mend = Some(mend.into());
+        #[cfg(test)]
+        super::mends::must_begin_with_a_command(self.id, self.mend.as_deref());
         self
     }
 

@@ -21,6 +21,8 @@ const SYS_ADMIN: Check = privilege("cap-sys-admin", "may make a network namespac
 /// Bits of `include/uapi/linux/capability.h`.
 const CAPABILITIES: [(Check, u32); 3] = [(NET_ADMIN, 12), (NET_RAW, 13), (SYS_ADMIN, 21)];
 
+const RAW: &str = "systemctl edit apivip: CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW; in a Pod securityContext.capabilities.add";
+
 /// What is lost without a feature.
 enum Loss {
     /// Rules do not work at all: the forwarder stands in.
@@ -34,7 +36,7 @@ enum Loss {
 /// The check of a feature, what it says when the feature is there, and what is lost when it is not.
 fn about(feature: Feature) -> (Check, &'static str, Loss) {
     use Loss::{Forwarder, Part, Rules};
-    const NFT: &str = "CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET, module nf_tables";
+    const NFT: &str = "modprobe nf_tables; a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET";
     match feature {
         Feature::NfTables => {
             (kernel("kernel-nf-tables", "nf_tables"), "takes a table of family inet", Rules(NFT))
@@ -42,47 +44,51 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
         Feature::Nat => (
             kernel("kernel-nat", "NAT in family inet"),
             "translates in prerouting, output and postrouting",
-            Rules("a kernel from 5.2 with CONFIG_NFT_NAT and CONFIG_NFT_MASQ"),
+            Rules(
+                "modprobe -a nft_chain_nat nft_masq; a kernel from 5.2 with CONFIG_NFT_NAT and CONFIG_NFT_MASQ",
+            ),
         ),
         Feature::Reject => (
             kernel("kernel-reject", "TCP reset in prerouting"),
             "rejects in prerouting",
-            Rules("a kernel from 5.9 with CONFIG_NFT_REJECT_INET"),
+            Rules("modprobe nft_reject_inet; a kernel from 5.9 with CONFIG_NFT_REJECT_INET"),
         ),
         Feature::Fib => (
             kernel("kernel-fib", "route lookups in rules"),
             "knows local addresses in rules",
-            Rules("CONFIG_NFT_FIB_INET, module nft_fib_inet"),
+            Rules("modprobe nft_fib_inet; a kernel with CONFIG_NFT_FIB_INET"),
         ),
         Feature::Balance => (
             kernel("kernel-balance", "random choice in rules"),
             "chooses by numgen and a map of verdicts",
-            Rules("CONFIG_NFT_NUMGEN, module nft_numgen"),
+            Rules("modprobe nft_numgen; a kernel with CONFIG_NFT_NUMGEN"),
         ),
         Feature::ClientHash => (
             kernel("kernel-client-hash", "choice by client address"),
             "chooses by jhash",
             Part(
                 "a Service with sessionAffinity ClientIP is not programmed; the forwarder stands in",
-                "CONFIG_NFT_HASH, module nft_hash",
+                "modprobe nft_hash; a kernel with CONFIG_NFT_HASH",
             ),
         ),
         Feature::ConntrackRules => (
             kernel("kernel-conntrack-rules", "conntrack in rules"),
             "matches flows and keeps packets from conntrack",
-            Rules("CONFIG_NFT_CT, module nft_ct"),
+            Rules("modprobe nft_ct; a kernel with CONFIG_NFT_CT"),
         ),
         Feature::WholeTable => (
             kernel("kernel-table", "the daemon's whole table"),
             "takes the table of a node with IPv4, IPv6 and a dead apiserver",
-            Rules("what the line names"),
+            Rules(
+                "modprobe -a nf_tables nft_chain_nat nft_ct nft_fib_inet nft_hash nft_masq nft_numgen nft_reject_inet",
+            ),
         ),
         Feature::TableOwner => (
             kernel("kernel-table-owner", "tables that belong to the daemon"),
             "knows the flags owner and persist",
             Part(
                 "any program may change or flush the table; the daemon notices and puts it right",
-                "a kernel from 6.9, or --table-owner off",
+                "apivip run --table-owner off, or a kernel from 6.9",
             ),
         ),
         Feature::ConntrackNetlink => (
@@ -90,7 +96,7 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
             "lists the entry of a connection",
             Part(
                 "flows to a dead apiserver are ended only when their client sends something",
-                "CONFIG_NF_CT_NETLINK, module nf_conntrack_netlink",
+                "modprobe nf_conntrack_netlink; a kernel with CONFIG_NF_CT_NETLINK",
             ),
         ),
         Feature::ConntrackFilter => (
@@ -98,7 +104,7 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
             "lists the entries asked for only",
             Part(
                 "all entries of the node are listed when an apiserver dies: slower with very many flows",
-                "a kernel from 5.8",
+                "uname -r: a kernel from 5.8 has it",
             ),
         ),
         Feature::SocketDestroy => (
@@ -106,36 +112,36 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
             "destroys a socket of the host",
             Part(
                 "the node's own connections to a dead apiserver are told like those of Pods",
-                "CONFIG_INET_DIAG_DESTROY",
+                "grep CONFIG_INET_DIAG_DESTROY= /boot/config-$(uname -r): a kernel in which it is y",
             ),
         ),
         Feature::RawSockets => (
             kernel("kernel-raw-sockets", "raw sockets"),
             "opens raw sockets",
-            Part("idle clients of a dead apiserver are not told", "CAP_NET_RAW"),
+            Part("idle clients of a dead apiserver are not told", RAW),
         ),
         Feature::PacketSockets => (
             kernel("kernel-packet-sockets", "packet sockets"),
             "opens packet sockets with a filter",
             Part(
                 "where rules are refused, clients of a dead apiserver are not answered",
-                "CONFIG_PACKET, module af_packet",
+                "modprobe af_packet; a kernel with CONFIG_PACKET",
             ),
         ),
         Feature::Tun => (
             kernel("kernel-tun", "tun device"),
             "makes a tun device",
-            Forwarder("modprobe tun; /dev/net/tun"),
+            Forwarder("modprobe tun; ls -l /dev/net/tun"),
         ),
         Feature::LocalRoutes => (
             kernel("kernel-local-routes", "local routes"),
             "makes an address local by a route",
-            Forwarder("CONFIG_IP_MULTIPLE_TABLES"),
+            Forwarder("grep CONFIG_IP_MULTIPLE_TABLES= /boot/config-$(uname -r): a kernel in which it is y"),
         ),
         Feature::RoutingRules => (
             kernel("kernel-routing-rules", "routing rules with a port"),
             "takes a rule with protocol and port",
-            Forwarder("a kernel from 4.17 with CONFIG_IP_MULTIPLE_TABLES"),
+            Forwarder("uname -r: a kernel from 4.17 with CONFIG_IP_MULTIPLE_TABLES"),
         ),
     }
 }
@@ -150,7 +156,7 @@ fn of_feature(feature: Feature, trial: &Trial, forwards: bool) -> Finding {
     let tried = match trial {
         Err(error) => {
             let why = format!("cannot make a network namespace to try it in: {error}");
-            return check.unknown(why, "run apivip check as root, or with CAP_SYS_ADMIN");
+            return check.unknown(why, "sudo apivip check: it needs CAP_SYS_ADMIN");
         }
         Ok(tried) => tried.iter().find(|(tried, _)| *tried == feature),
     };
@@ -159,17 +165,19 @@ fn of_feature(feature: Feature, trial: &Trial, forwards: bool) -> Finding {
         Some((_, Outcome::Missing(reason))) => reason,
         Some((_, Outcome::Forbidden(reason))) => {
             let needed = match feature {
-                Feature::RawSockets | Feature::PacketSockets => "run apivip check with CAP_NET_RAW",
-                _ => "run apivip check with CAP_NET_ADMIN",
+                Feature::RawSockets | Feature::PacketSockets => "sudo apivip check: it needs CAP_NET_RAW",
+                _ => "sudo apivip check: it needs CAP_NET_ADMIN",
             };
             return check.unknown(reason, needed);
         }
         Some((_, Outcome::Unclear(reason))) => {
-            return check.unknown(reason, "mend what the line names, and run it again");
+            return check.unknown(reason, "dmesg | tail, then apivip check again");
         }
         None => {
-            return check
-                .unknown("not reached: what comes before it failed or hung", "mend that, and run it again");
+            return check.unknown(
+                "not reached: what comes before it failed or hung",
+                "dmesg | tail, then apivip check again",
+            );
         }
     };
     match loss {
@@ -193,7 +201,7 @@ pub fn capabilities(effective: Option<u64>) -> Vec<Finding> {
 
 fn of_capability(check: &Check, bit: u32, effective: Option<u64>) -> Finding {
     let Some(set) = effective else {
-        return check.unknown("/proc/self/status cannot be read", "mount /proc");
+        return check.unknown("/proc/self/status cannot be read", "mount -t proc proc /proc");
     };
     if set & (1 << bit) != 0 {
         return check.ok("in the effective set");
@@ -201,11 +209,11 @@ fn of_capability(check: &Check, bit: u32, effective: Option<u64>) -> Finding {
     match check.id {
         "cap-net-admin" => check.fail(
             "missing: apivip run does not start without it, and much cannot be looked at here",
-            "run as root; in a unit CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW, in a Pod securityContext.capabilities.add",
+            "sudo apivip run; in a unit CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW, in a Pod securityContext.capabilities.add",
         ),
         "cap-net-raw" => check.warning(
             "missing: clients of a dead apiserver are told only when they send something",
-            "add CAP_NET_RAW as CAP_NET_ADMIN",
+            RAW,
         ),
         _ => check.info("missing: kernel features cannot be tried; apivip run does not need it"),
     }

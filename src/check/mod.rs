@@ -9,6 +9,8 @@ pub mod bypass;
 mod collect;
 pub mod finding;
 pub mod kernel;
+#[cfg(test)]
+mod mends;
 pub mod neighbours;
 pub mod node;
 mod reading;

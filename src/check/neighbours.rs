@@ -1,5 +1,7 @@
 //! Verdicts on other programs that lead, filter or take over packets to the virtual IP. Pure.
 
+mod firewall;
+
 use std::net::SocketAddr;
 
 use super::finding::{Check, Finding, Group};
@@ -15,14 +17,23 @@ pub struct Traces {
     pub rules: Option<Result<Survey, String>>,
     /// Devices, or why they cannot be listed.
     pub links: Option<Result<Vec<SeenLink>, String>>,
-    /// Tables of iptables on the kernel's own tables (`/proc/net/ip_tables_names` and `ip6_tables_names`).
-    pub legacy: Option<Result<Vec<String>, String>>,
-    /// Whether `/proc/net/ip_vs` lists a service.
+    /// Tables of iptables on the kernel's own tables, or why they cannot be listed.
+    pub legacy: Option<Result<Vec<LegacyTable>, String>>,
+    /// Whether `/proc/net/ip_vs` lists a service; `None`: it cannot be read.
     pub ipvs: Option<bool>,
     /// Each virtual IP that was dialled, and whom the kernel took that for, or why that is not known.
     pub dialled: Vec<(SocketAddr, Result<SocketAddr, String>)>,
     /// Names in the file system of BPF, in part.
     pub bpf: Option<Result<Vec<String>, String>>,
+}
+
+/// A table of legacy iptables that is loaded: that there is one can be seen, its chains and policies cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegacyTable {
+    /// The command that shows it: `iptables-legacy` or `ip6tables-legacy`.
+    pub command: &'static str,
+    /// `filter`, `nat`, ...
+    pub name: String,
 }
 
 const fn neighbour(id: &'static str, title: &'static str) -> Check {
@@ -31,7 +42,6 @@ const fn neighbour(id: &'static str, title: &'static str) -> Check {
 
 const KUBE_PROXY: Check = neighbour("kube-proxy", "kube-proxy and its mode");
 const NAT_ORDER: Check = neighbour("nat-order", "who translates first");
-const FIREWALL: Check = neighbour("firewall", "firewalls and policies that drop");
 const CILIUM: Check = neighbour("cilium", "Cilium's socket load balancer and host routing");
 const CALICO: Check = neighbour("calico-ebpf", "Calico's eBPF dataplane");
 const SOCKETS: Check = neighbour("socket-translation", "programs that translate at the socket");
@@ -44,7 +54,7 @@ pub fn neighbours(traces: &Traces) -> Vec<Finding> {
     vec![
         kube_proxy(traces),
         nat_order(traces),
-        firewall(traces),
+        firewall::firewall(traces),
         cilium(traces),
         calico(traces),
         socket_translation(traces),
@@ -81,7 +91,7 @@ fn is_services(chain: &SeenChain) -> bool {
     chain.name == "KUBE-SERVICES"
 }
 
-const NEEDED: &str = "run apivip check with CAP_NET_ADMIN";
+const NEEDED: &str = "sudo apivip check: it needs CAP_NET_ADMIN";
 
 fn kube_proxy(traces: &Traces) -> Finding {
     let survey = match rules(traces) {
@@ -99,31 +109,50 @@ fn kube_proxy(traces: &Traces) -> Finding {
     if device || traces.ipvs == Some(true) {
         modes.push(if device { "IPVS (device kube-ipvs0)" } else { "IPVS (/proc/net/ip_vs)" });
     }
-    let legacy = matches!(&traces.legacy, Some(Ok(tables)) if tables.iter().any(|table| table == "nat"));
-    match (modes.as_slice(), &traces.legacy) {
-        ([], Some(Ok(_))) if !legacy => KUBE_PROXY.ok("no trace of it"),
-        ([], Some(Ok(_))) => KUBE_PROXY.unknown(
-            "iptables has a table nat of the legacy kind, whose chains cannot be read over netlink",
-            "iptables-legacy -t nat -nL KUBE-SERVICES",
-        ),
-        ([], legacy) => KUBE_PROXY.unknown(
-            match legacy {
-                Some(Err(error)) => format!("tables of legacy iptables: {error}"),
-                _ => "tables of legacy iptables cannot be read".to_owned(),
-            },
-            "run apivip check as root",
-        ),
-        ([mode], _) if mode.starts_with("nft") => KUBE_PROXY.info(format!(
+    match modes.as_slice() {
+        [] => no_proxy(traces),
+        [mode] if mode.starts_with("nft") => KUBE_PROXY.info(format!(
             "mode {mode}: apivip comes first; the node's own connections are rejected while kube-proxy knows no endpoint"
         )),
-        ([mode], _) if mode.starts_with("IPVS") => {
+        [mode] if mode.starts_with("IPVS") => {
             KUBE_PROXY.info(format!("mode {mode}: it binds the virtual IP, and apivip redirects it all the same"))
         }
-        ([mode], _) => KUBE_PROXY.info(format!("mode {mode}: apivip comes first")),
-        (several, _) => KUBE_PROXY.warning(
+        [mode] => KUBE_PROXY.info(format!("mode {mode}: apivip comes first")),
+        several => KUBE_PROXY.warning(
             format!("traces of several modes: {}", several.join(", ")),
-            "remove what an earlier mode left: kube-proxy --cleanup, then restart kube-proxy",
+            "kube-proxy --cleanup removes what an earlier mode left; then restart kube-proxy",
         ),
+    }
+}
+
+/// None was seen: whether there is none, only who could look everywhere knows.
+fn no_proxy(traces: &Traces) -> Finding {
+    match legacy_table(traces, "nat") {
+        Ok(Some(command)) => {
+            return KUBE_PROXY.unknown(
+                "iptables has a table nat of the legacy kind, whose chains cannot be read over netlink",
+                format!("{command} -t nat -nL KUBE-SERVICES"),
+            );
+        }
+        Err(error) => return KUBE_PROXY.unknown(error, "sudo apivip check"),
+        Ok(None) => {}
+    }
+    if let Err(error) = links(traces) {
+        return KUBE_PROXY
+            .unknown(format!("whether it is in IPVS mode: {error}"), "ip link show dev kube-ipvs0");
+    }
+    match traces.ipvs {
+        None => KUBE_PROXY.unknown("/proc/net/ip_vs cannot be read", "sudo ipvsadm -Ln"),
+        Some(_) => KUBE_PROXY.ok("no trace of it"),
+    }
+}
+
+/// The command that shows the table of this name, if legacy iptables has it loaded.
+fn legacy_table(traces: &Traces, name: &str) -> Result<Option<&'static str>, String> {
+    match &traces.legacy {
+        Some(Ok(tables)) => Ok(tables.iter().find(|table| table.name == name).map(|table| table.command)),
+        Some(Err(error)) => Err(format!("tables of legacy iptables: {error}")),
+        None => Err("tables of legacy iptables were not read in time".to_owned()),
     }
 }
 
@@ -148,47 +177,10 @@ fn nat_order(traces: &Traces) -> Finding {
             "nat chains of others run as early or earlier, and may translate the virtual IP: {}",
             few(&earlier)
         ),
-        format!("give them a priority above {OURS}, or see that they leave the virtual IP alone"),
+        format!(
+            "nft list ruleset: give them a priority above {OURS}, or see that they leave the virtual IP alone"
+        ),
     )
-}
-
-fn firewall(traces: &Traces) -> Finding {
-    let survey = match rules(traces) {
-        Ok(survey) => survey,
-        Err(error) => return FIREWALL.unknown(error, NEEDED),
-    };
-    // The hooks input, forward and output.
-    let drops = |chain: &&SeenChain| {
-        ["ip", "ip6", "inet"].contains(&chain.family)
-            && chain.base.as_ref().is_some_and(|base| base.drops && (1..=3).contains(&base.hook))
-    };
-    let dropping: Vec<String> = survey
-        .chains
-        .iter()
-        .filter(drops)
-        .map(|chain| format!("{} {} {}", chain.family, chain.table, chain.name))
-        .collect();
-    let firewalld = survey.tables.iter().any(|table| table.name == "firewalld");
-    let ufw =
-        survey.chains.iter().any(|chain| chain.name.starts_with("ufw-") || chain.name.starts_with("ufw6-"));
-    let who = match (firewalld, ufw) {
-        (true, true) => "firewalld and ufw: ",
-        (true, false) => "firewalld: ",
-        (false, true) => "ufw: ",
-        (false, false) => "",
-    };
-    if firewalld || !dropping.is_empty() {
-        let what = if dropping.is_empty() {
-            "rejects what no zone allows".to_owned()
-        } else {
-            format!("policies drop what no rule allows: {}", few(&dropping))
-        };
-        return FIREWALL.warning(
-            format!("{who}{what}"),
-            "allow Pods to the apiservers' addresses and ports in forward, and ct state established,related everywhere",
-        );
-    }
-    if ufw { FIREWALL.info("ufw is there, and its policies accept") } else { FIREWALL.ok("no policy drops") }
 }
 
 fn bpf(traces: &Traces, is: impl Fn(&str) -> bool) -> Vec<String> {
@@ -198,7 +190,7 @@ fn bpf(traces: &Traces, is: impl Fn(&str) -> bool) -> Vec<String> {
 
 fn cilium(traces: &Traces) -> Finding {
     if let Err(error) = links(traces) {
-        return CILIUM.unknown(error, "mend what the line names");
+        return CILIUM.unknown(error, "ip -br link show");
     }
     let devices = has_link(traces, |name| name == "cilium_host" || name == "cilium_net");
     let sockets = bpf(traces, |name| name.contains("/socketlb/") || name.contains("cil_sock"));
@@ -209,7 +201,7 @@ fn cilium(traces: &Traces) -> Finding {
                 "its socket load balancer translates the virtual IP before any packet is made ({})",
                 sockets[0]
             ),
-            "socketLB.enabled=false and kubeProxyReplacement=false in Cilium's Helm values, or use --listen",
+            "helm upgrade cilium cilium/cilium -n kube-system --reuse-values --set socketLB.enabled=false --set kubeProxyReplacement=false, or use --listen",
         );
     }
     if devices.is_empty() && pinned.is_empty() {
@@ -224,14 +216,14 @@ fn cilium(traces: &Traces) -> Finding {
 
 fn calico(traces: &Traces) -> Finding {
     if let Err(error) = links(traces) {
-        return CALICO.unknown(error, "mend what the line names");
+        return CALICO.unknown(error, "ip -br link show");
     }
     let devices = has_link(traces, |name| name.starts_with("bpfin.cali") || name.starts_with("bpfout.cali"));
     let pinned = bpf(traces, |name| name.contains("/cali_") || name.contains("/calico"));
     match devices.first().or(pinned.first()) {
         Some(trace) => CALICO.warning(
             format!("it serves Services itself, ahead of netfilter ({trace})"),
-            "bpfEnabled: false in the FelixConfiguration, or use --listen",
+            "kubectl patch felixconfiguration default --type merge -p '{\"spec\":{\"bpfEnabled\":false}}', or use --listen",
         ),
         None => no_trace(&CALICO, traces),
     }
@@ -240,8 +232,10 @@ fn calico(traces: &Traces) -> Finding {
 fn no_trace(check: &Check, traces: &Traces) -> Finding {
     match &traces.bpf {
         Some(Ok(_)) => check.ok("no trace of it"),
-        Some(Err(error)) => check.unknown(format!("/sys/fs/bpf: {error}"), "run apivip check as root"),
-        None => check.unknown("/sys/fs/bpf was not read in time", "run it again"),
+        Some(Err(error)) => check.unknown(format!("/sys/fs/bpf: {error}"), "sudo apivip check"),
+        None => {
+            check.unknown("/sys/fs/bpf was not read in time", "ls -R /sys/fs/bpf, then apivip check again")
+        }
     }
 }
 

@@ -73,7 +73,7 @@ fn virtual_ips(seen: &Here) -> Vec<Finding> {
     if seen.vips.is_empty() {
         return vec![KNOWN.unknown(
             "nothing names it yet",
-            "give --vip ADDRESS:PORT or --service-cidr CIDR, or access to the API",
+            "apivip check --vip ADDRESS:PORT or --service-cidr CIDR, or with access to the API",
         )];
     }
     let vips: Vec<String> = seen.vips.iter().map(SocketAddr::to_string).collect();
@@ -81,11 +81,11 @@ fn virtual_ips(seen: &Here) -> Vec<Finding> {
     let view = match &seen.routes {
         Some(Ok(view)) => view,
         Some(Err(error)) => {
-            all.push(ROUTE.unknown(error.as_str(), "mend what the line names"));
+            all.push(ROUTE.unknown(error.as_str(), way(seen)));
             return all;
         }
         None => {
-            all.push(ROUTE.unknown("the kernel's routes were not read in time", "run it again"));
+            all.push(ROUTE.unknown("the kernel's routes were not read in time", way(seen)));
             return all;
         }
     };
@@ -112,7 +112,7 @@ fn virtual_ips(seen: &Here) -> Vec<Finding> {
                 ),
                 (false, Some(PreferredSource::Local)) if !forwards => BOUND.warning(
                     "a local route that is not the forwarder's takes it: connections end at this node",
-                    "ip route get ADDRESS, and remove that route",
+                    format!("ip route del local {ip} table local"),
                 ),
                 _ => BOUND.ok("no interface has it"),
             }
@@ -123,6 +123,11 @@ fn virtual_ips(seen: &Here) -> Vec<Finding> {
     all
 }
 
+fn way(seen: &Here) -> String {
+    let vip = seen.vips.first().map_or_else(String::new, |vip| vip.ip().to_string());
+    format!("ip route get {vip}")
+}
+
 /// The kernel chooses the source for the route to the virtual IP, before the destination is translated.
 fn source(seen: &Here, view: &NodeView, ip: IpAddr, route: Option<PreferredSource>) -> Option<Finding> {
     let Some(PreferredSource::Address(chosen)) = route else { return None };
@@ -130,7 +135,10 @@ fn source(seen: &Here, view: &NodeView, ip: IpAddr, route: Option<PreferredSourc
     if backends.is_empty() {
         return Some(
             SOURCE
-                .unknown("no apiserver of its family is known", "give --seed, or access to the API")
+                .unknown(
+                    "no apiserver of its family is known",
+                    "apivip check --seed ADDRESS:PORT, or with access to the API",
+                )
                 .about(ip),
         );
     }
@@ -148,12 +156,12 @@ fn source(seen: &Here, view: &NodeView, ip: IpAddr, route: Option<PreferredSourc
     let finding = if !unreachable.is_empty() {
         SOURCE.fail(
             format!("there is no route to {}", few(&unreachable)),
-            "ip route add, as your network needs it",
+            format!("ip route get {}, then ip route add as your network needs it", unreachable[0]),
         )
     } else if let Some((source, backend)) = other.iter().next() {
         let text = format!("{chosen} is chosen, and {source} is right towards {backend}");
         if seen.never_masquerade {
-            SOURCE.warning(format!("{text}: answers may not come back"), "--masquerade auto")
+            SOURCE.warning(format!("{text}: answers may not come back"), "apivip run --masquerade auto")
         } else {
             SOURCE.info(format!("{text}: the table corrects it"))
         }
@@ -167,7 +175,7 @@ fn daemon(seen: &Here) -> Finding {
     match &seen.daemon {
         None => DAEMON.unknown("its socket was not asked in time", "apivip status"),
         Some(Ok(None)) => DAEMON.info("none runs with this --run-dir"),
-        Some(Err(error)) => DAEMON.unknown(error.as_str(), "apivip status, as root, with its --run-dir"),
+        Some(Err(error)) => DAEMON.unknown(error.as_str(), "sudo apivip status, with its --run-dir"),
         Some(Ok(Some(daemon))) => {
             let text = format!("pid {}, {}: {}", daemon.pid, daemon.phase, daemon.summary);
             match daemon.phase.as_str() {
@@ -187,7 +195,7 @@ fn table(seen: &Here) -> Vec<Finding> {
                 Some(Err(error)) => error.as_str(),
                 _ => "nf_tables did not answer in time",
             };
-            return vec![TABLE.unknown(why, "run apivip check with CAP_NET_ADMIN")];
+            return vec![TABLE.unknown(why, "sudo apivip check: it needs CAP_NET_ADMIN")];
         }
     };
     let runs = matches!(&seen.daemon, Some(Ok(Some(_))));
@@ -209,7 +217,9 @@ fn table(seen: &Here) -> Vec<Finding> {
             format!(
                 "it belongs to netlink port {owner} (often a pid), and no daemon answers in this --run-dir"
             ),
-            "give the daemon's --run-dir, or stop that process: another apivip run cannot change the table",
+            format!(
+                "ps -fp {owner}: give its --run-dir, or stop it: another apivip run cannot change the table"
+            ),
         ),
         (None, true) if found.persists && rules_in_use && !seen.plain => {
             TABLE.warning("it is an orphan, though a daemon runs", "apivip status; restart the daemon")
@@ -222,7 +232,7 @@ fn table(seen: &Here) -> Vec<Finding> {
     let save = match (found.owner, found.persists) {
         (Some(_), _) => SAVE
             .info("while the daemon owns the table, what nft list ruleset prints cannot be loaded: nft -f fails as a whole")
-            .mended_by("leave table inet apivip out of what is saved, or run with --table-owner off"),
+            .mended_by("apivip run --table-owner off, or leave table inet apivip out of what is saved"),
         (None, true) => SAVE.info("nft 1.0.6 prints the flags of an orphan as an empty word, which it cannot read back"),
         (None, false) => SAVE.ok("the table is saved and loaded like any other"),
     };
@@ -231,13 +241,13 @@ fn table(seen: &Here) -> Vec<Finding> {
 
 fn state(seen: &Here) -> Finding {
     match &seen.state {
-        None => STATE.unknown("it was not read in time", "run it again"),
+        None => STATE.unknown("it was not read in time", "ls -l /var/lib/apivip, or the --state-dir"),
         Some(Ok(true)) => STATE.ok("there is one, for starts without an apiserver"),
         Some(Ok(false)) => STATE
             .info("there is none yet: a first start needs the API, or --seed and --vip or --service-cidr"),
         Some(Err(error)) => STATE.warning(
             error.as_str(),
-            "the daemon goes on without it and writes it anew; see why if it comes back",
+            "journalctl -u apivip: the daemon goes on without it and writes it anew; see why if it comes back",
         ),
     }
 }

@@ -15,17 +15,20 @@ const PERMISSION: Check = api("permission", "the daemon may do what it does");
 
 /// What was read, and each permission that matters.
 pub(super) fn reading(seen: &Api) -> Vec<Finding> {
+    let (namespace, name) = seen.service.split_once('/').unwrap_or_default();
+    let list = format!("kubectl get service,endpointslice -n {namespace}, as the daemon's user");
     let (address, audience) = match &seen.audience {
         Some(Ok(answered)) => answered,
-        Some(Err(error)) => return vec![READ.fail(error.as_str(), "correct what the line names")],
+        Some(Err(error)) => return vec![READ.fail(error.as_str(), list)],
         None => {
             let why = "no apiserver with a verified certificate could be asked";
-            return [READ, PERMISSION].map(|check| check.unknown(why, "see above")).to_vec();
+            let allowed = format!("kubectl auth can-i --list -n {namespace}, as the daemon's user");
+            return vec![READ.unknown(why, list), PERMISSION.unknown(why, allowed)];
         }
     };
     let mut all = vec![match &audience.snapshot {
-        Ok(snapshot) => published(snapshot, *address),
-        Err(error) => READ.fail(error.as_str(), "see the permissions below; else what the line names"),
+        Ok(snapshot) => published(snapshot, *address, namespace, name),
+        Err(error) => READ.fail(error.as_str(), list),
     }];
     all.extend(
         audience.permissions.iter().filter_map(|asked| permission(asked, audience.slices, &seen.service)),
@@ -33,8 +36,9 @@ pub(super) fn reading(seen: &Api) -> Vec<Finding> {
     all
 }
 
-fn published(snapshot: &Snapshot, from: SocketAddr) -> Finding {
-    let mend = "kubectl get service,endpointslice -n NAMESPACE; is --service right?";
+fn published(snapshot: &Snapshot, from: SocketAddr, namespace: &str, name: &str) -> Finding {
+    let mend =
+        format!("kubectl get service,endpointslice -n {namespace}; is --service {namespace}/{name} right?");
     let empty: Vec<String> =
         snapshot.frontends.iter().filter(|f| f.backends.is_empty()).map(|f| f.vip.to_string()).collect();
     match snapshot.service {
@@ -50,7 +54,7 @@ fn published(snapshot: &Snapshot, from: SocketAddr) -> Finding {
     }
     let rejected: Vec<String> = snapshot.rejected.iter().map(ToString::to_string).collect();
     if !rejected.is_empty() {
-        return READ.warning(format!("addresses are left out: {}", few(&rejected)), "correct the endpoints");
+        return READ.warning(format!("addresses are left out: {}", few(&rejected)), format!("kubectl get endpointslice -n {namespace} -l kubernetes.io/service-name={name} -o yaml, and correct the addresses"));
     }
     let vips: Vec<String> = snapshot.frontends.iter().map(|f| f.vip.to_string()).collect();
     // Each counts once, whatever the number of its ports.
@@ -72,13 +76,13 @@ fn permission(asked: &Permission, slices: Option<bool>, service: &str) -> Option
         Ok(false) if needed => PERMISSION.fail(
             format!("denied in namespace {namespace}"),
             format!(
-                "add the verb {} on {} to the Role, and bind it to this user",
+                "kubectl apply -f docs/install/rbac.yaml, or add the verb {} on {} to the Role, and bind it to this user",
                 asked.verb,
                 asked.resource.rbac_name()
             ),
         ),
         Err(Denied::Credentials(what)) if needed => {
-            PERMISSION.fail("the apiserver does not accept the credentials (401)", format!("check {what}"))
+            PERMISSION.fail("the apiserver does not accept the credentials (401)", format!("kubectl get --raw /api, as the daemon's user: check {what}"))
         }
         Err(Denied::Unanswered(error)) if needed => PERMISSION.unknown(
             error.as_str(),

@@ -22,8 +22,8 @@ pub struct Settings {
     pub conntrack: Option<(i64, i64)>,
     /// `net.bridge.bridge-nf-call-iptables`; absent without the module br_netfilter.
     pub bridge_netfilter: Option<i64>,
-    /// Bridges on this node.
-    pub bridges: Vec<String>,
+    /// Bridges on this node; `None`: they could not be listed.
+    pub bridges: Option<Vec<String>>,
 }
 
 const fn setting(id: &'static str, title: &'static str) -> Check {
@@ -37,6 +37,8 @@ const TCP_LOOSE: Check = setting("conntrack-tcp-loose", "connections taken up in
 const ROUTE_LOCALNET: Check = setting("route-localnet", "loopback addresses from outside");
 const CONNTRACK: Check = setting("conntrack-table", "room in conntrack's table");
 const BRIDGE: Check = setting("bridge-netfilter", "bridged packets in netfilter");
+
+const PROC: &str = "mount -t proc proc /proc";
 
 /// From this share of conntrack's table on, in percent.
 const CROWDED: i64 = 75;
@@ -70,9 +72,8 @@ pub fn settings(seen: &Settings, concerns: Concerns) -> Vec<Finding> {
 fn forwarding(check: &Check, key: &str, value: Option<i64>, needed: bool) -> Finding {
     match (value, needed) {
         (_, false) => check.ok("no virtual IP of that family is known"),
-        (None, true) => {
-            check.unknown(format!("{key} cannot be read"), "mount /proc/sys; a kernel with that family")
-        }
+        (None, true) => check
+            .unknown(format!("{key} cannot be read"), "mount -t proc proc /proc; a kernel with that family"),
         (Some(0), true) => check.warning(
             format!("{key} is 0: packets of Pods are not forwarded; the node's own connections work"),
             format!("sysctl -w {key}=1, and in /etc/sysctl.d"),
@@ -83,7 +84,7 @@ fn forwarding(check: &Check, key: &str, value: Option<i64>, needed: bool) -> Fin
 
 fn rp_filter(seen: &Settings) -> Finding {
     match (&seen.rp_filter, seen.routing_rules) {
-        (None, _) => RP_FILTER.unknown("net.ipv4.conf.*.rp_filter cannot be read", "mount /proc/sys"),
+        (None, _) => RP_FILTER.unknown("net.ipv4.conf.*.rp_filter cannot be read", PROC),
         (Some((1, place)), Some(rules)) if rules > 0 => RP_FILTER.warning(
             format!("strict on {place}, and there are {rules} routing rules: answers that come by another way are dropped"),
             "sysctl -w net.ipv4.conf.all.rp_filter=2, or see that ip route get gives every apiserver the way its answers take",
@@ -103,14 +104,14 @@ fn tcp_loose(value: Option<i64>) -> Finding {
 
 fn route_localnet(interfaces: Option<&[String]>, at_risk: bool) -> Finding {
     match interfaces {
-        None => ROUTE_LOCALNET.unknown("net.ipv4.conf.*.route_localnet cannot be read", "mount /proc/sys"),
+        None => ROUTE_LOCALNET.unknown("net.ipv4.conf.*.route_localnet cannot be read", PROC),
         Some([]) => ROUTE_LOCALNET.ok("off: listeners on 127.0.0.1 are the node's own"),
         Some(some) if at_risk => ROUTE_LOCALNET.warning(
             format!(
                 "on for {}: other hosts of its network may reach what --listen serves on 127.0.0.1",
                 few(some)
             ),
-            "set it to 0, or drop packets to 127.0.0.0/8 that do not come from lo",
+            format!("sysctl -w net/ipv4/conf/{}/route_localnet=0, or drop packets to 127.0.0.0/8 that do not come from lo", some[0]),
         ),
         Some(some) => ROUTE_LOCALNET
             .info(format!("on for {}, as kube-proxy wants it; --listen is not concerned", few(some))),
@@ -118,11 +119,14 @@ fn route_localnet(interfaces: Option<&[String]>, at_risk: bool) -> Finding {
 }
 
 fn conntrack(table: Option<(i64, i64)>) -> Finding {
-    let mend = "raise net.netfilter.nf_conntrack_max, or find who fills it: conntrack -L";
     match table {
         None => CONNTRACK.unknown("conntrack is not loaded yet, or cannot be read", "modprobe nf_conntrack"),
         Some((count, max)) => {
             let text = format!("{count} of {max} entries");
+            let twice = max.saturating_mul(2);
+            let mend = format!(
+                "sysctl -w net.netfilter.nf_conntrack_max={twice}, or find who fills it: conntrack -L"
+            );
             match count.saturating_mul(100).checked_div(max).unwrap_or(0) {
                 NEARLY_FULL.. => CONNTRACK.fail(format!("{text}: new connections are about to fail"), mend),
                 CROWDED.. => CONNTRACK.warning(text, mend),
@@ -133,9 +137,10 @@ fn conntrack(table: Option<(i64, i64)>) -> Finding {
 }
 
 fn bridge_netfilter(seen: &Settings) -> Finding {
-    match (seen.bridge_netfilter, seen.bridges.as_slice()) {
-        (_, []) => BRIDGE.ok("there is no bridge"),
-        (Some(0) | None, bridges) => BRIDGE.info(format!(
+    match (seen.bridge_netfilter, seen.bridges.as_deref()) {
+        (_, None) => BRIDGE.unknown("bridges could not be listed", "ip -br link show type bridge"),
+        (_, Some([])) => BRIDGE.ok("there is no bridge"),
+        (Some(0) | None, Some(bridges)) => BRIDGE.info(format!(
             "off, and there is {}: Pods reach the virtual IP all the same; kubeadm wants it on",
             few(bridges)
         )),
@@ -160,7 +165,7 @@ mod tests {
             route_localnet: Some(Vec::new()),
             conntrack: Some((10, 262_144)),
             bridge_netfilter: None,
-            bridges: Vec::new(),
+            bridges: Some(Vec::new()),
         }
     }
 
@@ -177,8 +182,7 @@ mod tests {
     #[test]
     fn nothing_is_guessed() {
         for finding in settings(&Settings::default(), ALL) {
-            let expected = if finding.id == BRIDGE.id { Verdict::Ok } else { Verdict::Unknown };
-            assert_eq!(finding.verdict, expected, "{finding:?}");
+            assert_eq!(finding.verdict, Verdict::Unknown, "{finding:?}");
         }
     }
 
@@ -195,7 +199,8 @@ mod tests {
         assert_eq!(of(&local, "route-localnet"), Verdict::Warning);
         let guarded = settings(&local, Concerns { loopback: false, ..ALL });
         assert_eq!(guarded[4].verdict, Verdict::Info);
-        let bridged = Settings { bridges: vec!["cni0".to_owned()], bridge_netfilter: Some(0), ..good() };
+        let bridged =
+            Settings { bridges: Some(vec!["cni0".to_owned()]), bridge_netfilter: Some(0), ..good() };
         assert_eq!(of(&bridged, "bridge-netfilter"), Verdict::Info);
         assert_eq!(of(&Settings { bridge_netfilter: Some(1), ..bridged }, "bridge-netfilter"), Verdict::Ok);
         let unserved = settings(&Settings { ip_forward: Some(0), ..good() }, Concerns { ipv4: false, ..ALL });

@@ -28,7 +28,7 @@ use crate::model::types::Vip;
 mod standing;
 
 /// The kernel puts a number in place of `%d`: a daemon that drains still has its own device.
-const DEVICE: &str = "apivip%d";
+pub const DEVICE: &str = "apivip%d";
 /// `RT_TABLE_LOCAL`.
 const LOCAL: u32 = 255;
 /// The table, and the priority of the rules to it: right behind the table `local`, ahead of what others add.

@@ -30,6 +30,9 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Decision, Self::Commit, Self::Flows, Self::Told];
+
     fn label(self) -> &'static str {
         match self {
             Self::Decision => "decision",

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use integration::admin;
@@ -12,15 +12,53 @@ use integration::control_plane::Variant;
 use integration::daemon::Daemon;
 use integration::lab::{Families, Lab, LabOptions};
 use integration::scenario::Scenario;
+use serde_json::Value;
 
 /// A change is on the page within a second or two; without scripting after the next five seconds.
 const LIMIT: Duration = Duration::from_secs(60);
 const TAB: &str = "\u{e004}";
+const ENTER: &str = "\u{e007}";
 
 fn pictures() -> Result<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("page");
     fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     Ok(folder)
+}
+
+/// The sparklines of the first virtual IP.
+const SPARKS: &str = "return [...document.querySelector('svg.broad').querySelectorAll('path.spark')].map(p=>p.getAttribute('d'))";
+
+/// Waits until a script returns what is wanted.
+fn wait_for(
+    browser: &Browser<'_>,
+    script: &str,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Result<Value> {
+    let end = Instant::now() + LIMIT;
+    loop {
+        let seen = browser.script(script)?;
+        if wanted(&seen) {
+            return Ok(seen);
+        }
+        ensure!(Instant::now() < end, "no sign of {what}, but {seen}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The parts of the strip of apiserver `i` below the first virtual IP, oldest first.
+fn strip(browser: &Browser<'_>, i: u8) -> Result<Vec<String>> {
+    // The strip is in the box of its apiserver, and below its address.
+    let script = format!(
+        "const svg=document.querySelector('svg.broad'),mid=e=>{{const r=e.getBoundingClientRect();return r.top+r.height/2}},\
+         text=[...svg.querySelectorAll('text')].find(t=>t.textContent==='192.0.2.1{i}:6443');\
+         return [...svg.querySelectorAll('.bar')].filter(b=>mid(b)>mid(text)&&mid(b)<mid(text)+40).map(b=>b.getAttribute('class'))"
+    );
+    let seen = browser.script(&script)?;
+    let classes: Vec<String> =
+        seen.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    ensure!(!classes.is_empty(), "apiserver {i} has no strip");
+    Ok(classes)
 }
 
 fn url() -> String {
@@ -55,9 +93,11 @@ fn a_failover_is_seen_live_and_looks_right() -> Result<()> {
     ensure!(browser.script(asked)? == serde_json::json!([]), "asked elsewhere: {}", browser.script(asked)?);
     let inline = "const s=document.createElement('script');s.textContent='window.evil=1';document.body.append(s);return window.evil||0";
     ensure!(browser.script(inline)? == 0, "the policy lets other scripts run");
-    browser.press(TAB)?;
-    let focused = browser.script("return document.activeElement.className")?;
-    ensure!(focused == "skip", "the first key leads to {focused}");
+    wait_for(&browser, SPARKS, "a sparkline for each apiserver", |drawn| {
+        let lines: Vec<&str> = drawn.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        lines.len() == 3 && lines.iter().all(|line| line.starts_with('M') && line.contains('L'))
+    })?;
+    ensure!(strip(&browser, 2)?.iter().all(|class| class == "bar ok"), "{:?}", strip(&browser, 2)?);
     browser.picture(&pictures.join("light.png"))?;
 
     browser.script("window.marker=1")?;
@@ -66,6 +106,16 @@ fn a_failover_is_seen_live_and_looks_right() -> Result<()> {
     browser.wait_for_text("ol", "the change", LIMIT, down)?;
     browser.wait_for_text("tbody tr:nth-child(2)", "the state", LIMIT, |text| text.contains("down"))?;
     ensure!(browser.script("return window.marker")? == 1, "the page was loaded again");
+    wait_for(&browser, "return document.querySelectorAll('.bar.bad').length", "a bad strip", |bad| {
+        bad.as_u64() > Some(0)
+    })?;
+    // What was good before stays so, to the left of it; the others stay good.
+    let seen = strip(&browser, 2)?;
+    let ends = [seen.first(), seen.last()].map(|class| class.map(String::as_str));
+    ensure!(ends == [Some("bar ok"), Some("bar bad")], "{seen:?}");
+    for i in [1, 3] {
+        ensure!(strip(&browser, i)?.iter().all(|class| class == "bar ok"), "{i}: {:?}", strip(&browser, i)?);
+    }
     browser.picture(&pictures.join("failover.png"))?;
     for (name, width, dark) in [("dark", 1100, true), ("narrow", 360, false), ("narrow-dark", 360, true)] {
         browser.appear(width, dark)?;
@@ -76,6 +126,48 @@ fn a_failover_is_seen_live_and_looks_right() -> Result<()> {
         browser.picture(&pictures.join(format!("{name}.png")))?;
     }
     Ok(())
+}
+
+/// Every stop of the Tab key in the order of the page, each with a ring around it; a stop outlasts what comes live.
+#[test]
+fn a_keyboard_is_enough() -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let _daemon = ready(&lab, &scenario)?;
+    let browser = Browser::start(lab.node(), lab.dir(), true)?;
+    browser.appear(1100, false)?;
+    browser.open(&url())?;
+    browser.wait_for_text("#live", "live news", LIMIT, |text| text == "live")?;
+    let stops =
+        "return [...document.querySelectorAll('a[href],button,input,summary,[tabindex=\"0\"]')].length";
+    let stops = browser.script(stops)?.as_u64().context("count the stops")?;
+    // The link to the state, a table for each virtual IP, the links below.
+    ensure!(stops > 6, "{stops} stops");
+    let at = "const all=[...document.querySelectorAll('a[href],button,input,summary,[tabindex=\"0\"]')],e=document.activeElement;\
+              return [all.indexOf(e),getComputedStyle(e).outlineStyle,e.className,e.getAttribute('href')]";
+    let mut met = Vec::new();
+    for i in 0..stops {
+        browser.press(TAB)?;
+        let seen = browser.script(at)?;
+        ensure!(seen[0] == i, "stop {i} is {seen}, after {met:?}");
+        ensure!(seen[1] != "none", "no ring around {seen}");
+        if seen[2] == "scroll" {
+            let before = browser.script(SPARKS)?;
+            wait_for(&browser, SPARKS, "live news", |now| *now != before)?;
+            ensure!(browser.script(at)? == seen, "live news moved the focus from {seen}");
+        }
+        met.push(seen);
+    }
+    ensure!(met[0][2] == "skip", "the first key leads to {}", met[0]);
+    for link in ["/readyz?verbose", "/status", "/metrics", "/debug/ruleset"] {
+        ensure!(met.iter().any(|seen| seen[3] == link), "no way to {link}: {met:?}");
+    }
+    // The first stop leads to the state.
+    browser.open(&url())?;
+    browser.press(TAB)?;
+    browser.press(ENTER)?;
+    let focused = "return document.activeElement.id";
+    wait_for(&browser, focused, "the state", |id| id == "main").map(drop)
 }
 
 #[test]

@@ -166,7 +166,13 @@ fn other_programs_are_known_by_their_traces() -> Result<()> {
     node.run("iptables-legacy", &["-t", "nat", "-N", "KUBE-SERVICES"]).context(
         "this test needs iptables-legacy (Debian package iptables) and a kernel that still has it",
     )?;
-    stage.check()?.expect("kube-proxy", "unknown", &["iptables-legacy -t nat -nL KUBE-SERVICES"])?;
+    let checked = stage.check()?;
+    checked.expect("kube-proxy", "unknown", &["iptables-legacy -t nat -nL KUBE-SERVICES"])?;
+    checked.expect("firewall", "ok", &[])?;
+    node.run("ip6tables-legacy", &["-P", "FORWARD", "DROP"])?;
+    stage.check()?.expect("firewall", "unknown", &["ip6tables-legacy -S | grep -- -P"])?;
+    node.run("iptables-legacy", &["-P", "FORWARD", "DROP"])?;
+    stage.check()?.expect("firewall", "unknown", &["-> iptables-legacy -S | grep -- -P"])?;
 
     node.ip("link add cilium_host type veth peer name cilium_net\n")?;
     stage.check()?.expect("cilium", "unknown", &["cilium_host", "cilium-dbg status --verbose"])

@@ -72,6 +72,26 @@ fn systemd_takes_the_unit_without_a_word() -> Result<()> {
     Ok(())
 }
 
+/// `/livez` and `/readyz` wait for the reconciler as long as docs/reference.md says. A kubelet that gives up sooner restarts a
+/// daemon that was about to answer, and its own default is one second.
+#[test]
+fn probes_of_the_manifest_outlast_the_health_checks() -> Result<()> {
+    let manual = include_str!("../../../docs/reference.md");
+    let limit = manual.split_once("| `/livez` | 200 while the reconciler answers within ");
+    let limit = limit.and_then(|(_, rest)| rest.split_once(" s |")).context("no limit of /livez")?.0;
+    let limit: u32 = limit.parse().context("parse the limit of /livez")?;
+    let manifest = read("daemonset.yaml")?;
+    for probe in ["livenessProbe:", "readinessProbe:"] {
+        let (_, rest) = manifest.split_once(probe).with_context(|| format!("the manifest has no {probe}"))?;
+        let indented = |line: &&str| line.is_empty() || line.starts_with("          ");
+        let mut said = rest.lines().take_while(indented).map(str::trim);
+        let said = said.find_map(|line| line.strip_prefix("timeoutSeconds: "));
+        let seconds: u32 = said.with_context(|| format!("{probe} has no timeoutSeconds"))?.parse()?;
+        ensure!(seconds > limit, "{probe} gives up after {seconds} s, and an answer may take {limit} s");
+    }
+    Ok(())
+}
+
 #[test]
 fn the_service_manager_is_told() -> Result<()> {
     let lab = lab(Families::V4)?;

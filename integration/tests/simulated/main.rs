@@ -15,6 +15,7 @@ mod bad_input_server;
 mod changes;
 mod check;
 mod check_api;
+mod check_families;
 mod check_kernel;
 mod clock;
 mod coexistence;

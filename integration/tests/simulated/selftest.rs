@@ -19,31 +19,36 @@ use serde_json::Value;
 /// A test comes every second here; what happens is known after two.
 const LIMIT: Duration = Duration::from_secs(60);
 const VIP: &str = "10.96.0.1:443";
+/// Of both families, in the order of the lab's.
+const VIPS: [&str; 2] = [VIP, "[fd00:10:96::1]:443"];
 
 fn options(scenario: &Scenario<'_>) -> DaemonOptions {
     scenario.options.clone().arg("--selftest-interval=1s")
 }
 
+/// The last test of one virtual IP.
+fn test_of(status: &Value, vip: &str) -> Value {
+    let tests = status["selftests"].as_array().cloned().unwrap_or_default();
+    tests.into_iter().find(|test| test["vip"] == vip).unwrap_or_default()
+}
+
 /// Waits until the test of one virtual IP was answered by this component.
 fn wait_for(daemon: &mut Daemon, vip: &str, component: &str, answered: bool) -> Result<Value> {
-    let of = |status: &Value| {
-        let tests = status["selftests"].as_array().cloned().unwrap_or_default();
-        tests.into_iter().find(|test| test["vip"] == vip).unwrap_or_default()
-    };
     let what = format!("{component} at {vip}");
     let status = daemon.wait_for_status(&what, LIMIT, |status| {
-        let test = of(status);
+        let test = test_of(status, vip);
         test["answered_by"] == component && test["failing"].is_null() == answered
     });
     let status = status.with_context(|| daemon.log())?;
-    Ok(of(&status))
+    Ok(test_of(&status, vip))
 }
 
 /// A table with its own translation, ahead of apivip's.
 fn translate(node: &Namespace, to: SocketAddr) -> Result<()> {
+    let (family, vip) = if to.is_ipv4() { ("ip", "10.96.0.1") } else { ("ip6", "fd00:10:96::1") };
     node.nft_load(&format!(
-        "table ip other {{ chain output {{ type nat hook output priority -150;
-         ip daddr 10.96.0.1 tcp dport 443 dnat to {to}\n}}\n}}\n"
+        "table {family} other {{ chain output {{ type nat hook output priority -150;
+         {family} daddr {vip} tcp dport 443 dnat to {to}\n}}\n}}\n"
     ))
 }
 
@@ -90,70 +95,89 @@ fn daemon_metric(node: &Namespace, name: &str) -> u64 {
 
 #[test]
 fn a_neighbour_in_the_way_is_named() -> Result<()> {
-    let lab = Lab::start(LabOptions::default())?;
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
     let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2])?;
     let node = lab.node();
     let mut daemon = Daemon::start(node, lab.dir(), &options(&scenario))?;
-    wait_for(&mut daemon, VIP, "rules", true)?;
-    let backend = |i: u8| scenario.plane.apiservers(i)[0];
-    // One that apivip does not use, and one that it does: the table's counter tells that it was not its doing.
-    for i in [3, 1] {
-        translate(node, backend(i))?;
-        let test = wait_for(&mut daemon, VIP, "neighbour-dnat", true)?;
-        ensure!(test["backend"] == backend(i).to_string(), "{test}");
-        let text = get(node, "/")?.body;
-        ensure!(text.contains("another program&#39;s rules translate the virtual IP"), "{text}");
-        node.nft_load("delete table ip other")?;
-        wait_for(&mut daemon, VIP, "rules", true)?;
+    for vip in VIPS {
+        wait_for(&mut daemon, vip, "rules", true)?;
     }
-    // An outdated view leads to where nobody is.
-    translate(node, SocketAddr::new(backend(3).ip(), 9))?;
-    let test =
-        daemon.wait_for_status("a failure", LIMIT, |s| s["selftests"][0]["failures"].as_u64() > Some(1))?;
-    ensure!(test["selftests"][0]["failing"] == "refused", "{test:#}");
-    ensure!(get(node, "/readyz")?.status == 500, "ready though nobody answers");
-    ensure!(
-        daemon.status()?["frontends"][0]["backends"][0]["state"] == "up",
-        "a self-test condemned a backend"
-    );
-    node.nft_load("delete table ip other")?;
-    wait_for(&mut daemon, VIP, "rules", true)?;
+    for (at, vip) in VIPS.into_iter().enumerate() {
+        let backend = |i: u8| scenario.plane.apiservers(i)[at];
+        let gone = ["delete table ip other", "delete table ip6 other"][at];
+        // One that apivip does not use, and one that it does: the table's counter tells that it was not its doing.
+        for i in [3, 1] {
+            translate(node, backend(i))?;
+            let test = wait_for(&mut daemon, vip, "neighbour-dnat", true)?;
+            ensure!(test["backend"] == backend(i).to_string(), "{test}");
+            // The other family is not concerned.
+            wait_for(&mut daemon, VIPS[1 - at], "rules", true)?;
+            let text = get(node, "/")?.body;
+            ensure!(text.contains("another program&#39;s rules translate the virtual IP"), "{text}");
+            node.nft_load(gone)?;
+            wait_for(&mut daemon, vip, "rules", true)?;
+        }
+        // An outdated view leads to where nobody is.
+        translate(node, SocketAddr::new(backend(3).ip(), 9))?;
+        let failed = |status: &Value| test_of(status, vip)["failures"].as_u64() > Some(1);
+        let status = daemon.wait_for_status("a failure", LIMIT, failed)?;
+        ensure!(test_of(&status, vip)["failing"] == "refused", "{status:#}");
+        ensure!(get(node, "/readyz")?.status == 500, "ready though nobody answers");
+        let frontends = status["frontends"].as_array().context("no frontends")?;
+        let backends = frontends.iter().flat_map(|f| f["backends"].as_array().into_iter().flatten());
+        ensure!(
+            backends.clone().all(|backend| backend["state"] == "up"),
+            "a self-test condemned one: {status:#}"
+        );
+        node.nft_load(gone)?;
+        wait_for(&mut daemon, vip, "rules", true)?;
+    }
     let log = daemon.log();
-    ensure!(log.contains("something else than apivip serves the virtual IP"), "{log}");
+    for vip in VIPS {
+        let said = |line: &str| {
+            line.contains("something else than apivip serves the virtual IP") && line.contains(vip)
+        };
+        ensure!(log.lines().any(said), "nothing of {vip} in {log}");
+    }
     Ok(())
 }
 
 /// A route makes the address local, as a program that serves it itself does: the guard leaves it alone.
 #[test]
 fn a_local_listener_is_named() -> Result<()> {
-    let lab = Lab::start(LabOptions::default())?;
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
     let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
     let node = lab.node();
+    // To bind an IPv6 address takes more than a route to it.
+    node.sysctls(&[("net/ipv6/ip_nonlocal_bind", "1")])?;
     let mut daemon = Daemon::start(node, lab.dir(), &options(&scenario))?;
-    wait_for(&mut daemon, VIP, "rules", true)?;
-    node.ip("route add local 10.96.0.1 dev lo table local\n")?;
-    let listener = node.within(|| TcpListener::bind(VIP).context("listen on the virtual IP"))?;
-    listener.set_nonblocking(true)?;
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        // Takes every connection and says something that no apiserver says.
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                if let Ok((mut stream, _)) = listener.accept() {
-                    let _ = std::io::Write::write_all(&mut stream, b"220 mail.example\r\n");
+    for (vip, address) in VIPS.into_iter().zip(lab.vips()) {
+        wait_for(&mut daemon, vip, "rules", true)?;
+        node.ip(&format!("route add local {address} dev lo table local\n"))?;
+        let listener = node.within(|| TcpListener::bind(vip).context("listen on the virtual IP"))?;
+        listener.set_nonblocking(true)?;
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Takes every connection and says something that no apiserver says.
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    if let Ok((mut stream, _)) = listener.accept() {
+                        let _ = std::io::Write::write_all(&mut stream, b"220 mail.example\r\n");
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
                 }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        });
-        let seen = wait_for(&mut daemon, VIP, "local-listener", false);
-        done.store(true, Ordering::Relaxed);
-        seen
-    })?;
-    let limit =
-        |answer: &admin::Answer| answer.body.contains("a program of this host listens on the virtual IP");
-    admin::wait_for(node, "/readyz", "the culprit", LIMIT, limit)?;
-    node.ip("route del local 10.96.0.1 dev lo table local\n")?;
-    wait_for(&mut daemon, VIP, "rules", true).map(drop)
+            });
+            let seen = wait_for(&mut daemon, vip, "local-listener", false);
+            done.store(true, Ordering::Relaxed);
+            seen
+        })?;
+        let limit =
+            |answer: &admin::Answer| answer.body.contains("a program of this host listens on the virtual IP");
+        admin::wait_for(node, "/readyz", "the culprit", LIMIT, limit)?;
+        node.ip(&format!("route del local {address} dev lo table local\n"))?;
+        wait_for(&mut daemon, vip, "rules", true)?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn whoever_takes_the_virtual_ip_is_noticed() {
         assert_eq!(by(other, true), Fail, "{other}");
     }
     for (id, check) in [("nat-order", "redirect-tables"), ("socket-translation", "redirect-sockets")] {
-        let doctor = vec![asked(id).warning("taken", "remove it")];
+        let doctor = vec![asked(id).warning("taken", "nft list ruleset")];
         assert_eq!(of(&Redirect { doctor, ..good() }, check), Fail);
     }
     let listens = |pid| {
@@ -78,7 +78,7 @@ fn whoever_takes_the_virtual_ip_is_noticed() {
     let forwarding = json!({"pid": 7, "dataplane": {"in_use": "forwarder"}, "selftests": []});
     let seen = Redirect { listeners: Some(Ok(vec![listener])), status: Some(forwarding), ..good() };
     assert_eq!(of(&seen, "redirect-listeners"), Unknown, "a daemon in a Pod, or somebody else");
-    let routed = vec![asked("vip-bound").warning("a local route takes it", "remove it")];
+    let routed = vec![asked("vip-bound").warning("a local route takes it", "ip route")];
     assert_eq!(of(&Redirect { doctor: routed, ..good() }, "redirect-listeners"), Fail);
     let claimed = Some(Ok(vec![claiming(&["10.96.0.1"])]));
     assert_eq!(of(&Redirect { services: claimed, ..good() }, "redirect-claims"), Fail);

@@ -61,6 +61,7 @@ fn good() -> Api {
             Audience { permissions: allowed(&Ok(true)), slices: Some(true), snapshot },
         ))),
         service: "default/kubernetes".to_owned(),
+        kubeconfig: None,
         now: NOW,
     }
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::AskDaemon;
 use crate::apiserver::plain;
+use crate::check::neighbours::LegacyTable;
 use crate::check::settings::Settings;
 use crate::dataplane::host::ROUTE_PROTOCOL;
 use crate::dataplane::links::{self, SeenLink};
@@ -24,7 +25,7 @@ const MOST_PINNED: usize = 2000;
 #[derive(Default)]
 pub(super) struct Files {
     pub settings: Settings,
-    pub legacy: Option<Result<Vec<String>, String>>,
+    pub legacy: Option<Result<Vec<LegacyTable>, String>>,
     pub ipvs: Option<bool>,
     pub bpf: Option<Result<Vec<String>, String>>,
     pub virtual_functions: Option<Vec<Device>>,
@@ -66,7 +67,7 @@ fn settings() -> Settings {
             .map(|all| all.into_iter().filter(|(value, _)| *value != 0).map(|(_, name)| name).collect()),
         conntrack: conntrack("count").zip(conntrack("max")),
         bridge_netfilter: number("/proc/sys/net/bridge/bridge-nf-call-iptables"),
-        bridges: Vec::new(),
+        bridges: None,
     }
 }
 
@@ -98,11 +99,15 @@ fn number(path: &str) -> Option<i64> {
 }
 
 /// Which tables legacy iptables has loaded here; without its modules there is no such file.
-fn legacy() -> Result<Vec<String>, String> {
+fn legacy() -> Result<Vec<LegacyTable>, String> {
     let mut tables = Vec::new();
-    for path in ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"] {
+    for (path, command) in
+        [("/proc/net/ip_tables_names", "iptables-legacy"), ("/proc/net/ip6_tables_names", "ip6tables-legacy")]
+    {
         match fs::read_to_string(path) {
-            Ok(text) => tables.extend(text.lines().map(str::to_owned)),
+            Ok(text) => {
+                tables.extend(text.lines().map(|name| LegacyTable { command, name: name.to_owned() }));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(format!("{path}: {}", plain(&error))),
         }

@@ -92,8 +92,8 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
     let files = files.unwrap_or_default();
     let mut settings = files.settings;
     if let Some(Ok(all)) = &devices {
-        settings.bridges =
-            all.iter().filter(|link| link.kind == "bridge").map(|link| link.name.clone()).collect();
+        let bridges = all.iter().filter(|link| link.kind == "bridge");
+        settings.bridges = Some(bridges.map(|link| link.name.clone()).collect());
     }
     let remote::Remote { api, mut vips, mut serving, backends } = remote;
     vips.extend(known.vips());

@@ -48,6 +48,7 @@ pub(super) async fn api(args: &RunArgs, known: &Known) -> Remote {
         name: trust.iter().flatten().map(|trust| trust.name().to_owned()).next().unwrap_or_default(),
         lifetimes: access.map(Access::lifetimes).unwrap_or_default(),
         service: args.table.service.to_string(),
+        kubeconfig: args.kubeconfig.as_ref().map(|file| file.display().to_string()),
         access: loaded.as_ref().map(|loaded| match loaded {
             Ok(access) => Ok((access.source().to_owned(), access.warnings().to_vec())),
             Err(error) => Err(error.clone()),

@@ -77,8 +77,49 @@ fn each_mode_of_kube_proxy_leaves_its_traces() {
     assert_eq!(verdict(&Traces { ipvs: Some(true), ..clean() }, "kube-proxy"), Verdict::Info);
     let both = Survey { chains: iptables.chains, ..nft };
     assert_eq!(verdict(&with(both), "kube-proxy"), Verdict::Warning);
-    let legacy = Traces { legacy: Some(Ok(vec!["filter".to_owned(), "nat".to_owned()])), ..clean() };
-    assert_eq!(verdict(&legacy, "kube-proxy"), Verdict::Unknown);
+}
+
+fn legacy(command: &'static str, names: &[&str]) -> Traces {
+    let table = |name: &&str| LegacyTable { command, name: (*name).to_owned() };
+    Traces { legacy: Some(Ok(names.iter().map(table).collect())), ..clean() }
+}
+
+#[test]
+fn no_kube_proxy_is_only_said_where_every_mode_was_looked_for() {
+    for (traces, words) in [
+        (legacy("ip6tables-legacy", &["filter", "nat"]), "ip6tables-legacy -t nat -nL KUBE-SERVICES"),
+        (Traces { legacy: Some(Err("denied".to_owned())), ..clean() }, "denied"),
+        (Traces { legacy: None, ..clean() }, "in time"),
+        (Traces { links: Some(Err("denied".to_owned())), ..clean() }, "IPVS mode: denied"),
+        (Traces { links: None, ..clean() }, "ip link show dev kube-ipvs0"),
+        (Traces { ipvs: None, ..clean() }, "ipvsadm -Ln"),
+    ] {
+        let found = of(&traces, "kube-proxy");
+        assert_eq!(found.verdict, Verdict::Unknown, "{found:?}");
+        assert!(format!("{found:?}").contains(words), "{found:?}");
+    }
+    assert_eq!(verdict(&legacy("iptables-legacy", &["filter"]), "kube-proxy"), Verdict::Ok);
+}
+
+#[test]
+fn policies_of_legacy_iptables_are_unknown() {
+    for command in ["iptables-legacy", "ip6tables-legacy"] {
+        let found = of(&legacy(command, &["filter"]), "firewall");
+        assert_eq!(found.verdict, Verdict::Unknown, "{found:?}");
+        assert!(found.mend.unwrap().starts_with(&format!("{command} -S | grep -- -P")));
+        assert_eq!(verdict(&legacy(command, &["nat"]), "firewall"), Verdict::Ok);
+    }
+    assert_eq!(
+        verdict(&Traces { legacy: Some(Err("no".to_owned())), ..clean() }, "firewall"),
+        Verdict::Unknown
+    );
+    assert_eq!(verdict(&Traces { legacy: None, ..clean() }, "firewall"), Verdict::Unknown);
+    let drop = chain("filter", "FORWARD", Some(("filter", 2, 0, true)));
+    let both = Traces {
+        rules: Some(Ok(Survey { chains: vec![drop], ..Survey::default() })),
+        ..legacy("iptables-legacy", &["filter"])
+    };
+    assert_eq!(verdict(&both, "firewall"), Verdict::Warning);
 }
 
 #[test]
