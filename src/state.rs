@@ -135,6 +135,7 @@ impl StateFile {
             move |source| StateError::Unwritable { step, path, source }
         };
         let bytes = encode(&document).map_err(failed("encode", &path))?;
+        let missing: Vec<&Path> = self.folder.ancestors().take_while(|folder| !folder.exists()).collect();
         let mut folder = DirBuilder::new();
         folder.recursive(true).mode(0o755).create(&self.folder).map_err(failed("make", &self.folder))?;
         let written = File::options()
@@ -150,9 +151,12 @@ impl StateFile {
             return Err(failed("write", &new)(source));
         }
         fs::rename(&new, &path).map_err(failed("replace", &path))?;
-        // The name is safe once its folder is.
-        let folder = File::open(&self.folder).and_then(|folder| folder.sync_all());
-        folder.map_err(failed("sync", &self.folder))
+        // A name is safe once its folder is, and that of a new folder once the one above it is.
+        for made in [path.as_path()].into_iter().chain(missing) {
+            let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            File::open(above).and_then(|above| above.sync_all()).map_err(failed("sync", above))?;
+        }
+        Ok(())
     }
 }
 

@@ -67,7 +67,7 @@ impl Candidates {
         if !vips.is_empty() {
             self.vips = vips;
         }
-        let backends = snapshot.backends();
+        let backends = snapshot.apiservers();
         if backends.is_empty() {
             return;
         }

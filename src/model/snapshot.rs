@@ -157,6 +157,13 @@ impl Snapshot {
         self.frontends.iter().map(|f| f.vip.ip()).collect()
     }
 
+    /// Those backends that serve the API: of the port `https`, or of all ports where none has that name.
+    pub fn apiservers(&self) -> BTreeSet<Backend> {
+        let named = self.frontends.iter().any(|f| f.port_name == "https");
+        let api = self.frontends.iter().filter(|f| !named || f.port_name == "https");
+        api.flat_map(|f| f.backends.iter().copied()).collect()
+    }
+
     /// Every backend of every frontend, each once.
     pub fn backends(&self) -> BTreeSet<Backend> {
         self.frontends.iter().flat_map(|f| f.backends.iter().copied()).collect()

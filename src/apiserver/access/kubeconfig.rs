@@ -29,7 +29,7 @@ pub(super) async fn load(
     let cluster_entry = format!("cluster {:?}", chosen.cluster);
     let server = check_cluster(&cluster).map_err(|problem| file.entry(&cluster_entry, problem))?;
     let user = file.user(&parsed, &chosen)?;
-    let ca_place = file.check_ca_file(&cluster)?;
+    let (ca_place, ca_count) = file.check_ca_file(&cluster)?;
     check_user(&user).map_err(|problem| file.entry(&user_entry, problem))?;
 
     let options = KubeConfigOptions { context: Some(context_name), cluster: None, user: None };
@@ -37,6 +37,11 @@ pub(super) async fn load(
         .await
         .map_err(|error| file.entry("as a whole", discreet::of_kubeconfig(&error)))?;
     let ca = config.root_cert.as_deref().unwrap_or_default();
+    // An unfinished certificate at the end is left out without a word.
+    if ca_count.is_some_and(|count| count != ca.len()) {
+        let problem = "is cut off, or being written: not every certificate in it is whole".to_owned();
+        return Err(AccessError::Certificates { place: ca_place, problem });
+    }
     let mut warnings = check_ca(ca, &ca_place, ASN1Time::now())?;
     if cluster.proxy_url.as_deref().is_some_and(|proxy| !proxy.is_empty()) {
         warnings.push("proxy-url of the kubeconfig is ignored: apiservers are dialled directly".to_owned());
@@ -147,13 +152,15 @@ impl File {
     }
 
     /// Reads the CA's file, and says where the CA is.
-    fn check_ca_file(&self, cluster: &Cluster) -> Result<String, AccessError> {
+    /// Where the CA comes from, and how many certificates begin there if it is a file.
+    fn check_ca_file(&self, cluster: &Cluster) -> Result<(String, Option<usize>), AccessError> {
         let ca = match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
             (None, Some(path)) => {
-                read("the certificate-authority", Path::new(path))?;
-                format!("certificate-authority {path}")
+                let pem = read("the certificate-authority", Path::new(path))?;
+                let begins = String::from_utf8_lossy(&pem).matches("-----BEGIN CERTIFICATE-----").count();
+                (format!("certificate-authority {path}"), Some(begins))
             }
-            _ => format!("certificate-authority-data of kubeconfig {}", self.path.display()),
+            _ => (format!("certificate-authority-data of kubeconfig {}", self.path.display()), None),
         };
         Ok(ca)
     }

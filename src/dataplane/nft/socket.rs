@@ -168,9 +168,13 @@ impl NftSocket {
         for attempt in 1..=COMMIT_ATTEMPTS {
             let look = self.look(true)?;
             let Some(installed) = &mut self.installed else { return Ok(()) };
-            if look.generation == installed.generation || attempt == COMMIT_ATTEMPTS {
+            if look.generation == installed.generation {
                 installed.fingerprint = Some(look.fingerprint.finish());
                 return Ok(());
+            }
+            // Somebody never stops. What cannot be told from his is not remembered: the next look commits again.
+            if attempt == COMMIT_ATTEMPTS {
+                break;
             }
             let table = installed.table.clone();
             self.replace(&table)?;

@@ -22,7 +22,7 @@ async fn a_renewal_counts_once_it_is_complete() {
     let both = format!("{}{}", case.ca(), Pki::new("next").ca_pem());
     let case = case.write("ca.crt", &both[..both.len() - 40]);
     let half = second.reload().await;
-    assert!(half.is_err() || half.unwrap().trusts_like(&second), "half a certificate is none");
+    assert!(half.is_err(), "half a certificate is none");
     let _case = case.write("ca.crt", &both);
     assert!(!second.reload().await.unwrap().trusts_like(&second));
 }
