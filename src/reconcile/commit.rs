@@ -51,6 +51,10 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 "programmed table inet apivip"
             );
         }
+        if self.mender.is_due() {
+            // Who dialled while there were no rules would go on dialling the virtual IP itself.
+            self.flows.forget(desired.frontends.iter().map(|frontend| frontend.vip).collect());
+        }
         self.applied = Some(Arc::new(desired));
         self.owned = applied.owned;
         self.mender.applied(&self.metrics);

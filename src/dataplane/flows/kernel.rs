@@ -62,16 +62,17 @@ impl Kernel {
         self.conntrack.ask(conntrack::DELETE, 0, &conntrack::delete(entry)).is_ok()
     }
 
-    /// Deletes the entries of connections that have ended and that a socket with the virtual IP's own address served.
+    /// Deletes the entries of connections to the virtual IP itself that have ended, or were never answered.
     pub(super) fn forget(&mut self, vip: Vip) {
         match self.entries(vip, vip) {
             Ok(entries) => {
-                let over = |entry: &&Entry| matches!(entry.state, State::Closing | State::Ended);
+                let over =
+                    |entry: &&Entry| matches!(entry.state, State::Unanswered | State::Closing | State::Ended);
                 let deleted = entries.iter().filter(over).filter(|entry| self.delete(entry)).count();
-                tracing::debug!(%vip, deleted, "conntrack forgets connections of the forwarder");
+                tracing::debug!(%vip, deleted, "conntrack forgets connections that no rule translated");
             }
             // They expire by themselves.
-            Err(error) => tracing::debug!(%vip, %error, "read conntrack's entries of the forwarder"),
+            Err(error) => tracing::debug!(%vip, %error, "read conntrack's entries of the virtual IP"),
         }
     }
 

@@ -79,8 +79,8 @@ pub trait FlowKiller {
     /// nothing happens.
     fn cancel(&mut self, backend: Backend);
 
-    /// Deletes what conntrack remembers of connections to these virtual IPs that this node served itself and that have ended: a
-    /// client that opens one from the same port would be led here again.
+    /// Deletes what conntrack remembers of connections to these virtual IPs that no rule translated and that have ended, or were
+    /// never answered: a client that dials again, or from the same port, would not be translated either.
     fn forget(&mut self, vips: Vec<Vip>);
 
     /// The next report. Cancel safe: none is lost when the future is dropped.

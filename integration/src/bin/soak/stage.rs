@@ -22,6 +22,9 @@ const TABLE_PAUSE: Duration = Duration::from_millis(150);
 const TABLE_LOOKS: usize = 20;
 /// Apiservers of the lab.
 pub const APISERVERS: [u8; 3] = [1, 2, 3];
+/// Lets anybody change the table.
+const OPEN: &str = "--table-owner=off";
+
 /// Longest until a node has settled. It takes a second or two, and 15 s until the API is dialled again after an outage.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Connections a second from each client, and how long they must all succeed.
@@ -66,7 +69,7 @@ impl<'lab> Stage<'lab> {
         let path = lab.dir().join("soak.kubeconfig");
         config.write(&path)?;
         let options = DaemonOptions::kubeconfig(path);
-        let daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
+        let daemon = Daemon::start(lab.node(), lab.dir(), &options.clone().arg(OPEN))?;
         let vip = SocketAddr::new(lab.vips()[0], SERVICE_PORT);
         let tables = BTreeMap::new();
         let (descriptors, loads) = (None, Cell::new(0));
@@ -75,9 +78,12 @@ impl<'lab> Stage<'lab> {
         Ok(stage)
     }
 
-    /// Starts the next daemon, as the service manager would. Nobody waits for it here.
-    pub fn respawn(&mut self) -> Result<()> {
-        self.daemon = Daemon::spawn(self.lab.node(), self.lab.dir(), &self.options)?;
+    /// Starts the next daemon, as the service manager would; its table has an owner, or anybody may change it. Nobody waits
+    /// for it here.
+    pub fn respawn(&mut self, owned: bool) -> Result<()> {
+        let options = self.options.clone();
+        let options = if owned { options } else { options.arg(OPEN) };
+        self.daemon = Daemon::spawn(self.lab.node(), self.lab.dir(), &options)?;
         self.descriptors = None;
         Ok(())
     }
@@ -170,6 +176,8 @@ impl<'lab> Stage<'lab> {
             "progname",
             "dead-",
             "reset-",
+            "flags owner",
+            "table inet",
             "does not answer",
             "counter backend-",
             "connections sent to apiserver",

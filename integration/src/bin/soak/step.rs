@@ -50,10 +50,10 @@ pub enum Step {
     Neighbour(&'static str),
     /// A file is replaced.
     Rotation { ca: bool, half: bool },
-    /// SIGKILL, and a pause before the next daemon.
-    Kill(Duration),
+    /// SIGKILL, and a pause before the next daemon, in which another program may change the rules.
+    Kill { pause: Duration, change: Option<&'static str>, owned: bool },
     /// SIGTERM, and the next daemon.
-    Restart,
+    Restart { owned: bool },
     /// The endpoints change many times.
     Storm,
     /// Two of them, the second while the first lasts.
@@ -83,8 +83,12 @@ impl Step {
         match chance.random_range(0..6) {
             0 | 1 => Self::Neighbour(CHANGES.choose(chance).unwrap_or(&CHANGES[0])),
             2 => Self::Rotation { ca: chance.random(), half: chance.random() },
-            3 => Self::Kill(Duration::from_millis(chance.random_range(0..1500))),
-            4 => Self::Restart,
+            3 => Self::Kill {
+                pause: Duration::from_millis(chance.random_range(0..1500)),
+                change: CHANGES.choose(chance).copied().filter(|_| chance.random()),
+                owned: chance.random(),
+            },
+            4 => Self::Restart { owned: chance.random() },
             _ => Self::Storm,
         }
     }
@@ -122,25 +126,25 @@ impl Step {
                 inflicted.heal(&mut stage.plane)
             }
             Self::Neighbour(script) => {
-                if let Err(refused) = stage.lab.node().nft_load(script) {
-                    let line = format!("{refused:#}");
-                    println!("  refused: {}", line.lines().next().unwrap_or_default());
-                }
+                change_rules(stage, script);
                 Ok(())
             }
             Self::Rotation { ca, half } => {
                 let file = if *ca { &mut stage.ca } else { &mut stage.token };
                 if *half { file.halve() } else { file.swap() }
             }
-            Self::Kill(pause) => {
+            Self::Kill { pause, change, owned } => {
                 stage.daemon.kill()?;
+                if let Some(script) = change {
+                    change_rules(stage, script);
+                }
                 thread::sleep(*pause);
-                stage.respawn()
+                stage.respawn(*owned)
             }
-            Self::Restart => {
+            Self::Restart { owned } => {
                 stage.daemon.process().signal(Signal::TERM)?;
                 stage.daemon.process().wait(Duration::from_secs(60)).context("the end of a daemon")?;
-                stage.respawn()
+                stage.respawn(*owned)
             }
             Self::Storm => {
                 for _ in 0..STORM {
@@ -164,10 +168,26 @@ impl Display for Step {
                     (if *ca { "CA" } else { "token" }, if *half { "in halves" } else { "swapped" });
                 write!(f, "{file} {way}")
             }
-            Self::Kill(pause) => write!(f, "daemon killed, {pause:?} without one"),
-            Self::Restart => write!(f, "daemon restarted"),
+            Self::Kill { pause, change, owned } => {
+                write!(f, "daemon killed, {pause:?} without one")?;
+                change.map_or(Ok(()), |script| write!(f, " and then nft {script}"))?;
+                write!(f, ", {}", owner(*owned))
+            }
+            Self::Restart { owned } => write!(f, "daemon restarted, {}", owner(*owned)),
             Self::Storm => write!(f, "{STORM} changes of the endpoints"),
             Self::Both(fault, other) => write!(f, "{fault}, and meanwhile {other}"),
         }
     }
+}
+
+/// Another program's transaction, which the kernel may refuse.
+fn change_rules(stage: &Stage<'_>, script: &str) {
+    if let Err(refused) = stage.lab.node().nft_load(script) {
+        let line = format!("{refused:#}");
+        println!("  refused: {}", line.lines().next().unwrap_or_default());
+    }
+}
+
+fn owner(owned: bool) -> &'static str {
+    if owned { "the table has an owner" } else { "anybody may change the table" }
 }
