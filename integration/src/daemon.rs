@@ -63,14 +63,17 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the daemon and waits until the kernel is programmed with what the API says. Its run directory is
+    /// Starts the daemon and waits until clients are served with what the API says, by rules or, where `--mode
+    /// forwarder` is among the options, by the forwarder. Its run directory is
     /// `FOLDER/run`, its state directory `FOLDER/state`, its log `FOLDER/apivip.stderr`; a second start with the same
     /// folder is a restart.
     pub fn start(node: &Namespace, folder: &Path, options: &DaemonOptions) -> Result<Self> {
         let mut daemon = Self::spawn(node, folder, options)?;
         // Generation 0 is what seeds and saved state say.
-        daemon.wait_for_status("rules of what the API says", PROGRAMMED_LIMIT, |status| {
-            status["phase"] == "programmed" && status["generation"] != 0
+        let forwards = options.arguments.windows(2).any(|two| two == ["--mode", "forwarder"]);
+        let phase = if forwards { "forwarding" } else { "programmed" };
+        daemon.wait_for_status("service of what the API says", PROGRAMMED_LIMIT, |status| {
+            status["phase"] == phase && status["generation"] != 0
         })?;
         Ok(daemon)
     }

@@ -89,11 +89,17 @@ impl<'lab> Failover<'lab> {
     /// Starts clients of every family's virtual IP in each of these namespaces.
     pub fn crowd(&self, from: &[&Namespace], mix: &Mix) -> Result<Crowd> {
         let targets: Vec<SocketAddr> = expected(self.lab, &[]).into_iter().map(|(vip, _)| vip).collect();
+        let from: Vec<_> = from.iter().map(|namespace| (*namespace, targets.clone())).collect();
+        self.crowd_at(&from, mix)
+    }
+
+    /// Starts clients of other addresses, in turn.
+    pub fn crowd_at(&self, from: &[(&Namespace, Vec<SocketAddr>)], mix: &Mix) -> Result<Crowd> {
         let mut clients = Vec::new();
-        for namespace in from {
+        for (namespace, targets) in from {
             let number = CROWDS.fetch_add(1, Ordering::Relaxed);
             let name = format!("clients-{number}-{}", namespace.name());
-            let started = Clients::start(namespace, self.lab.dir(), &name, &self.plane, &targets, mix)?;
+            let started = Clients::start(namespace, self.lab.dir(), &name, &self.plane, targets, mix)?;
             clients.push((namespace.name().to_owned(), started));
         }
         Ok(Crowd { clients, led_to: translations(self.lab)?, moments: Moments::now() })
@@ -144,6 +150,23 @@ impl<'lab> Failover<'lab> {
 }
 
 impl Crowd {
+    /// Where conntrack cannot tell, because the forwarder carries the connections, the test does: all that are kept
+    /// lead to this backend.
+    #[must_use]
+    pub fn leading_to(mut self, backend: SocketAddr) -> Self {
+        let kept = self.clients.iter().flat_map(|(_, clients)| clients.kept());
+        self.led_to = kept.map(|client| (*client, backend)).collect();
+        self
+    }
+
+    /// These clients with those.
+    #[must_use]
+    pub fn joined(mut self, other: Self) -> Self {
+        self.clients.extend(other.clients);
+        self.led_to.extend(other.led_to);
+        self
+    }
+
     /// Clients that the node knows by the address `outer`, because something hides them behind it, are known here by
     /// `inner`; their ports are the same.
     pub fn hidden(&mut self, inner: IpAddr, outer: IpAddr) {

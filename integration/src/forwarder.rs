@@ -5,9 +5,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use apivip::model::types::Family;
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::control_plane::Variant;
 use crate::daemon::{Daemon, DaemonOptions};
@@ -133,4 +135,47 @@ pub fn devices(at: &Namespace) -> Result<Vec<String>> {
     let links: Value = serde_json::from_str(&at.run("ip", &["-j", "link"])?)?;
     let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str());
     Ok(names.map(str::to_owned).collect())
+}
+
+/// How long each takeover took in a log of `--log-format json`, in order: from the first refusal of the kernel to the
+/// forwarder serving, by the daemon's own clock.
+pub fn takeovers(log: &str) -> Result<Vec<Duration>> {
+    let (mut refused, mut took) = (None, Vec::new());
+    for line in log.lines() {
+        let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
+        let at = || -> Result<OffsetDateTime> {
+            let stamp = event["timestamp"].as_str().with_context(|| format!("no time in {line}"))?;
+            OffsetDateTime::parse(stamp, &Rfc3339).with_context(|| format!("read the time of {line}"))
+        };
+        match event["message"].as_str() {
+            Some("cannot program the kernel; what stood before still stands") if refused.is_none() => {
+                refused = Some(at()?);
+            }
+            Some("the forwarder serves the virtual IP: rules do not") => {
+                let refused = refused.take().with_context(|| format!("nothing was refused before {line}"))?;
+                took.push((at()? - refused).try_into().context("the clock went back")?);
+            }
+            _ => {}
+        }
+    }
+    Ok(took)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_takeover_begins_with_the_first_refusal() {
+        let event = |second: &str, message: &str| {
+            format!("{{\"timestamp\":\"2026-01-02T03:04:{second}Z\",\"message\":\"{message}\"}}\n")
+        };
+        let refused = "cannot program the kernel; what stood before still stands";
+        let serves = "the forwarder serves the virtual IP: rules do not";
+        let twice = event("05.100000", refused) + &event("05.200000", refused) + &event("05.350000", serves);
+        let log =
+            twice.clone() + "no event\n" + &event("06.000000", "the kernel takes the rules again") + &twice;
+        assert_eq!(takeovers(&log).unwrap(), [Duration::from_millis(250); 2]);
+        assert!(takeovers(&event("05.350000", serves)).is_err());
+    }
 }

@@ -9,6 +9,7 @@ pub mod cold_boot;
 pub mod command;
 pub mod control_plane;
 pub mod daemon;
+pub mod echoes;
 pub mod failover;
 pub mod fault;
 pub mod flows;

@@ -83,7 +83,7 @@ fn answers(seen: &Redirect) -> Vec<Finding> {
                 format!("{sentence}, and no apiserver answers: {}", text("failing")),
                 "apivip status",
             ),
-            ("" | "unknown", _) => ANSWER.unknown(
+            ("" | "unknown" | "neighbour-reject", _) => ANSWER.unknown(
                 format!("no connection came about: {}", text("failing")),
                 "apivip status, apivip check",
             ),

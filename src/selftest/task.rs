@@ -9,12 +9,12 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::attempt::{Attempt, attempt};
-use super::verdict::verdict;
+use super::verdict::{verdict, without_connection};
 use super::{Component, Counted, Evidence, FAILURES, Latest, Observer, Results, SelfTestConfig};
 use crate::model::desired::DesiredState;
 use crate::model::types::{Backend, Vip};
 use crate::readyz::settings;
-use crate::report::{InUse, Report};
+use crate::report::{InUse, Phase, Report};
 
 /// After a failure the next round comes this soon: recovery is to be seen at once.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -97,6 +97,8 @@ impl Task {
         let trust = settings(&self.trust.borrow_and_update(), &[b"http/1.1"]);
         let known = backends(&self.reports.borrow(), vip);
         let before = self.evidence.counted(&known);
+        let forwarding = |report: &Report| report.phase == Phase::Forwarding;
+        let was_forwarding = forwarding(&self.reports.borrow());
         let mut trace = None;
         let mut candidates = known.clone();
         let (evidence, reports) = (&self.evidence, &self.reports);
@@ -121,7 +123,12 @@ impl Task {
                 }
             })
         });
-        let (by, backend) = (seen.map(|(by, _)| by), seen.and_then(|(_, backend)| backend));
+        let forwarding = was_forwarding && forwarding(&self.reports.borrow());
+        let by = match seen {
+            Some((by, _)) => Some(by),
+            None => without_connection(outcome.err(), forwarding),
+        };
+        let backend = seen.and_then(|(_, backend)| backend);
         let last = self.results.borrow().get(&vip).cloned();
         let failures = match outcome {
             Ok(_) => 0,

@@ -11,10 +11,15 @@
 //! | a local listener | no | none, or answered by the virtual IP, whose socket is on this host | |
 //! | a machine that has the address | no | answered by the virtual IP, no socket here | |
 //! | below netfilter (Cilium's socket load balancer) | no | none: the connection goes to the backend from the start | |
+//!
+//! A connection that does not come about shows nothing of that. One thing can be told all the same: while the forwarder
+//! serves the virtual IP it has listeners there, so whatever refuses this host's connections is a rule of another program.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use super::Failure;
+use crate::model::health::FailReason;
 use crate::model::types::{Backend, Vip};
 
 /// Who took a connection to the virtual IP.
@@ -32,19 +37,22 @@ pub enum Component {
     BelowNetfilter,
     /// A machine that has the address.
     Network,
+    /// Another program's rules, which reject this host's connections to the forwarder.
+    NeighbourReject,
     /// There is no evidence.
     Unknown,
 }
 
 impl Component {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Rules,
         Self::Forwarder,
         Self::NeighbourDnat,
         Self::LocalListener,
         Self::BelowNetfilter,
         Self::Network,
+        Self::NeighbourReject,
         Self::Unknown,
     ];
 
@@ -57,6 +65,7 @@ impl Component {
             Self::LocalListener => "local-listener",
             Self::BelowNetfilter => "below-netfilter",
             Self::Network => "network",
+            Self::NeighbourReject => "neighbour-reject",
             Self::Unknown => "unknown",
         }
     }
@@ -83,6 +92,9 @@ impl Component {
             Self::Network => {
                 "nothing on this host translates the virtual IP: a machine that has the address takes the connection"
             }
+            Self::NeighbourReject => {
+                "another program's rules reject this node's own connections while the forwarder serves the virtual IP, as kube-proxy's do in nftables mode"
+            }
             Self::Unknown => "what took the connection could not be seen",
         }
     }
@@ -108,6 +120,12 @@ pub enum Counted {
     Stayed,
     /// It could not be read, or was reset meanwhile.
     Unknown,
+}
+
+/// The verdict over a connection that did not come about.
+pub(super) fn without_connection(failure: Option<Failure>, forwarding: bool) -> Option<Component> {
+    let refused = failure == Some(Failure::Failed(FailReason::Refused));
+    (refused && forwarding).then_some(Component::NeighbourReject)
 }
 
 /// The verdict, and to whom the connection was led, as far as that was seen.
@@ -172,6 +190,15 @@ mod tests {
         assert_eq!(of(true, Some(trace), Counted::Stayed), (Component::Forwarder, None));
         assert_eq!(of(true, None, Counted::Unknown).0, Component::Forwarder);
         assert_eq!(of(false, Some(trace), Counted::Stayed).0, Component::LocalListener);
+    }
+
+    #[test]
+    fn only_a_rule_refuses_what_the_forwarder_listens_for() {
+        let refused = Some(Failure::Failed(FailReason::Refused));
+        assert_eq!(without_connection(refused, true), Some(Component::NeighbourReject));
+        assert_eq!(without_connection(refused, false), None);
+        assert_eq!(without_connection(Some(Failure::Failed(FailReason::Timeout)), true), None);
+        assert_eq!(without_connection(None, true), None);
     }
 
     #[test]

@@ -33,7 +33,10 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
     for test in status.selftests.iter().filter(|test| !test.ready || !test.is_ours()) {
         let seen = test.explanation.as_deref().filter(|_| !test.is_ours());
         let seen = seen.map(|seen| format!("; {seen}")).unwrap_or_default();
-        let todo = match (test.ready, test.is_ours()) {
+        let todo = match (test.answered_by.as_deref(), test.is_ours()) {
+            (Some("neighbour-reject"), _) => {
+                "mend why the forwarder stands in; Pods are served, and programs of the node at --listen"
+            }
             (_, false) => {
                 "take the virtual IP out of what the line names, or leave it to that and stop apivip"
             }

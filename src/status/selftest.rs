@@ -26,7 +26,7 @@ pub struct SelfTestStatus {
     /// Seconds since the latest answer.
     pub answered_seconds_ago: Option<u64>,
     /// Who took the connection: `rules`, `forwarder`, `neighbour-dnat`, `local-listener`, `below-netfilter`, `network`
-    /// or `unknown`; null if none came about.
+    /// or `unknown`; `neighbour-reject` if one was rejected on its way to the forwarder; null if none came about.
     pub answered_by: Option<String>,
     /// The same as a sentence.
     pub explanation: Option<String>,

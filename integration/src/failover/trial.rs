@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Failover, Outcome, Told};
+use super::{Crowd, Failover, Outcome, Told};
 use crate::clients::Mix;
 use crate::control_plane::Variant;
 use crate::fault::{Fault, Inflicted};
@@ -55,8 +55,18 @@ pub fn leave(
     numbers: &[u8],
     mix: &Mix,
 ) -> Result<(Outcome, Inflicted)> {
+    let crowd = stage.everybody(mix)?;
+    leave_with(stage, fault, numbers, crowd)
+}
+
+/// The same with clients that are there already.
+pub fn leave_with(
+    stage: &mut Failover<'_>,
+    fault: Fault,
+    numbers: &[u8],
+    mut crowd: Crowd,
+) -> Result<(Outcome, Inflicted)> {
     let dead = addresses(stage.lab, numbers);
-    let mut crowd = stage.everybody(mix)?;
     let inflicted = stage.inflict(&mut crowd, fault, numbers)?;
     let waited = crowd.wait_told(&dead, TOLD);
     // Where the servers' own kernels tell clients, that says nothing of the daemon.

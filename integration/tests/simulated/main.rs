@@ -33,6 +33,7 @@ mod flows_obstacles;
 mod forwarder_drain;
 mod forwarder_drift;
 mod forwarder_faults;
+mod forwarder_health;
 mod forwarder_listen;
 mod forwarder_reach;
 mod forwarder_start;

@@ -9,8 +9,11 @@ use anyhow::{Context, Result, ensure};
 use integration::admin::{self, get};
 use integration::control_plane::Variant;
 use integration::daemon::{Daemon, DaemonOptions};
-use integration::lab::{Families, Lab, LabOptions};
+use integration::forwarder::{Stage, TAKEN_OVER};
+use integration::lab::{Families, Lab, LabOptions, addresses};
+use integration::neighbour::Neighbour;
 use integration::netns::Namespace;
+use integration::nftfault::Fault;
 use integration::scenario::Scenario;
 use integration::sim::access_log::What;
 use integration::socklb::SocketBalancer;
@@ -140,6 +143,43 @@ fn a_neighbour_in_the_way_is_named() -> Result<()> {
         ensure!(log.lines().any(said), "nothing of {vip} in {log}");
     }
     Ok(())
+}
+
+/// kube-proxy's check in `output` sees the virtual IP while the forwarder serves it: the node is refused, Pods are not.
+#[test]
+fn a_neighbour_that_rejects_the_node_is_named() -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+    let mut stage = Stage::start(&lab, "auto")?;
+    stage.options().arguments.push("--selftest-interval=1s".to_owned());
+    Neighbour::KubeProxyNft.load(lab.node(), lab.families())?;
+    let mut daemon = stage.daemon("nftables")?;
+    stage.scenario.expect_everybody("beside kube-proxy")?;
+    stage.faults.set(Fault::Failing)?;
+    stage.touch(0)?;
+    daemon.wait_for_dataplane("forwarder", TAKEN_OVER)?;
+    for vip in [VIP, "[fd00:10:96::1]:443"] {
+        let test = wait_for(&mut daemon, vip, "neighbour-reject", false)?;
+        ensure!(test["failing"] == "refused" && test["backend"].is_null(), "{test}");
+    }
+    let sentence = "reject this node's own connections while the forwarder serves the virtual IP";
+    let status = daemon.wait_for_status("two failures in a row", LIMIT, |status| {
+        status["problems"][0]["what"].as_str().is_some_and(|what| what.contains(sentence))
+    })?;
+    let todo = status["problems"][0]["todo"].as_str().unwrap_or_default();
+    ensure!(todo.contains("--listen"), "{status:#}");
+    admin::wait_for(lab.node(), "/readyz", "the culprit", LIMIT, |answer| {
+        answer.status == 500 && answer.body.contains(sentence)
+    })?;
+    for family in lab.families().iter().copied() {
+        stage.scenario.expect("from the Pod", lab.pod(1), addresses::node(family))?;
+        let refused = stage.scenario.plane.fetch(lab.node(), addresses::vip(family));
+        ensure!(refused.is_err(), "the node reaches the virtual IP through kube-proxy's check: {refused:?}");
+    }
+    stage.expect_listening()?;
+    stage.faults.clear()?;
+    daemon.wait_for_dataplane("nftables", LIMIT)?;
+    wait_for(&mut daemon, VIP, "rules", true)?;
+    stage.scenario.expect_everybody("after the fault")
 }
 
 /// A route makes the address local, as a program that serves it itself does: the guard leaves it alone.

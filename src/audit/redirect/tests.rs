@@ -62,6 +62,7 @@ fn whoever_takes_the_virtual_ip_is_noticed() {
         of(&Redirect { status: Some(json!({"selftests": [test]})), ..good() }, "redirect-answer")
     };
     assert_eq!((by("forwarder", true), by("rules", false), by("unknown", false)), (Pass, Unknown, Unknown));
+    assert_eq!(by("neighbour-reject", false), Unknown, "nobody else takes it");
     for other in ["neighbour-dnat", "local-listener", "below-netfilter", "network"] {
         assert_eq!(by(other, true), Fail, "{other}");
     }
