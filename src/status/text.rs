@@ -70,11 +70,11 @@ impl Text {
         let path = &status.dataplane;
         let (count, since) = (path.forwarder_connections, duration(path.since_seconds));
         let owned = if path.table_owned { ", no other program may change the table" } else { "" };
+        let reason = path.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         match path.in_use.as_str() {
-            "nftables" => self.line("dataplane", &format!("nftables for {since}{owned}")),
+            "nftables" => self.line("dataplane", &format!("nftables for {since}{reason}{owned}")),
             "forwarder" => {
-                let reason = path.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-                self.line("dataplane", &format!("forwarder for {since}, {count} connections{reason}"));
+                self.line("dataplane", &format!("forwarder for {since}{reason}, {count} connections"));
             }
             _ => self.line("dataplane", "none yet"),
         }

@@ -55,5 +55,6 @@ mod restart;
 mod rules;
 mod selftest;
 mod startup;
+mod status;
 mod streams;
 mod traffic;

@@ -43,7 +43,9 @@ fn status(states: [State; 3], connection: &Connection) -> Status {
         view.backends.insert(backend(last), BackendHealth { failing, ..health(state) });
     }
     let programmed = desire(&view, None, &NodeView::default(), &policy).0;
-    let path = PathReport { in_use: InUse::Nftables, since: Instant::now(), reason: None, draining: false };
+    let reason = Some(Arc::from("--mode auto: the kernel takes the rules"));
+    let (in_use, since) = (InUse::Nftables, Instant::now());
+    let path = PathReport { in_use, since, reason, stands_in: false, draining: false };
     let report = Report {
         phase: Phase::Programmed,
         view: Some(view),
