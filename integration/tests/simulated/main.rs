@@ -42,6 +42,7 @@ mod hairpin;
 mod install;
 mod kernel_status;
 mod lab;
+mod log_journal;
 mod log_quiet;
 mod log_secrets;
 mod long_run;
