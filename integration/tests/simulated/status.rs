@@ -1,4 +1,4 @@
-//! What `apivip status` prints and how it ends: the exit codes, and a forwarder that the operator chose.
+//! What `apivip status` prints and how it ends: the exit codes, a forwarder that the operator chose, and terminals.
 
 use std::time::Duration;
 
@@ -89,5 +89,47 @@ fn a_forwarder_that_was_chosen_is_no_problem() -> Result<()> {
     ensure!(shown.contains("(--mode forwarder)"), "{shown}");
     let page = get(lab.node(), "/")?.body;
     ensure!(page.contains(">Serving</b>") && page.contains("--mode forwarder"), "{page}");
+    Ok(())
+}
+
+/// What a terminal of so many rows and columns is written by these words, for which `apivip status` stands.
+fn on_terminal(lab: &Lab, daemon: &Daemon, (rows, columns): (u16, u16), words: &str) -> Result<String> {
+    let program = command::program("apivip")?;
+    let status = format!("{} status --run-dir {}", program.display(), daemon.run_dir().display());
+    let script = format!("stty rows {rows} cols {columns}; {}", words.replace("STATUS", &status));
+    let mut terminal = lab.node().command("script");
+    terminal.args(["-qec", &script, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
+    Ok(finish(terminal, "", command::COMMAND_LIMIT)?.stdout)
+}
+
+#[test]
+fn a_terminal_is_redrawn_in_place_and_in_colour() -> Result<()> {
+    const HOME: &str = "\x1b[H";
+    let lab = Lab::start(LabOptions::default())?;
+    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut daemon = scenario.daemon()?;
+    wait_for_health(&mut daemon)?;
+    let shown = on_terminal(&lab, &daemon, (50, 200), "timeout 5 STATUS --watch")?;
+    let frames: Vec<&str> = shown.split(HOME).skip(1).collect();
+    ensure!((2..8).contains(&frames.len()), "{} frames within 5 s: {shown:?}", frames.len());
+    ensure!(shown.matches("\x1b[2J").count() == 1, "the screen was cleared again: {shown:?}");
+    for frame in &frames[..frames.len() - 1] {
+        ensure!(frame.ends_with("\x1b[J") && frame.contains("\x1b[32mup\x1b[0m"), "{frame:?}");
+        ensure!(frame.contains("192.0.2.13:6443") && !frame.contains("more lines"), "{frame:?}");
+    }
+    // In a small window nothing scrolls: there is no line feed in its last row.
+    let shown = on_terminal(&lab, &daemon, (5, 40), "timeout 5 STATUS --watch")?;
+    for frame in shown.split(HOME).skip(1).filter(|frame| frame.ends_with("\x1b[J")) {
+        ensure!(frame.matches('\n').count() == 4 && frame.contains("more lines"), "{frame:?}");
+    }
+
+    let plain = on_terminal(&lab, &daemon, (50, 200), "NO_COLOR=1 STATUS")?;
+    ensure!(plain.contains("healthy") && !plain.contains('\x1b'), "{plain:?}");
+    let plain = on_terminal(&lab, &daemon, (50, 200), "NO_COLOR=1 timeout 3 STATUS --watch")?;
+    ensure!(plain.contains(HOME) && !plain.contains("\x1b[3"), "{plain:?}");
+    let coloured = on_terminal(&lab, &daemon, (50, 200), "STATUS")?;
+    ensure!(coloured.contains("\x1b[32mhealthy\x1b[0m"), "{coloured:?}");
+    let piped = on_terminal(&lab, &daemon, (50, 200), "STATUS | cat; timeout 3 STATUS --watch | cat")?;
+    ensure!(piped.matches("healthy").count() >= 2 && !piped.contains('\x1b'), "{piped:?}");
     Ok(())
 }
