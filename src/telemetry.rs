@@ -53,6 +53,11 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     Ok(())
 }
 
+/// What goes before a line that tells of the end of the process.
+pub fn fatal_prefix() -> &'static str {
+    if is_journal() { "<3>" } else { "" }
+}
+
 fn is_journal() -> bool {
     let named = std::env::var(JOURNAL_STREAM).unwrap_or_default();
     let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|stderr| File::from(stderr).metadata());

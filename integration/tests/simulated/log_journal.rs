@@ -36,6 +36,14 @@ fn priorities_go_before_lines_where_stderr_is_what_the_manager_named() -> Result
     }
     ensure!(daemon.log().contains("\n<4> WARN apivip"), "{}", daemon.log());
 
+    // Why it does not start is an error, too.
+    let mut options = scenario.options.clone();
+    options.kubeconfig = Some(lab.dir().join("missing"));
+    let mut refused = Daemon::spawn(lab.node(), lab.dir(), &options)?;
+    refused.process().wait(LIMIT)?;
+    let last = refused.log().lines().last().unwrap_or_default().to_owned();
+    ensure!(last.starts_with("<3>apivip: ") && last.contains("missing"), "{last}");
+
     // One that leads elsewhere, with what was inherited.
     let folder = lab.dir().join("other");
     std::fs::create_dir(&folder).context("make a folder")?;
