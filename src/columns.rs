@@ -12,6 +12,13 @@ pub fn few<S: AsRef<str>>(all: &[S]) -> String {
     text
 }
 
+/// Whether a terminal is to be written to in colour, or what is no terminal: only for eyes, <https://no-color.org>.
+pub fn wants_colour(is_terminal: bool) -> bool {
+    let says_no = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    is_terminal && !says_no && !is_dumb
+}
+
 /// What a colour says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Paint {

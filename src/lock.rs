@@ -95,12 +95,15 @@ impl Drop for Lock {
 /// Binds a socket of the run folder that only root may use. One that is there belongs to a daemon that has ended, or has
 /// given the lock away.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
+    // Under its name it is root's alone from the first moment on.
+    let unfinished = path.with_extension("new");
+    match std::fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let listener = UnixListener::bind(&unfinished)?;
+    std::fs::set_permissions(&unfinished, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&unfinished, path)?;
     Ok(listener)
 }
 
@@ -130,6 +133,21 @@ mod tests {
             drop(first);
             second.join().unwrap().unwrap();
         });
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_roots_alone_and_takes_the_place_of_an_earlier_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SOCKET_FILE);
+        let earlier = bind(&path).unwrap();
+        let listener = bind(&path).unwrap();
+        drop(earlier);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, [SOCKET_FILE]);
+        let (_client, accepted) = tokio::join!(tokio::net::UnixStream::connect(&path), listener.accept());
+        accepted.unwrap();
     }
 
     #[test]

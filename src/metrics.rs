@@ -123,7 +123,7 @@ impl Metrics {
         let reaction_seconds = Histogram::new(BUCKETS);
         registry.register_with_unit(
             "reaction",
-            "Time from the arrival of a watch event, or the first sign of a change of health, to the commit that follows",
+            "Time from the arrival of a watch event, or the first sign of a change of health, to the first commit that follows",
             Unit::Seconds,
             reaction_seconds.clone(),
         );
@@ -168,11 +168,13 @@ impl Metrics {
         metrics
     }
 
-    /// A transaction was committed in `took`, `since_event` after the event that caused it arrived.
-    pub fn committed(&self, took: Duration, since_event: Duration) {
+    /// A transaction was committed in `took`; if it was the first for an event, `since_event` after that was noticed.
+    pub fn committed(&self, took: Duration, since_event: Option<Duration>) {
         self.commits.get_or_create(&Outcome { outcome: "ok" }).inc();
         self.commit_seconds.observe(took.as_secs_f64());
-        self.reaction_seconds.observe(since_event.as_secs_f64());
+        if let Some(since_event) = since_event {
+            self.reaction_seconds.observe(since_event.as_secs_f64());
+        }
     }
 
     /// A transaction was not taken, for one of [`DataplaneError::LABELS`].

@@ -28,12 +28,20 @@ impl Notifier {
             [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
             path => SocketAddr::from_pathname(std::path::Path::new(std::ffi::OsStr::from_bytes(path)))?,
         };
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
         let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
         let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog = number("WATCHDOG_USEC").filter(|usec| is_ours && *usec > 0).map(Duration::from_micros);
-        Ok(Some(Self { socket, manager, watchdog }))
+        Self::to(manager, watchdog).map(Some)
+    }
+
+    /// Tells whoever listens on `manager`, which ends a service that has not said for `watchdog` that it lives.
+    ///
+    /// # Errors
+    /// There is no socket to be had.
+    pub fn to(manager: SocketAddr, watchdog: Option<Duration>) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, manager, watchdog })
     }
 
     /// How often the manager wants to be told that the service lives, at the least: half of the time after which it would

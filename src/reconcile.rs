@@ -29,6 +29,7 @@ mod history;
 mod path;
 mod repair;
 mod tell;
+mod telling;
 mod totals;
 mod wait;
 
@@ -36,8 +37,9 @@ use history::History;
 pub use path::{Mode, PathError};
 use path::{PROMOTE, Path};
 use repair::Mender;
+use tell::chain;
 pub use totals::{TotalsQuery, ask_totals};
-use wait::{after, stopped};
+use wait::{after, at, stopped};
 
 /// A refused commit is tried again after this, doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -91,6 +93,8 @@ pub struct Reconciler<D, H, F, W> {
     /// No other program may change these rules.
     owned: bool,
     mender: Mender,
+    /// When the news of the latest view was noticed that is in effect.
+    answered: Option<Instant>,
     /// Backends whose flows are being ended, or were; `true`: without the help of a rule.
     ending: BTreeMap<Backend, bool>,
     history: History,
@@ -123,6 +127,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             applied: None,
             owned: false,
             mender: Mender::default(),
+            answered: None,
             ending: BTreeMap::new(),
             history: History::default(),
             ledger: Ledger::default(),
@@ -153,6 +158,10 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 () = after(routes_wait, self.host.changed()) => {}
                 () = self.forwarder.emptied() => {}
                 Ok(_) = inputs.predecessor.wait_for(|drains| !*drains), if self.path.waits_for_predecessor => {}
+                () = at(self.mender.sums_due()) => {
+                    self.mender.tell_sums();
+                    continue;
+                }
                 () = sleep(retry.unwrap_or(RETRY_MAX)), if retry.is_some() => {}
                 Some(query) = inputs.queries.recv() => {
                     self.answer(query).await;
@@ -230,7 +239,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             self.forward(desired, view, &chain(&error)).await?;
             return Ok(Settled::OnTheForwarder);
         }
-        self.history.committed(Instant::now(), &self.metrics);
+        self.in_effect(view);
         if let Some(applied) = self.applied.clone() {
             self.path.withdraw(&mut self.host, &mut self.forwarder, &applied).await?;
             self.effective = Some(Arc::clone(&applied));
@@ -254,7 +263,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         self.end_flows(&desired, true);
         self.mender.routes(self.host.repaired(), &self.metrics);
         self.effective = Some(Arc::new(desired));
-        self.history.committed(Instant::now(), &self.metrics);
+        self.in_effect(view);
         self.report(view, Phase::Forwarding);
         Ok(())
     }
@@ -278,18 +287,6 @@ enum Settled {
     Yes,
     /// The forwarder stands in: rules are to be tried again.
     OnTheForwarder,
-}
-
-/// An error and its sources as one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -56,8 +56,10 @@ pub struct PathReport {
     pub in_use: InUse,
     /// Since when.
     pub since: Instant,
-    /// Why it is the forwarder.
+    /// Why it is this one.
     pub reason: Option<Arc<str>>,
+    /// The forwarder is in use, and nobody chose it: rules are not taken.
+    pub stands_in: bool,
     /// The forwarder still carries connections that began while it was in use.
     pub draining: bool,
 }

@@ -213,7 +213,8 @@ fn summary(report: &Report) -> String {
 
 /// What becomes of a credential by that name in so many seconds, or became of it.
 fn expiry(credential: &str, left: i64) -> String {
-    let (credential, time) = (credential.replace('_', " "), duration(left.unsigned_abs()));
+    let credential = if credential == "ca" { "CA".to_owned() } else { credential.replace('_', " ") };
+    let time = duration(left.unsigned_abs());
     if left < 0 {
         format!("{credential} expired {time} ago")
     } else {

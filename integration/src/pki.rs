@@ -19,7 +19,7 @@ pub const SERVER_NAMES: [&str; 4] =
 /// When a certificate is valid, seen from now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Validity {
-    /// From an hour ago to a day ahead.
+    /// From an hour ago to 30 days ahead: longer than the week from which on the daemon asks for new ones.
     Now,
     /// It ended an hour ago.
     Expired,
@@ -147,7 +147,7 @@ fn params(common_name: &str, validity: Validity) -> CertificateParams {
     params.use_authority_key_identifier_extension = true;
     let now = OffsetDateTime::now_utc();
     (params.not_before, params.not_after) = match validity {
-        Validity::Now => (now - Duration::HOUR, now + Duration::DAY),
+        Validity::Now => (now - Duration::HOUR, now + 30 * Duration::DAY),
         Validity::Expired => (now - Duration::DAY, now - Duration::HOUR),
         Validity::NotYet => (now + Duration::HOUR, now + Duration::DAY),
     };

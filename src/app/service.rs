@@ -42,3 +42,60 @@ pub(super) async fn follow(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::time::Duration;
+
+    use tokio::task::LocalSet;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const WATCHDOG: Duration = Duration::from_secs(60);
+
+    /// How often the service said that it lives since it was looked last.
+    fn lives(manager: &UnixDatagram) -> usize {
+        let mut buffer = [0; 512];
+        let said =
+            std::iter::from_fn(|| manager.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()));
+        said.filter(|state| state == b"WATCHDOG=1").count()
+    }
+
+    #[test]
+    fn a_reconciler_that_hangs_is_told_by_silence() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(LocalSet::new().run_until(async {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("notify");
+            let manager = UnixDatagram::bind(&path).unwrap();
+            manager.set_nonblocking(true).unwrap();
+            let notifier = Notifier::to(SocketAddr::from_pathname(&path).unwrap(), Some(WATCHDOG)).unwrap();
+            let (_reports, followed) = watch::channel(Report::default());
+            let (asks, mut questions) = mpsc::channel::<TotalsQuery>(1);
+            tokio::task::spawn_local(follow(notifier, followed, asks));
+            for _ in 0..3 {
+                questions.recv().await.unwrap().send(BTreeMap::new()).unwrap();
+                sleep(WATCHDOG / 4).await;
+            }
+            assert_eq!(lives(&manager), 3);
+            // It takes no more questions.
+            sleep(WATCHDOG * 5).await;
+            assert_eq!(lives(&manager), 0);
+            // It takes them, and answers none.
+            let held: Vec<TotalsQuery> =
+                vec![questions.recv().await.unwrap(), questions.recv().await.unwrap()];
+            sleep(WATCHDOG * 5).await;
+            assert_eq!(lives(&manager), 0);
+            drop(held);
+            while lives(&manager) == 0 {
+                // The asker of an old question may have left.
+                let _ = questions.recv().await.unwrap().send(BTreeMap::new());
+                sleep(Duration::from_secs(1)).await;
+            }
+        }));
+    }
+}

@@ -41,6 +41,8 @@ pub struct Daemon {
     pub summary: String,
     /// How connections are led.
     pub in_use: String,
+    /// The forwarder is in use, and nobody chose it.
+    pub stands_in: bool,
 }
 
 const fn vip(id: &'static str, title: &'static str) -> Check {
@@ -180,6 +182,7 @@ fn daemon(seen: &Here) -> Finding {
             let text = format!("pid {}, {}: {}", daemon.pid, daemon.phase, daemon.summary);
             match daemon.phase.as_str() {
                 "programmed" => DAEMON.ok(text),
+                "forwarding" if !daemon.stands_in => DAEMON.ok(format!("{text}, as --mode forwarder says")),
                 "failed" => DAEMON.fail(text, "apivip status"),
                 _ => DAEMON.warning(text, "apivip status"),
             }

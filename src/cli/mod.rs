@@ -18,6 +18,7 @@ use clap::error::ErrorKind;
 
 use crate::check::AskDaemon;
 use crate::config::{Cli, Command};
+use crate::telemetry;
 
 /// Everything went well.
 pub const OK: u8 = 0;
@@ -89,7 +90,7 @@ pub fn main() -> ExitCode {
 }
 
 fn report(error: &anyhow::Error, code: u8) -> u8 {
-    eprintln!("apivip: {}", one_line(&format!("{error:#}")));
+    eprintln!("{}apivip: {}", telemetry::fatal_prefix(), one_line(&format!("{error:#}")));
     code
 }
 

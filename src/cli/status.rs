@@ -7,14 +7,17 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::{DEGRADED, Failure, OK};
+use crate::columns;
 use crate::config::{OutputArg, StatusArgs};
 use crate::status::Status;
 use crate::status::text::{Form, text};
 
 mod ask;
 mod kernel;
+mod screen;
 
 pub(super) use ask::ask;
+use screen::{Window, frame};
 
 /// The daemon answers at once, or within two seconds if the kernel keeps it waiting.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,11 +25,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks of `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Home, then, after the text, nothing below it (ECMA-48: CUP, ED).
-const HOME: &str = "\x1b[H";
-const CLEAR_BELOW: &str = "\x1b[J";
+/// An empty screen (ECMA-48: ED).
 const CLEAR: &str = "\x1b[2J";
-const CLEAR_LINE_END: &str = "\x1b[K";
 
 /// [`OK`] if all is well, [`DEGRADED`] if the daemon names a problem.
 pub(super) fn status(args: &StatusArgs) -> Result<u8, Failure> {
@@ -43,7 +43,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<u8, Failure> {
         Ok((shown, code)) => print(&shown).map_err(Failure::Runtime).map(|()| code),
         Err(error) => {
             if matches!(args.output, OutputArg::Table | OutputArg::Wide) {
-                print(&kernel::text()).map_err(Failure::Runtime)?;
+                print(&kernel::text(ask::is_absent(&error))).map_err(Failure::Runtime)?;
             }
             Err(Failure::Runtime(error))
         }
@@ -62,13 +62,20 @@ fn watch(args: &StatusArgs) -> anyhow::Result<u8> {
             Err(error) => format!("apivip: {error:#}\n"),
         };
         if redraws {
-            let lines: String = shown.lines().map(|line| format!("{line}{CLEAR_LINE_END}\n")).collect();
-            print(&format!("{HOME}{lines}{CLEAR_BELOW}"))?;
+            print(&frame(&shown, window()))?;
         } else {
             print(&shown)?;
         }
         thread::sleep(PERIOD);
     }
+}
+
+/// The terminal's size, which may change meanwhile. A terminal that does not say is taken for an endless one.
+fn window() -> Window {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout());
+    let or_endless = |size: u16| if size == 0 { usize::MAX } else { usize::from(size) };
+    let (rows, columns) = size.map_or((0, 0), |size| (size.ws_row, size.ws_col));
+    Window { rows: or_endless(rows), columns: or_endless(columns) }
 }
 
 /// What to print, and the exit code.
@@ -86,11 +93,9 @@ fn look(args: &StatusArgs) -> anyhow::Result<(String, u8)> {
     Ok((shown, code))
 }
 
-/// Only for eyes: <https://no-color.org>.
+/// Whether what is printed is in colour.
 pub(super) fn wants_colour() -> bool {
-    let says_no = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    std::io::stdout().is_terminal() && !says_no && !is_dumb
+    columns::wants_colour(std::io::stdout().is_terminal())
 }
 
 pub(super) fn print(text: &str) -> anyhow::Result<()> {

@@ -23,6 +23,8 @@ pub enum Stage {
     Decision,
     /// From the decision to the commit.
     Commit,
+    /// From the first sign to the commit: both of them.
+    Reaction,
     /// From the commit to the end of the last flow.
     Flows,
     /// From the decision to the end of the last flow.
@@ -37,6 +39,7 @@ impl Stage {
         match self {
             Self::Decision => "decision",
             Self::Commit => "commit",
+            Self::Reaction => "reaction",
             Self::Flows => "flows",
             Self::Told => "told",
         }
@@ -85,7 +88,7 @@ impl HealthMetrics {
         registry.register("transitions", help, transitions.clone());
         let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
         let stages = Family::<StageLabel, Histogram, fn() -> Histogram>::new_with_constructor(histogram);
-        let help = "Parts of a change: from the first sign to the decision, on to the commit, on to the end of the last flow, and from the decision to that";
+        let help = "Parts of a change: decision (from the first sign), commit (from the decision), reaction (both), flows (from the commit to the end of the last flow), told (from the decision to that)";
         registry.register_with_unit("transition", help, Unit::Seconds, stages.clone());
         let ended = Family::<Method, Counter>::default();
         for method in ["nudge", "socket", "syn-sent"] {

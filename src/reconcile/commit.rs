@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::path::{COMMIT_BOUND, Mode};
+use super::telling::Told;
 use super::{Meanwhile, Reconciler, chain};
 use crate::dataplane::flows::{FlowKiller, KillOrder};
 use crate::dataplane::{Applied, Dataplane, DataplaneError, Host};
@@ -38,10 +39,13 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 return Err(error);
             }
         };
-        self.metrics.committed(applied.took, view.noticed.elapsed());
+        // What is made again, later, is no reaction to this view.
+        let is_first = self.answered != Some(view.noticed);
+        self.metrics.committed(applied.took, is_first.then(|| view.noticed.elapsed()));
         self.ledger.update(&applied.connections_before);
+        let is_summed_up = self.mender.applied(&self.metrics).is_some_and(|told| told != Told::Alone);
         // A rehearsal takes no step.
-        if applied.steps > 0 {
+        if applied.steps > 0 && !is_summed_up {
             tracing::info!(
                 generation = view.snapshot.generation,
                 frontends = desired.frontends.len(),
@@ -57,7 +61,6 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         }
         self.applied = Some(Arc::new(desired));
         self.owned = applied.owned;
-        self.mender.applied(&self.metrics);
         Ok(())
     }
 

@@ -56,6 +56,7 @@ impl History {
             metrics.changed(change.to, change.reason);
             metrics.stage(Stage::Decision, decision);
             metrics.stage(Stage::Commit, commit);
+            metrics.stage(Stage::Reaction, span(change.noticed, at));
             self.keep(Transition {
                 backend,
                 from: change.from,
@@ -115,7 +116,11 @@ impl History {
         let flows_ms = millis(report.last_ended);
         let remaining: u64 = report.remaining.values().sum();
         let latest = Arc::make_mut(&mut self.latest);
-        if let Some(transition) = latest.iter_mut().find(|t| t.backend == report.backend) {
+        // It may be up again by now, and that ended nothing.
+        let caused = |t: &&mut Transition| {
+            t.backend == report.backend && matches!(t.to, State::Down | State::Draining)
+        };
+        if let Some(transition) = latest.iter_mut().find(caused) {
             transition.ended = Some(Ended { took: report.last_ended, flows: report.flows, remaining });
         }
         let why: Vec<String> =
@@ -160,4 +165,35 @@ fn span(from: Instant, to: Instant) -> Duration {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::health::tests::health;
+    use crate::model::snapshot::{ServiceStatus, Snapshot};
+
+    const BACKEND: ([u8; 4], u16) = ([192, 0, 2, 11], 6443);
+
+    #[test]
+    fn the_end_of_flows_belongs_to_the_change_that_caused_it() {
+        let (mut history, metrics, begin) = (History::default(), Metrics::default(), Instant::now());
+        let snapshot = Snapshot {
+            generation: 1,
+            service: ServiceStatus::Found,
+            frontends: Vec::new(),
+            rejected: Default::default(),
+        };
+        let mut view = HealthView::unprobed(Arc::new(snapshot), begin);
+        for state in [State::Up, State::Down, State::Up] {
+            view.backends.insert(BACKEND.into(), health(state));
+            history.look(&view);
+            history.committed(begin, &metrics);
+        }
+        let report = KillReport { flows: 5, cancelled: true, ..KillReport::new(BACKEND.into()) };
+        history.ended(&report, &metrics);
+        let latest = history.latest();
+        let ended: Vec<_> = latest.iter().map(|t| (t.to, t.ended.map(|ended| ended.flows))).collect();
+        assert_eq!(ended, [(State::Up, None), (State::Down, Some(5))]);
+    }
 }

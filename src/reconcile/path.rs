@@ -27,6 +27,17 @@ pub enum Mode {
     Forwarder,
 }
 
+impl Mode {
+    /// Why connections take the rules, where they do.
+    fn why_rules(self) -> Option<&'static str> {
+        match self {
+            Self::Auto => Some("--mode auto: the kernel takes the rules"),
+            Self::Nftables => Some("--mode nftables"),
+            Self::Forwarder => None,
+        }
+    }
+}
+
 /// A commit that takes so long is given up for the forwarder, though it may still happen. Measured: one waits up to
 /// 8 s while another program reloads the rules of 5,000 Services.
 pub(super) const COMMIT_BOUND: Duration = Duration::from_secs(10);
@@ -110,8 +121,10 @@ impl Path {
         if self.reason.as_deref() != Some(reason) {
             self.reason = Some(reason.to_owned());
         }
-        self.enter(InUse::Forwarder, || {
-            tracing::warn!(reason, "the forwarder serves the virtual IP: rules do not");
+        let chosen = self.mode == Mode::Forwarder;
+        self.enter(InUse::Forwarder, || match chosen {
+            true => tracing::info!(reason, "the forwarder serves the virtual IP"),
+            false => tracing::warn!(reason, "the forwarder serves the virtual IP: rules do not"),
         });
         Ok(())
     }
@@ -177,10 +190,15 @@ impl Path {
     }
 
     pub fn report(&self) -> PathReport {
+        let reason = match self.in_use {
+            InUse::Nftables => self.mode.why_rules(),
+            InUse::Forwarder | InUse::None => self.reason.as_deref(),
+        };
         PathReport {
             in_use: self.in_use,
             since: self.since,
-            reason: self.reason.as_deref().map(Arc::from),
+            reason: reason.map(Arc::from),
+            stands_in: self.in_use == InUse::Forwarder && self.mode != Mode::Forwarder,
             draining: self.claimed && self.in_use == InUse::Nftables,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::damper::Damper;
+use super::telling::{Sum, Telling, Told};
 use crate::dataplane::drift::{Drift, Found};
 use crate::metrics::Metrics;
 use crate::report::{Repair, Repaired, Repairs};
@@ -18,6 +19,8 @@ pub(super) struct Mender {
     due: Option<Drift>,
     damper: Damper,
     routes: Damper,
+    /// Of the table, and of routes.
+    telling: [Telling; 2],
     total: u64,
     latest: VecDeque<Repair>,
 }
@@ -43,35 +46,82 @@ impl Mender {
         self.due.is_some()
     }
 
-    /// The rules are what they should be.
-    pub fn applied(&mut self, metrics: &Metrics) {
-        let Some(drift) = self.due.take() else { return };
+    /// The rules are what they should be. Returns how that was told, if it took a repair.
+    pub fn applied(&mut self, metrics: &Metrics) -> Option<Told> {
+        let drift = self.due.take()?;
         self.damper.note(now());
         let after = drift.noticed.elapsed();
         let (by, changes) = (drift.who(), drift.changes);
+        let told = self.tell(Repaired::Table, by.as_deref());
         let after_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
-        match drift.found {
-            Found::Event => {
+        match (told, drift.found) {
+            (Told::Alone, Found::Event) => {
                 tracing::warn!(by, changes, after_us, "another program changed table inet apivip; repaired");
             }
-            Found::Lost | Found::Check => {
+            (Told::Alone, Found::Lost | Found::Check) => {
                 tracing::warn!(
                     found = drift.found.label(),
                     after_us,
                     "table inet apivip was not as programmed; repaired"
                 );
             }
+            (Told::First | Told::Later, _) => {}
         }
         self.note(Repaired::Table, &drift, metrics);
         metrics.table_repaired(after);
+        Some(told)
     }
 
     /// So many routes and routing rules were made again.
     pub fn routes(&mut self, count: usize, metrics: &Metrics) {
         if count > 0 {
             self.routes.note(now());
-            tracing::warn!(count, "another program removed routes or routing rules of apivip; made again");
+            if self.tell(Repaired::Routes, None) == Told::Alone {
+                tracing::warn!(
+                    count,
+                    "another program removed routes or routing rules of apivip; made again"
+                );
+            }
             self.note(Repaired::Routes, &Drift::new(Found::Event), metrics);
+        }
+    }
+
+    fn tell(&mut self, what: Repaired, by: Option<&str>) -> Told {
+        let told = self.telling[what as usize].note(now(), by);
+        if told == Told::First {
+            let object = what.label();
+            tracing::warn!(
+                object,
+                by,
+                "other programs change what apivip made again and again: repairs are summed up from now on"
+            );
+        }
+        told
+    }
+
+    /// When there is a sum to be told, if repairs are summed up.
+    pub fn sums_due(&self) -> Option<Instant> {
+        self.telling.iter().filter_map(Telling::due).min()
+    }
+
+    /// Tells what is due.
+    pub fn tell_sums(&mut self) {
+        for what in Repaired::ALL {
+            let object = what.label();
+            match self.telling[what as usize].sum(now()) {
+                Some(Sum::More { count, by }) => {
+                    tracing::warn!(
+                        object,
+                        count,
+                        by,
+                        "other programs changed what apivip made; repaired each time"
+                    );
+                }
+                Some(Sum::Over { total }) => {
+                    tracing::info!(object, total, "other programs leave alone again what apivip made");
+                }
+                None => {}
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! What the reconciler says: each piece of news once to the log, the whole state to the rest of the daemon.
 
-use super::{PathError, Reconciler, chain};
+use std::time::Instant;
+
+use super::{PathError, Reconciler};
 use crate::model::desired::Hold;
 use crate::model::health::HealthView;
 use crate::model::snapshot::Snapshot;
@@ -23,6 +25,12 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
             tracing::info!(service = %self.policy.service, "the API publishes endpoints again");
         }
         self.known_holds = holds.to_vec();
+    }
+
+    /// What follows from this view serves new connections.
+    pub(super) fn in_effect(&mut self, view: &HealthView) {
+        self.answered = Some(view.noticed);
+        self.history.committed(Instant::now(), &self.metrics);
     }
 
     pub(super) fn note_failure(&mut self, view: &HealthView, error: &PathError) {
@@ -61,4 +69,16 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
         self.metrics.state(&report);
         self.reports.send_replace(report);
     }
+}
+
+/// An error and its sources as one line.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

@@ -1,9 +1,9 @@
 //! What the reconciler waits for, and how long.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 /// How long a step may go on after a stop. It takes milliseconds, unless a commit waits for another program's.
 const LAST_STEP: Duration = Duration::from_millis(300);
@@ -15,6 +15,14 @@ pub(super) async fn after<T>(wait: Duration, what: impl Future<Output = T>) -> T
         sleep(wait).await;
     }
     what.await
+}
+
+/// Resolves then; never, if there is no such moment.
+pub(super) async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Resolves a moment after a stop was asked for.

@@ -14,8 +14,11 @@ pub struct PathStatus {
     pub table_owned: bool,
     /// Seconds since then.
     pub since_seconds: u64,
-    /// Why it is the forwarder.
+    /// Why it is this one.
     pub reason: Option<String>,
+    /// It is the forwarder, and nobody chose that: rules are not taken.
+    #[serde(default)]
+    pub stands_in: bool,
     /// Connections that the forwarder carries, through virtual IPs and `--listen`.
     pub forwarder_connections: u64,
     /// It takes no more connections: there are as many as may be, or no descriptor is left.
@@ -32,6 +35,7 @@ impl PathStatus {
             in_use: path.map_or(InUse::None, |path| path.in_use).label().to_owned(),
             since_seconds: path.map_or(0, |path| path.since.elapsed().as_secs()),
             reason: path.and_then(|path| path.reason.as_deref()).map(str::to_owned),
+            stands_in: path.is_some_and(|path| path.stands_in),
             forwarder_connections: Origin::ALL.into_iter().map(|origin| stats.open(origin)).sum(),
             accept_paused: stats.accept_paused(),
             draining: path.is_some_and(|path| path.draining),

@@ -45,7 +45,7 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
         add(format!("a connection of this node to {} {}{seen}", test.vip, test.result()), todo);
     }
     let path = &status.dataplane;
-    if let Some(reason) = &path.reason {
+    if let Some(reason) = path.reason.as_ref().filter(|_| path.stands_in) {
         add(
             format!("the forwarder stands in for rules since {}: {reason}", duration(path.since_seconds)),
             "mend the cause; rules are tried again twice a second",

@@ -1,5 +1,4 @@
-//! The status for people: problems first, then the parts. With [`Form::wide`] also where each apiserver was learnt, and
-//! what was left out of the short form.
+//! The status for people. With [`Form::wide`] also what is open, and what was left out of the short form.
 
 use std::fmt::Write;
 
@@ -23,6 +22,9 @@ const LAST: usize = 3;
 /// Left margin of what belongs to a label.
 const MARGIN: usize = 10;
 
+/// Left margin of apiservers: with IPv4 addresses and the longest of states, a row is at most 120 columns wide.
+const INDENT: usize = 2;
+
 /// The text, ended by a line feed.
 pub fn text(status: &Status, form: Form) -> String {
     let mut text = Text { out: String::new(), form };
@@ -30,6 +32,7 @@ pub fn text(status: &Status, form: Form) -> String {
     text.path(status);
     text.selftests(status);
     text.api(status);
+    text.expiry(status);
     for frontend in &status.frontends {
         text.frontend(status, frontend);
     }
@@ -70,11 +73,11 @@ impl Text {
         let path = &status.dataplane;
         let (count, since) = (path.forwarder_connections, duration(path.since_seconds));
         let owned = if path.table_owned { ", no other program may change the table" } else { "" };
+        let reason = path.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         match path.in_use.as_str() {
-            "nftables" => self.line("dataplane", &format!("nftables for {since}{owned}")),
+            "nftables" => self.line("dataplane", &format!("nftables for {since}{reason}{owned}")),
             "forwarder" => {
-                let reason = path.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-                self.line("dataplane", &format!("forwarder for {since}, {count} connections{reason}"));
+                self.line("dataplane", &format!("forwarder for {since}{reason}, {count} connections"));
             }
             _ => self.line("dataplane", "none yet"),
         }
@@ -113,9 +116,15 @@ impl Text {
         if let Some(seconds) = api.heard_seconds_ago {
             self.line("", &format!("last heard of {} ago", duration(seconds)));
         }
+    }
+
+    fn expiry(&mut self, status: &Status) {
         let now = unix_now().cast_signed();
-        for (credential, end) in api.expiry.dates() {
-            self.line("", &expiry(credential, end.saturating_sub(now)));
+        let dates = status.api.expiry.dates();
+        let text: Vec<String> =
+            dates.into_iter().map(|(what, end)| expiry(what, end.saturating_sub(now))).collect();
+        if !text.is_empty() {
+            self.line("expiry", &text.join(", "));
         }
     }
 
@@ -130,12 +139,12 @@ impl Text {
             text.push_str(", no guard: an interface has this address");
         }
         self.line("virtual IP", &text);
-        let mut columns = Columns::new(MARGIN + 1, self.form.colour);
+        let mut columns = Columns::new(INDENT, self.form.colour);
         let mut head = vec!["BACKEND", "STATE", "SINCE", "RTT", "SHARE", "CONNECTIONS"];
         if self.form.wide {
-            head.extend(["OPEN", "UP", "DOWN", "SOURCE", "AGE"]);
+            head.extend(["OPEN", "UP", "DOWN"]);
         }
-        head.push("NOTE");
+        head.extend(["SOURCE", "AGE", "NOTE"]);
         columns.push(head.into_iter().map(Cell::from));
         for backend in &frontend.backends {
             columns.push(self.backend(backend));
@@ -163,10 +172,10 @@ impl Text {
             cells.push(Cell::from(known(backend.open, |open| open.to_string())));
             cells.push(Cell::from(known(backend.bytes_up, size)));
             cells.push(Cell::from(known(backend.bytes_down, size)));
-            cells.push(Cell::from(source(backend)));
-            cells.push(Cell::from(backend.source_age_seconds.map(duration).unwrap_or_default()));
         }
-        cells.push(Cell::from(note(backend)));
+        cells.push(Cell::from(source(backend)));
+        cells.push(Cell::from(backend.source_age_seconds.map(duration).unwrap_or_default()));
+        cells.push(Cell::from(remarks(backend).join(", ")));
         cells
     }
 
@@ -208,25 +217,25 @@ fn source(backend: &BackendStatus) -> &'static str {
     }
 }
 
-/// What else there is to say of an apiserver.
+/// What else there is to say of an apiserver, and where it was learnt.
 pub fn note(backend: &BackendStatus) -> String {
-    let mut notes: Vec<String> = Vec::new();
-    if let Some(reason) = &backend.failing {
-        notes.push(format!("probes fail: {reason}"));
-    }
-    if let Some(seconds) = backend.hold_down_seconds {
-        notes.push(format!("answers again, held down for {seconds}s"));
-    }
-    match source(backend) {
-        "published" => {}
-        "removed" => notes.push("no longer published".to_owned()),
-        "seed" => notes.push("from a seed".to_owned()),
-        _ => notes.push("from saved state".to_owned()),
-    }
-    if !backend.used && backend.state == "up" {
-        notes.push("spared by --balance".to_owned());
-    }
+    let learnt = match source(backend) {
+        "published" => None,
+        "removed" => Some("no longer published"),
+        "seed" => Some("from a seed"),
+        _ => Some("from saved state"),
+    };
+    let mut notes = remarks(backend);
+    notes.extend(learnt.map(str::to_owned));
     notes.join(", ")
+}
+
+fn remarks(backend: &BackendStatus) -> Vec<String> {
+    let failing = backend.failing.as_ref().map(|reason| format!("probes fail: {reason}"));
+    let held = backend.hold_down_seconds.map(|seconds| format!("answers again, held down for {seconds}s"));
+    let is_spared = !backend.used && backend.state == "up";
+    let spared = is_spared.then(|| "spared by --balance".to_owned());
+    failing.into_iter().chain(held).chain(spared).collect()
 }
 
 /// Where nothing is known, that is said.

@@ -1,6 +1,8 @@
 //! The admin listener: every endpoint as documented, on both sockets, and a port that cannot be had.
 
+use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -77,6 +79,8 @@ fn every_endpoint_answers_as_documented() -> Result<()> {
         ensure!(post.status == 405 && post.head.to_lowercase().contains("allow: get, head"), "{post:#?}");
         ensure!(!on_socket(node, &daemon, path)?.contains("there is"), "{path} is missing on the socket");
     }
+    let mode = fs::metadata(daemon.run_dir().join("apivip.sock"))?.permissions().mode() & 0o7777;
+    ensure!(mode == 0o600, "the socket's mode is {mode:o}");
     ensure!(on_socket(node, &daemon, "/nothing")?.contains("there is"), "the socket knows /nothing");
 
     // Nobody answers any more, and so the virtual IP does not; the daemon itself is well.

@@ -17,6 +17,9 @@ use integration::scenario::{Scenario, commits};
 const REPAIRED: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(20);
 const FIGHT: Duration = Duration::from_secs(4);
+/// So many repairs within a minute are told one by one, and then sums once a minute.
+const TOLD: usize = 10;
+const SUMMED: Duration = Duration::from_secs(150);
 /// The daemon looks each 30 s, whatever it hears.
 const LOOKED: Duration = Duration::from_secs(45);
 
@@ -119,9 +122,19 @@ fn a_fight_is_damped_and_lost_events_mean_a_look() -> Result<()> {
     thread::sleep(FIGHT);
     let made = commits(&daemon)? - before;
     ensure!((8..30).contains(&made), "{made} commits within {FIGHT:?}\n{}", daemon.log());
+    let log = daemon.log();
+    let said = |message: &str| log.lines().filter(|line| line.contains(message)).count();
+    ensure!(said("repairs are summed up from now on") == 1, "{log}");
+    for message in ["another program changed table", "programmed table inet apivip"] {
+        // One more for the start, and one for what was not heard.
+        ensure!(said(message) <= TOLD + 2, "{message}: {} lines\n{log}", said(message));
+    }
     neighbour.kill()?;
     wait_for(&lab, &wanted, LIMIT)?;
-    scenario.expect_everybody("after the fight")
+    scenario.expect_everybody("after the fight")?;
+    daemon.process().wait_for_line("other programs changed what apivip made; repaired each time", SUMMED)?;
+    daemon.process().wait_for_line("other programs leave alone again what apivip made", SUMMED)?;
+    Ok(())
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::control_plane::Variant;
-use integration::failover::trial::{dies, lab, leave, mix};
+use integration::failover::trial::{TOLD, dies, lab, leave, mix};
 use integration::failover::{Failover, Outcome};
 use integration::fault::Fault;
 use integration::lab::Families;
@@ -64,6 +64,25 @@ fn one_that_hears_nothing_is_left_and_no_new_connection_fails() -> Result<()> {
 #[test]
 fn one_that_is_not_heard_is_left_and_no_new_connection_fails() -> Result<()> {
     expect_no_failure(&dies(Families::V4, Fault::OutboundLost, &[1])?)
+}
+
+#[test]
+fn what_became_of_the_clients_is_counted_by_method_and_stage() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &[1, 2, 3], &[])?;
+    leave(&mut stage, Fault::Unplugged, &[2], &mix())?;
+    // A few clients may be told by their own kernels before.
+    stage.daemon.process().wait_for_line("told the clients of an apiserver that is gone", TOLD)?;
+    let daemon = &stage.daemon;
+    for method in ["nudge", "socket"] {
+        let ended = daemon.metric(&format!("apivip_flows_ended_total{{method=\"{method}\"}}"))?;
+        ensure!(ended > 0, "no flow was ended by {method}\n{}", daemon.log());
+    }
+    for name in ["decision", "commit", "reaction", "flows", "told"] {
+        let count = daemon.metric(&format!("apivip_transition_seconds_count{{stage=\"{name}\"}}"))?;
+        ensure!(count > 0, "the stage {name} was not measured\n{}", daemon.log());
+    }
+    Ok(())
 }
 
 #[test]

@@ -84,7 +84,8 @@ fn state(out: &mut String, status: &Status, trend: &Trend) -> fmt::Result {
     let since = duration(status.dataplane.since_seconds);
     let owned = if status.dataplane.table_owned { ", which no other program may change" } else { "" };
     let way = match (status.dataplane.in_use.as_str(), &status.dataplane.reason) {
-        ("nftables", _) => format!("the kernel's rules{owned}, for {since}"),
+        ("nftables", Some(reason)) => format!("the kernel's rules{owned}, for {since}: {reason}"),
+        ("nftables", None) => format!("the kernel's rules{owned}, for {since}"),
         ("forwarder", Some(reason)) => format!("the forwarder, for {since}: {reason}"),
         (other, _) => other.to_owned(),
     };

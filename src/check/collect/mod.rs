@@ -223,5 +223,7 @@ fn of_status(status: &Value) -> Daemon {
         phase: text("/phase"),
         summary: text("/summary"),
         in_use: text("/dataplane/in_use"),
+        // Of a version that does not say, any reason was one of refused rules.
+        stands_in: status["dataplane"]["stands_in"].as_bool().unwrap_or(true),
     }
 }

@@ -21,7 +21,7 @@ fn source(last: u8) -> PreferredSource {
 
 fn running(phase: &str, in_use: &str) -> Option<Result<Option<Daemon>, String>> {
     let (phase, in_use) = (phase.to_owned(), in_use.to_owned());
-    Some(Ok(Some(Daemon { pid: 7, phase, summary: "x".to_owned(), in_use })))
+    Some(Ok(Some(Daemon { pid: 7, phase, summary: "x".to_owned(), in_use, stands_in: true })))
 }
 
 fn rules(owner: Option<u32>, persists: bool) -> Option<Result<Survey, String>> {
@@ -100,6 +100,9 @@ fn a_daemon_and_its_table_belong_together() {
     assert_eq!(of(&with(Some(Err("no".to_owned())), empty()), "daemon"), Verdict::Unknown);
     assert_eq!(of(&with(running("failed", "nftables"), empty()), "daemon"), Verdict::Fail);
     assert_eq!(of(&with(running("forwarding", "forwarder"), empty()), "daemon"), Verdict::Warning);
+    let (phase, in_use) = ("forwarding".to_owned(), "forwarder".to_owned());
+    let chosen = Daemon { phase, in_use, ..Daemon::default() };
+    assert_eq!(of(&with(Some(Ok(Some(chosen))), empty()), "daemon"), Verdict::Ok);
     for (daemon, rules, expected) in [
         (none(), empty(), Verdict::Ok),
         (programmed(), empty(), Verdict::Fail),

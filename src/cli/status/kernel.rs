@@ -1,30 +1,41 @@
-//! What the kernel holds of apivip while no daemon runs: the rules go on working without it.
+//! What the kernel holds of apivip while no daemon answers: the rules go on working without it.
 
 use crate::columns::{Cell, Columns};
 use crate::dataplane::nft::names;
 use crate::dataplane::nft::reply::Observed;
 use crate::dataplane::nft::socket::NftSocket;
 
-/// Some lines for people.
-pub(super) fn text() -> String {
+/// Some lines for people. `absent`: there is no daemon with this `--run-dir`; else it only did not answer.
+pub(super) fn text(absent: bool) -> String {
     match NftSocket::open().and_then(|mut socket| socket.observe()) {
-        Ok(observed) => describe(&observed),
-        Err(error) => format!("no daemon answers, and nf_tables does not say what it holds: {error}\n"),
+        Ok(observed) => describe(&observed, absent),
+        Err(error) => format!("{}, and nf_tables does not say what it holds: {error}\n", head(absent)),
     }
 }
 
-fn describe(observed: &Observed) -> String {
+fn head(absent: bool) -> &'static str {
+    if absent { "no daemon answers" } else { "the daemon did not answer" }
+}
+
+fn describe(observed: &Observed, absent: bool) -> String {
+    let head = head(absent);
     if !observed.exists {
-        return "no daemon answers, and the kernel has no table inet apivip: nothing leads the virtual IP to apiservers\n"
-            .to_owned();
+        return format!(
+            "{head}, and the kernel has no table inet apivip: no rules of apivip lead to apiservers\n"
+        );
     }
     let vips = observed.chains.iter().filter_map(|chain| names::frontend(&chain.name));
     let vips: Vec<String> = vips.map(|vip| vip.to_string()).collect();
     let served = if vips.is_empty() { "no virtual IP".to_owned() } else { vips.join(", ") };
-    let mut text = format!(
-        "no daemon answers, but the kernel has table inet apivip, which goes on serving {served} as it did:\n\
-         nobody asks these apiservers whether they live\n"
-    );
+    let mut text =
+        format!("{head}, but the kernel has table inet apivip, which goes on serving {served} as it did\n");
+    match (observed.owner, absent) {
+        (Some(port), true) => text.push_str(&format!(
+            "it belongs to netlink port {port} (often a pid), which lives: a daemon with another --run-dir?\n"
+        )),
+        (None, true) => text.push_str("nobody asks these apiservers whether they live\n"),
+        (_, false) => {}
+    }
     let mut backends: Vec<_> = observed
         .counters
         .iter()
@@ -69,7 +80,7 @@ mod tests {
             ..Observed::default()
         };
         let expected = [
-            "no daemon answers, but the kernel has table inet apivip, which goes on serving 10.96.0.1:443, [fd00:10:96::1]:443 as it did:",
+            "no daemon answers, but the kernel has table inet apivip, which goes on serving 10.96.0.1:443, [fd00:10:96::1]:443 as it did",
             "nobody asks these apiservers whether they live",
             "  BACKEND              CONNECTIONS   NOTE",
             "  192.0.2.9:6443       5",
@@ -77,6 +88,13 @@ mod tests {
             "  [2001:db8::b]:6443   7",
             "",
         ];
-        assert_eq!(describe(&observed), expected.join("\n"));
+        assert_eq!(describe(&observed, true), expected.join("\n"));
+        // Where nothing is known of a daemon, nothing is said of what it does.
+        let hangs = describe(&observed, false);
+        assert!(hangs.starts_with("the daemon did not answer, but") && !hangs.contains("nobody"), "{hangs}");
+        let elsewhere = describe(&Observed { owner: Some(7), ..observed }, true);
+        assert!(elsewhere.contains("netlink port 7") && !elsewhere.contains("nobody"), "{elsewhere}");
+        let nothing = describe(&Observed::default(), false);
+        assert!(nothing.contains("no table inet apivip: no rules of apivip"), "{nothing}");
     }
 }

@@ -47,7 +47,7 @@ pub struct KillReport {
 
 impl KillReport {
     /// A report of nothing yet.
-    pub(super) fn new(backend: Backend) -> Self {
+    pub(crate) fn new(backend: Backend) -> Self {
         Self {
             backend,
             syn_sent: 0,

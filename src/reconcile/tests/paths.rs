@@ -31,13 +31,16 @@ fn refused_rules_are_stood_in_for_within_a_second_and_come_back() {
         assert_eq!(routes.vips.values().next().unwrap().backends, [backend(11), backend(12)]);
         let report = rig.reports.borrow().clone();
         assert_eq!(report.phase, Phase::Forwarding);
-        assert!(report.path.unwrap().reason.unwrap().contains("refused"));
+        let path = report.path.unwrap();
+        assert!(path.stands_in && path.reason.unwrap().contains("refused"));
 
         rig.forwarder.set_connections(3);
         rig.kernel.set_failing(false);
         rig.pass(Duration::from_secs(1)).await;
         assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Nftables, Some(Claim::Rest)));
         assert_eq!((rig.forwarder.withdrawals(), rig.forwarder.served().len()), (1, 0));
+        let path = rig.reports.borrow().path.clone().unwrap();
+        assert!(!path.stands_in && path.reason.unwrap().starts_with("--mode auto"));
         assert!(rig.kernel.programmed().unwrap().forwarding, "its connections must be left alone");
 
         rig.forwarder.set_connections(0);
@@ -110,6 +113,8 @@ fn each_mode_keeps_to_itself() {
     with_mode(Mode::Forwarder, async |mut rig: Rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(Claim::All)));
+        let path = rig.reports.borrow().path.clone().unwrap();
+        assert_eq!((path.stands_in, path.reason.as_deref()), (false, Some("--mode forwarder")));
         rig.publish(2, ServiceStatus::Found, &[12]).await;
         assert_eq!((rig.kernel.commits(), rig.forwarder.served().len()), (0, 1));
     });

@@ -30,6 +30,8 @@ fn a_change_by_another_program_is_put_right_and_told_with_its_culprit() {
         assert_eq!(rig.flows.forgotten().len(), 1, "who dialled meanwhile would stay without rules");
         let text = rig.metrics.encode(&crate::apiserver::Connection::default(), &BTreeMap::new()).unwrap();
         assert!(text.contains("apivip_drift_repairs_total{object=\"table\",found=\"event\"} 1\n"), "{text}");
+        // A repair, however late, is no reaction to what the API said.
+        assert!(text.contains("apivip_reaction_seconds_count 1\n"), "{text}");
     });
 }
 
@@ -52,6 +54,20 @@ fn a_fight_is_fought_ever_more_slowly_and_summed_up() {
         let repairs = Arc::clone(&rig.reports.borrow().repairs);
         assert_eq!((repairs.total, repairs.latest[0].changes), (21, 5));
         assert_eq!(repairs.latest.len(), 8);
+    });
+}
+
+#[test]
+fn sums_are_told_in_time_and_delay_no_repair() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        for _ in 0..15 {
+            disturb(&mut rig).await;
+        }
+        // Two sums, of which the second ends it.
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        assert_eq!(disturb(&mut rig).await, Duration::ZERO);
+        assert_eq!(rig.reports.borrow().repairs.total, 16);
     });
 }
 

@@ -43,7 +43,9 @@ fn status(states: [State; 3], connection: &Connection) -> Status {
         view.backends.insert(backend(last), BackendHealth { failing, ..health(state) });
     }
     let programmed = desire(&view, None, &NodeView::default(), &policy).0;
-    let path = PathReport { in_use: InUse::Nftables, since: Instant::now(), reason: None, draining: false };
+    let reason = Some(Arc::from("--mode auto: the kernel takes the rules"));
+    let (in_use, since) = (InUse::Nftables, Instant::now());
+    let path = PathReport { in_use, since, reason, stands_in: false, draining: false };
     let report = Report {
         phase: Phase::Programmed,
         view: Some(view),
@@ -84,9 +86,12 @@ fn a_healthy_node_has_no_problems_and_columns_align() {
     let text = text(&status, Form::default());
     assert!(line(&text, "apivip ").ends_with(": healthy"), "{text}");
     let (head, row) = (line(&text, "BACKEND"), line(&text, "192.0.2.11:6443   "));
-    for (title, value) in [("STATE", "up"), ("SHARE", "33%"), ("CONNECTIONS", "1204")] {
+    for (title, value) in
+        [("STATE", "up"), ("SHARE", "33%"), ("CONNECTIONS", "1204"), ("SOURCE", "published")]
+    {
         assert_eq!(head.find(title), row.find(value), "{text}");
     }
+    assert!(head.contains("AGE"), "{text}");
     assert!(!text.contains('\x1b') && text.lines().all(|line| line.trim_end() == line), "{text:?}");
 }
 
@@ -100,6 +105,9 @@ fn what_is_wrong_is_said_with_what_to_do() {
         ..synced()
     };
     let status = status([State::Up, State::Down, State::Draining], &connection);
+    let short = super::text(&status, Form::default());
+    assert!(line(&short, "expiry").contains("client certificate expired"), "{short}");
+    assert!(short.lines().filter(|line| line.starts_with("  ")).all(|line| line.len() <= 120), "{short}");
     let text = text(&status, Form { wide: true, colour: true });
     for words in [
         "192.0.2.12:6443 is down for",
