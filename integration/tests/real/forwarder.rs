@@ -1,23 +1,33 @@
 //! The forwarder in front of real apiservers: clients in a pod and on the node, and kubectl through the node-local
-//! endpoint.
+//! endpoint; nftables that is refused and works again; an apiserver that dies while the forwarder serves.
 
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use integration::clients::Mix;
 use integration::command;
 use integration::control_plane::{SERVER_NAME, Variant};
 use integration::daemon::Daemon;
+use integration::failover::Failover;
+use integration::failover::trial::leave_with;
+use integration::fault::Fault;
 use integration::forwarder::{LISTEN, TAKEN_OVER, is_local};
 use integration::kubeconfig::{Authority, Kubeconfig, User};
 use integration::lab::{Families, Lab, LabOptions, addresses};
+use integration::nftfault::{self, NftFault};
 use integration::process::Spawned;
 use integration::real::{ADMIN_TOKEN, kubectl};
 use integration::scenario::Scenario;
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// How often nftables is refused, and for how long each dataplane is left to serve.
+const TURNS: usize = 3;
+const STRETCH: Duration = Duration::from_millis(500);
 
 /// Objects of the list, each of so many bytes.
 const OBJECTS: usize = 60;
@@ -93,5 +103,45 @@ fn pod_and_node_are_forwarded_to_real_apiservers() -> Result<()> {
     for vip in lab.vips() {
         ensure!(!is_local(lab.node(), vip)?, "{vip} is local, and nobody serves it");
     }
+    Ok(())
+}
+
+/// Has the kernel refuse what is to be programmed, and publishes these apiservers, which is to be.
+fn refuse(stage: &mut Failover<'_>, faults: &NftFault, numbers: &[u8]) -> Result<()> {
+    faults.set(nftfault::Fault::NotPermitted)?;
+    stage.plane.publish_apiservers(numbers)?;
+    stage.daemon.wait_for_dataplane("forwarder", TAKEN_OVER)?;
+    stage.wait_for_backends(numbers)
+}
+
+#[test]
+fn nftables_leaves_and_returns_under_tls_and_an_apiserver_dies_meanwhile() -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+    let faults = NftFault::build(lab.dir())?;
+    let mut stage = Failover::start_with(&lab, Variant::RealEndpoints, &[1, 2, 3], |options| {
+        *options = faults.in_daemon(options.clone());
+    })?;
+    let mix = Mix { fresh_every: Some(Duration::from_millis(50)), ..Mix::default() };
+    let crowd = stage.everybody(&mix)?;
+    for turn in 0..TURNS {
+        let published: &[u8] = if turn.is_multiple_of(2) { &[1, 2] } else { &[1, 2, 3] };
+        refuse(&mut stage, &faults, published).with_context(|| format!("turn {turn}"))?;
+        thread::sleep(STRETCH);
+        faults.clear()?;
+        stage.daemon.wait_for_dataplane("nftables", LIMIT).with_context(|| format!("turn {turn}"))?;
+        thread::sleep(STRETCH);
+    }
+    let outcome = crowd.finish()?;
+    println!("{outcome}");
+    let whole = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
+    whole.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))?;
+
+    // While only the second one is published, whatever is opened leads to it.
+    refuse(&mut stage, &faults, &[2])?;
+    let crowd = stage.everybody(&mix)?.leading_to(stage.plane.apiservers(2)[0]);
+    stage.plane.publish_apiservers(&[1, 2, 3])?;
+    stage.wait_for_backends(&[1, 2, 3])?;
+    leave_with(&mut stage, Fault::Killed, &[2], crowd)?;
+    ensure!(stage.daemon.status()?["dataplane"]["in_use"] == "forwarder", "the forwarder was not in use");
     Ok(())
 }
