@@ -93,8 +93,8 @@ fn clients_of_an_unready_apiserver_are_left_alone() -> Result<()> {
     stage.wait_for_backends(&ALL)?;
     let outcome = crowd.finish()?;
     println!("{outcome}");
-    outcome.expect_uncut(&[])?;
-    outcome.expect_nothing_refused()?;
+    let whole = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
+    whole.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))?;
     ensure!(stage.daemon.metric(RESETS)? == 0, "the forwarder reset connections\n{}", stage.daemon.log());
     Ok(())
 }
