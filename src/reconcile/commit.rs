@@ -43,6 +43,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         let is_first = self.answered != Some(view.noticed);
         self.metrics.committed(applied.took, is_first.then(|| view.noticed.elapsed()));
         self.ledger.update(&applied.connections_before);
+        let is_repair = self.mender.is_due();
         let is_summed_up = self.mender.applied(&self.metrics).is_some_and(|told| told != Told::Alone);
         // A rehearsal takes no step.
         if applied.steps > 0 && !is_summed_up {
@@ -55,7 +56,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 "programmed table inet apivip"
             );
         }
-        if self.mender.is_due() {
+        if is_repair {
             // Who dialled while there were no rules would go on dialling the virtual IP itself.
             self.flows.forget(desired.frontends.iter().map(|frontend| frontend.vip).collect());
         }
