@@ -227,7 +227,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             return Ok(Settled::Yes);
         }
         if self.path.settle(&mut self.host, &self.forwarder).await? {
-            self.flows.forget(desired.frontends.iter().map(|frontend| frontend.vip).collect());
+            self.flows.forget(desired.vips());
         }
         desired.forwarding = self.path.spares_connections();
         if (self.applied.as_deref() != Some(&desired) || self.mender.is_due())

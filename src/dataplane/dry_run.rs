@@ -47,7 +47,7 @@ impl FlowKiller for DryRun {
 
     fn cancel(&mut self, _backend: Backend) {}
 
-    fn forget(&mut self, _vips: Vec<Vip>) {}
+    fn forget(&mut self, _vips: BTreeSet<Vip>) {}
 
     async fn finished(&mut self) -> KillReport {
         std::future::pending().await

@@ -17,8 +17,9 @@ use super::presence::Hold;
 use super::shared::Shared;
 use super::stats::Origin;
 
-/// Nobody must have come for so long before it is closed, and no connection may be open: clients use the ports of connections
-/// that ended again, and conntrack leads them here for as long as it remembers. A handshake whose last ACK was lost is repeated by the kernel after 1 s; closed before, it would be cut.
+/// Nobody must have come for so long before it is closed: a handshake whose last ACK was lost is repeated by the kernel after
+/// 1 s, and would be cut. Nor may a connection be open: clients use the ports of those that ended again, and conntrack leads
+/// them here for as long as it remembers.
 const QUIET: Duration = Duration::from_millis(1200);
 
 /// A listening socket and its task, which ends with it.

@@ -33,7 +33,7 @@ pub enum Stage {
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Decision, Self::Commit, Self::Flows, Self::Told];
+    pub const ALL: [Self; 5] = [Self::Decision, Self::Commit, Self::Reaction, Self::Flows, Self::Told];
 
     fn label(self) -> &'static str {
         match self {

@@ -181,6 +181,11 @@ impl DesiredState {
         self.frontends.iter().flat_map(|f| f.backends.iter().copied()).collect()
     }
 
+    /// Every virtual IP and port, each once.
+    pub fn vips(&self) -> BTreeSet<Vip> {
+        self.frontends.iter().map(|f| f.vip).collect()
+    }
+
     /// Every backend whose flows are to be ended, with the virtual IPs that may have led to it.
     pub fn dead(&self) -> BTreeMap<Backend, Vec<Vip>> {
         let mut dead: BTreeMap<Backend, Vec<Vip>> = BTreeMap::new();

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::desired::{DesiredFrontend, DesiredState};
 use super::health::{HealthView, State};
 use super::snapshot::Affinity;
+use super::snapshot::HTTPS;
 use super::types::{Backend, Vip};
 
 /// Whom connections to one listening address go to.
@@ -56,7 +57,7 @@ fn route(view: &HealthView, frontend: &DesiredFrontend) -> Route {
 
 /// Node-local endpoints lead to the port `https`, or to the first one where none has that name, over either family.
 fn local(state: &DesiredState, vips: &BTreeMap<Vip, Route>) -> Route {
-    let https = state.frontends.iter().find(|f| f.port_name == "https");
+    let https = state.frontends.iter().find(|f| f.port_name == HTTPS);
     let Some(chosen) = https.or(state.frontends.first()) else { return Route::default() };
     let mut local = Route::default();
     for frontend in state.frontends.iter().filter(|f| f.port_name == chosen.port_name) {

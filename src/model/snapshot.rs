@@ -17,6 +17,8 @@ mod usable;
 
 use usable::{Judge, Usable};
 
+/// The name of the port of the `kubernetes` Service that serves the API (kube-apiserver's `pkg/controlplane`).
+pub const HTTPS: &str = "https";
 /// The most backends of one virtual IP. Control planes have 1 to 9 apiservers; a transaction must fit a netlink message.
 pub const MAX_BACKENDS: usize = 64;
 /// The most virtual IPs times ports of the Service; `kubernetes` has 1 or 2.
@@ -159,8 +161,8 @@ impl Snapshot {
 
     /// Those backends that serve the API: of the port `https`, or of all ports where none has that name.
     pub fn apiservers(&self) -> BTreeSet<Backend> {
-        let named = self.frontends.iter().any(|f| f.port_name == "https");
-        let api = self.frontends.iter().filter(|f| !named || f.port_name == "https");
+        let named = self.frontends.iter().any(|f| f.port_name == HTTPS);
+        let api = self.frontends.iter().filter(|f| !named || f.port_name == HTTPS);
         api.flat_map(|f| f.backends.iter().copied()).collect()
     }
 

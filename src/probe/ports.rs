@@ -4,11 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::health::BackendHealth;
-use crate::model::snapshot::Snapshot;
+use crate::model::snapshot::{HTTPS, Snapshot};
 use crate::model::types::Backend;
-
-/// The name of the port of the `kubernetes` Service (kube-apiserver's `pkg/controlplane`).
-const HTTPS: &str = "https";
 
 /// Other ports of apiservers that are asked.
 #[derive(Debug, Default)]

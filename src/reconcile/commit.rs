@@ -58,7 +58,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         }
         if is_repair {
             // Who dialled while there were no rules would go on dialling the virtual IP itself.
-            self.flows.forget(desired.frontends.iter().map(|frontend| frontend.vip).collect());
+            self.flows.forget(desired.vips());
         }
         self.applied = Some(Arc::new(desired));
         self.owned = applied.owned;

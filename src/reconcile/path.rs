@@ -4,7 +4,6 @@
 //! route moves out of their sight; the listeners and the route go with the last connection, and with them what conntrack
 //! remembers of them. A client that opens a connection from a port of an earlier one meets that memory, and with it this node.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,6 @@ use crate::dataplane::claim::Claim;
 use crate::dataplane::{DataplaneError, Host};
 use crate::forwarder::{Forward, ForwarderError};
 use crate::model::desired::DesiredState;
-use crate::model::types::Vip;
 use crate::report::{InUse, PathReport};
 
 /// `--mode`.
@@ -114,8 +112,7 @@ impl Path {
         state: &DesiredState,
         reason: &str,
     ) -> Result<(), PathError> {
-        let vips: BTreeSet<Vip> = state.frontends.iter().map(|f| f.vip).collect();
-        forwarder.serve(&vips).await?;
+        forwarder.serve(&state.vips()).await?;
         (self.listening, self.claimed) = (true, true);
         host.claim(state, Claim::All).await?;
         if self.reason.as_deref() != Some(reason) {

@@ -12,6 +12,7 @@ use super::attempt::{Attempt, attempt};
 use super::verdict::{verdict, without_connection};
 use super::{Component, Counted, Evidence, FAILURES, Latest, Observer, Results, SelfTestConfig};
 use crate::model::desired::DesiredState;
+use crate::model::snapshot::HTTPS;
 use crate::model::types::{Backend, Vip};
 use crate::readyz::settings;
 use crate::report::{InUse, Phase, Report};
@@ -44,9 +45,9 @@ fn occasion(report: &Report) -> Occasion {
 /// The port `https` of each virtual IP; all ports of one that has none of that name.
 fn targets(state: &DesiredState) -> Vec<Vip> {
     let named = |vip: &Vip| {
-        state.frontends.iter().any(|other| other.vip.ip() == vip.ip() && other.port_name == "https")
+        state.frontends.iter().any(|other| other.vip.ip() == vip.ip() && other.port_name == HTTPS)
     };
-    let wanted = state.frontends.iter().filter(|f| f.port_name == "https" || !named(&f.vip));
+    let wanted = state.frontends.iter().filter(|f| f.port_name == HTTPS || !named(&f.vip));
     wanted.map(|frontend| frontend.vip).collect()
 }
 

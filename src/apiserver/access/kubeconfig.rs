@@ -151,18 +151,16 @@ impl File {
         })
     }
 
-    /// Reads the CA's file, and says where the CA is.
-    /// Where the CA comes from, and how many certificates begin there if it is a file.
+    /// Reads the CA's file, and says where the CA is, and how many certificates begin there if that is a file.
     fn check_ca_file(&self, cluster: &Cluster) -> Result<(String, Option<usize>), AccessError> {
-        let ca = match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
+        Ok(match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
             (None, Some(path)) => {
                 let pem = read("the certificate-authority", Path::new(path))?;
                 let begins = String::from_utf8_lossy(&pem).matches("-----BEGIN CERTIFICATE-----").count();
                 (format!("certificate-authority {path}"), Some(begins))
             }
             _ => (format!("certificate-authority-data of kubeconfig {}", self.path.display()), None),
-        };
-        Ok(ca)
+        })
     }
 
     fn unknown(&self, kind: &'static str, name: &str, known: String) -> AccessError {

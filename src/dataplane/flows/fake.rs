@@ -2,7 +2,7 @@
 //! test finishes it, a cancelled one is reported as such, and a new one for the same backend takes its place.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use tokio::sync::Notify;
@@ -71,7 +71,7 @@ impl FlowKiller for FakeFlows {
         self.finish(backend, |report| report.cancelled = true);
     }
 
-    fn forget(&mut self, vips: Vec<Vip>) {
+    fn forget(&mut self, vips: BTreeSet<Vip>) {
         self.0.state.borrow_mut().forgotten.extend(vips);
     }
 

@@ -28,6 +28,7 @@ mod sockets;
 pub(super) mod trial;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc;
 use std::thread;
@@ -81,7 +82,7 @@ pub trait FlowKiller {
 
     /// Deletes what conntrack remembers of connections to these virtual IPs that no rule translated and that have ended, or were
     /// never answered: a client that dials again, or from the same port, would not be translated either.
-    fn forget(&mut self, vips: Vec<Vip>);
+    fn forget(&mut self, vips: BTreeSet<Vip>);
 
     /// The next report. Cancel safe: none is lost when the future is dropped.
     fn finished(&mut self) -> impl Future<Output = KillReport>;
@@ -130,7 +131,7 @@ impl FlowKiller for Flows {
         let _ = self.commands.send(Command::Cancel(backend));
     }
 
-    fn forget(&mut self, vips: Vec<Vip>) {
+    fn forget(&mut self, vips: BTreeSet<Vip>) {
         let _ = self.commands.send(Command::Forget(vips));
     }
 
@@ -156,7 +157,7 @@ impl<F: FlowKiller> FlowKiller for Option<F> {
         }
     }
 
-    fn forget(&mut self, vips: Vec<Vip>) {
+    fn forget(&mut self, vips: BTreeSet<Vip>) {
         if let Some(killer) = self {
             killer.forget(vips);
         }

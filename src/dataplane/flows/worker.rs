@@ -2,6 +2,7 @@
 //!
 //! In: commands. Out: reports. It sleeps while there is no order, and ends when nobody can give one.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use crate::model::types::{Backend, Vip};
 pub(super) enum Command {
     Start(KillOrder),
     Cancel(Backend),
-    Forget(Vec<Vip>),
+    Forget(BTreeSet<Vip>),
 }
 
 /// Runs until `inbox` is closed.

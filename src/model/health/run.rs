@@ -65,26 +65,6 @@ pub(super) enum Eyes {
     Elsewhere,
 }
 
-/// What witnesses were seen to do, by [`Deed`].
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    /// Since when one was first seen to do this, or more.
-    first: [Option<Instant>; 3],
-    /// When the last probe began that saw so.
-    last: [Option<Instant>; 3],
-}
-
-impl Seen {
-    fn note(&mut self, deed: Deed, from: Instant, started: Instant) {
-        for first in &mut self.first[..=deed as usize] {
-            *first = Some(first.map_or(from, |first| first.min(from)));
-        }
-        for last in &mut self.last[..=deed as usize] {
-            *last = (*last).max(Some(started));
-        }
-    }
-}
-
 /// Failures in a row.
 #[derive(Clone, Debug)]
 pub(super) struct Run {
@@ -95,17 +75,19 @@ pub(super) struct Run {
     /// Failed probes, without bound.
     pub failures: u32,
     starts: VecDeque<Instant>,
-    /// By all others.
-    seen: Seen,
-    /// By those that are [`Eyes::Near`].
-    near: Seen,
+    /// Since when another backend was first seen to do this, or more, by [`Deed`].
+    first: [Option<Instant>; 3],
+    /// The same of those that are [`Eyes::Near`].
+    near: [Option<Instant>; 3],
+    /// When the last probe began that saw so.
+    last: [Option<Instant>; 3],
     proven: bool,
 }
 
 impl Run {
     pub fn new(since: Instant) -> Self {
-        let (seen, near) = Default::default();
-        Self { since, reason: None, failures: 0, starts: VecDeque::new(), seen, near, proven: false }
+        let (first, near, last) = Default::default();
+        Self { since, reason: None, failures: 0, starts: VecDeque::new(), first, near, last, proven: false }
     }
 
     /// A probe that began at `started` failed.
@@ -123,9 +105,12 @@ impl Run {
         if probe.started >= self.since {
             let took = probe.finished.saturating_duration_since(probe.started);
             let from = if took < AT_ONCE { probe.started } else { probe.finished };
-            self.seen.note(deed, from, probe.started);
-            if eyes == Eyes::Near {
-                self.near.note(deed, from, probe.started);
+            let near = if eyes == Eyes::Near { &mut self.near[..=deed as usize] } else { &mut [] };
+            for first in self.first[..=deed as usize].iter_mut().chain(near) {
+                *first = Some(first.map_or(from, |first| first.min(from)));
+            }
+            for last in &mut self.last[..=deed as usize] {
+                *last = (*last).max(Some(probe.started));
             }
         }
     }
@@ -136,7 +121,7 @@ impl Run {
     }
 
     fn witness(&self) -> Option<Instant> {
-        self.seen.first[self.needs() as usize]
+        self.first[self.needs() as usize]
     }
 
     /// When the probe began that completed `fall` failures under the eyes of a witness.
@@ -157,7 +142,7 @@ impl Run {
         if self.witness().is_none() {
             return Some(self.since);
         }
-        self.complete(fall).filter(|complete| self.seen.last[self.needs() as usize] < Some(*complete))
+        self.complete(fall).filter(|complete| self.last[self.needs() as usize] < Some(*complete))
     }
 
     /// Whether `fall` probes failed between two witnesses; once is enough.
@@ -170,7 +155,7 @@ impl Run {
     pub fn is_certain(&self, fall: u32) -> bool {
         // Whoever refuses was reached.
         let reached = !matches!(self.reason, None | Some(FailReason::Timeout | FailReason::Unreachable));
-        let witness = if reached { self.witness() } else { self.near.first[self.needs() as usize] };
+        let witness = if reached { self.witness() } else { self.near[self.needs() as usize] };
         let from = match witness {
             Some(witness) if witness.duration_since(self.since) > OUTAGE => witness + SETTLING,
             Some(witness) => witness,

@@ -5,11 +5,10 @@ use std::net::IpAddr;
 
 use super::good::{GoodBackend, GoodFrontend, Learnt};
 use super::{Merge, address};
-use crate::model::snapshot::{Affinity, Frontend, MAX_BACKENDS, MAX_FRONTENDS, ServiceStatus, Snapshot};
+use crate::model::snapshot::{
+    Affinity, Frontend, HTTPS, MAX_BACKENDS, MAX_FRONTENDS, ServiceStatus, Snapshot,
+};
 use crate::model::types::{Backend, Family, Vip};
-
-/// The name of the port of the `kubernetes` Service.
-const HTTPS: &str = "https";
 
 /// Every virtual IP that is configured, or saved and not contradicted.
 pub(super) fn vips(merge: &Merge) -> BTreeSet<IpAddr> {
