@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::beat::Beat;
+use super::beat::{Beat, about};
 use crate::model::health::machine::{Directive, Pace};
 
 /// Between two starts of a burst.
@@ -49,11 +49,6 @@ impl Plan {
     }
 }
 
-/// Give or take a tenth.
-fn about(interval: Duration, chance: f64) -> Duration {
-    interval.mul_f64(0.9 + chance * 0.2)
-}
-
 /// The times of one backend.
 #[derive(Clone, Debug)]
 pub(super) struct Timetable {
@@ -76,7 +71,7 @@ impl Timetable {
     /// A connection is kept from `now` on. It is asked anywhere in the interval from now, and its PINGs begin with this
     /// node's next beat: nodes that all connected when the apiserver came up must not ask in step.
     pub(super) fn kept(&mut self, now: Instant, chance: f64) {
-        self.ping = self.beat.after(now);
+        self.ping = self.beat.after(now, chance);
         self.readyz = now + self.readyz_interval.mul_f64(chance);
     }
 
@@ -97,7 +92,7 @@ impl Timetable {
     pub(super) fn started(&mut self, action: Action, now: Instant, chance: f64) {
         match action {
             // At the beat, or late: the next one is the one after that.
-            Action::Ping => self.ping = self.beat.after(now + self.beat.interval() / 2),
+            Action::Ping => self.ping = self.beat.after(now + self.beat.interval() / 2, chance),
             Action::Ask => self.readyz = now + about(self.readyz_interval, chance),
             Action::Fresh => self.fresh = Some(now),
         }
