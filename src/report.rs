@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::model::desired::{DesiredState, Hold};
-use crate::model::health::{FailReason, HealthView, State};
+use crate::model::health::{Cue, FailReason, HealthView, State};
 use crate::model::types::Backend;
 
 /// Whether the kernel has what it should have.
@@ -121,6 +121,8 @@ pub struct Transition {
     pub to: State,
     /// Why its latest probe failed, if it did.
     pub reason: Option<FailReason>,
+    /// The first sign of it.
+    pub cue: Cue,
     /// When it was decided.
     pub at: Instant,
     /// From the first sign to the decision.

@@ -12,7 +12,7 @@ use super::input::Objects;
 use crate::config::RenderArgs;
 use crate::dataplane::nft;
 use crate::model::desired::{DesiredState, NodeView, PreferredSource, desire};
-use crate::model::health::{BackendHealth, FailReason, HealthView, State};
+use crate::model::health::{BackendHealth, Cue, FailReason, HealthView, State};
 use crate::model::snapshot::Snapshot;
 use crate::model::types::Backend;
 
@@ -55,6 +55,7 @@ fn health(snapshot: Snapshot, dead: &[Backend]) -> HealthView {
         state: State::Down,
         since: now,
         noticed: now,
+        cue: Cue::Probe,
         published: true,
         answering: false,
         ending: true,

@@ -29,12 +29,14 @@ struct To {
 #[derive(Debug)]
 pub(super) struct PathMetrics {
     in_use: Family<Dataplane, Gauge>,
+    stands_in: Gauge,
     switches: Family<To, Counter>,
 }
 
 impl PathMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let in_use = Family::<Dataplane, Gauge>::default();
+        let stands_in = Gauge::default();
         let switches = Family::<To, Counter>::default();
         for way in WAYS {
             let _ = in_use.get_or_create(&Dataplane { dataplane: way.label() });
@@ -46,11 +48,16 @@ impl PathMetrics {
             in_use.clone(),
         );
         registry.register(
+            "forwarder_stands_in",
+            "1 while the forwarder serves because rules cannot, and not because --mode forwarder chose it",
+            stands_in.clone(),
+        );
+        registry.register(
             "dataplane_switches",
             "Changes of the way that new connections take; the first choice is none",
             switches.clone(),
         );
-        Self { in_use, switches }
+        Self { in_use, stands_in, switches }
     }
 }
 
@@ -61,7 +68,9 @@ impl Metrics {
     }
 
     pub(super) fn way(&self, report: &Report) {
-        let now = report.path.as_ref().map(|path| path.in_use);
+        let path = report.path.as_ref();
+        let now = path.map(|path| path.in_use);
+        self.path.stands_in.set(path.is_some_and(|path| path.stands_in).into());
         for way in WAYS {
             let gauge = self.path.in_use.get_or_create(&Dataplane { dataplane: way.label() });
             gauge.set(i64::from(now == Some(way)));

@@ -12,7 +12,9 @@ use serde::Serialize;
 
 use super::snapshot::Snapshot;
 use super::types::Backend;
+pub use cue::Cue;
 
+mod cue;
 pub mod machine;
 mod run;
 mod tracker;
@@ -145,6 +147,8 @@ pub struct BackendHealth {
     pub since: Instant,
     /// When the first sign of the latest change of state was noticed.
     pub noticed: Instant,
+    /// Which sign that was.
+    pub cue: Cue,
     /// Whether the control plane publishes it.
     pub published: bool,
     /// Whether its latest probe was answered. A backend that is Down and answers waits for its hold-down to end.

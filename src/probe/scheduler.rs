@@ -19,7 +19,7 @@ use super::view;
 use super::worker::{Event, What, Worker};
 use super::{Observer, ProbeConfig};
 use crate::model::health::machine::{Directive, Health};
-use crate::model::health::{HealthView, Outcome};
+use crate::model::health::{Cue, HealthView, Outcome};
 use crate::model::published::Published;
 use crate::model::snapshot::Snapshot;
 use crate::model::types::Backend;
@@ -131,8 +131,8 @@ impl Scheduler {
 
     fn learn(&mut self, Event { backend, what }: Event) {
         let at = match what {
-            What::Cue(at) => {
-                self.health.cue(backend, at.into_std());
+            What::Cue(at, cue) => {
+                self.health.cue(backend, at.into_std(), cue);
                 at.into_std()
             }
             What::Probed(probe) => {
@@ -152,7 +152,7 @@ impl Scheduler {
         let rested = |last: &Instant| now.duration_since(*last) >= self.config.interval;
         if self.workers.contains_key(&backend) && self.suspected.get(&backend).is_none_or(rested) {
             self.suspected.insert(backend, now);
-            self.learn(Event { backend, what: What::Cue(now) });
+            self.learn(Event { backend, what: What::Cue(now, Cue::Dial) });
         }
     }
 

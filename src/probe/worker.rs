@@ -17,7 +17,7 @@ use super::fresh::{Attempt, PATIENCE, Target, Waiting, attempt, settings};
 use super::kept::{Kept, News};
 use super::timetable::{Action, Link, Timetable};
 use crate::model::health::machine::Directive;
-use crate::model::health::{FailReason, Outcome, Probe};
+use crate::model::health::{Cue, FailReason, Outcome, Probe};
 use crate::model::types::Backend;
 
 /// Fresh probes at the same time: 50 ms apart, this many have timeouts of 3 s; no decision needs more.
@@ -40,8 +40,8 @@ pub(super) struct Event {
 
 #[derive(Debug)]
 pub(super) enum What {
-    /// The connection ended, or a PING was not answered in time.
-    Cue(Instant),
+    /// Something speaks against it: the connection ended, or a PING was not answered in time.
+    Cue(Instant, Cue),
     /// A probe was decided.
     Probed(Probe),
 }
@@ -206,7 +206,7 @@ impl Worker {
         self.state.short_lived = if now - held.since < SOON { self.state.short_lived + 1 } else { 0 };
         tracing::debug!(%address, %reason, short_lived = self.state.short_lived, "a kept-open connection ended");
         if self.state.short_lived <= SHORT_LIVED {
-            self.send(What::Cue(now)).await;
+            self.send(What::Cue(now, Cue::Ended)).await;
         } else {
             self.times.lost_again(now.into_std(), rand::random());
         }
@@ -252,7 +252,7 @@ impl Worker {
             }
             _ => {
                 self.let_go(now);
-                self.send(What::Cue(now)).await;
+                self.send(What::Cue(now, Cue::Silent)).await;
             }
         }
     }

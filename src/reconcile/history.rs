@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::dataplane::flows::KillReport;
 use crate::metrics::{Metrics, Stage};
-use crate::model::health::{BackendHealth, FailReason, HealthView, State};
+use crate::model::health::{BackendHealth, Cue, FailReason, HealthView, State};
 use crate::model::types::Backend;
 use crate::report::{Ended, Transition};
 
@@ -20,6 +20,7 @@ struct Change {
     from: State,
     to: State,
     reason: Option<FailReason>,
+    cue: Cue,
     noticed: Instant,
     decided: Instant,
     committed: Option<Instant>,
@@ -62,6 +63,7 @@ impl History {
                 from: change.from,
                 to: change.to,
                 reason: change.reason,
+                cue: change.cue,
                 at: change.decided,
                 decision,
                 commit,
@@ -69,18 +71,18 @@ impl History {
             });
             let reason = change.reason.map(FailReason::label);
             let (decision_ms, commit_ms) = (millis(decision), millis(commit));
-            let (from, to) = (change.from.label(), change.to.label());
+            let (from, to, cue) = (change.from.label(), change.to.label(), change.cue.label());
             match change.to {
                 State::Down => {
-                    tracing::warn!(%backend, from, to, reason, decision_ms, commit_ms, "an apiserver does not answer: new connections go to others");
+                    tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver does not answer: new connections go to others");
                     self.deaths.insert(backend, change);
                 }
                 State::Draining => {
-                    tracing::warn!(%backend, from, to, reason, decision_ms, commit_ms, "an apiserver drains: it keeps its connections and gets no new ones");
+                    tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver drains: it keeps its connections and gets no new ones");
                     self.deaths.insert(backend, change);
                 }
                 State::Unknown | State::Up => {
-                    tracing::info!(%backend, from, to, decision_ms, commit_ms, "an apiserver answers and is ready");
+                    tracing::info!(%backend, from, to, cue, decision_ms, commit_ms, "an apiserver answers and is ready");
                     self.deaths.remove(&backend);
                 }
             }
@@ -126,11 +128,13 @@ impl History {
         let why: Vec<String> =
             report.remaining.iter().map(|(why, n)| format!("{n} {}", why.label())).collect();
         let why = (!why.is_empty()).then(|| why.join(", "));
-        let (to, reason) = (death.map(|d| d.to.label()), death.and_then(|d| d.reason).map(FailReason::label));
+        let (to, cue) = (death.map(|d| d.to.label()), death.map(|d| d.cue.label()));
+        let reason = death.and_then(|d| d.reason).map(FailReason::label);
         tracing::info!(
             backend = %report.backend,
             to,
             reason,
+            cue,
             decision_ms,
             commit_ms,
             flows_ms,
@@ -153,6 +157,7 @@ fn change(from: State, health: &BackendHealth) -> Change {
         from,
         to: health.state,
         reason: health.failing,
+        cue: health.cue,
         noticed: health.noticed,
         decided: health.since,
         committed: None,

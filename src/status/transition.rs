@@ -24,6 +24,9 @@ pub struct TransitionStatus {
     pub to: String,
     /// Why its latest probe failed, if it did.
     pub reason: Option<String>,
+    /// The first sign of it.
+    #[serde(default)]
+    pub cue: Option<String>,
     /// From the first sign to the decision, in milliseconds.
     pub decision_ms: u64,
     /// From the decision to the commit, in milliseconds.
@@ -48,6 +51,7 @@ impl TransitionStatus {
             from: transition.from.label().to_owned(),
             to: transition.to.label().to_owned(),
             reason: transition.reason.map(|reason: FailReason| reason.label().to_owned()),
+            cue: Some(transition.cue.label().to_owned()),
             decision_ms: millis(transition.decision),
             commit_ms: millis(transition.commit),
             flows_ms: ended.map(|ended| millis(ended.took)),

@@ -116,6 +116,7 @@ fn nothing_from_outside_becomes_markup() {
         from: evil(),
         to: evil(),
         reason: Some(evil()),
+        cue: None,
         decision_ms: 1,
         commit_ms: 1,
         flows_ms: Some(3),

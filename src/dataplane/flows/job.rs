@@ -95,7 +95,7 @@ impl Job {
         if now < self.look_at.min(self.deadline) {
             return None;
         }
-        let read = self.look(kernel);
+        let read = self.look(kernel, bucket);
         if (read && self.progress.is_done()) || Instant::now() >= self.deadline {
             self.report.remaining = self.progress.remaining();
             return Some(self.end());
@@ -115,7 +115,7 @@ impl Job {
     }
 
     /// Reads conntrack and acts upon it. `false`: it could not be read now.
-    fn look(&mut self, kernel: &mut Kernel) -> bool {
+    fn look(&mut self, kernel: &mut Kernel, bucket: &mut Bucket) -> bool {
         let first = self.report.found_after.is_zero();
         let began = Instant::now();
         let mut entries = Vec::new();
@@ -144,7 +144,7 @@ impl Job {
             self.report.flows = count(self.progress.count());
         }
         if now.saturating_duration_since(self.round_sent) >= ROUND {
-            self.begin_round(kernel);
+            self.begin_round(kernel, bucket);
         } else {
             self.wait_for_look(now, now - began);
         }
@@ -168,10 +168,10 @@ impl Job {
         self.wait_for_look(now, Duration::ZERO);
     }
 
-    fn begin_round(&mut self, kernel: &mut Kernel) {
+    fn begin_round(&mut self, kernel: &mut Kernel, bucket: &mut Bucket) {
         kernel.sender.refresh();
         self.sniff(kernel);
-        self.destroy(kernel);
+        self.destroy(kernel, bucket);
         let now = Instant::now();
         self.queue = self.progress.begin_round(now).into();
         self.send_at = now;
@@ -194,11 +194,13 @@ impl Job {
         }
     }
 
-    /// The host's own ends of open flows.
-    fn destroy(&mut self, kernel: &mut Kernel) {
+    /// The host's own ends of open flows, as many as the rate allows: the others are nudged like a pod's, or wait for the
+    /// next round.
+    fn destroy(&mut self, kernel: &mut Kernel, bucket: &mut Bucket) {
         let open: Vec<Flow> = self.progress.open().collect();
-        let local: HashSet<Flow> =
-            open.into_iter().filter(|flow| kernel.sender.is_local(flow.client.ip())).collect();
+        let local = open.into_iter().filter(|flow| kernel.sender.is_local(flow.client.ip()));
+        let now = Instant::now();
+        let local: HashSet<Flow> = local.take_while(|_| bucket.take(now)).collect();
         for vip in self.vips.clone() {
             if !local.iter().any(|flow| flow.vip == vip) {
                 continue;

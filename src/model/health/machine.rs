@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::run::{Deed, Eyes, Run};
 use super::tracker::{Thresholds, Tracker};
-use super::{BackendHealth, Probe, State};
+use super::{BackendHealth, Cue, Probe, State};
 use crate::model::types::{Backend, Family};
 
 pub use super::tracker::{HOLD_MAX, TIMEOUT_MAX, TIMEOUT_MIN};
@@ -88,9 +88,9 @@ impl Health {
     }
 
     /// Something speaks against a backend: its connection ended, or a PING was not answered.
-    pub fn cue(&mut self, backend: Backend, now: Instant) {
+    pub fn cue(&mut self, backend: Backend, now: Instant, cue: Cue) {
         if let Some(tracker) = self.backends.get_mut(&backend) {
-            tracker.cue(now);
+            tracker.cue(now, cue);
         }
     }
 

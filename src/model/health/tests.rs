@@ -28,6 +28,7 @@ pub(crate) fn health(state: State) -> BackendHealth {
         state,
         since: now,
         noticed: now,
+        cue: Cue::Probe,
         published: true,
         answering: state != State::Down,
         ending: state == State::Down,
@@ -101,7 +102,7 @@ fn both_up() -> Story {
 #[test]
 fn a_killed_process_is_down_after_two_failures_that_a_witness_saw_begin() {
     let mut story = both_up();
-    story.health.cue(backend(A), story.at(1000));
+    story.health.cue(backend(A), story.at(1000), Cue::Ended);
     assert_eq!(story.pace(A), Pace::Burst);
     let demand = story.health.directive(backend(B)).unwrap();
     assert_eq!(demand.not_before, Some(story.at(1000)), "the witness is asked");
@@ -120,6 +121,7 @@ fn a_killed_process_is_down_after_two_failures_that_a_witness_saw_begin() {
     let health = story.health(A, 1102);
     assert_eq!((health.state, health.ending), (State::Down, true));
     assert_eq!((health.noticed, health.since), (story.at(1000), story.at(1102)));
+    assert_eq!(health.cue, Cue::Ended);
     assert_eq!(story.pace(A), Pace::Watchful);
     assert_eq!(story.health.directive(backend(B)).unwrap().not_before, None);
 }
@@ -207,7 +209,7 @@ fn one_that_flaps_waits_longer_each_time() {
     let mut waits = Vec::new();
     for _ in 0..9 {
         story.probe(B, now + 1, now + 2, Outcome::Alive);
-        story.health.cue(backend(A), story.at(now));
+        story.health.cue(backend(A), story.at(now), Cue::Ended);
         story.probe(B, now + 1, now + 2, Outcome::Alive);
         story.fail(A, now + 10);
         story.fail(A, now + 60);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::run::Run;
-use super::{BackendHealth, FailReason, Outcome, Probe, State};
+use super::{BackendHealth, Cue, FailReason, Outcome, Probe, State};
 
 /// The hold-down after the second failure within [`MEMORY`]; it doubles with each further one.
 const HOLD_MIN: Duration = Duration::from_secs(1);
@@ -30,6 +30,7 @@ pub(super) struct Tracker {
     pub state: State,
     pub since: Instant,
     pub noticed: Instant,
+    cue: Cue,
     pub run: Option<Run>,
     /// When the control plane stopped publishing it.
     pub removed: Option<Instant>,
@@ -46,7 +47,7 @@ pub(super) struct Tracker {
     /// Smoothed time of TCP and TLS. Not that of `/readyz`: a server that is slow to say whether it is ready must be
     /// missed no later than others when its cable is cut.
     handshake: Option<Duration>,
-    sign: Option<Instant>,
+    sign: Option<(Instant, Cue)>,
     /// It runs on this node, as far as is known.
     pub local: bool,
 }
@@ -57,6 +58,7 @@ impl Tracker {
             state: State::Unknown,
             since: now,
             noticed: now,
+            cue: Cue::Published,
             run: None,
             removed: None,
             answered: None,
@@ -73,8 +75,8 @@ impl Tracker {
     }
 
     /// Something speaks against the backend. Fresh probes will tell.
-    pub fn cue(&mut self, now: Instant) {
-        self.sign.get_or_insert(now);
+    pub fn cue(&mut self, now: Instant, cue: Cue) {
+        self.sign.get_or_insert((now, cue));
         if self.run.is_none() {
             self.run = Some(Run::new(now));
         }
@@ -95,7 +97,7 @@ impl Tracker {
         if self.answered.is_some_and(|answered| probe.started <= answered) {
             return;
         }
-        self.cue(probe.finished);
+        self.cue(probe.finished, Cue::Probe);
         if let Some(run) = &mut self.run {
             run.failed(probe.started, reason);
         }
@@ -142,7 +144,7 @@ impl Tracker {
         }
         // The first answer that speaks against the state is the sign of what may follow.
         if self.ready.max(self.unready) == 1 {
-            self.sign = Some(now);
+            self.sign = Some((now, Cue::Readyz));
         }
     }
 
@@ -190,7 +192,7 @@ impl Tracker {
         if self.state != state {
             self.state = state;
             self.since = now;
-            self.noticed = self.sign.unwrap_or(now);
+            (self.noticed, self.cue) = self.sign.unwrap_or((now, Cue::Published));
         }
         self.sign = None;
     }
@@ -246,6 +248,7 @@ impl Tracker {
             state: self.state,
             since: self.since,
             noticed: self.noticed,
+            cue: self.cue,
             published: self.removed.is_none(),
             answering: self.run.is_none() && self.answered.is_some(),
             ending,

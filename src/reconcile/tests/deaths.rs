@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::dataplane::flows::KillOrder;
-use crate::model::health::{BackendHealth, FailReason, State};
+use crate::model::health::{BackendHealth, Cue, FailReason, State};
 
 /// Backends 11 to 13, of which these are down.
 fn view(down: &[u8]) -> HealthView {
@@ -25,6 +25,7 @@ fn view(down: &[u8]) -> HealthView {
             state: if is_down { State::Down } else { State::Up },
             since: now,
             noticed: now,
+            cue: Cue::Probe,
             published: true,
             answering: !is_down,
             ending: is_down,

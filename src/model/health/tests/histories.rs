@@ -30,7 +30,7 @@ fn happen(story: &mut Story, now: &mut u64, (pause, who, took, what): Event) -> 
     *now += pause;
     let (last, started) = (ALL[who], now.saturating_sub(took));
     match what {
-        None => story.health.cue(backend(last), story.at(*now)),
+        None => story.health.cue(backend(last), story.at(*now), Cue::Ended),
         Some(outcome) => story.probe(last, started, *now, outcome),
     }
     started
@@ -158,7 +158,7 @@ proptest! {
             }));
         }
         decided.sort_by_key(|(end, start, last, _)| (*end, *start, *last));
-        story.health.cue(backend(ALL[0]), story.at(suspicion));
+        story.health.cue(backend(ALL[0]), story.at(suspicion), Cue::Dial);
         for (end, start, last, found) in decided {
             // A probe that got through before is the end of the suspicion; without it this is the worst case.
             if last != ALL[0] || found != Outcome::Ready {
@@ -195,7 +195,7 @@ proptest! {
         for last in [A, B] {
             story.probe(last, 0, 1, Outcome::Ready);
         }
-        story.health.cue(backend(A), story.at(1000));
+        story.health.cue(backend(A), story.at(1000), Cue::Silent);
         story.probe(B, 1000 + phase, 1001 + phase, Outcome::Ready);
         for n in 0..=u64::from(fall) {
             story.fail(A, 1000 + n * 50);
