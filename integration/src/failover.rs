@@ -23,6 +23,7 @@ use crate::fault::{Fault, Inflicted};
 use crate::lab::{Lab, addresses};
 use crate::netns::Namespace;
 use crate::sim::clients::timeline::monotonic_us;
+use crate::sim::fleet::Fleet;
 use crate::sim::objects;
 
 /// A second crowd must not read what the first one wrote.
@@ -71,7 +72,7 @@ impl<'lab> Failover<'lab> {
             let ports = [objects::Port::new("https", SERVICE_PORT)];
             let fleet = plane.fleet()?;
             fleet.put(&objects::service(&lab.vips(), &ports, false))?;
-            fleet.on_all(|control| async move { control.adjust(|faults| faults.half_close = true).await })?;
+            serve_half_closed(fleet)?;
         } else {
             plane.put_service(&lab.vips(), false)?;
         }
@@ -116,6 +117,12 @@ impl<'lab> Failover<'lab> {
         let inflicted = fault.inflict(&mut self.plane, numbers);
         crowd.moments.complete_us = monotonic_us();
         inflicted
+    }
+
+    /// Undoes it. Simulated apiservers that start again serve clients that have closed their half, as before.
+    pub fn heal(&mut self, inflicted: Inflicted) -> Result<()> {
+        inflicted.heal(&mut self.plane)?;
+        if self.plane.is_simulated() { serve_half_closed(self.plane.fleet()?) } else { Ok(()) }
     }
 
     /// The number of the apiserver that the daemon's watch hangs on.
@@ -217,6 +224,10 @@ impl Crowd {
         let finished = self.clients.into_iter().map(|(name, clients)| Ok((name, clients.finish()?)));
         Ok(Outcome::new(finished.collect::<Result<_>>()?, self.led_to, self.moments))
     }
+}
+
+fn serve_half_closed(fleet: &Fleet) -> Result<()> {
+    fleet.on_all(|control| async move { control.adjust(|faults| faults.half_close = true).await })
 }
 
 /// Every virtual IP with its port, and the backends that these apiservers are for it.

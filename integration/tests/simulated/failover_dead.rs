@@ -28,12 +28,12 @@ fn one_killed_is_left_at_once() -> Result<()> {
 
 #[test]
 fn two_killed_are_left_at_once() -> Result<()> {
-    dies(Families::V6, Fault::Killed, &[1, 3]).map(drop)
+    dies(Families::Dual, Fault::Killed, &[1, 3]).map(drop)
 }
 
 #[test]
 fn one_stopped_by_its_operator_is_left_at_once() -> Result<()> {
-    dies(Families::V4, Fault::Stopped, &[3]).map(drop)
+    dies(Families::Dual, Fault::Stopped, &[3]).map(drop)
 }
 
 #[test]
@@ -43,27 +43,27 @@ fn one_unplugged_is_left_and_no_new_connection_fails() -> Result<()> {
 
 #[test]
 fn two_unplugged_are_left_and_no_new_connection_fails() -> Result<()> {
-    expect_no_failure(&dies(Families::V4, Fault::Unplugged, &[1, 2])?)
+    expect_no_failure(&dies(Families::Dual, Fault::Unplugged, &[1, 2])?)
 }
 
 #[test]
 fn one_that_accepts_but_never_answers_is_left() -> Result<()> {
-    dies(Families::V4, Fault::Paused, &[3]).map(drop)
+    dies(Families::Dual, Fault::Paused, &[3]).map(drop)
 }
 
 #[test]
 fn two_that_accept_but_never_answer_are_left() -> Result<()> {
-    dies(Families::V6, Fault::Paused, &[2, 3]).map(drop)
+    dies(Families::Dual, Fault::Paused, &[2, 3]).map(drop)
 }
 
 #[test]
 fn one_that_hears_nothing_is_left_and_no_new_connection_fails() -> Result<()> {
-    expect_no_failure(&dies(Families::V6, Fault::InboundLost, &[1])?)
+    expect_no_failure(&dies(Families::Dual, Fault::InboundLost, &[1])?)
 }
 
 #[test]
 fn one_that_is_not_heard_is_left_and_no_new_connection_fails() -> Result<()> {
-    expect_no_failure(&dies(Families::V4, Fault::OutboundLost, &[1])?)
+    expect_no_failure(&dies(Families::Dual, Fault::OutboundLost, &[1])?)
 }
 
 #[test]
@@ -81,17 +81,6 @@ fn what_became_of_the_clients_is_counted_by_method_and_stage() -> Result<()> {
     for name in ["decision", "commit", "reaction", "flows", "told"] {
         let count = daemon.metric(&format!("apivip_transition_seconds_count{{stage=\"{name}\"}}"))?;
         ensure!(count > 0, "the stage {name} was not measured\n{}", daemon.log());
-    }
-    Ok(())
-}
-
-#[test]
-fn the_watched_one_is_left_like_any_other() -> Result<()> {
-    for fault in [Fault::Unplugged, Fault::Paused] {
-        let lab = lab(Families::V4)?;
-        let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &[1, 2, 3], &[])?;
-        let watched = stage.watched()?;
-        leave(&mut stage, fault, &[watched], &mix())?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use apivip::model::types::Family;
 use integration::clients::Mix;
 use integration::control_plane::Variant;
-use integration::failover::trial::{TOLD, addresses, lab, leave, mix};
+use integration::failover::trial::{addresses, lab, leave, mix};
 use integration::failover::{Failover, Outcome};
 use integration::fault::Fault;
 use integration::foreign;
@@ -17,11 +17,17 @@ use integration::lab::{self, Families, Lab, LabOptions, PodAttachment};
 use integration::netns::Namespace;
 use integration::sim::clients::timeline::Kind;
 
-/// Foreign entries in the node's conntrack table; the benchmark has 262,000.
+/// Foreign entries in the node's conntrack table; `scripts/bench failover --foreign` has as many as fit.
 const FOREIGN: u32 = 5_000;
 
-/// How long clients behind something unusual are watched.
-const WATCHED: Duration = Duration::from_secs(8);
+/// Longest until the daemon gives clients up that it cannot reach: it does after 15 s.
+const GIVEN_UP: Duration = Duration::from_secs(150);
+
+/// How long clients behind something unusual are watched then.
+const WATCHED: Duration = Duration::from_secs(4);
+
+/// New connections that begin so long after the fault, in milliseconds, are served: usual is one second.
+const SERVED: u64 = 4_000;
 
 fn started(lab: &Lab) -> Result<Failover<'_>> {
     Failover::start(lab, Variant::SimulatedSlices, &[1, 2, 3], &[])
@@ -71,21 +77,36 @@ fn bridged_pods_with_bridge_netfilter_are_told() -> Result<()> {
     leave(&mut stage, Fault::Unplugged, &[3], &mix()).map(drop)
 }
 
-/// Clients that no forged packet reaches: those that send something are told, new connections go elsewhere and nobody
-/// else is cut.
-fn unreached(stage: &mut Failover<'_>, from: &Namespace, inner: IpAddr) -> Result<Outcome> {
+/// Clients that no forged packet reaches: those that send something are told, new connections go elsewhere, nobody else is
+/// cut, and the log says how many could not be told, and why, where that can be known.
+fn unreached(
+    stage: &mut Failover<'_>,
+    from: &Namespace,
+    inner: IpAddr,
+    why: Option<&str>,
+) -> Result<Outcome> {
     let dead = addresses(stage.lab, &[2]);
     let mut crowd = stage.crowd(&[from], &Mix { upload: 6, download: 0, ..mix() })?;
     crowd.hidden(inner, lab::addresses::pod(1, Family::V4));
     stage.inflict(&mut crowd, Fault::Unplugged, &[2])?;
+    let told = stage.daemon.process().wait_for_line("told the clients of an apiserver", GIVEN_UP)?;
+    // Two rounds are over soon, where somebody answers in the clients' place.
     thread::sleep(WATCHED);
     let outcome = crowd.finish()?;
     println!("{:?}\n{outcome}", outcome.told(&dead, None));
     let judge = || -> Result<()> {
         outcome.expect_uncut(&dead)?;
-        outcome.expect_served(TOLD.min(WATCHED / 2).as_millis().try_into()?)?;
+        outcome.expect_served(SERVED)?;
         let busy = outcome.told(&dead, Some(Kind::Upload));
         ensure!(busy.told == busy.flows, "of the busy ones {busy:?} were told");
+        let idle = outcome.told(&dead, Some(Kind::Idle));
+        ensure!(
+            idle.told == 0 && idle.flows > 0,
+            "of the idle ones {idle:?} were told: nothing was in the way"
+        );
+        if let Some(why) = why {
+            ensure!(told.contains(why) && !told.contains("remaining=0"), "no word of {why}: {told}");
+        }
         Ok(())
     };
     judge().with_context(|| stage.daemon.log())?;
@@ -94,12 +115,12 @@ fn unreached(stage: &mut Failover<'_>, from: &Namespace, inner: IpAddr) -> Resul
 
 #[test]
 fn busy_clients_of_a_pod_that_drops_invalid_packets_are_told() -> Result<()> {
-    let lab = lab(Families::V4)?;
+    let lab = lab(Families::V6)?;
     let mut stage = started(&lab)?;
     lab.pod(1).nft_load(
         "table inet firewall {\nchain in { type filter hook input priority 0;\nct state invalid drop\n}\n}\n",
     )?;
-    unreached(&mut stage, lab.pod(1), lab::addresses::pod(1, Family::V4)).map(drop)
+    unreached(&mut stage, lab.pod(1), lab::addresses::pod(1, Family::V4), Some("no-answer")).map(drop)
 }
 
 #[test]
@@ -107,7 +128,21 @@ fn busy_clients_behind_a_second_nat_are_told() -> Result<()> {
     let lab = lab(Families::V4)?;
     let mut stage = started(&lab)?;
     let inner = behind(&lab)?;
-    unreached(&mut stage, &inner, Ipv4Addr::new(10, 244, 9, 2).into()).map(drop)
+    // Whoever hides them says that there is no such connection, which is what a client says that has been told.
+    unreached(&mut stage, &inner, Ipv4Addr::new(10, 244, 9, 2).into(), None).map(drop)
+}
+
+#[test]
+fn busy_clients_are_told_without_a_raw_socket() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let wrapper = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw"];
+    let mut stage = Failover::start_with(&lab, Variant::SimulatedSlices, &[1, 2, 3], |options| {
+        options.wrapper = wrapper.map(str::to_owned).to_vec();
+    })?;
+    unreached(&mut stage, lab.pod(1), lab::addresses::pod(1, Family::V4), Some("not-permitted"))?;
+    let log = stage.daemon.log();
+    ensure!(log.contains("no raw socket, so idle clients are not told"), "{log}");
+    Ok(())
 }
 
 /// A namespace behind pod 1, which hides it behind its own address.

@@ -6,7 +6,6 @@
 //! netlink socket.
 
 use std::io::ErrorKind;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,9 +42,6 @@ const HANDED_BACK: Duration = Duration::from_secs(20);
 
 /// Longest until the virtual IPs are given back. A second without connections is usual; conntrack remembers some longer.
 const GIVEN_BACK: Duration = Duration::from_secs(60);
-
-/// One at a time: each loads the machine as far as it goes.
-static TURN: Mutex<()> = Mutex::new(());
 
 /// Who opens connections all the time, and which.
 struct Loads {
@@ -166,7 +162,6 @@ fn turns() -> usize {
 }
 
 fn leaves_and_returns(fault: Fault, neighbour: Option<Neighbour>) -> Result<()> {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let rate: u32 = match std::env::var(RATE_VARIABLE) {
         Ok(rate) => rate.parse().with_context(|| format!("{RATE_VARIABLE}={rate}"))?,
         Err(_) => RATE,
@@ -225,22 +220,17 @@ fn row(
     )
 }
 
+/// One after the other, in one test: each loads the machine as far as it goes, and a test that waited for another's end would
+/// keep a thread from those that wait for timers.
 #[test]
-fn without_permission() -> Result<()> {
-    leaves_and_returns(Fault::NotPermitted, None)
-}
-
-#[test]
-fn without_the_chain_type() -> Result<()> {
-    leaves_and_returns(Fault::NoChainType, None)
-}
-
-#[test]
-fn with_commits_that_fail() -> Result<()> {
-    leaves_and_returns(Fault::Failing, None)
-}
-
-#[test]
-fn beside_a_kube_proxy() -> Result<()> {
-    leaves_and_returns(Fault::Failing, Some(Neighbour::KubeProxyNft))
+fn each_refusal_comes_and_goes_under_load() -> Result<()> {
+    for (fault, neighbour) in [
+        (Fault::NotPermitted, None),
+        (Fault::NoChainType, None),
+        (Fault::Failing, None),
+        (Fault::Failing, Some(Neighbour::KubeProxyNft)),
+    ] {
+        leaves_and_returns(fault, neighbour)?;
+    }
+    Ok(())
 }

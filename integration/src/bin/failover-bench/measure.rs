@@ -12,6 +12,7 @@ use integration::failover::{Failover, Told};
 use integration::fault::Fault;
 use integration::foreign;
 use integration::lab::Families;
+use serde_json::Value;
 
 /// How long before and after the fault new connections are watched.
 pub const BEFORE: Duration = Duration::from_secs(1);
@@ -59,6 +60,8 @@ pub struct Measured {
     longest_ms: u64,
     usual_ms: u64,
     told: Told,
+    /// From the decision to the last client told, as the daemon counts it.
+    decided_ms: Option<u64>,
     cut: usize,
 }
 
@@ -78,6 +81,7 @@ pub fn measure(case: &Case, foreign: u32) -> Result<Measured> {
     thread::sleep(BEFORE);
     stage.inflict(&mut crowd, case.fault, &[CONCERNED])?;
     thread::sleep(AFTER);
+    let decided_ms = since_decision(&stage.daemon.status()?);
     let outcome = crowd.finish()?;
     let dead = addresses(&lab, &[CONCERNED]);
     let drains = case.fault == Fault::Unready;
@@ -88,6 +92,7 @@ pub fn measure(case: &Case, foreign: u32) -> Result<Measured> {
         longest_ms: outcome.longest_ms(),
         usual_ms: 0,
         told: outcome.told(&dead, None),
+        decided_ms,
         cut: outcome.cut(if drains { &[] } else { &dead }).len(),
     };
     for (_, timeline) in outcome.timelines() {
@@ -118,6 +123,12 @@ pub fn measure(case: &Case, foreign: u32) -> Result<Measured> {
     Ok(measured)
 }
 
+/// What the daemon says of the latest apiserver that went down.
+fn since_decision(status: &Value) -> Option<u64> {
+    let down = status["transitions"].as_array()?.iter().find(|transition| transition["to"] == "down")?;
+    Some(down["commit_ms"].as_u64()? + down["flows_ms"].as_u64()?)
+}
+
 /// Prints the table.
 pub fn print(all: &[Measured]) {
     println!(
@@ -129,8 +140,9 @@ pub fn print(all: &[Measured]) {
         let failed = m.fates.iter().filter(|(_, fate)| *fate == Fate::Failed);
         let last = failed.clone().map(|(at, _)| *at).max();
         let last = last.map_or_else(String::new, |at| format!(", the last began {at} ms after the fault"));
+        let decided = m.decided_ms.map_or_else(String::new, |ms| format!(", {ms} ms after the decision"));
         println!(
-            "| {} | {} of {}{last} | {} ms | {} of {}, first {} ms, last {} ms after the fault | {} |",
+            "| {} | {} of {}{last} | {} ms | {} of {}, first {} ms, last {} ms after the fault{decided} | {} |",
             m.title,
             failed.count(),
             new.count(),
