@@ -33,6 +33,9 @@ pub use selftest::SelfTestStatus;
 pub(crate) use text::milliseconds;
 pub use transition::TransitionStatus;
 
+/// A credential plugin answers within so many seconds, most of them within one.
+const SLOW_PLUGIN: u64 = 3;
+
 /// The state of one daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -81,14 +84,29 @@ pub struct ApiStatus {
     pub address: Option<String>,
     /// `slices`, `endpoints` or `unknown`.
     pub api: String,
-    /// The `resourceVersion` of the latest list, event or bookmark of the endpoints.
+    /// The `resourceVersion` up to which the endpoints have been read.
     pub resource_version: Option<String>,
     /// Seconds since an apiserver last said something of the Service or its endpoints.
     pub heard_seconds_ago: Option<u64>,
     /// Why it is not synced.
     pub last_error: Option<String>,
+    /// The command of the credential plugin that has not answered yet.
+    #[serde(default)]
+    pub plugin: Option<String>,
+    /// Seconds since it was started.
+    #[serde(default)]
+    pub plugin_seconds: Option<u64>,
     /// When the CA and the credentials expire.
     pub expiry: Expiry,
+}
+
+impl ApiStatus {
+    /// What it waits for, once that takes longer than a plugin should.
+    fn waiting(&self) -> Option<String> {
+        let seconds = self.plugin_seconds.filter(|seconds| *seconds >= SLOW_PLUGIN)?;
+        let command = self.plugin.as_deref()?;
+        Some(format!("the credential plugin {command} has not answered for {}", duration(seconds)))
+    }
 }
 
 /// One virtual IP and port.
@@ -162,6 +180,8 @@ impl Status {
                 resource_version: connection.resource_version.clone(),
                 heard_seconds_ago: connection.heard.map(|heard| heard.elapsed().as_secs()),
                 last_error: connection.last_error.clone(),
+                plugin: connection.plugin.as_ref().map(|(command, _)| command.clone()),
+                plugin_seconds: connection.plugin.as_ref().map(|(_, since)| since.elapsed().as_secs()),
                 expiry: connection.expiry,
             },
             frontends: frontends.collect(),

@@ -139,6 +139,15 @@ impl<'lab> ControlPlane<'lab> {
         }
     }
 
+    /// Makes a certificate that simulated apiservers let a client in by, if the lab's options have it so. The files are
+    /// named after `name`.
+    pub fn client_certificate(&self, name: &str) -> Result<KeyFiles> {
+        let Plane::Simulated { authority, .. } = &self.plane else {
+            bail!("a real apiserver judges who the client is, not only who has signed it");
+        };
+        authority.client(name, "apivip", &[], Validity::Now)
+    }
+
     /// What the daemon and other clients show to be let in.
     pub fn token(&self) -> &'static str {
         match &self.plane {

@@ -136,11 +136,21 @@ impl Daemon {
 
     /// The value of one metric, written as in the text, with its labels.
     pub fn metric(&self, name: &str) -> Result<u64> {
-        let text = self.metrics()?;
-        let values = text.lines().filter_map(|line| line.rsplit_once(' '));
-        let value = values.filter(|(series, _)| *series == name).map(|(_, value)| value).next();
-        let value = value.with_context(|| format!("find the metric {name} in\n{text}"))?;
-        value.parse().with_context(|| format!("parse the metric {name}"))
+        metric_in(&self.metrics()?, name)
+    }
+
+    /// Waits until this metric is as `wanted` says.
+    pub fn wait_for_metric(
+        &mut self,
+        name: &str,
+        limit: Duration,
+        wanted: impl Fn(u64) -> bool,
+    ) -> Result<u64> {
+        let (program, run_dir) = (self.program.clone(), self.run_dir.clone());
+        self.process.wait_until(&format!("the metric {name}"), limit, |_| {
+            let text = command::run(status_command(&program, &run_dir, "--metrics"), "")?;
+            Ok(Some(metric_in(&text, name)?).filter(|value| wanted(*value)))
+        })
     }
 
     /// Its process id.
@@ -192,6 +202,13 @@ impl Daemon {
         cleanup.arg("cleanup").arg("--run-dir").arg(&self.run_dir).arg("--state-dir").arg(self.state_dir());
         cleanup
     }
+}
+
+fn metric_in(text: &str, name: &str) -> Result<u64> {
+    let values = text.lines().filter_map(|line| line.rsplit_once(' '));
+    let value = values.filter(|(series, _)| *series == name).map(|(_, value)| value).next();
+    let value = value.with_context(|| format!("find the metric {name} in\n{text}"))?;
+    value.parse().with_context(|| format!("parse the metric {name}"))
 }
 
 /// The backends that share new connections to one virtual IP and port, in order; none where it is not programmed.

@@ -7,6 +7,7 @@ pub mod check;
 pub mod clients;
 pub mod cold_boot;
 pub mod command;
+pub mod container;
 pub mod control_plane;
 pub mod daemon;
 pub mod echoes;

@@ -134,6 +134,11 @@ impl Access {
         &self.ca
     }
 
+    /// The command of the credential plugin, if there is one; its arguments may be secret.
+    pub(super) fn plugin(&self) -> Option<&str> {
+        self.config.auth_info.exec.as_ref()?.command.as_deref()
+    }
+
     /// Reads and checks everything again from where it came from.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use super::decode::{Change, Event};
 use super::error::{ApiError, one_line};
 use super::list::list;
 use super::resource::{Asked, ListFrom, Resource};
+use super::versions::{Versions, is_older};
 use super::watch;
 use crate::model::types::ServiceKey;
 
@@ -20,6 +21,9 @@ const SHORT_WATCH: Duration = Duration::from_secs(1);
 /// How long after one list that answers a refused resourceVersion the next refusal is an error like any other: a
 /// server that refuses what it just gave must not be asked in a loop.
 const BETWEEN_REFUSALS: Duration = Duration::from_secs(60);
+
+/// Stands for every object that is none of ours; a Kubernetes name has no slash.
+const STRANGER: &str = "/";
 
 /// Where the next request continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +40,9 @@ pub(super) trait Sink {
     fn changed(&self, resource: Resource, change: Change, received: Instant) -> Result<(), ApiError>;
     /// The server accepted a watch: what is known is current from now on.
     fn watching(&self, resource: Resource);
-    /// An event, a bookmark or a further list was read.
+    /// An event, a bookmark or a further list was read, or something that is no news.
     fn counted(&self, what: Counted);
-    /// A list, an event or a bookmark came, with this version.
+    /// A list, an event or a bookmark came, and this is how far it has been read.
     fn reached(&self, resource: Resource, version: &str);
 }
 
@@ -47,6 +51,8 @@ pub(super) trait Sink {
 pub(super) enum Counted {
     Event,
     Bookmark,
+    /// An event or a bookmark that is not newer than what was known.
+    Stale,
     Relist,
 }
 
@@ -146,6 +152,14 @@ impl Collection {
         sink: &impl Sink,
     ) -> Result<(), ApiError> {
         let (listed, received) = list(client, self.resource, key, from).await?;
+        // One that was read through to etcd rules, whatever its version: etcd may have been restored from a backup.
+        if let ListFrom::AtLeast(wanted) = from
+            && is_older(&listed.version, wanted)
+        {
+            let asked = Asked { verb: "list", resource: self.resource, namespace: key.namespace.clone() };
+            let message = format!("asked for {wanted} or newer, it listed {}", listed.version);
+            return Err(ApiError::FromTheFuture { asked, message: one_line(&message) });
+        }
         if std::mem::replace(&mut self.listed, true) {
             sink.counted(Counted::Relist);
         }
@@ -168,6 +182,7 @@ impl Collection {
         sink.watching(self.resource);
         let started = Instant::now();
         let mut heard = false;
+        let mut versions = Versions::after(version);
         watch::read(
             response.into_body(),
             &asked,
@@ -176,7 +191,7 @@ impl Collection {
             |error: hyper::Error| client.broken(&asked, &error),
             |event, received| {
                 heard = true;
-                self.take(event, &asked, received, sink)
+                self.take(event, &mut versions, &asked, received, sink)
             },
         )
         .await?;
@@ -189,33 +204,36 @@ impl Collection {
         Ok(())
     }
 
+    /// What is not newer than what was known, a repetition or what a server that lags sends again, changes nothing. An
+    /// etcd that was restored from a backup must not go on with versions that it has given before: for every watch of
+    /// every client they would be old.
     fn take(
         &mut self,
         event: Event,
+        versions: &mut Versions,
         asked: &Asked,
         received: Instant,
         sink: &impl Sink,
     ) -> Result<(), ApiError> {
-        let (version, change) = match event {
-            Event::Changed(change, version) => {
-                sink.counted(Counted::Event);
-                (version, change)
+        let (is_news, what, change) = match event {
+            Event::Changed(Some(change), version) => {
+                (versions.event(change.object(), &version), Counted::Event, Some(change))
             }
-            Event::Bookmark(version) => {
-                sink.counted(Counted::Bookmark);
-                (version, None)
-            }
+            Event::Changed(None, version) => (versions.event(STRANGER, &version), Counted::Event, None),
+            Event::Bookmark(version) => (versions.bookmark(&version), Counted::Bookmark, None),
             Event::Failed { code: 410, .. } => return Err(ApiError::Expired { asked: asked.clone() }),
             Event::Failed { code, message } => {
                 let problem = format!("ended the watch with error {code}: {}", one_line(&message));
                 return Err(ApiError::Protocol { asked: asked.clone(), problem });
             }
         };
-        sink.reached(self.resource, &version);
-        if !version.is_empty() {
-            self.position = Position::Watch(version);
+        sink.counted(if is_news { what } else { Counted::Stale });
+        sink.reached(self.resource, versions.newest());
+        self.position = Position::Watch(versions.newest().to_owned());
+        match change.filter(|_| is_news) {
+            Some(change) => sink.changed(self.resource, change, received),
+            None => Ok(()),
         }
-        change.map_or(Ok(()), |change| sink.changed(self.resource, change, received))
     }
 
     /// Where the next session begins after `failure`. What could not be understood, a resumed watch would send again;
@@ -232,3 +250,6 @@ impl Collection {
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,13 +31,16 @@ pub struct Connection {
     pub address: Option<SocketAddr>,
     /// In which form this server publishes endpoints.
     pub api: Api,
-    /// The `resourceVersion` of the latest list, event or bookmark of the endpoints.
+    /// The `resourceVersion` up to which the endpoints have been read.
     pub resource_version: Option<String>,
     /// When an apiserver last said something of either collection.
     #[serde(skip)]
     pub heard: Option<Instant>,
     /// Why the last session ended, one line. Kept until the next success.
     pub last_error: Option<String>,
+    /// The credential plugin that has not answered yet, and since when it runs.
+    #[serde(skip)]
+    pub plugin: Option<(String, Instant)>,
     /// When the CA and the credentials expire.
     pub expiry: Expiry,
     /// Sessions after the first.
@@ -48,6 +51,8 @@ pub struct Connection {
     pub events: u64,
     /// Bookmarks.
     pub bookmarks: u64,
+    /// Events and bookmarks that were not newer than what was known.
+    pub stale: u64,
 }
 
 /// Whether the view of the API is current.
@@ -84,11 +89,13 @@ impl Default for Connection {
             resource_version: None,
             heard: None,
             last_error: None,
+            plugin: None,
             expiry: Expiry::default(),
             reconnects: 0,
             relists: 0,
             events: 0,
             bookmarks: 0,
+            stale: 0,
         }
     }
 }
@@ -177,6 +184,12 @@ impl Reporter {
         });
     }
 
+    /// A session waits for this credential plugin, or for none any more.
+    pub(super) fn waits_for(&self, plugin: Option<&str>) {
+        let plugin = plugin.map(|command| (command.to_owned(), Instant::now()));
+        self.sender.send_modify(|connection| connection.plugin = plugin);
+    }
+
     /// These are used from now on.
     pub(super) fn credentials(&self, expiry: Expiry) {
         self.sender.send_if_modified(|connection| {
@@ -186,7 +199,7 @@ impl Reporter {
         });
     }
 
-    /// A list, an event or a bookmark came, with this version.
+    /// A list, an event or a bookmark came, and this is how far the collection has been read.
     pub(super) fn reached(&self, resource: Resource, version: &str) {
         self.sender.send_modify(|connection| {
             connection.heard = Some(Instant::now());
@@ -200,6 +213,7 @@ impl Reporter {
         self.sender.send_modify(|connection| match what {
             Counted::Event => connection.events += 1,
             Counted::Bookmark => connection.bookmarks += 1,
+            Counted::Stale => connection.stale += 1,
             Counted::Relist => connection.relists += 1,
         });
     }

@@ -31,6 +31,17 @@ pub enum Change {
     Endpoints(Option<Endpoints>),
 }
 
+impl Change {
+    /// Which object of its collection it is about: a slice's name, or nothing where there is but one object.
+    pub fn object(&self) -> &str {
+        match self {
+            Self::Slice(slice) => &slice.metadata.name,
+            Self::SliceGone(name) => name,
+            Self::Service(_) | Self::Slices(_) | Self::Endpoints(_) => "",
+        }
+    }
+}
+
 /// A whole list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {

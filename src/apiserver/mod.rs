@@ -36,6 +36,7 @@ pub mod resource;
 pub mod review;
 mod session;
 mod store;
+mod versions;
 mod watch;
 
 pub use access::{Access, AccessError, Credentials, Expiry, Lifetime, TLS_NAME, load};

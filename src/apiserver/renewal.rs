@@ -11,9 +11,9 @@ use tokio::sync::watch;
 
 use super::Access;
 
-/// A renewal is picked up within a minute, also when one look finds it half written; a look takes well under a
-/// millisecond.
-const PERIOD: Duration = Duration::from_secs(10);
+/// A CA that was renewed must be known before the first apiserver shows a certificate of it, and tools that rotate both
+/// wait for no node. A look takes well under a millisecond.
+const PERIOD: Duration = Duration::from_secs(2);
 
 /// Looks again and again until nobody listens. `trust` is for those who dial apiservers without credentials.
 pub async fn follow(access: watch::Sender<Arc<Access>>, trust: watch::Sender<Arc<ClientConfig>>) {

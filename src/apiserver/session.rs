@@ -106,7 +106,10 @@ pub(super) async fn run(
     collections: &mut Collections,
     hub: &Hub,
 ) -> Result<Infallible, ApiError> {
-    let client = Client::open(access, &hub.candidates).await?;
+    hub.reporter().waits_for(access.plugin());
+    let client = Client::open(access, &hub.candidates).await;
+    hub.reporter().waits_for(None);
+    let client = client?;
     let session = Session { hub, opened: Notify::new() };
     let Collections { service, slices, endpoints } = collections;
     // The whole view first: a server whose watches fail can at least be listed.

@@ -26,6 +26,11 @@ impl Collector for Live {
             ("api_relists", "Lists after the first of each collection", self.connection.relists),
             ("api_events", "Watch events that changed an object", self.connection.events),
             ("api_bookmarks", "Watch bookmarks", self.connection.bookmarks),
+            (
+                "api_stale",
+                "Watch events and bookmarks that were not newer than what was known, and changed nothing",
+                self.connection.stale,
+            ),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);

@@ -60,7 +60,12 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
     for hold in &status.holds {
         add(hold.clone(), "the last good ones go on; see what the Service and its EndpointSlices say");
     }
-    if status.api.state != "synced" {
+    if let Some(waiting) = status.api.waiting().filter(|_| status.api.state != "synced") {
+        add(
+            format!("the API is not read: {waiting}"),
+            "run it by hand to see what it waits for; once that process has ended, it is run again",
+        );
+    } else if status.api.state != "synced" {
         let error = status.api.last_error.as_deref().unwrap_or("no apiserver has answered yet");
         add(format!("the API is not read: {error}"), "mend the cause; what is known is used meanwhile");
     }

@@ -107,8 +107,8 @@ impl Text {
         let version = api.resource_version.as_deref().map(|v| format!(" at version {v}")).unwrap_or_default();
         let since = duration(unix_now().saturating_sub(api.since));
         self.line("API", &format!("{}{address} for {since}{form}{version}", api.state));
-        if let Some(error) = &api.last_error {
-            self.line("", error);
+        for said in api.waiting().iter().chain(&api.last_error) {
+            self.line("", said);
         }
         if !self.form.wide {
             return;

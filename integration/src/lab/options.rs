@@ -19,6 +19,8 @@ pub struct LabOptions {
     pub second_network: bool,
     /// Where the node's default route points.
     pub default_route: DefaultRoute,
+    /// Whether simulated apiservers let clients in by certificates of their authority as well, not by tokens alone.
+    pub client_certificates: bool,
 }
 
 impl Default for LabOptions {
@@ -31,6 +33,7 @@ impl Default for LabOptions {
             node_is_apiserver: false,
             second_network: false,
             default_route: DefaultRoute::Fabric,
+            client_certificates: false,
         }
     }
 }

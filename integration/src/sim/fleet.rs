@@ -31,7 +31,9 @@ pub const ECHO_PORT: u16 = 7007;
 /// The Service's port that leads to [`ECHO_PORT`].
 pub const ECHO_SERVICE_PORT: u16 = 7;
 /// What a client shows to be let in.
-pub const TOKEN: &str = "lab-token";
+pub const TOKEN: &str = TOKENS[0];
+/// All that are accepted, for clients that renew theirs. None is the first half of another.
+pub const TOKENS: [&str; 3] = ["lab-token", "renewed-token", "next-token"];
 
 /// How long a server serves on, unready, after SIGTERM.
 const SHUTDOWN_DELAY_MS: &str = "500";
@@ -208,7 +210,11 @@ fn server(lab: &Lab, authority: &Authority, i: u8, slices: bool) -> Result<Serve
     let file = |end: &str| lab.dir().join(format!("apiserver-{i}.{end}"));
     let (control, access_log) = (file("sock"), file("access"));
     let mut command = lab.apiserver(i).command(command::program("sim-apiserver")?);
-    command.args(["--name", &format!("apiserver-{i}"), "--token", TOKEN]);
+    command.args(["--name", &format!("apiserver-{i}")]);
+    command.args(TOKENS.iter().flat_map(|token| ["--token", token]));
+    if lab.options().client_certificates {
+        command.arg("--client-ca").arg(authority.certificate());
+    }
     command.args(["--shutdown-delay", SHUTDOWN_DELAY_MS]);
     for address in own {
         command.arg("--listen").arg(SocketAddr::new(address, API_PORT).to_string());

@@ -16,7 +16,7 @@ use integration::pki::{self, KeyFiles, Validity};
 use integration::real::PORT;
 use serde_json::Value;
 
-/// The product's promise is a minute; it looks every 10 s.
+/// The product's promise is a minute; it looks every 2 s.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A folder whose files are reached through a symbolic link that is replaced as a whole, as in a projected volume.

@@ -77,6 +77,11 @@ fn a_cluster_becomes_dual_stack_gets_64_endpoints_and_moves_to_another_port() ->
     Ok(())
 }
 
+/// Ends every connection to the API; the next need credentials.
+fn end_sessions(plane: &mut ControlPlane<'_>) -> Result<()> {
+    plane.fleet()?.on_all(|control| async move { control.reset(false).await })
+}
+
 #[test]
 fn a_credential_plugin_is_asked_for_each_session() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
@@ -112,6 +117,24 @@ fn a_credential_plugin_is_asked_for_each_session() -> Result<()> {
         synced(status) && status["api"]["address"].as_str().is_some_and(|now| now != address)
     })?;
     ensure!(times()? > before, "the plugin was not run again");
+
+    // It hangs: the rules stand, the status names it, and the end comes as soon as ever.
+    let running = lab.dir().join("running");
+    let script = format!("#!/bin/sh\necho $$ >{}\nexec sleep 600\n", running.display());
+    fs::write(&plugin, script).context("write the plugin")?;
+    end_sessions(&mut scenario.plane)?;
+    let waits = format!("the API is not read: the credential plugin {} has not answered", plugin.display());
+    let status = daemon.wait_for_status("the plugin that hangs", LIMIT, |status| {
+        let problems = status["problems"].as_array().into_iter().flatten();
+        let mut problems = problems.filter_map(|problem| problem["what"].as_str());
+        problems.any(|what| what.starts_with(&waits))
+    })?;
+    ensure!(status["phase"] == "programmed" && status["api"]["state"] == "degraded", "{status:#}");
+    let (ended, took) = daemon.stop()?;
+    ensure!(ended.success(), "it ended with {ended}");
+    println!("it ended after {took:?}");
+    let pid = fs::read_to_string(&running).context("read the plugin's id")?;
+    lab.node().run("kill", &[pid.trim()])?;
     ensure!(!daemon.log().contains(token), "the token is in the log");
     Ok(())
 }

@@ -1,14 +1,15 @@
 //! What the API may say of the Service besides the usual: nothing, no address, no endpoint, addresses that must not be
 //! programmed, another virtual IP, or that a client stays with one apiserver.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use integration::control_plane::{ControlPlane, Variant};
 use integration::daemon::{Daemon, DaemonOptions, backends_of};
-use integration::lab::{Lab, LabOptions, addresses};
+use integration::lab::{Families, Lab, LabOptions, addresses};
+use integration::process::Spawned;
 use integration::sim::fleet::endpoint_ports;
 use integration::sim::objects::{self, Port};
 
@@ -55,18 +56,63 @@ fn the_last_good_rules_stay_when_the_api_publishes_none_and_the_status_says_why(
     Ok(())
 }
 
+/// Which virtual IPs the chain of the node's own traffic has rules for, after each transaction that `nft -a monitor` saw.
+/// `text` begins with the rules as they were listed.
+fn served_by_generation(text: &str, vips: &[IpAddr]) -> Vec<BTreeSet<IpAddr>> {
+    let mut rules: BTreeMap<&str, Option<IpAddr>> = BTreeMap::new();
+    let mut served = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("# new generation") {
+            served.push(rules.values().copied().flatten().collect());
+            continue;
+        }
+        let Some((rule, handle)) = line.rsplit_once("handle ") else { continue };
+        if line.starts_with("delete rule inet apivip nat-output ") {
+            rules.remove(handle);
+        } else if line.starts_with("add rule inet apivip nat-output ") || line.starts_with("\t\t") {
+            let vip = vips.iter().find(|vip| rule.contains(&format!("daddr {vip} tcp dport 443 ")));
+            rules.insert(handle, vip.copied());
+        }
+    }
+    served
+}
+
 #[test]
-fn a_service_recreated_with_another_address_moves_the_rules_there() -> Result<()> {
-    let lab = Lab::start(LabOptions::default())?;
+fn a_service_recreated_with_other_addresses_moves_the_rules_in_one_transaction() -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
     let (plane, mut daemon) = start(&lab)?;
-    let other: IpAddr = "10.96.0.99".parse()?;
+    let (old, new) = (lab.vips(), ["10.96.0.99".parse()?, "fd00:10:96::99".parse()?]);
+    let mut monitor = lab.node().command("nft");
+    monitor.args(["-a", "monitor"]);
+    let mut monitor = Spawned::start("monitor", monitor, lab.dir())?;
+    // It listens once it has shown a change.
+    monitor.wait_until("a change", LIMIT, |process| {
+        lab.node().nft_load("add table inet listens\ndelete table inet listens")?;
+        Ok(process.stdout().contains("new generation").then_some(()))
+    })?;
+    let before = lab.node().run("nft", &["-a", "list", "chain", "inet", "apivip", "nat-output"])?;
+
     plane.delete_service()?;
-    plane.put_service(&[other], false)?;
-    daemon.wait_for_backends(SocketAddr::new(other, 443), &all(&plane))?;
-    ensure!(plane.fetch(lab.pod(1), other)? == "ok", "the new virtual IP does not answer");
+    plane.put_service(&new, false)?;
+    for vip in new {
+        let backends: Vec<SocketAddr> =
+            all(&plane).into_iter().filter(|b| b.is_ipv4() == vip.is_ipv4()).collect();
+        daemon.wait_for_backends(SocketAddr::new(vip, 443), &backends)?;
+        ensure!(plane.fetch(lab.pod(1), vip)? == "ok", "the new virtual IP does not answer");
+    }
     let table = lab.node().nft_text("table inet apivip")?;
-    ensure!(!table.contains("10.96.0.1 "), "the old virtual IP is left in\n{table}");
+    for vip in &old {
+        ensure!(!table.contains(&format!("{vip} ")), "the old virtual IP is left in\n{table}");
+    }
     ensure!(plane.fetch(lab.pod(1), VIP).is_err(), "the old virtual IP still answers");
+
+    let text = format!("{before}{}", monitor.stdout());
+    let served = served_by_generation(&text, &[&old[..], &new].concat());
+    let (old, new): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = (old.into_iter().collect(), new.into());
+    let moved = served.iter().position(|vips| *vips == new);
+    let moved = moved.with_context(|| format!("no generation serves {new:?}:\n{text}"))?;
+    let torn = served[..moved].iter().any(|v| *v != old) || served[moved..].iter().any(|v| *v != new);
+    ensure!(!torn, "it served {served:?}\n{text}");
     Ok(())
 }
 

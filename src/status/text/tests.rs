@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::apiserver::{Connection, Expiry, State as ApiState};
@@ -93,6 +93,25 @@ fn a_healthy_node_has_no_problems_and_columns_align() {
     }
     assert!(head.contains("AGE"), "{text}");
     assert!(!text.contains('\x1b') && text.lines().all(|line| line.trim_end() == line), "{text:?}");
+}
+
+#[test]
+fn a_plugin_that_does_not_answer_is_named_while_that_lasts() {
+    let waiting = |seconds| {
+        let since = Instant::now().checked_sub(Duration::from_secs(seconds)).expect("a machine that is up");
+        let connection =
+            Connection { plugin: Some(("/opt/get-token".to_owned(), since)), ..Connection::default() };
+        let status = status([State::Up; 3], &connection);
+        let text = text(&status, Form::default());
+        let todo = status.problems.iter().find(|problem| problem.what.starts_with("the API is not read"));
+        (text, todo.cloned().expect("a problem"))
+    };
+    let (text, problem) = waiting(45);
+    assert!(text.contains("the credential plugin /opt/get-token has not answered for 45s"), "{text}");
+    assert!(problem.what.ends_with("/opt/get-token has not answered for 45s"), "{problem:?}");
+    assert!(problem.todo.starts_with("run it by hand"), "{problem:?}");
+    let (text, problem) = waiting(0);
+    assert!(!text.contains("get-token") && problem.what.contains("no apiserver has answered"), "{text}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::net::SocketAddr;
 use std::thread;
@@ -9,19 +10,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use integration::control_plane::{ControlPlane, SERVICE_PORT, Variant};
-use integration::daemon::{Daemon, DaemonOptions, backends_of};
-use integration::kubeconfig::{Authority, Kubeconfig, User};
-use integration::lab::{Lab, LabOptions};
+use integration::daemon::{Daemon, backends_of};
+use integration::lab::{Families, Lab, LabOptions};
 use integration::load::Load;
 use integration::netns::Namespace;
+use rand::Rng;
+use serde_json::Value;
 
-use crate::files::Rotated;
+use crate::credentials::Credentials;
 
 /// Between two looks at the table, and how often it may differ from the last.
 const TABLE_PAUSE: Duration = Duration::from_millis(150);
 const TABLE_LOOKS: usize = 20;
 /// Apiservers of the lab.
 pub const APISERVERS: [u8; 3] = [1, 2, 3];
+/// Two virtual IPs with two ports each.
+const FRONTENDS: usize = 4;
 /// Lets anybody change the table.
 const OPEN: &str = "--table-owner=off";
 
@@ -34,19 +38,43 @@ const CHECK: (u32, Duration) = (100, Duration::from_millis(500));
 const DESCRIPTORS: usize = 16;
 
 pub fn lab() -> Result<Lab> {
-    Lab::start(LabOptions { pods: 2, ..LabOptions::default() })
+    let families = Families::Dual;
+    Lab::start(LabOptions { pods: 2, families, client_certificates: true, ..LabOptions::default() })
+}
+
+/// How the next daemon is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Next {
+    /// The table has an owner; else anybody may change it.
+    owned: bool,
+    /// It shows a client certificate; else a token.
+    certified: bool,
+}
+
+impl Next {
+    /// Chooses.
+    pub fn choose(chance: &mut impl Rng) -> Self {
+        Self { owned: chance.random(), certified: chance.random() }
+    }
+}
+
+impl Display for Next {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let owner = if self.owned { "the table has an owner" } else { "anybody may change the table" };
+        write!(f, "{owner}, {} lets it in", if self.certified { "a certificate" } else { "a token" })
+    }
 }
 
 pub struct Stage<'lab> {
     pub lab: &'lab Lab,
     pub plane: ControlPlane<'lab>,
     pub daemon: Daemon,
-    pub ca: Rotated,
-    pub token: Rotated,
-    options: DaemonOptions,
-    vip: SocketAddr,
+    files: Credentials,
+    /// How the daemon that runs now is let in.
+    certified: bool,
+    vips: Vec<SocketAddr>,
     /// The table, as it was first seen with these backends in use.
-    tables: BTreeMap<Vec<SocketAddr>, String>,
+    tables: BTreeMap<Vec<Vec<SocketAddr>>, String>,
     descriptors: Option<usize>,
     loads: Cell<u32>,
 }
@@ -54,38 +82,52 @@ pub struct Stage<'lab> {
 impl<'lab> Stage<'lab> {
     pub fn start(lab: &'lab Lab) -> Result<Self> {
         let plane = ControlPlane::serving(lab, Variant::SimulatedSlices)?;
-        let ca = fs::read_to_string(plane.authority()).context("read the CA")?;
-        let folder = lab.dir().join("rotated");
-        fs::create_dir(&folder).context("make a folder")?;
-        let ca = Rotated::new(&folder, "ca.crt", ca)?;
-        let token = Rotated::new(&folder, "token", format!("{}\n", plane.token()))?;
-        let server = SocketAddr::new(lab.apiserver_addresses(1)[0], plane.apiservers(1)[0].port());
-        let mut config = Kubeconfig::new(
-            format!("https://{server}"),
-            Authority::File(ca.path()),
-            User::TokenFile(token.path()),
-        );
-        config.server_name = Some("kubernetes.default.svc".to_owned());
-        let path = lab.dir().join("soak.kubeconfig");
-        config.write(&path)?;
-        let options = DaemonOptions::kubeconfig(path);
-        let daemon = Daemon::start(lab.node(), lab.dir(), &options.clone().arg(OPEN))?;
-        let vip = SocketAddr::new(lab.vips()[0], SERVICE_PORT);
+        let files = Credentials::new(lab, &plane)?;
+        let daemon = Daemon::start(lab.node(), lab.dir(), &files.options(false).arg(OPEN))?;
+        let vips = lab.vips().into_iter().map(|vip| SocketAddr::new(vip, SERVICE_PORT)).collect();
         let tables = BTreeMap::new();
         let (descriptors, loads) = (None, Cell::new(0));
-        let mut stage = Self { lab, plane, daemon, ca, token, options, vip, tables, descriptors, loads };
+        let certified = false;
+        let mut stage = Self { lab, plane, daemon, files, certified, vips, tables, descriptors, loads };
         stage.settle().context("before the first step")?;
         Ok(stage)
     }
 
-    /// Starts the next daemon, as the service manager would; its table has an owner, or anybody may change it. Nobody waits
-    /// for it here.
-    pub fn respawn(&mut self, owned: bool) -> Result<()> {
-        let options = self.options.clone();
-        let options = if owned { options } else { options.arg(OPEN) };
+    /// Starts the next daemon, as the service manager would. Nobody waits for it here.
+    pub fn respawn(&mut self, next: Next) -> Result<()> {
+        let options = self.files.options(next.certified);
+        let options = if next.owned { options } else { options.arg(OPEN) };
         self.daemon = Daemon::spawn(self.lab.node(), self.lab.dir(), &options)?;
+        self.certified = next.certified;
         self.descriptors = None;
         Ok(())
+    }
+
+    /// Another CA is trusted besides.
+    pub fn renew_ca(&mut self, half: bool) -> Result<()> {
+        let before = self.said("the cluster's CA was renewed");
+        self.files.renew_ca(&self.plane, half)?;
+        self.wait_until_said("the cluster's CA was renewed", before)
+    }
+
+    /// What the daemon shows is replaced by another that is as good.
+    pub fn renew_credentials(&mut self, half: bool) -> Result<()> {
+        let before = self.said("the credentials were renewed");
+        self.files.renew(&self.plane, self.certified, half)?;
+        // A token is read anew for each request, and nothing is said of it.
+        if self.certified { self.wait_until_said("the credentials were renewed", before) } else { Ok(()) }
+    }
+
+    /// How often the daemons have said this.
+    fn said(&self, message: &str) -> usize {
+        self.daemon.log().lines().filter(|line| line.contains(message)).count()
+    }
+
+    fn wait_until_said(&mut self, message: &str, before: usize) -> Result<()> {
+        self.daemon.process().wait_until(message, LIMIT, |process| {
+            let count = process.stderr().lines().filter(|line| line.contains(message)).count();
+            Ok((count > before).then_some(()))
+        })
     }
 
     /// Waits until the node has settled, and holds it to what it must be then. All apiservers live by now, and all are
@@ -93,22 +135,22 @@ impl<'lab> Stage<'lab> {
     pub fn settle(&mut self) -> Result<()> {
         self.plane.publish_apiservers(&APISERVERS)?;
         let all: BTreeSet<SocketAddr> = APISERVERS.iter().flat_map(|i| self.plane.apiservers(*i)).collect();
-        let vip = self.vip;
         let deadline = Instant::now() + LIMIT;
         loop {
             let status = self.daemon.wait_for_status("a settled node", LIMIT, |status| {
-                let listed = &status["frontends"][0]["backends"];
+                let published = |backend: &&Value| backend["source"] == "published";
+                let listed = status["frontends"].as_array().into_iter().flatten();
+                let listed = listed.filter_map(|frontend| frontend["backends"].as_array());
                 status["phase"] == "programmed"
                     && status["api"]["state"] == "synced"
-                    && listed
-                        .as_array()
-                        .is_some_and(|l| l.iter().filter(|b| b["source"] == "published").count() == all.len())
+                    && listed.clone().count() == FRONTENDS
+                    && listed.into_iter().all(|l| l.iter().filter(published).count() == APISERVERS.len())
             })?;
-            let used = backends_of(&status, vip);
+            let used = self.used(&status);
             let outcome = self.check(&used, &all);
             // What flapped is let in again while this looks, and changes of the endpoints are still on their way.
             let now = self.daemon.status()?;
-            let moved = backends_of(&now, vip) != used || now["generation"] != status["generation"];
+            let moved = self.used(&now) != used || now["generation"] != status["generation"];
             match outcome {
                 Ok(true) => return self.note_descriptors(),
                 Ok(false) => {
@@ -120,12 +162,18 @@ impl<'lab> Stage<'lab> {
         }
     }
 
+    /// Who serves each of the virtual IPs.
+    fn used(&self, status: &Value) -> Vec<Vec<SocketAddr>> {
+        self.vips.iter().map(|vip| backends_of(status, *vip)).collect()
+    }
+
     /// Whether it could be checked: not if others are in use by the time that the table stands.
-    fn check(&mut self, used: &[SocketAddr], all: &BTreeSet<SocketAddr>) -> Result<bool> {
-        ensure!(!used.is_empty() && used.iter().all(|backend| all.contains(backend)), "in use: {used:?}");
+    fn check(&mut self, used: &[Vec<SocketAddr>], all: &BTreeSet<SocketAddr>) -> Result<bool> {
+        let right = |used: &Vec<_>| !used.is_empty() && used.iter().all(|backend| all.contains(backend));
+        ensure!(used.iter().all(right), "in use: {used:?}");
         let table = self.standing_table();
         // Else the table is that of others: right after a start only those that were probed first are in use.
-        if backends_of(&self.daemon.status()?, self.vip) != used {
+        if self.used(&self.daemon.status()?) != used {
             return Ok(false);
         }
         let known = self.tables.entry(used.to_vec()).or_insert_with(|| table.clone());
@@ -135,17 +183,19 @@ impl<'lab> Stage<'lab> {
             thread::sleep(CHECK.1);
             let report = load.finish()?;
             ensure!(report.clean(), "connections from {name} failed\n{report}");
-            let answer = self.plane.fetch(from, self.vip.ip())?;
-            ensure!(answer == "ok", "{name} got the answer {answer:?}");
+            for vip in &self.vips {
+                let answer = self.plane.fetch(from, vip.ip())?;
+                ensure!(answer == "ok", "{name} got the answer {answer:?} from {vip}");
+            }
         }
         Ok(true)
     }
 
-    /// Connects to the virtual IP again and again.
+    /// Connects to the virtual IPs in turn, again and again.
     pub fn load(&self, name: &str, from: &Namespace, rate: u32) -> Result<Load> {
         // What an earlier one of the same name printed must not be taken for this one's.
         let name = format!("{name}-{}", self.loads.replace(self.loads.get() + 1));
-        Load::start(from, self.lab.dir(), &name, "tcp", &[self.vip], rate)
+        Load::start(from, self.lab.dir(), &name, "tcp", &self.vips, rate)
     }
 
     /// Who keeps connecting while something happens.

@@ -10,7 +10,7 @@ use integration::process::Signal;
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
-use crate::stage::{APISERVERS, Stage};
+use crate::stage::{APISERVERS, Next, Stage};
 
 /// What can happen to apiservers and cables.
 const FAULTS: [Fault; 11] = [
@@ -48,12 +48,12 @@ pub enum Step {
     Fault { fault: Fault, numbers: Vec<u8>, time: Duration },
     /// Another program changes the rules.
     Neighbour(&'static str),
-    /// A file is replaced.
+    /// The CA, or what the daemon shows to be let in, is renewed.
     Rotation { ca: bool, half: bool },
     /// SIGKILL, and a pause before the next daemon, in which another program may change the rules.
-    Kill { pause: Duration, change: Option<&'static str>, owned: bool },
+    Kill { pause: Duration, change: Option<&'static str>, next: Next },
     /// SIGTERM, and the next daemon.
-    Restart { owned: bool },
+    Restart { next: Next },
     /// The endpoints change many times.
     Storm,
     /// Two of them, the second while the first lasts.
@@ -80,15 +80,15 @@ impl Step {
     }
 
     fn other(chance: &mut impl Rng) -> Self {
-        match chance.random_range(0..6) {
+        match chance.random_range(0..7) {
             0 | 1 => Self::Neighbour(CHANGES.choose(chance).unwrap_or(&CHANGES[0])),
-            2 => Self::Rotation { ca: chance.random(), half: chance.random() },
-            3 => Self::Kill {
+            2 | 3 => Self::Rotation { ca: chance.random(), half: chance.random() },
+            4 => Self::Kill {
                 pause: Duration::from_millis(chance.random_range(0..1500)),
                 change: CHANGES.choose(chance).copied().filter(|_| chance.random()),
-                owned: chance.random(),
+                next: Next::choose(chance),
             },
-            4 => Self::Restart { owned: chance.random() },
+            5 => Self::Restart { next: Next::choose(chance) },
             _ => Self::Storm,
         }
     }
@@ -129,22 +129,20 @@ impl Step {
                 change_rules(stage, script);
                 Ok(())
             }
-            Self::Rotation { ca, half } => {
-                let file = if *ca { &mut stage.ca } else { &mut stage.token };
-                if *half { file.halve() } else { file.swap() }
-            }
-            Self::Kill { pause, change, owned } => {
+            Self::Rotation { ca: true, half } => stage.renew_ca(*half),
+            Self::Rotation { ca: false, half } => stage.renew_credentials(*half),
+            Self::Kill { pause, change, next } => {
                 stage.daemon.kill()?;
                 if let Some(script) = change {
                     change_rules(stage, script);
                 }
                 thread::sleep(*pause);
-                stage.respawn(*owned)
+                stage.respawn(*next)
             }
-            Self::Restart { owned } => {
+            Self::Restart { next } => {
                 stage.daemon.process().signal(Signal::TERM)?;
                 stage.daemon.process().wait(Duration::from_secs(60)).context("the end of a daemon")?;
-                stage.respawn(*owned)
+                stage.respawn(*next)
             }
             Self::Storm => {
                 for _ in 0..STORM {
@@ -165,15 +163,15 @@ impl Display for Step {
             Self::Neighbour(script) => write!(f, "nft {script}"),
             Self::Rotation { ca, half } => {
                 let (file, way) =
-                    (if *ca { "CA" } else { "token" }, if *half { "in halves" } else { "swapped" });
-                write!(f, "{file} {way}")
+                    (if *ca { "CA" } else { "credentials" }, if *half { "in halves" } else { "by a link" });
+                write!(f, "{file} renewed, {way}")
             }
-            Self::Kill { pause, change, owned } => {
+            Self::Kill { pause, change, next } => {
                 write!(f, "daemon killed, {pause:?} without one")?;
                 change.map_or(Ok(()), |script| write!(f, " and then nft {script}"))?;
-                write!(f, ", {}", owner(*owned))
+                write!(f, ", {next}")
             }
-            Self::Restart { owned } => write!(f, "daemon restarted, {}", owner(*owned)),
+            Self::Restart { next } => write!(f, "daemon restarted, {next}"),
             Self::Storm => write!(f, "{STORM} changes of the endpoints"),
             Self::Both(fault, other) => write!(f, "{fault}, and meanwhile {other}"),
         }
@@ -186,8 +184,4 @@ fn change_rules(stage: &Stage<'_>, script: &str) {
         let line = format!("{refused:#}");
         println!("  refused: {}", line.lines().next().unwrap_or_default());
     }
-}
-
-fn owner(owned: bool) -> &'static str {
-    if owned { "the table has an owner" } else { "anybody may change the table" }
 }
