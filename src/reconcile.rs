@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
 
 use crate::dataplane::flows::FlowKiller;
 use crate::dataplane::{Dataplane, Host};
@@ -141,7 +140,9 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
 
     /// Works until told to stop, then hands its parts back.
     pub async fn run(mut self, mut inputs: Inputs) -> Parts<D, H, F, W> {
-        let mut retry = None;
+        // How long it was waited for the last time, and until when this time: whoever asks for counters meanwhile puts it off no
+        // further.
+        let mut retry: Option<(Duration, Instant)> = None;
         let mut feeding = true;
         loop {
             let (wait, routes_wait) = (self.mender.wait(), self.mender.routes_wait());
@@ -162,7 +163,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                     self.mender.tell_sums();
                     continue;
                 }
-                () = sleep(retry.unwrap_or(RETRY_MAX)), if retry.is_some() => {}
+                () = at(retry.map(|(_, due)| due)) => {}
                 Some(query) = inputs.queries.recv() => {
                     self.answer(query).await;
                     continue;
@@ -177,11 +178,12 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 outcome = self.reconcile(&view, &mut meanwhile) => outcome,
                 () = stopped(&mut inputs.stop) => break,
             };
-            retry = match outcome {
+            let wait = match outcome {
                 Ok(Settled::Yes) => None,
                 Ok(Settled::OnTheForwarder) => Some(PROMOTE),
-                Err(_) => Some(retry.map_or(RETRY_MIN, |wait: Duration| (wait * 2).min(RETRY_MAX))),
+                Err(_) => Some(retry.map_or(RETRY_MIN, |(wait, _)| (wait * 2).min(RETRY_MAX))),
             };
+            retry = wait.map(|wait| (wait, tokio::time::Instant::now().into_std() + wait));
         }
         let Self { dataplane, host, flows, forwarder, .. } = self;
         Parts { dataplane, host, flows, forwarder }

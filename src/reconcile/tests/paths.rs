@@ -52,6 +52,27 @@ fn refused_rules_are_stood_in_for_within_a_second_and_come_back() {
 }
 
 #[test]
+fn whoever_asks_for_counters_puts_no_further_try_off() {
+    with_mode(Mode::Auto, async |mut rig: Rig| {
+        rig.kernel.set_failing(true);
+        rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
+        let ask = async |rig: &Rig| {
+            for _ in 0..20 {
+                let (query, answer) = oneshot::channel();
+                rig.queries.send(query).await.unwrap();
+                answer.await.unwrap();
+                rig.pass(Duration::from_millis(50)).await;
+            }
+        };
+        ask(&rig).await;
+        assert_eq!(in_use(&rig), InUse::Forwarder);
+        rig.kernel.set_failing(false);
+        ask(&rig).await;
+        assert_eq!(in_use(&rig), InUse::Nftables);
+    });
+}
+
+#[test]
 fn one_refusal_is_a_passing_one() {
     with_mode(Mode::Auto, async |mut rig: Rig| {
         rig.kernel.set_failing(true);
