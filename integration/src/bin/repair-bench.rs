@@ -41,6 +41,10 @@ fn main() -> Result<()> {
         let (median, longest) = (millis(ROUNDS / 2), millis(ROUNDS - 1));
         println!("  {:?}: median {median:.2} ms, longest {longest:.2} ms", script.replace('\n', "; "));
     }
+    println!("by the daemon's own clock, from the event to its commit:");
+    let metrics = daemon.metrics()?;
+    let own = metrics.lines().filter(|line| line.starts_with("apivip_drift_repair_seconds"));
+    own.for_each(|line| println!("  {line}"));
     daemon.stop()?;
     Ok(())
 }
