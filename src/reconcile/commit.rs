@@ -73,7 +73,20 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         meanwhile: &mut Meanwhile<'_>,
     ) -> Result<Applied, DataplaneError> {
         let (before, last) = (self.applied.clone(), self.effective.clone());
-        let Self { dataplane, flows, ending, policy, path, host, forwarder, reports, ledger, .. } = self;
+        let Self {
+            dataplane,
+            flows,
+            ending,
+            policy,
+            path,
+            host,
+            forwarder,
+            reports,
+            ledger,
+            history,
+            metrics,
+            ..
+        } = self;
         let Meanwhile { views, queries } = meanwhile;
         let mut apply = std::pin::pin!(dataplane.apply(desired, before.as_deref()));
         let mut patience = std::pin::pin!(sleep(PATIENCE));
@@ -87,6 +100,11 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 Some(query) = queries.recv() => {
                     // The kernel's counters wait with the commit. The asker may have left.
                     let _ = query.send(ledger.totals().clone());
+                    continue;
+                }
+                report = flows.finished() => {
+                    history.ended(&report, metrics);
+                    reports.send_modify(|report| report.transitions = history.latest());
                     continue;
                 }
                 () = &mut patience, if !waits => {

@@ -103,7 +103,9 @@ impl History {
     /// The flows of a backend were ended, as far as that was possible.
     pub fn ended(&mut self, report: &KillReport, metrics: &Metrics) {
         metrics.flows(report);
+        // Where the commit waits for another program, clients are told before it.
         let death = self.deaths.remove(&report.backend);
+        let death = death.or_else(|| self.pending.get(&report.backend).copied());
         if let Some((death, committed)) = death.and_then(|d| Some((d, d.committed?)))
             && report.flows > 0
             && !report.cancelled

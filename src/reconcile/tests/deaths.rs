@@ -96,6 +96,11 @@ fn clients_are_told_although_the_rules_wait_for_another_program() {
         rig.views.send_replace(Some(view(&[12, 13])));
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(ordered(&rig.flows.orders()), [(backend(13), true), (backend(12), true)]);
+        // What became of them is told at once, too.
+        assert!(rig.flows.finish(backend(13), |report| report.sockets = 5));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let text = rig.metrics.encode(&crate::apiserver::Connection::default(), &BTreeMap::new()).unwrap();
+        assert!(text.contains("apivip_flows_ended_total{method=\"socket\"} 5"), "{text}");
         rig.kernel.set_blocked(false);
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(rig.backends(), [backend(11)]);
