@@ -23,7 +23,7 @@ use integration::sources;
 /// How often a fault leaves and returns.
 const TURNS: usize = 40;
 /// The same where no rate is asked for: each turn takes two seconds of both cores, and a suite runs often.
-const FEWER_TURNS: usize = 20;
+const FEWER_TURNS: usize = 10;
 /// One turn in so many tries the node-local endpoints.
 const LISTENING_TURNS: usize = 10;
 /// New connections a second, and the variable that asks for another number: an unoptimised build carries a third of what
@@ -162,6 +162,7 @@ fn turns() -> usize {
 }
 
 fn leaves_and_returns(fault: Fault, neighbour: Option<Neighbour>) -> Result<()> {
+    let _turn = crate::alone();
     let rate: u32 = match std::env::var(RATE_VARIABLE) {
         Ok(rate) => rate.parse().with_context(|| format!("{RATE_VARIABLE}={rate}"))?,
         Err(_) => RATE,
@@ -220,17 +221,22 @@ fn row(
     )
 }
 
-/// One after the other, in one test: each loads the machine as far as it goes, and a test that waited for another's end would
-/// keep a thread from those that wait for timers.
 #[test]
-fn each_refusal_comes_and_goes_under_load() -> Result<()> {
-    for (fault, neighbour) in [
-        (Fault::NotPermitted, None),
-        (Fault::NoChainType, None),
-        (Fault::Failing, None),
-        (Fault::Failing, Some(Neighbour::KubeProxyNft)),
-    ] {
-        leaves_and_returns(fault, neighbour)?;
-    }
-    Ok(())
+fn without_permission() -> Result<()> {
+    leaves_and_returns(Fault::NotPermitted, None)
+}
+
+#[test]
+fn without_the_chain_type() -> Result<()> {
+    leaves_and_returns(Fault::NoChainType, None)
+}
+
+#[test]
+fn with_commits_that_fail() -> Result<()> {
+    leaves_and_returns(Fault::Failing, None)
+}
+
+#[test]
+fn beside_a_kube_proxy() -> Result<()> {
+    leaves_and_returns(Fault::Failing, Some(Neighbour::KubeProxyNft))
 }

@@ -40,6 +40,7 @@ fn refused_from_the_start() -> Result<()> {
 
 #[test]
 fn a_commit_that_hangs() -> Result<()> {
+    let _turn = crate::alone();
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
     let mut stage = Stage::start(&lab, "auto")?;
     let mut daemon = stage.daemon("nftables")?;

@@ -1,6 +1,8 @@
 //! Scenarios on simulated control planes, one file for each theme. One program, so that its tests share two threads to the
 //! end.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 mod addresses;
 mod admin;
 mod admin_clients;
@@ -64,3 +66,9 @@ mod startup;
 mod status;
 mod streams;
 mod traffic;
+
+/// For scenarios that load the machine as far as it goes: one at a time, until what this returns is dropped.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
