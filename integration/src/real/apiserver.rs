@@ -18,8 +18,9 @@ use crate::process::{Signal, Spawned};
 /// The port that apiservers listen on and publish.
 pub const PORT: u16 = 6443;
 
-/// Longest that an apiserver may take to end after SIGTERM. It usually takes a second.
-const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// Longest that an apiserver may take to end after SIGTERM. It usually takes a second, and a minute or more while requests are
+/// under way.
+const STOP_LIMIT: Duration = Duration::from_secs(150);
 
 /// Admission that only matters to clusters that run pods.
 const UNNEEDED_ADMISSION: &str = "DefaultIngressClass,DefaultStorageClass,LimitRanger,MutatingAdmissionWebhook,\
