@@ -1,9 +1,7 @@
 //! What made a backend suspect, or spoke for it, first.
 
-use std::fmt;
-
 /// The first sign of a change of state. A closed set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cue {
     /// Its kept-open connection ended.
     Ended,
@@ -20,10 +18,6 @@ pub enum Cue {
 }
 
 impl Cue {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Ended, Self::Silent, Self::Dial, Self::Probe, Self::Readyz, Self::Published];
-
     /// The word in logs and status.
     pub fn label(self) -> &'static str {
         match self {
@@ -34,11 +28,5 @@ impl Cue {
             Self::Readyz => "readyz",
             Self::Published => "published",
         }
-    }
-}
-
-impl fmt::Display for Cue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.label())
     }
 }
