@@ -96,6 +96,8 @@ pub struct Reconciler<D, H, F, W> {
     answered: Option<Instant>,
     /// Backends whose flows are being ended, or were; `true`: without the help of a rule.
     ending: BTreeMap<Backend, bool>,
+    /// Backends that died while a commit waited: it knows nothing of them, and the next one does.
+    foreseen: BTreeSet<Backend>,
     history: History,
     ledger: Ledger,
     known_rejections: BTreeSet<Rejection>,
@@ -128,6 +130,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             mender: Mender::default(),
             answered: None,
             ending: BTreeMap::new(),
+            foreseen: BTreeSet::new(),
             history: History::default(),
             ledger: Ledger::default(),
             known_rejections: BTreeSet::new(),
@@ -151,8 +154,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 _ = inputs.stop.wait_for(|stop| *stop) => break,
                 changed = inputs.views.changed(), if feeding => feeding = changed.is_ok(),
                 report = self.flows.finished() => {
-                    self.history.ended(&report, &self.metrics);
-                    self.reports.send_modify(|report| report.transitions = self.history.latest());
+                    self.history.ended(&report, &self.metrics, &self.reports);
                     continue;
                 }
                 drift = after(wait, self.dataplane.drifted()) => self.mender.begin(drift),
@@ -214,6 +216,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         view: &HealthView,
         meanwhile: &mut Meanwhile<'_>,
     ) -> Result<Settled, PathError> {
+        self.foreseen.clear();
         let (vips, backends) = self.addresses(view);
         let node = self.host.view(&vips, &backends).await?;
         let (mut desired, holds) = desire(view, self.effective.as_deref(), &node, &self.policy);

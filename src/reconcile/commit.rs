@@ -77,6 +77,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             dataplane,
             flows,
             ending,
+            foreseen,
             policy,
             path,
             host,
@@ -103,8 +104,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                     continue;
                 }
                 report = flows.finished() => {
-                    history.ended(&report, metrics);
-                    reports.send_modify(|report| report.transitions = history.latest());
+                    history.ended(&report, metrics, reports);
                     continue;
                 }
                 () = &mut patience, if !waits => {
@@ -130,7 +130,9 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             if let Some(view) = view {
                 let latest = desire(&view, last.as_deref(), node, policy).0;
                 forwarder.route(Arc::new(routes(&view, &latest)));
-                order(flows, ending, &latest.dead(), true);
+                let dead = latest.dead();
+                order(flows, ending, &dead, true);
+                *foreseen = dead.into_keys().collect();
             }
         }
     }
@@ -138,10 +140,11 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     /// Has the flows of `state`'s dead backends ended, each once, and leaves those of others alone from now on.
     pub(super) fn end_flows(&mut self, state: &DesiredState, own_reset: bool) {
         let dead = state.dead();
-        for backend in self.ending.keys().filter(|backend| !dead.contains_key(backend)) {
+        let stays = |backend: &Backend| dead.contains_key(backend) || self.foreseen.contains(backend);
+        for backend in self.ending.keys().filter(|backend| !stays(backend)) {
             self.flows.cancel(*backend);
         }
-        self.ending.retain(|backend, _| dead.contains_key(backend));
+        self.ending.retain(|backend, _| stays(backend));
         order(&mut self.flows, &mut self.ending, &dead, own_reset);
     }
 }

@@ -5,16 +5,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::dataplane::flows::KillReport;
 use crate::metrics::{Metrics, Stage};
 use crate::model::health::{BackendHealth, Cue, FailReason, HealthView, State};
 use crate::model::types::Backend;
-use crate::report::{Ended, Transition};
+use crate::report::{Ended, Report, Transition};
 
 /// So many of the latest changes are kept to be shown: a day of a cluster that is upgraded, and a few kilobytes.
 const SHOWN: usize = 64;
 
-/// A change of state whose consequences are under way.
+const TOLD: &str = "told the clients of an apiserver that is gone";
+const MORE: &str = "told more clients of an apiserver that is gone";
+
+/// A change of state that is not in effect yet.
 #[derive(Clone, Copy, Debug)]
 struct Change {
     from: State,
@@ -23,7 +28,8 @@ struct Change {
     cue: Cue,
     noticed: Instant,
     decided: Instant,
-    committed: Option<Instant>,
+    /// Where the commit waits for another program, clients are told before it.
+    ended: Option<Ended>,
 }
 
 /// What is known of every backend's changes.
@@ -31,7 +37,6 @@ struct Change {
 pub(super) struct History {
     states: BTreeMap<Backend, State>,
     pending: BTreeMap<Backend, Change>,
-    deaths: BTreeMap<Backend, Change>,
     /// Newest first.
     latest: Arc<Vec<Transition>>,
 }
@@ -49,10 +54,9 @@ impl History {
         self.states.retain(|backend, _| view.backends.contains_key(backend));
     }
 
-    /// The kernel has what follows from the latest view, as of `at`. `dry`: it would have, were this no rehearsal.
+    /// What follows from the latest view is in effect, as of `at`.
     pub fn committed(&mut self, at: Instant, metrics: &Metrics) {
-        for (backend, mut change) in std::mem::take(&mut self.pending) {
-            change.committed = Some(at);
+        for (backend, change) in std::mem::take(&mut self.pending) {
             let (decision, commit) = (span(change.noticed, change.decided), span(change.decided, at));
             metrics.changed(change.to, change.reason);
             metrics.stage(Stage::Decision, decision);
@@ -67,7 +71,7 @@ impl History {
                 at: change.decided,
                 decision,
                 commit,
-                ended: None,
+                ended: change.ended,
             });
             let reason = change.reason.map(FailReason::label);
             let (decision_ms, commit_ms) = (millis(decision), millis(commit));
@@ -75,15 +79,12 @@ impl History {
             match change.to {
                 State::Down => {
                     tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver does not answer: new connections go to others");
-                    self.deaths.insert(backend, change);
                 }
                 State::Draining => {
                     tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver drains: it keeps its connections and gets no new ones");
-                    self.deaths.insert(backend, change);
                 }
                 State::Unknown | State::Up => {
                     tracing::info!(%backend, from, to, cue, decision_ms, commit_ms, "an apiserver answers and is ready");
-                    self.deaths.remove(&backend);
                 }
             }
         }
@@ -100,58 +101,89 @@ impl History {
         latest.insert(0, transition);
     }
 
-    /// The flows of a backend were ended, as far as that was possible.
-    pub fn ended(&mut self, report: &KillReport, metrics: &Metrics) {
+    /// Takes in what became of the flows of a backend, and shows it. It is told once: an order that began again under rules
+    /// that came later is told a second time only if there were more flows by then.
+    pub fn ended(&mut self, report: &KillReport, metrics: &Metrics, shown: &watch::Sender<Report>) {
         metrics.flows(report);
-        // Where the commit waits for another program, clients are told before it.
-        let death = self.deaths.remove(&report.backend);
-        let death = death.or_else(|| self.pending.get(&report.backend).copied());
-        if let Some((death, committed)) = death.and_then(|d| Some((d, d.committed?)))
+        let cause = self.cause(report.backend);
+        let before = cause.as_ref().and_then(|cause| *cause.ended);
+        if let Some(cause) = &cause
             && report.flows > 0
             && !report.cancelled
+            && before.is_none()
         {
-            metrics.stage(Stage::Told, span(death.decided, committed) + report.last_ended);
+            // An order may come before the commit, or a time to drain after it.
+            let ordered = span(cause.decided, report.started).min(cause.commit.unwrap_or(Duration::MAX));
+            metrics.stage(Stage::Told, ordered + report.last_ended);
         }
-        let between = |from: Option<Instant>, to: Option<Instant>| {
-            from.zip(to).map(|(from, to)| millis(span(from, to)))
-        };
-        let decision_ms = between(death.map(|d| d.noticed), death.map(|d| d.decided));
-        let commit_ms = between(death.map(|d| d.decided), death.and_then(|d| d.committed));
-        let flows_ms = millis(report.last_ended);
-        let remaining: u64 = report.remaining.values().sum();
-        let latest = Arc::make_mut(&mut self.latest);
-        // It may be up again by now, and that ended nothing.
-        let caused = |t: &&mut Transition| {
-            t.backend == report.backend && matches!(t.to, State::Down | State::Draining)
-        };
-        if let Some(transition) = latest.iter_mut().find(caused) {
-            transition.ended = Some(Ended { took: report.last_ended, flows: report.flows, remaining });
+        if before.is_none() || report.flows + report.syn_sent > 0 {
+            tell(report, cause.as_ref(), before.is_some());
         }
-        let why: Vec<String> =
-            report.remaining.iter().map(|(why, n)| format!("{n} {}", why.label())).collect();
-        let why = (!why.is_empty()).then(|| why.join(", "));
-        let (to, cue) = (death.map(|d| d.to.label()), death.map(|d| d.cue.label()));
-        let reason = death.and_then(|d| d.reason).map(FailReason::label);
-        tracing::info!(
-            backend = %report.backend,
-            to,
-            reason,
-            cue,
-            decision_ms,
-            commit_ms,
-            flows_ms,
-            flows = report.flows,
-            moved = report.syn_sent,
-            sockets = report.sockets,
-            nudges = report.nudged,
-            rounds = report.rounds,
-            remaining,
-            why,
-            cancelled = report.cancelled,
-            degraded = report.degraded,
-            "told the clients of an apiserver that is gone"
-        );
+        if let Some(cause) = cause {
+            *cause.ended = Some(sum(before, report));
+        }
+        shown.send_modify(|shown| shown.transitions = self.latest());
     }
+
+    /// The change that flows of a backend are ended for. It may be up again by now, and that ended nothing.
+    fn cause(&mut self, backend: Backend) -> Option<Cause<'_>> {
+        if let Some(change) = self.pending.get_mut(&backend).filter(|change| ends_flows(change.to)) {
+            let Change { to, reason, cue, noticed, decided, .. } = *change;
+            let (decision, ended) = (span(noticed, decided), &mut change.ended);
+            return Some(Cause { to, reason, cue, decided, decision, commit: None, ended });
+        }
+        let latest = Arc::make_mut(&mut self.latest);
+        let transition = latest.iter_mut().find(|t| t.backend == backend && ends_flows(t.to))?;
+        let Transition { to, reason, cue, at: decided, decision, commit, .. } = *transition;
+        let (commit, ended) = (Some(commit), &mut transition.ended);
+        Some(Cause { to, reason, cue, decided, decision, commit, ended })
+    }
+}
+
+/// Why flows were ended, and the place for what became of them.
+struct Cause<'a> {
+    to: State,
+    reason: Option<FailReason>,
+    cue: Cue,
+    decided: Instant,
+    decision: Duration,
+    commit: Option<Duration>,
+    ended: &'a mut Option<Ended>,
+}
+
+fn ends_flows(state: State) -> bool {
+    matches!(state, State::Down | State::Draining)
+}
+
+/// What became of all flows, with those of an order that was told before. What that one left open, the new one found.
+fn sum(before: Option<Ended>, report: &KillReport) -> Ended {
+    let (flows, took) = before.map_or((0, Duration::ZERO), |b| (b.flows.saturating_sub(b.remaining), b.took));
+    let took = if report.flows > 0 || before.is_none() { took.max(report.last_ended) } else { took };
+    Ended { took, flows: flows + report.flows, remaining: report.remaining.values().sum() }
+}
+
+fn tell(report: &KillReport, cause: Option<&Cause<'_>>, again: bool) {
+    let why: Vec<String> = report.remaining.iter().map(|(why, n)| format!("{n} {}", why.label())).collect();
+    tracing::info!(
+        backend = %report.backend,
+        to = cause.map(|c| c.to.label()),
+        reason = cause.and_then(|c| c.reason).map(FailReason::label),
+        cue = cause.map(|c| c.cue.label()),
+        decision_ms = cause.map(|c| millis(c.decision)),
+        commit_ms = cause.and_then(|c| c.commit).map(millis),
+        flows_ms = millis(report.last_ended),
+        flows = report.flows,
+        moved = report.syn_sent,
+        sockets = report.sockets,
+        nudges = report.nudged,
+        rounds = report.rounds,
+        remaining = report.remaining.values().sum::<u64>(),
+        why = (!why.is_empty()).then(|| why.join(", ")),
+        cancelled = report.cancelled,
+        degraded = report.degraded,
+        "{}",
+        if again { MORE } else { TOLD }
+    );
 }
 
 fn change(from: State, health: &BackendHealth) -> Change {
@@ -162,7 +194,7 @@ fn change(from: State, health: &BackendHealth) -> Change {
         cue: health.cue,
         noticed: health.noticed,
         decided: health.since,
-        committed: None,
+        ended: None,
     }
 }
 
@@ -177,30 +209,66 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::flows::Remaining;
     use crate::model::health::tests::health;
     use crate::model::snapshot::{ServiceStatus, Snapshot};
 
     const BACKEND: ([u8; 4], u16) = ([192, 0, 2, 11], 6443);
 
-    #[test]
-    fn the_end_of_flows_belongs_to_the_change_that_caused_it() {
-        let (mut history, metrics, begin) = (History::default(), Metrics::default(), Instant::now());
+    fn show(history: &mut History, state: State) {
         let snapshot = Snapshot {
             generation: 1,
             service: ServiceStatus::Found,
             frontends: Vec::new(),
             rejected: Default::default(),
         };
-        let mut view = HealthView::unprobed(Arc::new(snapshot), begin);
-        for state in [State::Up, State::Down, State::Up] {
-            view.backends.insert(BACKEND.into(), health(state));
-            history.look(&view);
-            history.committed(begin, &metrics);
-        }
-        let report = KillReport { flows: 5, cancelled: true, ..KillReport::new(BACKEND.into()) };
-        history.ended(&report, &metrics);
+        let mut view = HealthView::unprobed(Arc::new(snapshot), Instant::now());
+        view.backends.insert(BACKEND.into(), health(state));
+        history.look(&view);
+    }
+
+    fn ended(history: &mut History, flows: u64, remaining: u64, cancelled: bool) {
+        let remaining = std::iter::once((Remaining::NoAnswer, remaining)).filter(|(_, n)| *n > 0).collect();
+        let report = KillReport { flows, remaining, cancelled, ..KillReport::new(BACKEND.into()) };
+        let (shown, _) = watch::channel(Report::default());
+        history.ended(&report, &Metrics::default(), &shown);
+        assert_eq!(shown.borrow().transitions.len(), history.latest().len());
+    }
+
+    /// Whereto, and how many flows there were and remain.
+    fn told(history: &History) -> Vec<(State, Option<(u64, u64)>)> {
         let latest = history.latest();
-        let ended: Vec<_> = latest.iter().map(|t| (t.to, t.ended.map(|ended| ended.flows))).collect();
-        assert_eq!(ended, [(State::Up, None), (State::Down, Some(5))]);
+        latest.iter().map(|t| (t.to, t.ended.map(|ended| (ended.flows, ended.remaining)))).collect()
+    }
+
+    #[test]
+    fn the_end_of_flows_belongs_to_the_change_that_caused_it() {
+        let (mut history, metrics) = (History::default(), Metrics::default());
+        for state in [State::Up, State::Down, State::Up] {
+            show(&mut history, state);
+            history.committed(Instant::now(), &metrics);
+        }
+        ended(&mut history, 5, 0, true);
+        assert_eq!(told(&history), [(State::Up, None), (State::Down, Some((5, 0)))]);
+    }
+
+    #[test]
+    fn what_was_told_before_the_commit_belongs_to_the_change_that_waits_for_it() {
+        let (mut history, metrics) = (History::default(), Metrics::default());
+        for state in [State::Up, State::Down, State::Up] {
+            show(&mut history, state);
+            history.committed(Instant::now(), &metrics);
+        }
+        show(&mut history, State::Down);
+        ended(&mut history, 7, 2, false);
+        let earlier = (State::Down, None);
+        assert_eq!(told(&history), [(State::Up, None), earlier], "it waits");
+        history.committed(Instant::now(), &metrics);
+        assert_eq!(told(&history), [(State::Down, Some((7, 2))), (State::Up, None), earlier]);
+        // The order begins again: it finds what was left, and one more.
+        ended(&mut history, 3, 0, false);
+        assert_eq!(told(&history)[0], (State::Down, Some((8, 0))));
+        ended(&mut history, 0, 0, false);
+        assert_eq!(told(&history)[0], (State::Down, Some((8, 0))), "nothing is news");
     }
 }

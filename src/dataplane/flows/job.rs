@@ -15,7 +15,7 @@ use super::report::KillReport;
 use super::sender::NotSent;
 use super::sniffer::Sniffer;
 use super::{FlowOptions, KillOrder};
-use crate::model::types::{Backend, Family, Vip};
+use crate::model::types::{Backend, Vip};
 
 /// Packets sent in one step, so that another order or a cancellation waits for a few milliseconds only.
 const BATCH: usize = 256;
@@ -37,7 +37,6 @@ const BREATHE: Duration = Duration::from_millis(3);
 pub(super) struct Job {
     order: KillOrder,
     vips: Vec<Vip>,
-    started: Instant,
     deadline: Instant,
     look_at: Instant,
     /// When the last nudge of this round was sent, or there was none to send.
@@ -45,6 +44,8 @@ pub(super) struct Job {
     send_at: Instant,
     queue: VecDeque<Flow>,
     progress: Progress,
+    /// The open flows stand in the report.
+    counted: bool,
     sniffer: Option<Sniffer>,
     report: KillReport,
 }
@@ -52,12 +53,9 @@ pub(super) struct Job {
 impl Job {
     /// Takes an order up.
     pub(super) fn new(order: KillOrder, options: &FlowOptions, now: Instant) -> Self {
-        let family = Family::of(order.backend.ip());
-        let vips = order.vips.iter().copied().filter(|vip| Family::of(vip.ip()) == family).collect();
-        let report = KillReport::new(order.backend);
+        let report = KillReport { started: now, ..KillReport::new(order.backend) };
         Self {
-            vips,
-            started: now,
+            vips: order.vips_of_its_family(),
             deadline: now + options.bound,
             look_at: now,
             // So long ago that the first look begins the first round.
@@ -66,9 +64,19 @@ impl Job {
             queue: VecDeque::new(),
             progress: Progress::default(),
             sniffer: None,
+            counted: false,
             report,
             order,
         }
+    }
+
+    /// Goes on by another order for the same backend, for as long as a new one: one report tells of both.
+    pub(super) fn again(&mut self, order: KillOrder, options: &FlowOptions, now: Instant) {
+        (self.vips, self.order) = (order.vips_of_its_family(), order);
+        (self.deadline, self.look_at) = (now + options.bound, now);
+        // Flows may have begun meanwhile.
+        self.report.flows = self.report.flows.saturating_sub(count(self.progress.count()));
+        self.counted = false;
     }
 
     /// The backend whose flows it ends.
@@ -110,13 +118,12 @@ impl Job {
     }
 
     fn end(&mut self) -> KillReport {
-        self.report.took = self.started.elapsed();
+        self.report.took = self.report.started.elapsed();
         self.report.clone()
     }
 
     /// Reads conntrack and acts upon it. `false`: it could not be read now.
     fn look(&mut self, kernel: &mut Kernel, bucket: &mut Bucket) -> bool {
-        let first = self.report.found_after.is_zero();
         let began = Instant::now();
         let mut entries = Vec::new();
         for vip in &self.vips {
@@ -132,16 +139,18 @@ impl Job {
         let now = Instant::now();
         let Look { delete, forget, ended } = self.progress.look(entries, now);
         if ended {
-            self.report.last_ended = now - self.started;
+            self.report.last_ended = now - self.report.started;
         }
         let deleted = delete.iter().filter(|entry| kernel.delete(entry)).count();
         self.report.syn_sent += count(deleted);
         for entry in &forget {
             kernel.delete(entry);
         }
-        if first {
-            self.report.found_after = self.started.elapsed();
-            self.report.flows = count(self.progress.count());
+        if self.report.found_after.is_zero() {
+            self.report.found_after = self.report.started.elapsed();
+        }
+        if !std::mem::replace(&mut self.counted, true) {
+            self.report.flows += count(self.progress.count());
         }
         if now.saturating_duration_since(self.round_sent) >= ROUND {
             self.begin_round(kernel, bucket);
@@ -163,7 +172,7 @@ impl Job {
         let now = Instant::now();
         self.round_sent = now;
         if self.report.rounds <= 1 {
-            self.report.nudged_after = now - self.started;
+            self.report.nudged_after = now - self.report.started;
         }
         self.wait_for_look(now, Duration::ZERO);
     }
@@ -263,7 +272,7 @@ impl Job {
         for answer in sniffer.drain() {
             let now = Instant::now();
             if self.progress.answered(answer) {
-                self.report.last_ended = now - self.started;
+                self.report.last_ended = now - self.report.started;
             }
             let AnswerKind::Open(expected) = answer.kind else { continue };
             if !self.order.own_reset || !self.progress.wants_reset(answer.flow, now) {

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::model::types::{Backend, Vip};
+use crate::model::types::{Backend, Family, Vip};
 use kernel::Kernel;
 pub use netlink::{Malformed, NetlinkError};
 pub use report::{KillReport, Remaining};
@@ -71,9 +71,18 @@ pub struct KillOrder {
     pub own_reset: bool,
 }
 
+impl KillOrder {
+    /// Those of the virtual IPs that can lead to the backend.
+    fn vips_of_its_family(&self) -> Vec<Vip> {
+        let family = Family::of(self.backend.ip());
+        self.vips.iter().copied().filter(|vip| Family::of(vip.ip()) == family).collect()
+    }
+}
+
 /// Something that ends flows.
 pub trait FlowKiller {
-    /// Takes up an order. One for the same backend that is under way is dropped without a report.
+    /// Takes up an order. One for the same backend that is under way goes on as the new one says, and one report tells of
+    /// both.
     fn start(&mut self, order: KillOrder);
 
     /// Stops ending the flows of a backend that is up again; a report says how far that got. Without such an order

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 
@@ -13,9 +13,12 @@ use crate::model::types::Backend;
 pub struct KillReport {
     /// The backend.
     pub backend: Backend,
+    /// When the order was taken up.
+    #[serde(skip)]
+    pub started: Instant,
     /// Entries without an answer from the backend that were deleted, so that the client's next SYN goes elsewhere.
     pub syn_sent: u64,
-    /// Open flows found at first.
+    /// Open flows found at first, and when the order was given again.
     pub flows: u64,
     /// Packets sent to clients.
     pub nudged: u64,
@@ -46,10 +49,11 @@ pub struct KillReport {
 }
 
 impl KillReport {
-    /// A report of nothing yet.
+    /// A report of nothing yet, for an order that is taken up now.
     pub(crate) fn new(backend: Backend) -> Self {
         Self {
             backend,
+            started: Instant::now(),
             syn_sent: 0,
             flows: 0,
             nudged: 0,

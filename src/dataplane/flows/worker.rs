@@ -39,8 +39,11 @@ pub(super) fn run(
         };
         match command {
             Ok(Command::Start(order)) => {
-                jobs.retain(|job| job.backend() != order.backend);
-                jobs.push(Job::new(order, options, Instant::now()));
+                let now = Instant::now();
+                match jobs.iter_mut().find(|job| job.backend() == order.backend) {
+                    Some(job) => job.again(order, options, now),
+                    None => jobs.push(Job::new(order, options, now)),
+                }
             }
             Ok(Command::Cancel(backend)) => {
                 if let Some(at) = jobs.iter().position(|job| job.backend() == backend) {

@@ -97,7 +97,7 @@ fn clients_are_told_although_the_rules_wait_for_another_program() {
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(ordered(&rig.flows.orders()), [(backend(13), true), (backend(12), true)]);
         // What became of them is told at once, too.
-        assert!(rig.flows.finish(backend(13), |report| report.sockets = 5));
+        assert!(rig.flows.finish(backend(13), |report| (report.flows, report.sockets) = (5, 5)));
         tokio::time::sleep(Duration::from_millis(1)).await;
         let text = rig.metrics.encode(&crate::apiserver::Connection::default(), &BTreeMap::new()).unwrap();
         assert!(text.contains("apivip_flows_ended_total{method=\"socket\"} 5"), "{text}");
@@ -105,6 +105,13 @@ fn clients_are_told_although_the_rules_wait_for_another_program() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(rig.backends(), [backend(11)]);
         assert_eq!(ordered(&rig.flows.under_way()), [(backend(13), false), (backend(12), false)]);
+        // The order began again under the rules, and found nobody who was not told.
+        assert!(rig.flows.finish(backend(13), |_| {}));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let report = rig.reports.borrow().clone();
+        let of = |backend| report.transitions.iter().find(|t| t.backend == backend).unwrap();
+        assert_eq!(of(backend(13)).ended.map(|ended| (ended.flows, ended.remaining)), Some((5, 0)));
+        assert_eq!(of(backend(12)).ended, None, "its order was not cancelled by the commit that waited");
     });
 }
 
