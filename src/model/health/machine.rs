@@ -97,20 +97,38 @@ impl Health {
     /// Takes in a finished probe.
     pub fn observe(&mut self, backend: Backend, probe: Probe) {
         let thresholds = self.thresholds();
+        let dark = self.dark();
         let Some(tracker) = self.backends.get_mut(&backend) else { return };
         tracker.observe(probe, thresholds);
         let elsewhere = tracker.local;
         if let Some(deed) = Deed::of(&probe) {
             for (other, tracker) in self.backends.iter_mut().filter(|(other, _)| **other != backend) {
                 if let Some(run) = &mut tracker.run {
-                    let apart = elsewhere || Family::of(other.ip()) != Family::of(backend.ip());
-                    run.witnessed(&probe, deed, if apart { Eyes::Elsewhere } else { Eyes::Near });
+                    let eyes = eyes(*other, backend, elsewhere);
+                    let [all, near] = dark.get(other).copied().unwrap_or_default();
+                    run.relit(probe.finished, [all, near.filter(|_| eyes == Eyes::Near)]);
+                    run.witnessed(&probe, deed, eyes);
                 }
             }
         }
         for tracker in self.backends.values_mut() {
             tracker.judge(probe.finished, thresholds);
         }
+    }
+
+    /// Since when nobody else has answered, by backend that does not answer itself: of all others, and of those that are near
+    /// it. `None`: somebody does, or there is nobody else who ever did.
+    fn dark(&self) -> BTreeMap<Backend, [Option<Instant>; 2]> {
+        let failing = self.backends.iter().filter(|(_, t)| t.run.is_some()).map(|(backend, _)| *backend);
+        let since = |backend: Backend, near: bool| -> Option<Instant> {
+            let others = self.backends.iter().filter(|(other, t)| {
+                let counts = !near || eyes(backend, **other, t.local) == Eyes::Near;
+                **other != backend && t.has_answered() && counts
+            });
+            let since: Option<Vec<Instant>> = others.map(|(_, t)| Some(t.run.as_ref()?.since)).collect();
+            since?.into_iter().max()
+        };
+        failing.map(|backend| (backend, [since(backend, false), since(backend, true)])).collect()
     }
 
     /// Forgets backends whose grace after their removal is over.
@@ -181,4 +199,10 @@ impl Health {
     fn thresholds(&self) -> Thresholds {
         Thresholds { fall: self.options.fall, rise: self.options.rise }
     }
+}
+
+/// What a witness, which may run on this node, says of the way to another backend.
+fn eyes(other: Backend, witness: Backend, is_local: bool) -> Eyes {
+    let apart = is_local || Family::of(other.ip()) != Family::of(witness.ip());
+    if apart { Eyes::Elsewhere } else { Eyes::Near }
 }

@@ -81,13 +81,17 @@ pub(super) struct Run {
     near: [Option<Instant>; 3],
     /// When the last probe began that saw so.
     last: [Option<Instant>; 3],
+    /// Until when others are still on their way back after an outage of all, of all whose answers count, and of those that
+    /// are [`Eyes::Near`].
+    settling: [Option<Instant>; 2],
     proven: bool,
 }
 
 impl Run {
     pub fn new(since: Instant) -> Self {
-        let (first, near, last) = Default::default();
-        Self { since, reason: None, failures: 0, starts: VecDeque::new(), first, near, last, proven: false }
+        let (first, near, last, settling) = Default::default();
+        let (reason, failures, starts) = (None, 0, VecDeque::new());
+        Self { since, reason, failures, starts, first, near, last, settling, proven: false }
     }
 
     /// A probe that began at `started` failed.
@@ -111,6 +115,16 @@ impl Run {
             }
             for last in &mut self.last[..=deed as usize] {
                 *last = (*last).max(Some(probe.started));
+            }
+        }
+    }
+
+    /// Another backend answers at `now`, where nobody had since these moments: of all others, and of those that are
+    /// [`Eyes::Near`]. Whoever went a moment later than this one has borne witness against it before.
+    pub fn relit(&mut self, now: Instant, dark: [Option<Instant>; 2]) {
+        for (settling, dark) in self.settling.iter_mut().zip(dark) {
+            if dark.is_some_and(|dark| now.saturating_duration_since(dark.max(self.since)) > OUTAGE) {
+                settling.get_or_insert(now + SETTLING);
             }
         }
     }
@@ -151,17 +165,21 @@ impl Run {
         self.proven
     }
 
-    /// Whether it is proven that not this node is cut off, nor was a moment ago, when it finds its neighbours one by one.
+    /// Whether it is proven that not this node is cut off, nor was a moment ago, when it finds its neighbours one by one, and
+    /// apiservers that all were away come back one by one.
     pub fn is_certain(&self, fall: u32) -> bool {
         // Whoever refuses was reached.
         let reached = !matches!(self.reason, None | Some(FailReason::Timeout | FailReason::Unreachable));
-        let witness = if reached { self.witness() } else { self.near[self.needs() as usize] };
+        let (witness, settling) = match reached {
+            true => (self.witness(), self.settling[0]),
+            false => (self.near[self.needs() as usize], self.settling[1]),
+        };
         let from = match witness {
             Some(witness) if witness.duration_since(self.since) > OUTAGE => witness + SETTLING,
             Some(witness) => witness,
             None => self.since + GIVEN_UP,
         };
-        self.proven && self.failed_from(from) >= fall
+        self.proven && self.failed_from(from.max(settling.unwrap_or(from))) >= fall
     }
 
     fn failed_from(&self, from: Instant) -> u32 {

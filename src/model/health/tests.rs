@@ -12,6 +12,7 @@ mod witnesses;
 
 const A: u8 = 11;
 const B: u8 = 12;
+const C: u8 = 13;
 
 fn backend(last: u8) -> Backend {
     Backend::from(([192, 0, 2, last], 6443))

@@ -82,6 +82,11 @@ impl Tracker {
         }
     }
 
+    /// Whether it ever answered.
+    pub fn has_answered(&self) -> bool {
+        self.answered.is_some()
+    }
+
     pub fn observe(&mut self, probe: Probe, thresholds: Thresholds) {
         self.local = probe.local.unwrap_or(self.local);
         match probe.outcome {

@@ -108,3 +108,47 @@ fn one_of_the_other_family_says_nothing_of_this_one() {
     }
     assert!(story.health(A, 10_501).ending);
 }
+
+/// Apiservers that all go away do so one after the other, and come back so.
+#[test]
+fn an_outage_of_all_that_begins_and_ends_one_by_one_ends_no_flow() {
+    for reason in [FailReason::Refused, FailReason::Timeout] {
+        let mut story = both_up();
+        let failed = |story: &mut Story, last, ms| story.probe(last, ms, ms + 1, Outcome::Failed(reason));
+        failed(&mut story, A, 1000);
+        story.probe(B, 1010, 1011, Outcome::Alive);
+        for ms in (1020..4000).step_by(500) {
+            failed(&mut story, A, ms);
+            failed(&mut story, A, ms + 50);
+            failed(&mut story, B, ms + 60);
+        }
+        for ms in (4000..8000).step_by(500) {
+            story.probe(B, ms, ms + 1, Outcome::Ready);
+            let health = story.health(A, ms + 1);
+            assert_eq!((health.state, health.ending), (State::Down, false), "{reason} at {ms}");
+            failed(&mut story, A, ms + 50);
+            failed(&mut story, A, ms + 100);
+        }
+        for ms in [8010, 8060] {
+            failed(&mut story, A, ms);
+        }
+        assert!(story.health(A, 8062).ending, "{reason}: it stays away");
+    }
+}
+
+/// One that was away before says nothing against the proof that the others give.
+#[test]
+fn others_that_answer_all_the_time_are_proof_enough() {
+    let mut story = Story::new(options(), &[A, B, C]);
+    for last in [A, B, C] {
+        story.probe(last, 0, 1, Outcome::Ready);
+    }
+    story.fail(B, 500);
+    for ms in [1000, 2000, 3000] {
+        story.fail(A, ms);
+        story.fail(A, ms + 50);
+        story.probe(C, ms + 60, ms + 61, Outcome::Alive);
+    }
+    story.probe(B, 3100, 3101, Outcome::Ready);
+    assert!(story.health(A, 3102).ending);
+}
