@@ -36,6 +36,8 @@ pub struct Mix {
     pub upload: usize,
     /// Busy downloads.
     pub download: usize,
+    /// Connections with requests all the time, answered or not.
+    pub pipelined: usize,
 }
 
 impl Default for Mix {
@@ -50,6 +52,7 @@ impl Default for Mix {
             half_closed: 0,
             upload: 3,
             download: 3,
+            pipelined: 0,
         }
     }
 }
@@ -92,6 +95,7 @@ impl Clients {
             ("--half-closed", mix.half_closed),
             ("--upload", mix.upload),
             ("--download", mix.download),
+            ("--pipelined", mix.pipelined),
         ] {
             clients.args([argument, &count.to_string()]);
         }

@@ -53,6 +53,9 @@ struct Arguments {
     /// Busy downloads
     #[arg(long, value_name = "N", default_value_t = 0)]
     download: usize,
+    /// Connections with requests all the time, answered or not
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pipelined: usize,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -80,6 +83,7 @@ impl Arguments {
                 (Kind::HalfClosed, self.half_closed),
                 (Kind::Upload, self.upload),
                 (Kind::Download, self.download),
+                (Kind::Pipelined, self.pipelined),
             ],
         }
     }

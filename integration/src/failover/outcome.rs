@@ -91,7 +91,8 @@ impl Outcome {
 
     /// [`Outcome::told`] of each kind, in words.
     pub fn by_kind(&self, dead: &[IpAddr]) -> String {
-        let kinds = [Kind::Idle, Kind::Watch, Kind::HalfClosed, Kind::Upload, Kind::Download];
+        let kinds =
+            [Kind::Idle, Kind::Watch, Kind::HalfClosed, Kind::Upload, Kind::Download, Kind::Pipelined];
         let words = kinds.map(|kind| {
             let Told { flows, told, first_ms, last_ms } = self.told(dead, Some(kind));
             format!("{kind:?} {told} of {flows} told, {first_ms} to {last_ms} ms after the fault")

@@ -15,6 +15,7 @@ use integration::fault::Fault;
 use integration::foreign;
 use integration::lab::{self, Families, Lab, LabOptions, PodAttachment};
 use integration::netns::Namespace;
+use integration::sim::clients::config::Fresh;
 use integration::sim::clients::timeline::Kind;
 
 /// Foreign entries in the node's conntrack table; `scripts/bench failover --foreign` has as many as fit.
@@ -22,6 +23,24 @@ const FOREIGN: u32 = 5_000;
 
 /// Longest until the daemon gives clients up that it cannot reach: it does after 15 s.
 const GIVEN_UP: Duration = Duration::from_secs(150);
+
+/// Busy clients, so many that some lead to each apiserver. One that sends a request and waits for the answer is not always busy:
+/// where the cable is cut after its request was acknowledged and before the answer came, its kernel has nothing to send again.
+const BUSY: Mix = Mix {
+    fresh_every: None,
+    fresh: Fresh::Tls,
+    timeout: Duration::from_secs(15),
+    idle: 0,
+    watch: 0,
+    half_closed: 0,
+    upload: 0,
+    download: 0,
+    pipelined: 24,
+};
+
+/// Longest until a busy client is told. Its kernel sends again 0.2 s after the fault, and then each time after twice as long:
+/// once the rule is there, that takes at most as long as the rule took to come.
+const SPOKE_UP: Duration = Duration::from_secs(60);
 
 /// How long clients behind something unusual are watched then.
 const WATCHED: Duration = Duration::from_secs(4);
@@ -85,21 +104,24 @@ fn unreached(
     inner: IpAddr,
     why: Option<&str>,
 ) -> Result<Outcome> {
-    let dead = addresses(stage.lab, &[2]);
-    let mut crowd = stage.crowd(&[from], &Mix { upload: 6, download: 0, ..mix() })?;
-    crowd.hidden(inner, lab::addresses::pod(1, Family::V4));
-    stage.inflict(&mut crowd, Fault::Unplugged, &[2])?;
+    let (dead, outer) = (addresses(stage.lab, &[2]), lab::addresses::pod(1, Family::V4));
+    let mut busy = stage.crowd(&[from], &BUSY)?;
+    busy.hidden(inner, outer);
+    let mut others = stage.crowd(&[from], &Mix { upload: 0, download: 0, ..mix() })?;
+    others.hidden(inner, outer);
+    stage.inflict(&mut busy, Fault::Unplugged, &[2])?;
+    let waited = busy.wait_told(&dead, SPOKE_UP);
     let told = stage.daemon.process().wait_for_line("told the clients of an apiserver", GIVEN_UP)?;
     // Two rounds are over soon, where somebody answers in the clients' place.
     thread::sleep(WATCHED);
-    let outcome = crowd.finish()?;
-    println!("{:?}\n{outcome}", outcome.told(&dead, None));
+    let outcome = busy.joined(others).finish()?;
+    println!("{}\n{outcome}", outcome.by_kind(&dead));
     let judge = || -> Result<()> {
         outcome.expect_uncut(&dead)?;
         outcome.expect_served(SERVED)?;
-        let busy = outcome.told(&dead, Some(Kind::Upload));
-        // Retransmissions back off: a single one may speak up later than anybody looks here.
-        ensure!(busy.told > 0 || busy.flows < 2, "of the busy ones {busy:?} were told");
+        waited?;
+        let busy = outcome.told(&dead, Some(Kind::Pipelined));
+        ensure!(busy.told == busy.flows && busy.flows > 0, "of the busy ones {busy:?} were told");
         let idle = outcome.told(&dead, Some(Kind::Idle));
         ensure!(
             idle.told == 0 && idle.flows > 0,

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
+
 use super::http::{Broken, Https, Session};
 
 /// Large, and a real apiserver takes up to 3 MiB.
@@ -14,6 +16,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const DOWNLOAD: &str = "/openapi/v2";
 /// Something that any user may post.
 const UPLOAD: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+/// Something small that every apiserver answers.
+const SMALL: &str = "/version";
 /// A review; spaces after it make it long.
 const REVIEW: &str = r#"{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","spec":{"resourceAttributes":{"verb":"get","resource":"services"}}}"#;
 
@@ -36,6 +40,11 @@ pub(super) fn request(https: &Https, direction: Direction) -> Vec<u8> {
     }
 }
 
+/// A small one.
+pub(super) fn small_request(https: &Https) -> Vec<u8> {
+    https.get(SMALL)
+}
+
 /// One request and its whole answer.
 pub(super) async fn exchange(
     session: &mut Session,
@@ -53,5 +62,20 @@ pub(super) async fn go_on(session: &mut Session, request: &[u8], mut progress: i
             return broken;
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Request after request, answered or not, until it breaks.
+pub(super) async fn pipeline(session: &mut Session, request: &[u8], mut progress: impl FnMut()) -> Broken {
+    let mut ticks = tokio::time::interval(PAUSE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let done = tokio::select! {
+            _ = ticks.tick() => session.write(request).await,
+            heard = session.skip() => heard.map(|()| progress()),
+        };
+        if let Err(broken) = done {
+            return broken;
+        }
     }
 }

@@ -151,11 +151,16 @@ impl Session {
         }
     }
 
+    /// Reads what comes next, and forgets it. Losing this future loses nothing.
+    pub(super) async fn skip(&mut self) -> Result<(), Broken> {
+        self.ahead.clear();
+        self.more().await
+    }
+
     /// Reads and forgets until the connection ends.
     pub(super) async fn drain(&mut self, mut progress: impl FnMut()) -> Broken {
         loop {
-            self.ahead.clear();
-            match self.more().await {
+            match self.skip().await {
                 Ok(()) => progress(),
                 Err(broken) => return broken,
             }

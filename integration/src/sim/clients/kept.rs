@@ -36,6 +36,7 @@ enum Open {
     Idle(TcpStream),
     Silent(Box<Session>),
     Busy(Box<Session>, Vec<u8>),
+    Pipelined(Box<Session>, Vec<u8>),
 }
 
 impl Kept {
@@ -87,9 +88,10 @@ async fn open(
     journal.local(entry, trial.local);
     let stream = dialled?;
     journal.connected(entry);
-    let direction = match kind {
-        Kind::Upload => Direction::Up,
-        Kind::Download => Direction::Down,
+    let request = match kind {
+        Kind::Upload => busy::request(https, Direction::Up),
+        Kind::Download => busy::request(https, Direction::Down),
+        Kind::Pipelined => busy::small_request(https),
         Kind::Watch | Kind::HalfClosed => {
             let mut session = https.open(stream).await?;
             session.write(&https.get(WATCH)).await?;
@@ -103,9 +105,9 @@ async fn open(
         Kind::Idle | Kind::Fresh => return Ok(Open::Idle(stream)),
     };
     let mut session = https.open(stream).await?;
-    let request = busy::request(https, direction);
     busy::exchange(&mut session, &request, || journal.progress(entry)).await?;
-    Ok(Open::Busy(Box::new(session), request))
+    let session = Box::new(session);
+    Ok(if kind == Kind::Pipelined { Open::Pipelined(session, request) } else { Open::Busy(session, request) })
 }
 
 async fn keep(journal: Arc<Journal>, entry: Entry, open: Open) {
@@ -114,6 +116,7 @@ async fn keep(journal: Arc<Journal>, entry: Entry, open: Open) {
         Open::Idle(stream) => idle(stream).await,
         Open::Silent(mut session) => session.drain(progress).await,
         Open::Busy(mut session, request) => busy::go_on(&mut session, &request, progress).await,
+        Open::Pipelined(mut session, request) => busy::pipeline(&mut session, &request, progress).await,
     };
     journal.broke(entry, broken);
 }

@@ -10,7 +10,8 @@ use super::timeline::{End, Kind, Reason, Timeline};
 use crate::sim::fixture::{Fixture, NAME, TOKEN};
 use crate::sim::load::config::TlsKind;
 
-const KEPT: [Kind; 5] = [Kind::Idle, Kind::Watch, Kind::HalfClosed, Kind::Upload, Kind::Download];
+const KEPT: [Kind; 6] =
+    [Kind::Idle, Kind::Watch, Kind::HalfClosed, Kind::Upload, Kind::Download, Kind::Pipelined];
 
 /// Runs clients of every kind for half a second, with `fault` in the middle.
 async fn run(fault: impl AsyncFnOnce(&crate::sim::control::Control)) -> (Timeline, usize) {
@@ -39,7 +40,7 @@ async fn run(fault: impl AsyncFnOnce(&crate::sim::control::Control)) -> (Timelin
         tokio::time::sleep(Duration::from_millis(250)).await;
     };
     let started = |kept: &[_]| {
-        assert_eq!(kept.len(), 10);
+        assert_eq!(kept.len(), 12);
         told.send(()).unwrap();
     };
     let timeline = super::run(config, stop, started, move |_| *counted.lock().unwrap() += 1).await.unwrap();
@@ -66,7 +67,7 @@ async fn a_healthy_server_is_reported_as_one() {
 #[tokio::test]
 async fn resets_are_seen_by_every_kind() {
     let (timeline, ended) = run(async |control| control.reset(false).await.unwrap()).await;
-    assert_eq!(ended, 10);
+    assert_eq!(ended, 12);
     for connection in timeline.kept() {
         assert_eq!(connection.end, Some(End::Failed(Reason::Reset)), "{connection:?}");
         assert!(connection.ended_ms >= Some(250), "{connection:?}");

@@ -24,6 +24,8 @@ pub enum Kind {
     Upload,
     /// Large answers, one after the other.
     Download,
+    /// Requests, one after the other, whether the earlier ones were answered or not: it never waits in silence.
+    Pipelined,
 }
 
 /// How a connection ended, as its client saw it.
