@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 
 use crate::control_plane::ControlPlane;
 use crate::lab::Lab;
-use crate::netns::Namespace;
 use crate::pki::{Authority, Validity};
 use crate::process::Spawned;
 use crate::sim::control::Control;
@@ -47,7 +46,7 @@ pub enum Fault {
     NotYetValid,
     /// Every answer comes 3 s late. Simulated apiservers only.
     Slow,
-    /// Connections are reset during one second, and served during the next.
+    /// Connections are reset during one second, and served during the next, by all of them in step.
     Flapping,
     /// The node's own cable is out: nothing is wrong with any apiserver.
     UplinkDown,
@@ -58,7 +57,7 @@ pub enum Fault {
 pub struct Inflicted {
     fault: Fault,
     numbers: Vec<u8>,
-    flapping: Vec<Spawned>,
+    flapping: Option<Spawned>,
 }
 
 impl Fault {
@@ -73,7 +72,7 @@ impl Fault {
         Ok(Inflicted { fault: self, numbers: numbers.to_vec(), flapping })
     }
 
-    fn begin(self, plane: &mut ControlPlane<'_>, numbers: &[u8]) -> Result<Vec<Spawned>> {
+    fn begin(self, plane: &mut ControlPlane<'_>, numbers: &[u8]) -> Result<Option<Spawned>> {
         let lab = plane.lab();
         let mut each = numbers.iter().copied();
         match self {
@@ -102,10 +101,10 @@ impl Fault {
             Self::Slow => {
                 plane.fleet()?.on_each(numbers, |_, control| async move { control.delay(DELAY).await })?;
             }
-            Self::Flapping => return each.map(|i| flap(lab.apiserver(i), lab.dir(), i)).collect(),
+            Self::Flapping => return flap(lab, numbers).map(Some),
             Self::UplinkDown => lab.unplug_node()?,
         }
-        Ok(Vec::new())
+        Ok(None)
     }
 
     fn end(self, plane: &mut ControlPlane<'_>, numbers: &[u8]) -> Result<()> {
@@ -145,7 +144,7 @@ impl Fault {
 impl Inflicted {
     /// Undoes it, for all at once; whoever was killed or stopped is started again and ready when this returns.
     pub fn heal(mut self, plane: &mut ControlPlane<'_>) -> Result<()> {
-        for flapping in &mut self.flapping {
+        if let Some(flapping) = &mut self.flapping {
             flapping.kill()?;
         }
         let Self { fault, numbers, .. } = self;
@@ -179,12 +178,16 @@ fn refusing() -> String {
     )
 }
 
-fn flap(apiserver: &Namespace, folder: &std::path::Path, i: u8) -> Result<Spawned> {
-    let rules = refusing();
-    let mut shell = apiserver.command("sh");
-    shell.arg("-c").arg(format!(
-        "i=0; while [ $i -lt {FLAPS} ]; do echo '{rules}' | nft -f -; sleep 1; nft delete table inet {TABLE}; \
-         sleep 1; i=$((i+1)); done"
-    ));
-    Spawned::start(&format!("flapping-{i}"), shell, folder)
+fn flap(lab: &Lab, numbers: &[u8]) -> Result<Spawned> {
+    let rules = lab.dir().join("flapping.nft");
+    std::fs::write(&rules, refusing()).context("write the rules of flapping apiservers")?;
+    let rules = rules.display();
+    let on_each = |what: &str| -> String {
+        let on = |i: &u8| format!("ip netns exec {} nft {what} & ", lab.apiserver(*i).name());
+        numbers.iter().map(on).collect::<String>() + "wait; sleep 1; "
+    };
+    let (refuse, serve) = (on_each(&format!("-f '{rules}'")), on_each(&format!("delete table inet {TABLE}")));
+    let mut shell = std::process::Command::new("sh");
+    shell.arg("-c").arg(format!("i=0; while [ $i -lt {FLAPS} ]; do {refuse}{serve}i=$((i+1)); done"));
+    Spawned::start("flapping", shell, lab.dir())
 }

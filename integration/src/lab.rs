@@ -7,6 +7,7 @@ mod wiring;
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use apivip::model::types::Family;
@@ -14,12 +15,15 @@ use tempfile::TempDir;
 
 pub use options::{DefaultRoute, Families, LabOptions, PodAttachment};
 
+use crate::delay::DelayLine;
 use crate::netns::{self, Namespace};
 
 /// A running lab. Pods and apiservers are numbered from 1.
 #[derive(Debug)]
 pub struct Lab {
     options: LabOptions,
+    /// Of each apiserver that has a namespace of its own, where they are to be long; their devices hold the namespaces.
+    cables: Vec<DelayLine>,
     fabric: Namespace,
     node: Namespace,
     pods: Vec<Namespace>,
@@ -37,8 +41,9 @@ impl Lab {
         roles.extend((1..=options.pods).map(|i| format!("pod{i}")));
         roles.extend(own.clone().map(|i| format!("api{i}")));
         let mut made = Namespace::create_all(&roles)?.into_iter();
-        let lab = Self {
+        let mut lab = Self {
             options,
+            cables: Vec::new(),
             folder,
             fabric: made.next().context("make the switch")?,
             node: made.next().context("make the node")?,
@@ -49,7 +54,7 @@ impl Lab {
         Ok(lab)
     }
 
-    fn wire(&self, own: std::ops::RangeInclusive<u8>) -> Result<()> {
+    fn wire(&mut self, own: std::ops::RangeInclusive<u8>) -> Result<()> {
         let all = [&self.fabric, &self.node].into_iter().chain(&self.pods).chain(&self.apiservers);
         for namespace in all {
             // Before any interface exists, so that link-local addresses come without waiting, too.
@@ -71,6 +76,11 @@ impl Lab {
             apiservers: own.clone().zip(self.apiservers.iter().map(Namespace::name)).collect(),
         };
         netns::ip_batch(&wiring::links(&names, &self.options))?;
+        if self.options.long_cables {
+            let line =
+                |(i, apiserver)| DelayLine::new([(&self.fabric, &format!("api{i}")), (apiserver, "eth0")]);
+            self.cables = own.clone().zip(&self.apiservers).map(line).collect::<Result<_>>()?;
+        }
         self.fabric.ip(&wiring::fabric(&names, &self.options))?;
         self.node.ip(&wiring::node(&self.options))?;
         for (i, pod) in (1..).zip(&self.pods) {
@@ -166,6 +176,15 @@ impl Lab {
     /// Puts the cables back at once.
     pub fn replug_all(&self, numbers: &[u8]) -> Result<()> {
         self.ports(numbers, "up")
+    }
+
+    /// Lets each frame from and to apiserver number `i` take so long from now on, each way. Fails unless the options have
+    /// long cables.
+    pub fn set_delay(&self, i: u8, one_way: Duration) -> Result<()> {
+        let index = i.checked_sub(first_own_apiserver(&self.options)).map(usize::from);
+        let cable = index.and_then(|index| self.cables.get(index));
+        cable.with_context(|| format!("apiserver {i} has no long cable"))?.set(one_way);
+        Ok(())
     }
 
     /// Takes the node's own cable out of the switch.

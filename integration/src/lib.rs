@@ -10,6 +10,7 @@ pub mod command;
 pub mod container;
 pub mod control_plane;
 pub mod daemon;
+pub mod delay;
 pub mod echoes;
 pub mod failover;
 pub mod fault;

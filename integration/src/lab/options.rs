@@ -21,6 +21,8 @@ pub struct LabOptions {
     pub default_route: DefaultRoute,
     /// Whether simulated apiservers let clients in by certificates of their authority as well, not by tokens alone.
     pub client_certificates: bool,
+    /// Whether the cables of apiservers can be made longer: see [`Lab::set_delay`](super::Lab::set_delay).
+    pub long_cables: bool,
 }
 
 impl Default for LabOptions {
@@ -34,6 +36,7 @@ impl Default for LabOptions {
             second_network: false,
             default_route: DefaultRoute::Fabric,
             client_certificates: false,
+            long_cables: false,
         }
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Names<'a> {
     pub(super) apiservers: Vec<(u8, &'a str)>,
 }
 
-/// All veth pairs, made from outside with both ends where they belong.
+/// All veth pairs, made from outside with both ends where they belong. Long cables are none.
 pub(super) fn links(names: &Names<'_>, options: &LabOptions) -> String {
     let mut text = String::new();
     let mut veth = |inside: &str, namespace: &str, port: &str, switch: &str| {
@@ -33,7 +33,7 @@ pub(super) fn links(names: &Names<'_>, options: &LabOptions) -> String {
     if options.second_network {
         veth("eth1", names.node, "node-second", names.fabric);
     }
-    for (i, name) in &names.apiservers {
+    for (i, name) in names.apiservers.iter().filter(|_| !options.long_cables) {
         veth("eth0", name, &format!("api{i}"), names.fabric);
     }
     for (i, name) in (1..).zip(&names.pods) {

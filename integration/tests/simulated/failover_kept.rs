@@ -193,22 +193,3 @@ fn a_clock_that_is_wrong_for_all_cuts_nobody_off() -> Result<()> {
     }
     crowd.finish()?.expect_nothing_refused()
 }
-
-#[test]
-fn all_killed_keep_their_place_and_serve_when_they_are_back() -> Result<()> {
-    let lab = lab(Families::V4)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
-    let mut crowd = stage.everybody(&mix())?;
-    let inflicted = stage.inflict(&mut crowd, Fault::Killed, &ALL)?;
-    thread::sleep(Duration::from_secs(3));
-    stage.expect_backends("all killed", &ALL)?;
-    inflicted.heal(&mut stage.plane)?;
-    drop(crowd);
-    stage.wait_for_backends(&ALL)?;
-    // Servers that start again no longer serve clients that have closed their half.
-    let crowd = stage.everybody(&Mix::default())?;
-    thread::sleep(Duration::from_secs(2));
-    let outcome = crowd.finish()?;
-    outcome.expect_uncut(&[])?;
-    outcome.expect_nothing_refused()
-}

@@ -1,0 +1,123 @@
+//! What concerns all three apiservers, or all but one, and no longer than they can be waited for: the last good ones keep
+//! their place, the daemon ends no flow, and whoever comes afterwards is served.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use integration::clients::Mix;
+use integration::control_plane::Variant;
+use integration::daemon::backends_of;
+use integration::failover::Failover;
+use integration::failover::trial::{lab, mix};
+use integration::fault::Fault;
+use integration::lab::Families;
+
+const ALL: [u8; 3] = [1, 2, 3];
+
+/// Four times gone and back.
+const FLAPS: Duration = Duration::from_secs(8);
+
+/// Until connections that began under the fault are over; then all are served.
+const SETTLED: Duration = Duration::from_millis(500);
+
+/// Longest until the daemon has seen an answer of `/readyz`, which it asks for each second here.
+const SEEN: Duration = Duration::from_secs(30);
+
+/// How long a slow apiserver is watched: it is asked several times, and each answer takes 3 s.
+const SLOW: Duration = Duration::from_secs(5);
+
+/// An apiserver's own kernel resets whatever is sent to it in a bad second. Idle connections, which send nothing, show whether
+/// anybody else ended one.
+#[test]
+fn all_that_flap_each_second_keep_their_place_and_their_idle_clients() -> Result<()> {
+    let lab = lab(Families::Dual)?;
+    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &["--selftest-interval=off"])?;
+    let idle = Mix { idle: 40, watch: 0, upload: 0, download: 0, ..Mix::default() };
+    let mut crowd = stage.everybody(&idle)?;
+    let begin = Instant::now();
+    let inflicted = stage.inflict(&mut crowd, Fault::Flapping, &ALL)?;
+    let mut open = 0;
+    while begin.elapsed() < FLAPS {
+        let status = stage.daemon.status()?;
+        for vip in lab.vips() {
+            let backends = backends_of(&status, (vip, 443).into());
+            ensure!(!backends.is_empty(), "{vip} leads nowhere\n{status:#}");
+        }
+        open += usize::from(status["holds"].to_string().contains("answers probes"));
+        thread::sleep(Duration::from_millis(100));
+    }
+    stage.heal(inflicted)?;
+    let served = begin.elapsed() + SETTLED;
+    thread::sleep(SETTLED * 4);
+    let ended =
+        |method: &str| stage.daemon.metric(&format!("apivip_flows_ended_total{{method=\"{method}\"}}"));
+    let ended = [ended("nudge")?, ended("socket")?];
+    let outcome = crowd.finish()?;
+    println!("{open} looks at an outage of all, {ended:?} flows ended\n{outcome}");
+    let judge = || -> Result<()> {
+        ensure!(open > 0, "nobody noticed that all were away");
+        ensure!(ended == [0, 0], "the daemon ended flows: {ended:?}");
+        outcome.expect_uncut(&[])?;
+        outcome.expect_served(u64::try_from(served.as_millis())?)
+    };
+    judge().with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+}
+
+/// Unready ones drain while another is ready, and serve while none is. Slow ones are ready, in their own time.
+#[test]
+fn two_and_all_that_are_unready_or_slow_cut_nobody() -> Result<()> {
+    let lab = lab(Families::Dual)?;
+    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &["--readyz-interval=1s"])?;
+    let timeout = Duration::from_secs(60);
+    let mut crowd =
+        stage.everybody(&Mix { fresh_every: Some(Duration::from_millis(50)), timeout, ..mix() })?;
+    let mut go = || -> Result<()> {
+        let two = stage.inflict(&mut crowd, Fault::Unready, &[1, 2])?;
+        stage.wait_for_backends(&[3])?;
+        let third = Fault::Unready.inflict(&mut stage.plane, &[3])?;
+        let none =
+            |status: &serde_json::Value| status["holds"].to_string().contains("is ready; those that answer");
+        stage.daemon.wait_for_status("that none is ready", SEEN, none)?;
+        stage.wait_for_backends(&ALL)?;
+        for inflicted in [two, third] {
+            stage.heal(inflicted)?;
+        }
+        stage.wait_for_backends(&ALL)?;
+        let ready = |status: &serde_json::Value| !none(status);
+        stage.daemon.wait_for_status("that all are ready", SEEN, ready)?;
+        for numbers in [&[2][..], &[1, 3]] {
+            let slow = Fault::Slow.inflict(&mut stage.plane, numbers)?;
+            thread::sleep(SLOW);
+            stage.expect_backends(&format!("{numbers:?} slow"), &ALL)?;
+            stage.heal(slow)?;
+        }
+        Ok(())
+    };
+    let went = go();
+    let outcome = crowd.finish()?;
+    println!("{outcome}");
+    let verdict = went.and_then(|()| outcome.expect_uncut(&[])).and_then(|()| outcome.expect_served(0));
+    verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+}
+
+#[test]
+fn all_killed_or_stopped_keep_their_place_and_serve_when_they_are_back() -> Result<()> {
+    let lab = lab(Families::Dual)?;
+    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
+    for fault in [Fault::Killed, Fault::Stopped] {
+        let mut crowd = stage.everybody(&mix())?;
+        let inflicted = stage.inflict(&mut crowd, fault, &ALL)?;
+        thread::sleep(Duration::from_secs(3));
+        stage.expect_backends(&format!("all {fault:?}"), &ALL)?;
+        stage.heal(inflicted)?;
+        drop(crowd);
+        stage.wait_for_backends(&ALL)?;
+        let crowd = stage.everybody(&mix())?;
+        thread::sleep(Duration::from_secs(2));
+        let outcome = crowd.finish()?;
+        let verdict = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
+        verdict.with_context(|| format!("after {fault:?}; the daemon says\n{}", stage.daemon.log()))?;
+    }
+    Ok(())
+}
