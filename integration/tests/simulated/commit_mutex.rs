@@ -1,6 +1,7 @@
 //! Another program reloads the rules of 5,000 Services, and nf_tables is its own for seconds: clients of an apiserver
 //! that dies meanwhile are told all the same, the status answers, and a stop is heard.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -63,5 +64,11 @@ fn a_commit_that_waits_delays_nothing_else() -> Result<()> {
     daemon.wait_for_status("the rules without the dead one", LIMIT, |status| {
         status["phase"] == "programmed" && status["dataplane"]["in_use"] == "nftables"
     })?;
-    scenario.expect_everybody("after the reload")
+    scenario.expect_everybody("after the reload")?;
+    let log = daemon.log();
+    let lines = log.lines().filter(|line| line.contains("told the clients"));
+    let told: Vec<&str> = lines.filter_map(|line| line.split_once("backend=")?.1.split(' ').next()).collect();
+    let distinct: BTreeSet<&str> = told.iter().copied().collect();
+    ensure!(told.len() == distinct.len(), "told twice: {told:?}\n{log}");
+    Ok(())
 }
