@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::finding::{Check, Finding, Group};
+use super::node::published;
 use super::reading::reading;
 use crate::apiserver::Lifetime;
 use crate::apiserver::examine::Examined;
@@ -32,6 +33,9 @@ pub struct Api {
     /// Seconds since 1970.
     pub now: i64,
 }
+
+/// Where kubeconfigs are.
+const KUBECONFIGS: &str = "ls -l /etc/apivip/kubeconfig /etc/kubernetes/*.conf: the one that apivip run has is what --kubeconfig takes";
 
 pub(super) const fn api(id: &'static str, title: &'static str) -> Check {
     Check { id, group: Group::Api, title }
@@ -70,7 +74,7 @@ pub fn findings(seen: &Api) -> Vec<Finding> {
     if seen.examined.is_empty() {
         all.push(KNOWN.unknown(
             "none is known: no kubeconfig, seed, saved state or running daemon names one",
-            "apivip check --kubeconfig FILE as for apivip run, or --seed ADDRESS:PORT",
+            published(&seen.service),
         ));
     } else {
         let reached = seen.examined.iter().filter(|examined| examined.connected.is_ok()).count();
@@ -91,13 +95,10 @@ pub fn findings(seen: &Api) -> Vec<Finding> {
 
 fn access(seen: &Api) -> Finding {
     match &seen.access {
-        None => ACCESS.unknown(
-            "no kubeconfig is given, and this is no Pod",
-            "apivip check --kubeconfig FILE, as for apivip run",
-        ),
+        None => ACCESS.unknown("no kubeconfig is given, and this is no Pod", KUBECONFIGS),
         Some(Err(error)) => {
             let look = match &seen.kubeconfig {
-                Some(file) => format!("kubectl config view --kubeconfig {file}"),
+                Some(_) => format!("{} config view", kubectl(seen)),
                 None => "ls -l /var/run/secrets/kubernetes.io/serviceaccount".to_owned(),
             };
             let mend =
@@ -125,10 +126,7 @@ fn lifetimes(seen: &Api) -> Vec<Finding> {
             seen.now,
             "kubeadm certs check-expiration: renew the CA, and give every node both until all certificates are new",
         ),
-        None => CA.unknown(
-            "its end cannot be read",
-            "openssl x509 -noout -enddate -in FILE, of certificate-authority",
-        ),
+        None => CA.unknown("its end cannot be read", show_ca(seen)),
     }];
     let client = of("client_certificate").map(|found| {
         ages(&CLIENT, found, seen.now, "kubeadm certs renew all, or renew it as the tool that made it says")
@@ -139,6 +137,24 @@ fn lifetimes(seen: &Api) -> Vec<Finding> {
     all.extend(client);
     all.extend(token);
     all
+}
+
+/// What `kubectl` has to be called with to be who the daemon is; in a Pod it is, by the service account.
+pub(super) fn kubectl(seen: &Api) -> String {
+    seen.kubeconfig
+        .as_ref()
+        .map_or_else(|| "kubectl".to_owned(), |file| format!("kubectl --kubeconfig {file}"))
+}
+
+fn show_ca(seen: &Api) -> String {
+    let show = "openssl x509 -noout -enddate";
+    match &seen.kubeconfig {
+        None => format!("{show} -in /var/run/secrets/kubernetes.io/serviceaccount/ca.crt"),
+        Some(_) => format!(
+            "{} config view --raw --minify --flatten -o jsonpath='{{.clusters[0].cluster.certificate-authority-data}}' | base64 -d | {show}",
+            kubectl(seen)
+        ),
+    }
 }
 
 fn ages(check: &Check, lifetime: Lifetime, now: i64, mend: &str) -> Finding {
@@ -175,7 +191,7 @@ fn apiserver(examined: &Examined, seen: &Api) -> Vec<Finding> {
     let why = "without the cluster's CA nothing can be verified";
     match &examined.secured {
         None => {
-            all.push(TLS.unknown(why, "apivip check --kubeconfig FILE, as for apivip run").about(address))
+            all.push(TLS.unknown(why, KUBECONFIGS).about(address));
         }
         Some(Err(error)) => {
             let mend = format!(
@@ -196,7 +212,7 @@ fn apiserver(examined: &Examined, seen: &Api) -> Vec<Finding> {
             }));
         }
     }
-    let verbose = format!("kubectl --server https://{address} get --raw '/readyz?verbose'");
+    let verbose = format!("{} --server https://{address} get --raw '/readyz?verbose'", kubectl(seen));
     all.extend(examined.answered.as_ref().map(|answered| {
         match answered {
             Err(error) => READY.fail(error.as_str(), format!("{verbose}: see whether it hangs")),

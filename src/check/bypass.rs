@@ -17,8 +17,8 @@ pub struct Ways {
     pub virtual_functions: Option<Result<Vec<String>, String>>,
     /// What is in nf_tables.
     pub rules: Option<Result<Survey, String>>,
-    /// Whether this namespace has hardware at all.
-    pub hardware: bool,
+    /// The network cards that this namespace has.
+    pub cards: Vec<String>,
 }
 
 const fn bypass(id: &'static str, title: &'static str) -> Check {
@@ -100,18 +100,24 @@ fn flowtables(ways: &Ways) -> Finding {
     }
     FLOWTABLES.warning(
         format!("flows in it pass the rules by that reset clients of a dead apiserver: {}", few(&found)),
-        "nft list flowtables: keep flows to the apiservers' ports out of it, no flow add for tcp dport 443 and 6443",
+        format!(
+            "nft list flowtable {}: keep flows to the apiservers' ports out of it, no flow add for tcp dport 443 and 6443",
+            survey.flowtables[0].name
+        ),
     )
 }
 
 fn hardware(ways: &Ways) -> Finding {
-    match &ways.links {
-        Some(Ok(_)) if !ways.hardware => HARDWARE.ok("no network card in this network namespace"),
-        _ => HARDWARE.unknown(
-            "a network card's features cannot be read without ethtool",
-            "ethtool -k DEVICE | grep hw-tc-offload",
+    let mend = match (&ways.links, ways.cards.as_slice()) {
+        (Some(Ok(_)), []) => return HARDWARE.ok("no network card in this network namespace"),
+        (_, []) => "ls -d /sys/class/net/*/device: what is there is a network card".to_owned(),
+        (_, [card]) => format!("ethtool -k {card} | grep hw-tc-offload"),
+        (_, cards) => format!(
+            "for card in {}; do ethtool -k $card | grep -e Features -e hw-tc-offload; done",
+            cards.join(" ")
         ),
-    }
+    };
+    HARDWARE.unknown("a network card's features cannot be read without ethtool", mend)
 }
 
 #[cfg(test)]
@@ -131,7 +137,7 @@ mod tests {
             elsewhere: Some(Ok(Elsewhere::default())),
             virtual_functions: Some(Ok(Vec::new())),
             rules: Some(Ok(Survey::default())),
-            hardware: false,
+            cards: Vec::new(),
         }
     }
 
@@ -160,8 +166,21 @@ mod tests {
         assert_eq!(verdicts(&Ways { virtual_functions: functions, ..clean() })[1], Warning);
         let table = SeenFlowtable { name: "inet f t".to_owned(), hardware: true };
         let rules = Some(std::result::Result::Ok(Survey { flowtables: vec![table], ..Survey::default() }));
-        assert_eq!(verdicts(&Ways { rules, ..clean() })[2], Warning);
-        assert_eq!(verdicts(&Ways { hardware: true, ..clean() })[3], Unknown);
+        let offloaded = bypass_ways(&Ways { rules, ..clean() });
+        assert_eq!(offloaded[2].verdict, Warning);
+        assert!(
+            offloaded[2].mend.as_ref().unwrap().starts_with("nft list flowtable inet f t: "),
+            "{offloaded:?}"
+        );
+        for (cards, words) in [
+            (vec!["eth1"], "ethtool -k eth1 |"),
+            (vec!["eth1", "eth2"], "for card in eth1 eth2; do ethtool -k $card |"),
+        ] {
+            let cards = cards.into_iter().map(str::to_owned).collect();
+            let found = bypass_ways(&Ways { cards, ..clean() });
+            assert_eq!(found[3].verdict, Unknown);
+            assert!(found[3].mend.as_ref().unwrap().starts_with(words), "{found:?}");
+        }
         assert_eq!(verdicts(&Ways::default()), [Unknown; 4]);
         let denied = Some(Err("no".to_owned()));
         let blind = Ways {
@@ -169,7 +188,7 @@ mod tests {
             elsewhere: None,
             virtual_functions: denied,
             rules: Some(Err("no".to_owned())),
-            hardware: false,
+            cards: Vec::new(),
         };
         assert_eq!(verdicts(&blind), [Unknown; 4]);
     }

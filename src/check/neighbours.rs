@@ -2,6 +2,7 @@
 
 mod firewall;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::finding::{Check, Finding, Group};
@@ -23,6 +24,8 @@ pub struct Traces {
     pub ipvs: Option<bool>,
     /// Each virtual IP that was dialled, and whom the kernel took that for, or why that is not known.
     pub dialled: Vec<(SocketAddr, Result<SocketAddr, String>)>,
+    /// Apiservers that are known, which Pods must reach.
+    pub apiservers: BTreeSet<SocketAddr>,
     /// Names in the file system of BPF, in part.
     pub bpf: Option<Result<Vec<String>, String>>,
 }
@@ -165,20 +168,21 @@ fn nat_order(traces: &Traces) -> Finding {
     let earlier = survey.chains.iter().filter_map(|chain| {
         let base = chain.base.as_ref()?;
         let ahead = base.kind == "nat" && matches!(base.hook, 0 | 3) && base.priority <= OURS;
-        (ahead && chain.table != TABLE_NAME)
-            .then(|| format!("{} {} {} ({})", chain.family, chain.table, chain.name, base.priority))
+        let name = || format!("{} {} {}", chain.family, chain.table, chain.name);
+        (ahead && chain.table != TABLE_NAME).then(|| (name(), base.priority))
     });
-    let earlier: Vec<String> = earlier.collect();
-    if earlier.is_empty() {
+    let earlier: Vec<(String, i32)> = earlier.collect();
+    let Some((first, _)) = earlier.first() else {
         return NAT_ORDER.ok(format!("no nat chain of others runs at {OURS} or earlier"));
-    }
+    };
+    let shown: Vec<String> = earlier.iter().map(|(name, priority)| format!("{name} ({priority})")).collect();
     NAT_ORDER.warning(
         format!(
             "nat chains of others run as early or earlier, and may translate the virtual IP: {}",
-            few(&earlier)
+            few(&shown)
         ),
         format!(
-            "nft list ruleset: give them a priority above {OURS}, or see that they leave the virtual IP alone"
+            "nft list chain {first}: give it a priority above {OURS}, or see that it leaves the virtual IP alone"
         ),
     )
 }
@@ -210,7 +214,7 @@ fn cilium(traces: &Traces) -> Finding {
     let trace = few(if devices.is_empty() { &pinned } else { &devices });
     CILIUM.unknown(
         format!("it is there ({trace}); whether it load-balances at sockets or routes past netfilter is not visible from here"),
-        "cilium-dbg status --verbose: KubeProxyReplacement must be False, Host Routing must be Legacy",
+        "kubectl exec -n kube-system ds/cilium -- cilium-dbg status --verbose: KubeProxyReplacement must be False, Host Routing must be Legacy",
     )
 }
 

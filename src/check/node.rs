@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use super::finding::{Check, Finding, Group};
 use crate::columns::few;
@@ -12,6 +13,12 @@ use crate::model::desired::{NodeView, PreferredSource};
 /// What was found on the node.
 #[derive(Clone, Debug, Default)]
 pub struct Here {
+    /// `--run-dir`.
+    pub run_dir: PathBuf,
+    /// `--state-dir`.
+    pub state_dir: PathBuf,
+    /// The Service, as NAMESPACE/NAME.
+    pub service: String,
     /// Virtual IPs, from arguments, saved state, a running daemon or the API.
     pub vips: BTreeSet<SocketAddr>,
     /// Apiservers that are known.
@@ -73,9 +80,10 @@ pub fn here(seen: &Here) -> Vec<Finding> {
 
 fn virtual_ips(seen: &Here) -> Vec<Finding> {
     if seen.vips.is_empty() {
+        let (namespace, name) = seen.service.split_once('/').unwrap_or_default();
         return vec![KNOWN.unknown(
             "nothing names it yet",
-            "apivip check --vip ADDRESS:PORT or --service-cidr CIDR, or with access to the API",
+            format!("kubectl get service -n {namespace} {name}: its ClusterIP and port are what --vip takes"),
         )];
     }
     let vips: Vec<String> = seen.vips.iter().map(SocketAddr::to_string).collect();
@@ -136,12 +144,7 @@ fn source(seen: &Here, view: &NodeView, ip: IpAddr, route: Option<PreferredSourc
     let backends: Vec<&IpAddr> = seen.backends.iter().filter(|b| b.is_ipv4() == ip.is_ipv4()).collect();
     if backends.is_empty() {
         return Some(
-            SOURCE
-                .unknown(
-                    "no apiserver of its family is known",
-                    "apivip check --seed ADDRESS:PORT, or with access to the API",
-                )
-                .about(ip),
+            SOURCE.unknown("no apiserver of its family is known", published(&seen.service)).about(ip),
         );
     }
     let mut other: BTreeMap<IpAddr, String> = BTreeMap::new();
@@ -173,18 +176,27 @@ fn source(seen: &Here, view: &NodeView, ip: IpAddr, route: Option<PreferredSourc
     Some(finding.about(ip))
 }
 
+/// Shows the apiservers that the API publishes.
+pub(super) fn published(service: &str) -> String {
+    let (namespace, name) = service.split_once('/').unwrap_or_default();
+    format!(
+        "kubectl get endpointslice -n {namespace} -l kubernetes.io/service-name={name}: an endpoint with its port is what --seed takes"
+    )
+}
+
 fn daemon(seen: &Here) -> Finding {
+    let status = format!("apivip status --run-dir {}", seen.run_dir.display());
     match &seen.daemon {
-        None => DAEMON.unknown("its socket was not asked in time", "apivip status"),
+        None => DAEMON.unknown("its socket was not asked in time", format!("sudo {status}")),
         Some(Ok(None)) => DAEMON.info("none runs with this --run-dir"),
-        Some(Err(error)) => DAEMON.unknown(error.as_str(), "sudo apivip status, with its --run-dir"),
+        Some(Err(error)) => DAEMON.unknown(error.as_str(), format!("sudo {status}")),
         Some(Ok(Some(daemon))) => {
             let text = format!("pid {}, {}: {}", daemon.pid, daemon.phase, daemon.summary);
             match daemon.phase.as_str() {
                 "programmed" => DAEMON.ok(text),
                 "forwarding" if !daemon.stands_in => DAEMON.ok(format!("{text}, as --mode forwarder says")),
-                "failed" => DAEMON.fail(text, "apivip status"),
-                _ => DAEMON.warning(text, "apivip status"),
+                "failed" => DAEMON.fail(text, status),
+                _ => DAEMON.warning(text, status),
             }
         }
     }
@@ -209,7 +221,7 @@ fn table(seen: &Here) -> Vec<Finding> {
         return vec![match rules_in_use {
             true => TABLE.fail(
                 format!("{missing}, though a daemon says that it programmed it"),
-                "apivip status names who takes it away",
+                format!("apivip status --run-dir {} names who takes it away", seen.run_dir.display()),
             ),
             false => TABLE.ok(missing),
         }];
@@ -224,9 +236,8 @@ fn table(seen: &Here) -> Vec<Finding> {
                 "ps -fp {owner}: give its --run-dir, or stop it: another apivip run cannot change the table"
             ),
         ),
-        (None, true) if found.persists && rules_in_use && !seen.plain => {
-            TABLE.warning("it is an orphan, though a daemon runs", "apivip status; restart the daemon")
-        }
+        (None, true) if found.persists && rules_in_use && !seen.plain => TABLE
+            .warning("it is an orphan, though a daemon runs", "systemctl restart apivip, or delete its Pod"),
         (None, true) => TABLE.ok("it is nobody's, and a daemon looks after it"),
         (None, false) => TABLE.info(
             "an earlier daemon left it, and it works on; the next one takes it in, apivip cleanup removes it",
@@ -244,7 +255,7 @@ fn table(seen: &Here) -> Vec<Finding> {
 
 fn state(seen: &Here) -> Finding {
     match &seen.state {
-        None => STATE.unknown("it was not read in time", "ls -l /var/lib/apivip, or the --state-dir"),
+        None => STATE.unknown("it was not read in time", format!("ls -l {}", seen.state_dir.display())),
         Some(Ok(true)) => STATE.ok("there is one, for starts without an apiserver"),
         Some(Ok(false)) => STATE
             .info("there is none yet: a first start needs the API, or --seed and --vip or --service-cidr"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::api::{Api, api};
+use super::api::{Api, api, kubectl};
 use super::finding::{Check, Finding};
 use crate::apiserver::resource::Resource;
 use crate::apiserver::review::{Denied, Permission};
@@ -16,13 +16,14 @@ const PERMISSION: Check = api("permission", "the daemon may do what it does");
 /// What was read, and each permission that matters.
 pub(super) fn reading(seen: &Api) -> Vec<Finding> {
     let (namespace, name) = seen.service.split_once('/').unwrap_or_default();
-    let list = format!("kubectl get service,endpointslice -n {namespace}, as the daemon's user");
+    let kubectl = kubectl(seen);
+    let list = format!("{kubectl} get service,endpointslice -n {namespace}");
     let (address, audience) = match &seen.audience {
         Some(Ok(answered)) => answered,
         Some(Err(error)) => return vec![READ.fail(error.as_str(), list)],
         None => {
             let why = "no apiserver with a verified certificate could be asked";
-            let allowed = format!("kubectl auth can-i --list -n {namespace}, as the daemon's user");
+            let allowed = format!("{kubectl} auth can-i --list -n {namespace}");
             return vec![READ.unknown(why, list), PERMISSION.unknown(why, allowed)];
         }
     };
@@ -31,7 +32,10 @@ pub(super) fn reading(seen: &Api) -> Vec<Finding> {
         Err(error) => READ.fail(error.as_str(), list),
     }];
     all.extend(
-        audience.permissions.iter().filter_map(|asked| permission(asked, audience.slices, &seen.service)),
+        audience
+            .permissions
+            .iter()
+            .filter_map(|asked| permission(asked, audience.slices, &seen.service, &kubectl)),
     );
     all
 }
@@ -63,7 +67,7 @@ fn published(snapshot: &Snapshot, from: SocketAddr, namespace: &str, name: &str)
 }
 
 /// Endpoints are read only where there are no EndpointSlices.
-fn permission(asked: &Permission, slices: Option<bool>, service: &str) -> Option<Finding> {
+fn permission(asked: &Permission, slices: Option<bool>, service: &str, kubectl: &str) -> Option<Finding> {
     let namespace = service.split('/').next().unwrap_or_default();
     let about = format!("{} {}", asked.verb, asked.resource.rbac_name());
     let needed = match asked.resource {
@@ -82,12 +86,12 @@ fn permission(asked: &Permission, slices: Option<bool>, service: &str) -> Option
             ),
         ),
         Err(Denied::Credentials(what)) if needed => {
-            PERMISSION.fail("the apiserver does not accept the credentials (401)", format!("kubectl get --raw /api, as the daemon's user: check {what}"))
+            PERMISSION.fail("the apiserver does not accept the credentials (401)", format!("{kubectl} get --raw /api: check {what}"))
         }
         Err(Denied::Unanswered(error)) if needed => PERMISSION.unknown(
             error.as_str(),
             format!(
-                "kubectl auth can-i {} {} -n {namespace}, as the daemon's user",
+                "{kubectl} auth can-i {} {} -n {namespace}",
                 asked.verb,
                 asked.resource.rbac_name()
             ),

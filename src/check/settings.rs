@@ -39,6 +39,8 @@ const CONNTRACK: Check = setting("conntrack-table", "room in conntrack's table")
 const BRIDGE: Check = setting("bridge-netfilter", "bridged packets in netfilter");
 
 const PROC: &str = "mount -t proc proc /proc";
+/// Lets what `sysctl` says that it has set be set at each start.
+const KEEP: &str = "tee -a /etc/sysctl.d/90-apivip.conf";
 
 /// From this share of conntrack's table on, in percent.
 const CROWDED: i64 = 75;
@@ -72,11 +74,13 @@ pub fn settings(seen: &Settings, concerns: Concerns) -> Vec<Finding> {
 fn forwarding(check: &Check, key: &str, value: Option<i64>, needed: bool) -> Finding {
     match (value, needed) {
         (_, false) => check.ok("no virtual IP of that family is known"),
-        (None, true) => check
-            .unknown(format!("{key} cannot be read"), "mount -t proc proc /proc; a kernel with that family"),
+        (None, true) => check.unknown(
+            format!("{key} cannot be read"),
+            "ls -d /proc/sys/net/ipv4 /proc/sys/net/ipv6: a family that is not there is not in the kernel",
+        ),
         (Some(0), true) => check.warning(
             format!("{key} is 0: packets of Pods are not forwarded; the node's own connections work"),
-            format!("sysctl -w {key}=1, and in /etc/sysctl.d"),
+            format!("sysctl -w {key}=1 | {KEEP}"),
         ),
         (Some(_), true) => check.ok("on"),
     }
@@ -87,7 +91,7 @@ fn rp_filter(seen: &Settings) -> Finding {
         (None, _) => RP_FILTER.unknown("net.ipv4.conf.*.rp_filter cannot be read", PROC),
         (Some((1, place)), Some(rules)) if rules > 0 => RP_FILTER.warning(
             format!("strict on {place}, and there are {rules} routing rules: answers that come by another way are dropped"),
-            "sysctl -w net.ipv4.conf.all.rp_filter=2, or see that ip route get gives every apiserver the way its answers take",
+            format!("sysctl -w net.ipv4.conf.all.rp_filter=2 | {KEEP}"),
         ),
         (Some((1, place)), _) => RP_FILTER.info(format!("strict on {place}: no packet has a source that routes do not lead back to")),
         (Some(_), _) => RP_FILTER.ok("not strict"),
@@ -111,11 +115,18 @@ fn route_localnet(interfaces: Option<&[String]>, at_risk: bool) -> Finding {
                 "on for {}: other hosts of its network may reach what --listen serves on 127.0.0.1",
                 few(some)
             ),
-            format!("sysctl -w net/ipv4/conf/{}/route_localnet=0, or drop packets to 127.0.0.0/8 that do not come from lo", some[0]),
+            closed(some),
         ),
         Some(some) => ROUTE_LOCALNET
             .info(format!("on for {}, as kube-proxy wants it; --listen is not concerned", few(some))),
     }
+}
+
+/// Of `all` and an interface, either is enough to open it.
+fn closed(interfaces: &[String]) -> String {
+    let of = |name: &str| format!(" net/ipv4/conf/{name}/route_localnet=0");
+    let all: String = interfaces.iter().filter(|name| *name != "all").map(|name| of(name)).collect();
+    format!("sysctl -w{}{all} | {KEEP}", of("all"))
 }
 
 fn conntrack(table: Option<(i64, i64)>) -> Finding {
@@ -124,9 +135,7 @@ fn conntrack(table: Option<(i64, i64)>) -> Finding {
         Some((count, max)) => {
             let text = format!("{count} of {max} entries");
             let twice = max.saturating_mul(2);
-            let mend = format!(
-                "sysctl -w net.netfilter.nf_conntrack_max={twice}, or find who fills it: conntrack -L"
-            );
+            let mend = format!("sysctl -w net.netfilter.nf_conntrack_max={twice} | {KEEP}");
             match count.saturating_mul(100).checked_div(max).unwrap_or(0) {
                 NEARLY_FULL.. => CONNTRACK.fail(format!("{text}: new connections are about to fail"), mend),
                 CROWDED.. => CONNTRACK.warning(text, mend),
@@ -197,6 +206,13 @@ mod tests {
         assert_eq!(of(&Settings { tcp_loose: Some(0), ..good() }, "conntrack-tcp-loose"), Verdict::Info);
         let local = Settings { route_localnet: Some(vec![here()]), ..good() };
         assert_eq!(of(&local, "route-localnet"), Verdict::Warning);
+        let mend = settings(&local, ALL)[4].mend.clone().unwrap();
+        assert!(
+            mend.starts_with(
+                "sysctl -w net/ipv4/conf/all/route_localnet=0 net/ipv4/conf/eth0/route_localnet=0 |"
+            ),
+            "{mend}"
+        );
         let guarded = settings(&local, Concerns { loopback: false, ..ALL });
         assert_eq!(guarded[4].verdict, Verdict::Info);
         let bridged =

@@ -29,7 +29,7 @@ pub(super) struct Files {
     pub ipvs: Option<bool>,
     pub bpf: Option<Result<Vec<String>, String>>,
     pub virtual_functions: Option<Vec<Device>>,
-    pub hardware: bool,
+    pub cards: Vec<String>,
 }
 
 /// A device of `/sys/class/net`.
@@ -47,7 +47,12 @@ pub(super) fn files() -> Files {
         legacy: Some(legacy()),
         ipvs: ipvs(),
         bpf: Some(pinned()),
-        hardware: devices.iter().flatten().any(|device| path(device, "device").exists()),
+        cards: devices
+            .iter()
+            .flatten()
+            .filter(|device| path(device, "device").exists())
+            .map(|d| d.name.clone())
+            .collect(),
         virtual_functions: devices,
     }
 }

@@ -98,8 +98,9 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
     let remote::Remote { api, mut vips, mut serving, backends } = remote;
     vips.extend(known.vips());
     serving.extend(known.serving());
-    let backends: BTreeSet<_> =
-        backends.iter().map(SocketAddr::ip).filter(|ip| !vips.iter().any(|vip| vip.ip() == *ip)).collect();
+    let is_vip = |address: &SocketAddr| vips.iter().any(|vip| vip.ip() == address.ip());
+    let apiservers: BTreeSet<_> = backends.into_iter().filter(|backend| !is_vip(backend)).collect();
+    let backends: BTreeSet<_> = apiservers.iter().map(SocketAddr::ip).collect();
     let addresses: BTreeSet<_> = vips.iter().map(SocketAddr::ip).collect();
     let routes = timeout(ROUTES, async {
         let all = addresses.union(&backends).copied().collect();
@@ -121,16 +122,20 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
             ipvs: files.ipvs,
             bpf: files.bpf,
             dialled: dialled.unwrap_or_default(),
+            apiservers,
         },
         ways: Ways {
             virtual_functions: files.virtual_functions.map(|found| local::believe(found, devices.as_ref())),
             elsewhere: elsewhere.map(|found| found.map_err(|error| plain(&error))),
-            hardware: files.hardware,
+            cards: files.cards,
             links: devices,
             rules: rules.clone(),
         },
         api,
         here: Here {
+            run_dir: args.run_dir.clone(),
+            state_dir: args.boot.state_dir.clone(),
+            service: args.table.service.to_string(),
             vips,
             backends,
             routes,

@@ -6,6 +6,10 @@ fn vip() -> SocketAddr {
     SocketAddr::from(([10, 96, 0, 1], 443))
 }
 
+fn apiserver() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 11], 6443))
+}
+
 fn clean() -> Traces {
     Traces {
         rules: Some(Ok(Survey::default())),
@@ -13,6 +17,7 @@ fn clean() -> Traces {
         legacy: Some(Ok(Vec::new())),
         ipvs: Some(false),
         dialled: vec![(vip(), Ok(vip()))],
+        apiservers: BTreeSet::from([apiserver()]),
         bpf: Some(Ok(Vec::new())),
     }
 }
@@ -140,6 +145,7 @@ fn a_nat_chain_that_runs_earlier_is_named() {
     ] {
         assert_eq!(verdict(&traces, "nat-order"), expected, "{traces:?}");
     }
+    assert!(of(&at("x", "nat", 0, -110), "nat-order").mend.unwrap().starts_with("nft list chain ip x c: "));
 }
 
 #[test]
@@ -148,7 +154,21 @@ fn a_policy_that_drops_is_named() {
         chains: vec![chain("filter", "FORWARD", Some(("filter", 2, 0, true)))],
         ..Survey::default()
     };
-    assert!(of(&with(drop), "firewall").evidence.contains("ip filter FORWARD"));
+    let found = of(&with(drop.clone()), "firewall");
+    assert!(found.evidence.contains("ip filter FORWARD"));
+    assert_eq!(
+        found.mend.unwrap(),
+        "nft 'insert rule ip filter FORWARD ip daddr . tcp dport { 192.0.2.11 . 6443 } accept' && \
+         nft 'insert rule ip filter FORWARD ct state established,related accept'"
+    );
+    let nobody = Traces { apiservers: BTreeSet::new(), ..with(drop.clone()) };
+    assert!(of(&nobody, "firewall").mend.unwrap().starts_with("nft list ruleset: "));
+    let mut of_ufw = drop;
+    of_ufw.chains.push(chain("filter", "ufw-before-input", None));
+    assert_eq!(
+        of(&with(of_ufw), "firewall").mend.unwrap(),
+        "ufw route allow proto tcp to 192.0.2.11 port 6443"
+    );
     let firewalld = Survey { tables: vec![table("inet", "firewalld")], ..Survey::default() };
     assert_eq!(verdict(&with(firewalld), "firewall"), Verdict::Warning);
     let ufw = Survey { chains: vec![chain("filter", "ufw-before-input", None)], ..Survey::default() };

@@ -31,6 +31,9 @@ fn rules(owner: Option<u32>, persists: bool) -> Option<Result<Survey, String>> {
 
 fn good() -> Here {
     Here {
+        run_dir: "/run/apivip".into(),
+        state_dir: "/var/lib/apivip".into(),
+        service: "default/kubernetes".to_owned(),
         vips: BTreeSet::from([SocketAddr::new(vip(), 443)]),
         backends: BTreeSet::from([backend(11), backend(12)]),
         routes: Some(Ok(view(
@@ -68,6 +71,24 @@ fn nothing_is_guessed() {
     }
     let blind = Here { routes: Some(Err("no".to_owned())), rules: Some(Err("no".to_owned())), ..good() };
     assert_eq!((of(&blind, "vip-route"), of(&blind, "table")), (Verdict::Unknown, Verdict::Unknown));
+}
+
+#[test]
+fn mends_name_what_the_arguments_say() {
+    let seen = Here {
+        vips: BTreeSet::new(),
+        run_dir: "/run/other".into(),
+        daemon: Some(Err("no".to_owned())),
+        state: None,
+        state_dir: "/srv/state".into(),
+        service: "kube-system/api".to_owned(),
+        ..good()
+    };
+    let all = here(&seen);
+    let mend = |id| all.iter().find(|finding| finding.id == id).unwrap().mend.as_deref().unwrap();
+    assert!(mend("virtual-ip").starts_with("kubectl get service -n kube-system api: "));
+    assert_eq!(mend("daemon"), "sudo apivip status --run-dir /run/other");
+    assert_eq!(mend("saved-state"), "ls -l /srv/state");
 }
 
 #[test]
