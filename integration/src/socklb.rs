@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{self, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
@@ -12,6 +13,9 @@ use crate::daemon::DaemonOptions;
 use crate::lab::Lab;
 
 const SOURCE: &str = include_str!("../faults/socklb.c");
+
+/// Several may be there at the same time.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// The program that makes it, and the cgroup that it makes. Dropping this removes the cgroup; the daemon must have ended.
 #[derive(Debug)]
@@ -31,10 +35,11 @@ impl<'lab> SocketBalancer<'lab> {
         gcc.args(["-x", "c", "-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg("-");
         command::run(gcc, SOURCE)
             .context("build the socket load balancer (Debian packages gcc, libc6-dev, linux-libc-dev)")?;
-        Ok(Self { lab, program, mount, cgroup: format!("apivip-{}-socklb", process::id()) })
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { lab, program, mount, cgroup: format!("apivip-{}-socklb-{number}", process::id()) })
     }
 
-    /// These options, with connections to `vip` led to `backend`. Both are IPv4.
+    /// These options, with connections to `vip` led to `backend`, of the same family. One daemon at a time.
     #[must_use]
     pub fn in_daemon(
         &self,

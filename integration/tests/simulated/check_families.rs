@@ -51,16 +51,19 @@ fn each_family_is_looked_at_by_itself() -> Result<()> {
 
 #[test]
 fn a_socket_load_balancer_is_seen_by_what_it_does() -> Result<()> {
-    let lab = Lab::start(LabOptions::default())?;
-    let stage = Stage::start(&lab)?;
-    stage.check()?.expect("socket-translation", "ok", &[])?;
-    let balancer = SocketBalancer::build(&lab)?;
-    let backend = stage.scenario.plane.apiservers(2)[0];
-    let wrapper = balancer.wrapper(VIP.parse()?, backend);
-    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-    let checked = check_by(lab.node(), lab.dir(), &wrapper, &stage.arguments, &[])?;
-    let words = format!("a socket that dials {VIP} is connected to {backend}");
-    checked.expect("socket-translation", "warning", &[&words, "-> bpftool cgroup tree", "--listen"])
+    for (at, vip) in [VIP, "[fd00:10:96::1]:443"].into_iter().enumerate() {
+        let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+        let stage = Stage::start(&lab)?;
+        stage.check()?.expect("socket-translation", "ok", &[])?;
+        let balancer = SocketBalancer::build(&lab)?;
+        let backend = stage.scenario.plane.apiservers(2)[at];
+        let wrapper = balancer.wrapper(vip.parse()?, backend);
+        let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+        let checked = check_by(lab.node(), lab.dir(), &wrapper, &stage.arguments, &[])?;
+        let words = format!("a socket that dials {vip} is connected to {backend}");
+        checked.expect("socket-translation", "warning", &[&words, "-> bpftool cgroup tree", "--listen"])?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -222,15 +222,21 @@ fn a_local_listener_is_named() -> Result<()> {
 
 #[test]
 fn a_socket_load_balancer_is_named() -> Result<()> {
-    let lab = Lab::start(LabOptions::default())?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
-    let balancer = SocketBalancer::build(&lab)?;
-    let backend = scenario.plane.apiservers(2)[0];
-    let behind = balancer.in_daemon(options(&scenario), VIP.parse()?, backend);
-    let mut daemon = Daemon::start(lab.node(), lab.dir(), &behind)?;
-    let test = wait_for(&mut daemon, VIP, "below-netfilter", true)?;
-    ensure!(test["backend"] == backend.to_string(), "{test}");
-    // Others on the node are not concerned, and go through the rules.
-    scenario.expect_everybody("beside a socket load balancer")?;
-    daemon.stop().map(drop)
+    for (at, vip) in VIPS.into_iter().enumerate() {
+        let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+        let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+        let balancer = SocketBalancer::build(&lab)?;
+        let backend = scenario.plane.apiservers(2)[at];
+        let behind = balancer.in_daemon(options(&scenario), vip.parse()?, backend);
+        let mut daemon = Daemon::start(lab.node(), lab.dir(), &behind)?;
+        let test = wait_for(&mut daemon, vip, "below-netfilter", true)?;
+        ensure!(test["backend"] == backend.to_string(), "{test}");
+        // The other family is not concerned, nor are others on the node: they go through the rules.
+        wait_for(&mut daemon, VIPS[1 - at], "rules", true)?;
+        scenario.expect_everybody("beside a socket load balancer")?;
+        let said = format!("something else than apivip serves the virtual IP vip={vip}");
+        ensure!(daemon.log().contains(&said), "{}", daemon.log());
+        daemon.stop()?;
+    }
+    Ok(())
 }
