@@ -48,6 +48,9 @@ impl Gather {
     /// Starts from what the operator and an earlier run say. The first snapshot, if there is one, is there at once.
     pub fn new(configured: Configured, saved: Option<LastGood>) -> Self {
         let merge = Merge::new(configured, saved.unwrap_or_default(), unix_now());
+        for (seed, vip) in merge.contradicted() {
+            tracing::warn!(%seed, %vip, "a seed has the address of a saved virtual IP: the seed counts");
+        }
         let gather = Self {
             snapshots: watch::Sender::new(None),
             alternatives: watch::Sender::new(merge.alternatives()),

@@ -133,6 +133,11 @@ impl Merge {
         Alternatives { addresses, vips, exist }
     }
 
+    /// Seeds at an address that the last good state takes for a virtual IP. They count, and it does not.
+    pub fn contradicted(&self) -> impl Iterator<Item = (&Seed, Vip)> {
+        boot::contradicted(self)
+    }
+
     /// Where every apiserver was learnt, and when.
     pub fn origins(&self) -> &Origins {
         &self.origins

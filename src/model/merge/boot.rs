@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::good::{GoodBackend, GoodFrontend, Learnt};
 use super::{Merge, address};
+use crate::model::seed::Seed;
 use crate::model::snapshot::{
     Affinity, Frontend, HTTPS, MAX_BACKENDS, MAX_FRONTENDS, ServiceStatus, Snapshot,
 };
@@ -16,10 +17,21 @@ pub(super) fn vips(merge: &Merge) -> BTreeSet<IpAddr> {
     configured.chain(saved(merge).map(|frontend| frontend.vip.ip())).collect()
 }
 
-/// Saved apiservers that serve the API, as far as nothing contradicts them.
+/// Saved apiservers that serve the API, as far as nothing contradicts them. Those of a virtual IP that is one no more may
+/// still live.
 pub(super) fn saved_main(merge: &Merge) -> impl Iterator<Item = &GoodBackend> {
     let main = main_name(merge);
-    saved(merge).filter(move |frontend| frontend.port_name == main).flat_map(|f| backends(merge, f))
+    kept(merge).filter(move |frontend| frontend.port_name == main).flat_map(|f| backends(merge, f))
+}
+
+/// Saved virtual IPs whose address the operator gives to a seed: it is an apiserver's by now. What a name stands for is no
+/// such word, for a name often leads to the virtual IP itself.
+pub(super) fn contradicted(merge: &Merge) -> impl Iterator<Item = (&Seed, Vip)> {
+    let seeds = merge.configured.seeds.iter().filter_map(|seed| Some((seed, seed.address()?.ip())));
+    seeds.flat_map(|(seed, ip)| {
+        let vips = kept(merge).map(|frontend| frontend.vip).filter(move |vip| vip.ip() == ip);
+        vips.map(move |vip| (seed, vip))
+    })
 }
 
 /// The snapshot, with generation 0; `None` if no virtual IP has an apiserver.
@@ -68,9 +80,13 @@ fn fits(merge: &Merge, vips: &BTreeSet<IpAddr>, vip: Vip, backend: Backend) -> b
     address::backend(&backend.ip().to_string(), family, vips, merge.configured.allow_loopback).is_ok()
 }
 
-/// Saved virtual IPs that still count: those that the API once named, and those of an earlier `--vip` for a family of
-/// which nothing is configured now.
+/// Saved virtual IPs that still count.
 fn saved(merge: &Merge) -> impl Iterator<Item = &GoodFrontend> {
+    kept(merge).filter(|frontend| contradicted(merge).all(|(_, vip)| vip != frontend.vip))
+}
+
+/// Those that the API once named, and those of an earlier `--vip` for a family of which nothing is configured now.
+fn kept(merge: &Merge) -> impl Iterator<Item = &GoodFrontend> {
     let configured = |family| merge.configured.vips.iter().any(|vip| Family::of(vip.ip()) == family);
     merge.saved.frontends.iter().filter(move |frontend| match frontend.learnt {
         Learnt::Published => true,
@@ -92,7 +108,7 @@ fn backends<'a>(merge: &'a Merge, frontend: &'a GoodFrontend) -> impl Iterator<I
 
 /// The name of the port that serves the API: `https`, or the first one where none has that name.
 fn main_name(merge: &Merge) -> &str {
-    let mut names = saved(merge).map(|frontend| frontend.port_name.as_str());
+    let mut names = kept(merge).map(|frontend| frontend.port_name.as_str());
     let Some(first) = names.next() else { return HTTPS };
     if first == HTTPS || names.any(|name| name == HTTPS) { HTTPS } else { first }
 }

@@ -93,6 +93,24 @@ fn saved_state_is_enough_and_never_excludes_a_seed() {
 }
 
 #[test]
+fn a_seed_at_the_address_of_a_saved_virtual_ip_is_an_apiserver() {
+    let old = Vip::from(([192, 0, 2, 13], 443));
+    let state = saved(&[frontend(old, "https", &[at(11)]), frontend(vip(1), "https", &[at(12)])]);
+    let merge = Merge::new(configured(&[], &["192.0.2.13:6443"]), state.clone(), 2000);
+    assert_eq!(merge.contradicted().map(|(_, vip)| vip).collect::<Vec<_>>(), [old]);
+    assert_eq!((used(&merge, old), used(&merge, vip(1))), (vec![], vec![at(12), at(13)]));
+    let alternatives = merge.alternatives();
+    assert_eq!(alternatives.addresses, [at(11), at(12), at(13)].into(), "and the saved ones may live");
+    assert_eq!(alternatives.vips, [vip(1).ip()].into());
+
+    // A name that leads there may well mean the virtual IP.
+    let mut named = Merge::new(configured(&[], &["api.example.com:6443"]), state, 2000);
+    let rejected = named.resolve(&"api.example.com:6443".parse().unwrap(), &[at(13)].into(), 2001);
+    assert_eq!(rejected.first().map(|rejection| rejection.reason), Some(RejectReason::IsVip));
+    assert_eq!((named.contradicted().count(), used(&named, old)), (0, vec![at(11)]));
+}
+
+#[test]
 fn seeds_serve_the_port_of_the_api_only() {
     let other: Vip = ([10, 96, 0, 1], 9443).into();
     let state = saved(&[frontend(vip(1), "https", &[at(11)]), frontend(other, "metrics", &[at(90)])]);
