@@ -141,6 +141,38 @@ impl Fleet {
         self.signal(i, Signal::STOP)
     }
 
+    /// Lets server `i` miss what is stored from now on, as one whose watch cache lags behind.
+    pub fn lag(&mut self, i: u8) -> Result<()> {
+        self.server_mut(i)?.takes_orders = false;
+        Ok(())
+    }
+
+    /// Ends that: it learns all at once what was stored meanwhile, and its versions are those of the others.
+    pub fn catch_up(&mut self, i: u8) -> Result<()> {
+        let own = self.server(i)?.control.clone();
+        let stored: Vec<Value> = self.stored().values().cloned().collect();
+        let others = self.servers.iter().filter(|server| server.takes_orders);
+        let others: Vec<Control> = others.map(|server| server.control.clone()).collect();
+        self.runtime.block_on(async {
+            for object in &stored {
+                own.put(object, None).await?;
+            }
+            let mut version = own.stats().await?.resource_version + 1;
+            for other in others {
+                version = version.max(other.stats().await?.resource_version);
+            }
+            own.bump(Some(version)).await
+        })?;
+        self.server_mut(i)?.takes_orders = true;
+        Ok(())
+    }
+
+    /// Those of the servers that take orders.
+    pub fn listening(&self, numbers: &[u8]) -> Vec<u8> {
+        let listens = |i: &u8| self.server(*i).is_ok_and(|server| server.takes_orders);
+        numbers.iter().copied().filter(listens).collect()
+    }
+
     /// Kills server `i` with SIGKILL.
     pub fn kill(&mut self, i: u8) -> Result<()> {
         self.signal(i, Signal::KILL)

@@ -2,6 +2,7 @@
 //! After each the node must settle: every new connection from two Pods and the host reaches a live apiserver, and the
 //! kernel's table is the one that the daemon wants. `scripts/soak` builds and runs it.
 
+mod api;
 mod credentials;
 mod files;
 mod reads;

@@ -10,6 +10,7 @@ use integration::process::Signal;
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
+use crate::api::Trouble;
 use crate::stage::{APISERVERS, Next, Stage};
 
 /// What can happen to apiservers and cables.
@@ -56,6 +57,8 @@ pub enum Step {
     Restart { next: Next },
     /// The endpoints change many times.
     Storm,
+    /// The API gives its readers trouble.
+    Api(Trouble),
     /// Two of them, the second while the first lasts.
     Both(Box<Self>, Box<Self>),
 }
@@ -80,7 +83,7 @@ impl Step {
     }
 
     fn other(chance: &mut impl Rng) -> Self {
-        match chance.random_range(0..7) {
+        match chance.random_range(0..11) {
             0 | 1 => Self::Neighbour(CHANGES.choose(chance).unwrap_or(&CHANGES[0])),
             2 | 3 => Self::Rotation { ca: chance.random(), half: chance.random() },
             4 => Self::Kill {
@@ -89,7 +92,8 @@ impl Step {
                 next: Next::choose(chance),
             },
             5 => Self::Restart { next: Next::choose(chance) },
-            _ => Self::Storm,
+            6 => Self::Storm,
+            _ => Self::Api(Trouble::choose(chance)),
         }
     }
 
@@ -144,6 +148,7 @@ impl Step {
                 stage.daemon.process().wait(Duration::from_secs(60)).context("the end of a daemon")?;
                 stage.respawn(*next)
             }
+            Self::Api(trouble) => trouble.happen(&mut stage.plane, chance),
             Self::Storm => {
                 for _ in 0..STORM {
                     // Simulated apiservers that are dead now are told when they are back.
@@ -173,6 +178,7 @@ impl Display for Step {
             }
             Self::Restart { next } => write!(f, "daemon restarted, {next}"),
             Self::Storm => write!(f, "{STORM} changes of the endpoints"),
+            Self::Api(trouble) => trouble.fmt(f),
             Self::Both(fault, other) => write!(f, "{fault}, and meanwhile {other}"),
         }
     }
