@@ -47,7 +47,7 @@ impl Container {
 }
 
 /// The only child of a process, once it has one.
-fn child(of: &mut Spawned) -> Result<u32> {
+pub(crate) fn child(of: &mut Spawned) -> Result<u32> {
     let pid = of.pid();
     let children = format!("/proc/{pid}/task/{pid}/children");
     of.wait_until("a child", LIMIT, |_| {

@@ -251,7 +251,7 @@ fn status_command(program: &Path, run_dir: &Path, form: &str) -> Command {
     command
 }
 
-fn ask_status(program: &Path, run_dir: &Path) -> Result<Value> {
+pub(crate) fn ask_status(program: &Path, run_dir: &Path) -> Result<Value> {
     let finished =
         command::finish(status_command(program, run_dir, "--output json"), "", command::COMMAND_LIMIT)?;
     if !matches!(finished.status.code(), Some(OK | DEGRADED)) {

@@ -10,6 +10,9 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 
 use crate::pki::KeyFiles;
 
+/// The version of what plugins are asked and answer.
+pub const CREDENTIAL_VERSION: &str = "client.authentication.k8s.io/v1";
+
 /// A kubeconfig with one cluster `lab`, one user `apivip` and one context `lab`.
 #[derive(Clone, Debug)]
 pub struct Kubeconfig {
@@ -47,6 +50,8 @@ pub enum User {
     Files(KeyFiles),
     /// A certificate and a key, as PEM text of certificate and key, written into the file itself.
     Inline(String, String),
+    /// What a credential plugin says, which is asked without arguments.
+    Plugin(PathBuf),
     /// Nobody.
     Anonymous,
 }
@@ -84,6 +89,13 @@ impl Kubeconfig {
             User::Inline(certificate, key) => {
                 entry(&mut user, "client-certificate-data", base64(certificate));
                 entry(&mut user, "client-key-data", base64(key));
+            }
+            User::Plugin(path) => {
+                let command = path.display();
+                let words = format!(
+                    "{{apiVersion: {CREDENTIAL_VERSION}, command: {command}, interactiveMode: Never}}"
+                );
+                entry(&mut user, "exec", words);
             }
             User::Anonymous => {}
         }

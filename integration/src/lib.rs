@@ -36,4 +36,5 @@ pub mod socklb;
 pub mod sources;
 pub mod streams;
 pub mod svg;
+pub mod systemd;
 pub mod tls;

@@ -25,6 +25,8 @@ pub enum Validity {
     Expired,
     /// It begins in an hour.
     NotYet,
+    /// From an hour ago to so many seconds ahead.
+    Brief(u16),
 }
 
 /// A certificate and its key, as PEM files.
@@ -150,6 +152,7 @@ fn params(common_name: &str, validity: Validity) -> CertificateParams {
         Validity::Now => (now - Duration::HOUR, now + 30 * Duration::DAY),
         Validity::Expired => (now - Duration::DAY, now - Duration::HOUR),
         Validity::NotYet => (now + Duration::HOUR, now + Duration::DAY),
+        Validity::Brief(seconds) => (now - Duration::HOUR, now + Duration::seconds(seconds.into())),
     };
     params
 }

@@ -31,7 +31,7 @@ pub(super) use discreet::of_plugin;
 pub use error::AccessError;
 pub(super) use expiry::lifetime;
 pub use expiry::{Expiry, Lifetime};
-pub(super) use prepare::prepare;
+pub(super) use prepare::{changes_after, prepare};
 pub(super) use token::Token;
 
 /// The name that TLS verifies, whichever address is dialled. Every installer puts it into each apiserver's certificate,

@@ -25,6 +25,7 @@ use super::dialer::Dialer;
 use super::error::{ApiError, DialError, one_line};
 use super::explain::{Expected, explain};
 use super::resource::Asked;
+use crate::clock::unix_now;
 
 /// How long it may take to connect (15 s, see the dialer) and to get the head of the answer: for that, an apiserver
 /// waits 3 s if its cache must reach a resourceVersion first. Dead connections are noticed sooner, by PING and
@@ -50,6 +51,7 @@ pub(super) struct Client {
     expected: Expected,
     credentials: String,
     expiry: Expiry,
+    changes_after: Option<Duration>,
 }
 
 impl Client {
@@ -85,8 +87,17 @@ impl Client {
             token: access.token(),
             expected,
             credentials: access.source().to_owned(),
-            expiry: access.expiry(),
+            expiry: Expiry {
+                client_certificate: prepared.end.or(access.expiry().client_certificate),
+                ..access.expiry()
+            },
+            changes_after: prepared.end.and_then(|end| access::changes_after(end, unix_now())),
         })
+    }
+
+    /// After how long a credential plugin should be asked for another certificate.
+    pub(super) fn changes_after(&self) -> Option<Duration> {
+        self.changes_after
     }
 
     /// Sends a GET. Returns once the head of a successful answer is there.

@@ -111,7 +111,8 @@ pub(super) struct Reporter {
     watching: BTreeSet<Resource>,
     synced_at: Option<Instant>,
     logged: BTreeSet<String>,
-    outage: Option<Instant>,
+    /// Since when the API is not read, and how often that was tried since. By the runtime's clock.
+    outage: Option<(tokio::time::Instant, u64)>,
 }
 
 impl Reporter {
@@ -144,9 +145,15 @@ impl Reporter {
         });
         let address = address.map(tracing::field::display);
         match self.outage.take() {
-            Some(begin) => {
-                let seconds = now.duration_since(begin).as_secs();
-                tracing::info!(address, ?api, after_seconds = seconds, "the Kubernetes API is read again");
+            Some((begin, failures)) => {
+                let seconds = begin.elapsed().as_secs();
+                tracing::info!(
+                    address,
+                    ?api,
+                    after_seconds = seconds,
+                    failures,
+                    "the Kubernetes API is read again"
+                );
             }
             None => tracing::info!(address, ?api, "the Kubernetes API is read"),
         }
@@ -157,7 +164,7 @@ impl Reporter {
     pub(super) fn ended(&mut self, error: &ApiError, address: Option<SocketAddr>) -> Option<Instant> {
         let text = error.to_string();
         self.watching.clear();
-        self.outage.get_or_insert_with(Instant::now);
+        self.outage.get_or_insert_with(|| (tokio::time::Instant::now(), 0)).1 += 1;
         let line = (address.map(|address| address.to_string()).unwrap_or_default(), &text);
         if self.logged.len() < LOGGED_FAILURES && self.logged.insert(format!("{line:?}")) {
             let address = address.map(tracing::field::display);

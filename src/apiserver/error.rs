@@ -40,6 +40,8 @@ pub(super) enum ApiError {
     Protocol { asked: Asked, problem: String },
     #[error("connected through the virtual IP; an endpoint is dialled from now on")]
     ThroughVip,
+    #[error("the credential plugin's certificate ends soon; it is asked for the next one")]
+    EndsSoon,
 }
 
 impl ApiError {

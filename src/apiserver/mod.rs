@@ -151,6 +151,11 @@ fn settle(hub: &Hub, error: &ApiError, backoff: &mut Backoff) -> Duration {
         hub.reporter().moved();
         return Duration::ZERO;
     }
+    if let ApiError::EndsSoon = error {
+        tracing::debug!("{error}");
+        hub.reporter().moved();
+        return Duration::ZERO;
+    }
     candidates.failed();
     let synced_at = hub.reporter().ended(error, address);
     let healthy = synced_at.map_or(Duration::ZERO, |at| at.elapsed());

@@ -110,6 +110,8 @@ pub(super) async fn run(
     let client = Client::open(access, &hub.candidates).await;
     hub.reporter().waits_for(None);
     let client = client?;
+    // Nobody says so when a certificate that is shown already ends: each request fails from then on.
+    let end = client.changes_after().map(|after| Instant::now() + after);
     let session = Session { hub, opened: Notify::new() };
     let Collections { service, slices, endpoints } = collections;
     // The whole view first: a server whose watches fail can at least be listed.
@@ -122,7 +124,11 @@ pub(super) async fn run(
         session.opened.notified().await;
         follow_endpoints(slices, endpoints, &client, &session).await
     };
-    tokio::try_join!(service, endpoints).map(|(never, _)| never)
+    let both = async { tokio::try_join!(service, endpoints).map(|(never, _)| never) };
+    match end {
+        Some(end) => tokio::time::timeout_at(end.into(), both).await.unwrap_or(Err(ApiError::EndsSoon)),
+        None => both.await,
+    }
 }
 
 /// Every watch that ended may have ended with its connection, and the next be with another server: so that is decided

@@ -1,5 +1,6 @@
 //! The whole module against apiservers on loopback: real sockets, TLS and HTTP, scripted answers.
 
+mod away;
 mod cluster;
 mod failures;
 mod fake;

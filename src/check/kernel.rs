@@ -15,13 +15,14 @@ const fn privilege(id: &'static str, title: &'static str) -> Check {
 }
 
 const NET_ADMIN: Check = privilege("cap-net-admin", "may change rules and routes");
+const BIND: Check = privilege("cap-net-bind-service", "may listen on ports below 1024");
 const NET_RAW: Check = privilege("cap-net-raw", "may forge and overhear packets");
 const SYS_ADMIN: Check = privilege("cap-sys-admin", "may make a network namespace, for this check only");
 
 /// Bits of `include/uapi/linux/capability.h`.
-const CAPABILITIES: [(Check, u32); 3] = [(NET_ADMIN, 12), (NET_RAW, 13), (SYS_ADMIN, 21)];
+const CAPABILITIES: [(Check, u32); 4] = [(NET_ADMIN, 12), (BIND, 10), (NET_RAW, 13), (SYS_ADMIN, 21)];
 
-const RAW: &str = "systemctl edit apivip: CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW; in a Pod securityContext.capabilities.add";
+const GRANT: &str = "systemctl edit apivip: CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW; in a Pod securityContext.capabilities.add";
 
 /// What is lost without a feature.
 enum Loss {
@@ -118,7 +119,7 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
         Feature::RawSockets => (
             kernel("kernel-raw-sockets", "raw sockets"),
             "opens raw sockets",
-            Part("idle clients of a dead apiserver are not told", RAW),
+            Part("idle clients of a dead apiserver are not told", GRANT),
         ),
         Feature::PacketSockets => (
             kernel("kernel-packet-sockets", "packet sockets"),
@@ -207,14 +208,14 @@ fn of_capability(check: &Check, bit: u32, effective: Option<u64>) -> Finding {
         return check.ok("in the effective set");
     }
     match check.id {
-        "cap-net-admin" => check.fail(
-            "missing: apivip run does not start without it, and much cannot be looked at here",
-            "sudo apivip run; in a unit CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW, in a Pod securityContext.capabilities.add",
+        "cap-net-admin" => check
+            .fail("missing: apivip run does not start without it, and much cannot be looked at here", GRANT),
+        "cap-net-bind-service" => check.warning(
+            "missing: where rules are refused, the forwarder cannot listen on a virtual IP's port below 1024",
+            GRANT,
         ),
-        "cap-net-raw" => check.warning(
-            "missing: clients of a dead apiserver are told only when they send something",
-            RAW,
-        ),
+        "cap-net-raw" => check
+            .warning("missing: clients of a dead apiserver are told only when they send something", GRANT),
         _ => check.info("missing: kernel features cannot be tried; apivip run does not need it"),
     }
 }
@@ -257,9 +258,9 @@ mod tests {
     #[test]
     fn capabilities_are_bits() {
         let of = |set| capabilities(set).iter().map(|finding| finding.verdict).collect::<Vec<_>>();
-        assert_eq!(of(Some(u64::MAX)), [Verdict::Ok; 3]);
-        assert_eq!(of(Some(0)), [Verdict::Fail, Verdict::Warning, Verdict::Info]);
-        assert_eq!(of(Some(1 << 12)), [Verdict::Ok, Verdict::Warning, Verdict::Info]);
-        assert_eq!(of(None), [Verdict::Unknown; 3]);
+        assert_eq!(of(Some(u64::MAX)), [Verdict::Ok; 4]);
+        assert_eq!(of(Some(0)), [Verdict::Fail, Verdict::Warning, Verdict::Warning, Verdict::Info]);
+        assert_eq!(of(Some(1 << 12)), [Verdict::Ok, Verdict::Warning, Verdict::Warning, Verdict::Info]);
+        assert_eq!(of(None), [Verdict::Unknown; 4]);
     }
 }

@@ -9,4 +9,5 @@ mod forwarder;
 mod install;
 mod lab;
 mod network;
+mod plugins;
 mod scenarios;

@@ -83,8 +83,20 @@ fn firewalls_are_known_by_their_tables_and_policies() -> Result<()> {
     checked.expect(
         "firewall",
         "warning",
-        &["ufw: policies drop", "ip filter FORWARD", "-> ufw status verbose"],
+        &["ufw: policies drop", "ip filter FORWARD", "-> ufw route allow proto tcp to 192.0.2.11 port 6443"],
     )?;
     node.nft_load("delete chain ip filter ufw-before-input")?;
-    stage.check()?.expect("firewall", "warning", &["-> nft list chain ip filter FORWARD"])
+    let checked = stage.check()?;
+    checked.expect("firewall", "warning", &["-> nft 'insert rule ip filter FORWARD"])?;
+    // Pasted as it stands, it lets Pods through.
+    let (_, _, said) = checked.of("firewall").pop().context("no finding")?;
+    let (_, mend) = said.split_once(" -> ").context("no mend")?;
+    node.run("sh", &["-e", "-c", mend])?;
+    for i in 1..=3 {
+        let answer = stage.scenario.plane.fetch_at(lab.pod(1), stage.scenario.plane.apiservers(i)[0])?;
+        ensure!(answer == "ok", "apiserver {i} answered {answer:?}\n{}", node.nft_text("ruleset")?);
+    }
+    let policy = node.nft_text("chain ip filter FORWARD")?;
+    ensure!(policy.contains("policy drop"), "{policy}");
+    Ok(())
 }

@@ -30,6 +30,7 @@ fn what_it_may_not_know_is_unknown_with_what_it_needs() -> Result<()> {
         checked.expect(id, "unknown", &["CAP_NET_ADMIN"])?;
     }
     checked.expect("kernel-raw-sockets", "ok", &[])?;
+    without("net_bind_service")?.expect("cap-net-bind-service", "warning", &["forwarder cannot listen"])?;
     let checked = without("net_raw")?;
     ensure!(checked.code == Some(GOOD), "{:#}", checked.report);
     checked.expect("cap-net-raw", "warning", &[])?;

@@ -1,6 +1,7 @@
 //! The daemon's clock jumps, by years, as on a node without a battery or with a wrong time server. Its wall clock only,
 //! by a library that is loaded before libc: the machine's clock stays as it is.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, thread};
@@ -12,7 +13,9 @@ use integration::daemon::{Daemon, DaemonOptions};
 use integration::failover::Failover;
 use integration::failover::trial::{lab, leave, mix};
 use integration::fault::Fault;
-use integration::lab::{Families, addresses};
+use integration::kubeconfig::CREDENTIAL_VERSION;
+use integration::lab::{Families, Lab, addresses};
+use integration::sim::fleet::TOKEN;
 use serde_json::Value;
 
 /// `/readyz` is asked every 10 s.
@@ -114,5 +117,78 @@ fn a_daemon_that_starts_with_a_wrong_clock_serves_what_it_knew_and_says_so() -> 
         stage.daemon.wait_for_status("the API in sync again", PATIENCE, well)?;
         stage.expect_backends("with the right clock", &[1, 2, 3])?;
     }
+    Ok(())
+}
+
+/// A plugin whose token is good for an hour by the clock that it sees, which is the daemon's. Each time that it is asked
+/// leaves a line.
+fn plugin(lab: &Lab, options: &mut DaemonOptions) -> Result<PathBuf> {
+    let (program, asked) = (lab.dir().join("plugin"), lab.dir().join("asked"));
+    let status =
+        format!(r#"{{\"token\":\"{TOKEN}\",\"expirationTimestamp\":\"$(date -u -d '+1 hour' +%FT%TZ)\"}}"#);
+    let script = format!(
+        "#!/bin/sh\necho once >>{}\n\
+         echo \"{{\\\"apiVersion\\\":\\\"{CREDENTIAL_VERSION}\\\",\\\"kind\\\":\\\"ExecCredential\\\",\\\"status\\\":{status}}}\"\n",
+        asked.display()
+    );
+    fs::write(&program, script).context("write the plugin")?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).context("make it a program")?;
+    let text = fs::read_to_string(options.kubeconfig.as_ref().context("a kubeconfig")?).context("read it")?;
+    let old = format!("token: {TOKEN}");
+    ensure!(text.contains(&old), "no token in\n{text}");
+    let exec = format!(
+        "exec: {{apiVersion: {CREDENTIAL_VERSION}, command: {}, interactiveMode: Never}}",
+        program.display()
+    );
+    let path = lab.dir().join("plugin.kubeconfig");
+    fs::write(&path, text.replace(&old, &exec)).context("write the kubeconfig")?;
+    options.kubeconfig = Some(path);
+    Ok(asked)
+}
+
+#[test]
+fn a_day_forward_and_back_stops_nothing() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let clock = Clock::new(lab.dir())?;
+    let mut asked = Ok(PathBuf::new());
+    let mut stage = Failover::start_with(&lab, Variant::SimulatedSlices, &[1, 2, 3], |options| {
+        clock.apply(options);
+        asked = plugin(&lab, options);
+    })?;
+    let asked = asked?;
+    let asked = || fs::read_to_string(&asked).map_or(0, |text| text.lines().count());
+    let synced = |status: &Value| status["api"]["state"] == "synced";
+    let ends = stage.daemon.wait_for_status("the API", PATIENCE, synced)?["api"]["expiry"].clone();
+    let day = 86_400;
+    for (offset, ages) in [("+1d", day - 60..day + 600), ("-1d", 0..1), ("+0", 0..600)] {
+        clock.jump(offset)?;
+        let age = oldest(&stage.daemon.status()?)?;
+        ensure!(ages.contains(&age), "{offset}: an age of {age} s");
+        // Tokens and sessions by the clock as it is now.
+        let before = asked();
+        stage.plane.fleet()?.on_all(|control| async move { control.reset(false).await })?;
+        if offset == "-1d" {
+            // No certificate is valid yet: the rules stand, and the status says what to look at.
+            let held = |status: &Value| !synced(status) && says_clock(status);
+            let status = stage.daemon.wait_for_status("a word on the clock", PATIENCE, held)?;
+            ensure!(status["phase"] == "programmed", "{status:#}");
+            stage.expect_backends(offset, &[1, 2, 3])?;
+            continue;
+        }
+        let renewed = |status: &Value| synced(status) && asked() > before;
+        let status = stage.daemon.wait_for_status("another session", PATIENCE, renewed)?;
+        ensure!(status["api"]["expiry"] == ends, "{offset}: {status:#}");
+        // The watch and the probes: one leaves and comes back, one dies.
+        for published in [&[1, 2][..], &[1, 2, 3]] {
+            stage.plane.publish_apiservers(published)?;
+            stage.wait_for_backends(published)?;
+        }
+        stage.plane.kill(3)?;
+        stage.wait_for_backends(&[1, 2])?;
+        stage.plane.start_again(3)?;
+        stage.wait_for_backends(&[1, 2, 3])?;
+    }
+    let log = stage.daemon.log();
+    ensure!(!log.contains("panicked"), "{log}");
     Ok(())
 }

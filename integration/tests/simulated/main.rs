@@ -67,6 +67,7 @@ mod stale_watch;
 mod startup;
 mod status;
 mod streams;
+mod systemd;
 mod traffic;
 
 /// For scenarios that load the machine as far as it goes: one at a time, until what this returns is dropped.

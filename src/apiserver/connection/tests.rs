@@ -74,7 +74,7 @@ fn a_failure_is_logged_when_it_starts_or_changes_and_so_is_its_end() {
             &failure(500, 11),
             &failure(500, 12),
             &failure(503, 11),
-            "INFO the Kubernetes API is read again address=192.0.2.12:6443 api=Endpoints after_seconds=0",
+            "INFO the Kubernetes API is read again address=192.0.2.12:6443 api=Endpoints after_seconds=0 failures=7",
             &failure(500, 11),
         ]
     );

@@ -9,7 +9,7 @@ use super::running::{Running, eventually, start};
 use crate::apiserver::{State, TLS_NAME};
 
 /// Servers at 127.0.0.1 to 127.0.0.`count` on one port, and `run`, which was given the first as bootstrap server.
-async fn several(count: u8) -> (Cluster, Vec<Fake>, Running) {
+pub(super) async fn several(count: u8) -> (Pki, Cluster, Vec<Fake>, Running) {
     let pki = Pki::new("cluster");
     let cluster = Cluster::new(&[]);
     let mut fakes: Vec<Fake> = Vec::new();
@@ -23,12 +23,12 @@ async fn several(count: u8) -> (Cluster, Vec<Fake>, Running) {
     let mut running = start(fakes[0].address, &pki.ca_pem()).await;
     running.backends(&addresses).await;
     running.synced(&cluster).await;
-    (cluster, fakes, running)
+    (pki, cluster, fakes, running)
 }
 
 #[tokio::test]
 async fn a_killed_server_is_replaced_by_the_next_and_the_watch_resumes() {
-    let (cluster, mut fakes, mut running) = several(3).await;
+    let (_, cluster, mut fakes, mut running) = several(3).await;
     let first = fakes.remove(0);
     let address = first.address;
     first.kill().await;
@@ -49,7 +49,7 @@ async fn a_killed_server_is_replaced_by_the_next_and_the_watch_resumes() {
 
 #[tokio::test]
 async fn a_silent_server_is_noticed_and_replaced() {
-    let (cluster, fakes, mut running) = several(2).await;
+    let (_, cluster, fakes, mut running) = several(2).await;
     let begin = Instant::now();
     fakes[0].fall_silent();
     running.connection(|c| c.state == State::Synced && c.address == Some(fakes[1].address)).await;
@@ -63,7 +63,7 @@ async fn a_silent_server_is_noticed_and_replaced() {
 
 #[tokio::test]
 async fn all_servers_away_and_back() {
-    let (_, mut fakes, mut running) = several(2).await;
+    let (_, _, mut fakes, mut running) = several(2).await;
     let pki = Pki::new("other");
     let port = fakes[0].address.port();
     for fake in fakes.drain(..) {
@@ -85,7 +85,7 @@ async fn all_servers_away_and_back() {
 
 #[tokio::test]
 async fn nobody_listens_ends_the_run() {
-    let (cluster, _fakes, running) = several(1).await;
+    let (_, cluster, _fakes, running) = several(1).await;
     eventually("watched", || cluster.watchers() == 2).await;
     let Running { .. } = &running;
     let mut connection = running.connection.clone();
@@ -100,7 +100,7 @@ async fn nobody_listens_ends_the_run() {
 
 #[tokio::test]
 async fn however_many_servers_hang_one_that_answers_is_found() {
-    let (_cluster, mut fakes, mut running) = several(5).await;
+    let (_, _cluster, mut fakes, mut running) = several(5).await;
     let last = fakes.pop().unwrap();
     // They accept, as the kernel does that for a stopped process, and each costs the dial all the time it may take.
     for fake in &fakes {

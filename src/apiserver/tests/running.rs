@@ -50,6 +50,14 @@ pub(crate) fn kubeconfig(server: &str, ca_pem: &str) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
+/// Looks for renewed files twenty times a second; on a clock that stands still, where that would be for ever, twice an hour.
+async fn follow(access: &watch::Sender<Arc<Access>>, trust: &watch::Sender<Arc<rustls::ClientConfig>>) {
+    let begin = tokio::time::Instant::now();
+    let often = follow_every(Duration::from_millis(50), access, trust);
+    let _ = tokio::time::timeout_at(begin + LIMIT, often).await;
+    follow_every(Duration::from_secs(1800), access, trust).await;
+}
+
 /// Starts `run` with `bootstrap` as the kubeconfig's server.
 pub(crate) async fn start(bootstrap: SocketAddr, ca_pem: &str) -> Running {
     let (folder, path) = kubeconfig(&format!("https://{bootstrap}"), ca_pem);
@@ -70,10 +78,7 @@ fn start_with(access: Access, folder: TempDir) -> Running {
         alternatives: watch::channel(Alternatives::default()).1,
     };
     let task = tokio::spawn(async move {
-        tokio::join!(
-            run(config, snapshot_sender, connection_sender),
-            follow_every(Duration::from_millis(50), &access_sender, &trust)
-        );
+        tokio::join!(run(config, snapshot_sender, connection_sender), follow(&access_sender, &trust));
     });
     Running { snapshots, connection, task, folder }
 }
