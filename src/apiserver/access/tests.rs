@@ -218,3 +218,22 @@ async fn a_credential_plugin_is_not_run_before_it_is_needed() {
     let error = access.tls_config().await.unwrap_err();
     assert!(error.contains("unable to run auth exec"), "{error}");
 }
+
+#[tokio::test]
+async fn a_credential_plugin_may_give_a_certificate() {
+    let (certificate, key) = Pki::new("cluster").leaf("node", false);
+    let says = serde_json::json!({
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": { "clientCertificateData": certificate, "clientKeyData": key, "expirationTimestamp": "2033-01-01T00:00:00Z" },
+    });
+    let credentials = "    client-certificate: client.crt\n    client-key: client.key\n";
+    let exec = "    exec: {apiVersion: client.authentication.k8s.io/v1, command: cat, args: [FOLDER/says]}\n";
+    let case = Case::new().write("says", says.to_string());
+    let exec = exec.replace("FOLDER", case.folder.path().to_str().unwrap());
+    let case = case.replace(credentials, &exec);
+    let access = case.load(None).await.unwrap();
+    let prepared = prepare(&access).await.unwrap();
+    assert!(prepared.auth.is_none() && prepared.tls.client_auth_cert_resolver.has_certs());
+    assert!(prepared.end.is_some_and(|end| end > crate::clock::unix_now().cast_signed()));
+}
