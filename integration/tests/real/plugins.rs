@@ -77,7 +77,8 @@ fn published(status: &Value) -> usize {
 #[test]
 fn a_certificate_of_seconds_is_replaced_before_it_ends() -> Result<()> {
     let lab = Lab::start(LabOptions { apiservers: 1, ..LabOptions::default() })?;
-    let mut plane = ControlPlane::serving(&lab, Variant::RealSlices)?;
+    // Before one that serves slices stands a proxy, which ends TLS.
+    let mut plane = ControlPlane::serving(&lab, Variant::RealEndpoints)?;
     let plugin = Plugin::new(lab.dir())?;
     let mut turn = 0;
     let mut renew = |plane: &mut ControlPlane<'_>| -> Result<()> {
