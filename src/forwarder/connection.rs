@@ -35,11 +35,7 @@ pub(super) fn begin(
 async fn find_backend(ticket: Ticket, downstream: TcpStream, order: Vec<Backend>) {
     let shared = Rc::clone(ticket.shared());
     match dial(&shared, order, &downstream).await {
-        Ok((backend, upstream)) => {
-            // What cannot be carried is reset by being dropped.
-            let Ok(upstream) = upstream.into_std() else { return };
-            shared.carry(Carried::new(downstream, upstream, backend, ticket));
-        }
+        Ok((backend, upstream)) => shared.carry(Carried::new(downstream, upstream, backend, ticket)),
         Err(Unserved::NoBackend) => shared.stats.count_reset(ResetCause::NoBackend),
         Err(Unserved::Left) => {}
     }

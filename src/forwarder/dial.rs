@@ -3,11 +3,10 @@
 //! In: the order, news of backends that go down. Out: a connection, or none; failures on the way are reported.
 
 use std::future::poll_fn;
-use std::net;
+use std::net::TcpStream;
 use std::task::{Context, Poll};
 
 use rustix::event::{self, PollFd, PollFlags, Timespec};
-use tokio::net::TcpStream;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{Instant, sleep_until};
 
@@ -36,7 +35,7 @@ pub(super) enum Unserved {
 pub(super) async fn dial(
     shared: &Shared,
     order: Vec<Backend>,
-    downstream: &net::TcpStream,
+    downstream: &TcpStream,
 ) -> Result<(Backend, TcpStream), Unserved> {
     let mut endings = shared.endings.subscribe();
     let mut dial = Dial { shared, plan: Dialing::new(order, Instant::now().into_std()), flying: Vec::new() };
@@ -133,7 +132,7 @@ impl Dial<'_> {
 }
 
 /// Whether it was reset.
-fn has_left(client: &net::TcpStream) -> bool {
+fn has_left(client: &TcpStream) -> bool {
     let mut polled = [PollFd::new(client, PollFlags::empty())];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     event::poll(&mut polled, Some(&now)).is_ok_and(|events| events > 0)
