@@ -34,6 +34,8 @@ pub enum Work {
 /// What came of it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Answer {
+    /// Bytes, connections or requests.
+    pub done: f64,
     /// Bytes, connections or requests, in a second.
     pub rate: f64,
     /// The time that 99 of a hundred connections or requests took at most, in microseconds.
@@ -60,7 +62,8 @@ async fn transfer(route: Route, work: Work, bytes: u64) -> Result<Answer> {
         Work::Up => client::upload(route, id, bytes, Pace::FAST, none, none).await?,
         _ => client::download(route, id, bytes, Pace::FAST, none, none).await?,
     };
-    Ok(Answer { rate: bytes as f64 / begin.elapsed().as_secs_f64(), p99_us: 0.0 })
+    let done = bytes as f64;
+    Ok(Answer { done, rate: done / begin.elapsed().as_secs_f64(), p99_us: 0.0 })
 }
 
 async fn rate(target: SocketAddr, sources: &[IpAddr], work: Work, time: Duration) -> Result<Answer> {
@@ -74,10 +77,11 @@ async fn rate(target: SocketAddr, sources: &[IpAddr], work: Work, time: Duration
     while let Some(done) = clients.join_next().await {
         taken.extend(done.context("a client's task died")??);
     }
-    let rate = taken.len() as f64 / begin.elapsed().as_secs_f64();
+    let done = taken.len() as f64;
+    let rate = done / begin.elapsed().as_secs_f64();
     taken.sort_unstable();
     let p99 = taken.get(taken.len() * 99 / 100).context("nothing was done")?;
-    Ok(Answer { rate, p99_us: p99.as_secs_f64() * 1e6 })
+    Ok(Answer { done, rate, p99_us: p99.as_secs_f64() * 1e6 })
 }
 
 async fn one(route: Route, work: Work, until: Instant) -> Result<Vec<Duration>> {

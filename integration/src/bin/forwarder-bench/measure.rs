@@ -39,19 +39,23 @@ pub enum Figure {
     CpuUp,
     CpuDown,
     Connections,
+    CpuConnection,
     Requests,
+    CpuRequest,
     Latency,
     Memory,
 }
 
 impl Figure {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Up,
         Self::Down,
         Self::CpuUp,
         Self::CpuDown,
         Self::Connections,
+        Self::CpuConnection,
         Self::Requests,
+        Self::CpuRequest,
         Self::Latency,
         Self::Memory,
     ];
@@ -63,6 +67,8 @@ impl Figure {
             Self::CpuUp => "CPU seconds per GB up",
             Self::CpuDown => "CPU seconds per GB down",
             Self::Connections => "new connections/s",
+            Self::CpuConnection => "CPU microseconds per connection",
+            Self::CpuRequest => "CPU microseconds per request",
             Self::Requests => "1 KiB requests/s on 32 connections",
             Self::Latency => "p99 of a 1 KiB request, us",
             Self::Memory => "memory for 1,000 idle connections, MB",
@@ -129,21 +135,28 @@ pub fn all(plan: &Plan, packages: &Path) -> Result<Vec<Column>> {
 }
 
 fn one(plan: &Plan, lab: &Lab, arm: &Arm<'_>, sources: &[IpAddr], column: &mut Column) -> Result<()> {
-    for (work, rate, cost) in
-        [(Work::Up, Figure::Up, Figure::CpuUp), (Work::Down, Figure::Down, Figure::CpuDown)]
-    {
+    let time = plan.rate.as_millis() as u64;
+    for (work, rate, cost) in [
+        (Work::Up, Figure::Up, Figure::CpuUp),
+        (Work::Down, Figure::Down, Figure::CpuDown),
+        (Work::Connect, Figure::Connections, Figure::CpuConnection),
+        (Work::Request, Figure::Requests, Figure::CpuRequest),
+    ] {
+        // Of bytes, gigabytes and seconds count; of what is small, pieces and microseconds.
+        let (sources, amount, unit, scale) = match work {
+            Work::Up | Work::Down => (&[][..], plan.bytes, 1e9, 1.0),
+            Work::Connect | Work::Request => (sources, time, 1.0, 1e6),
+        };
         let before = arm.pid().map(process::seconds).transpose()?;
-        let answer = drive(lab, arm, &[], work, plan.bytes)?;
-        column.note(rate, answer.rate / 1e9);
+        let answer = drive(lab, arm, sources, work, amount)?;
+        column.note(rate, answer.rate / unit);
         if let (Some(pid), Some(before)) = (arm.pid(), before) {
-            column.note(cost, (process::seconds(pid)? - before) / (plan.bytes as f64 / 1e9));
+            column.note(cost, (process::seconds(pid)? - before) * scale / (answer.done / unit));
+        }
+        if work == Work::Request {
+            column.note(Figure::Latency, answer.p99_us);
         }
     }
-    let time = plan.rate.as_millis() as u64;
-    column.note(Figure::Connections, drive(lab, arm, sources, Work::Connect, time)?.rate);
-    let answer = drive(lab, arm, sources, Work::Request, time)?;
-    column.note(Figure::Requests, answer.rate);
-    column.note(Figure::Latency, answer.p99_us);
     if let Some(pid) = arm.pid() {
         thread::sleep(SETTLE);
         let before = process::resident(pid)?;
