@@ -46,6 +46,7 @@ mod stats;
 mod table;
 #[cfg(test)]
 mod tests;
+mod vessel;
 mod worker;
 
 pub use error::ForwarderError;

@@ -1,6 +1,7 @@
-//! Pipes that carry bytes from socket to socket within the kernel, and a pool of idle ones.
+//! Pipes that carry bytes from socket to socket within the kernel, a pool of idle ones, and the buffer for what is so
+//! short that it is copied.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -35,20 +36,32 @@ impl Pipe {
     }
 }
 
-/// Idle pipes, all empty.
-#[derive(Default)]
-pub(super) struct Pool(RefCell<Vec<Pipe>>);
+/// What fits is copied: two calls carry it, and a short read says that nothing is left. A splice takes three, each of them
+/// dearer; the third finds nothing.
+pub(super) const BRIEF: usize = 16 << 10;
+
+/// Idle pipes, all empty, and a buffer for whose turn it is.
+pub(super) struct Pool {
+    idle: RefCell<Vec<Pipe>>,
+    buffer: RefCell<Box<[u8]>>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { idle: RefCell::default(), buffer: RefCell::new(vec![0; BRIEF].into_boxed_slice()) }
+    }
+}
 
 impl Pool {
     /// None: the process has no descriptors left.
     pub(super) fn take(&self) -> Option<Pipe> {
-        let idle = self.0.borrow_mut().pop();
+        let idle = self.idle.borrow_mut().pop();
         idle.or_else(|| Pipe::new().ok())
     }
 
     /// Takes an empty pipe back.
     pub(super) fn give(&self, pipe: Pipe) {
-        let mut idle = self.0.borrow_mut();
+        let mut idle = self.idle.borrow_mut();
         if idle.len() < IDLE {
             idle.push(pipe);
         }
@@ -56,6 +69,11 @@ impl Pool {
 
     /// Closes all: their descriptors are needed.
     pub(super) fn shrink(&self) {
-        self.0.borrow_mut().clear();
+        self.idle.borrow_mut().clear();
+    }
+
+    /// The buffer; nothing in it outlasts a turn.
+    pub(super) fn buffer(&self) -> RefMut<'_, Box<[u8]>> {
+        self.buffer.borrow_mut()
     }
 }

@@ -60,6 +60,7 @@ fn translate(flags: EventFlags) -> Events {
     Events {
         readable: flags.intersects(EventFlags::IN | EventFlags::RDHUP | over),
         writable: flags.intersects(EventFlags::OUT | over),
+        closed: flags.intersects(EventFlags::RDHUP | over),
         failed: flags.contains(EventFlags::ERR),
     }
 }

@@ -9,6 +9,8 @@ use std::io::{self, ErrorKind};
 pub(super) struct Events {
     pub(super) readable: bool,
     pub(super) writable: bool,
+    /// Its peer says no more: behind the last byte there is an end to be read.
+    pub(super) closed: bool,
     /// It was reset, or its peer is gone.
     pub(super) failed: bool,
 }
@@ -21,11 +23,17 @@ impl Ready {
     pub(super) fn hear(&mut self, events: Events) {
         self.0.readable |= events.readable;
         self.0.writable |= events.writable;
+        self.0.closed |= events.closed;
         self.0.failed |= events.failed;
     }
 
     pub(super) fn learn_read<T>(&mut self, result: &io::Result<T>) {
         self.0.readable &= !would_block(result);
+    }
+
+    /// Less was read than there was room for: more will be told, unless the end was told already.
+    pub(super) fn learn_short_read(&mut self) {
+        self.0.readable &= self.0.closed;
     }
 
     pub(super) fn learn_write<T>(&mut self, result: &io::Result<T>) {
@@ -66,5 +74,16 @@ mod tests {
         assert!(!ready.is_readable() && ready.is_writable());
         ready.learn_write::<()>(&Err(ErrorKind::WouldBlock.into()));
         assert!(!ready.is_writable());
+    }
+
+    #[test]
+    fn a_short_read_is_the_last_before_an_event_unless_the_end_was_told() {
+        let mut ready = Ready::default();
+        ready.hear(Events { readable: true, ..Events::default() });
+        ready.learn_short_read();
+        assert!(!ready.is_readable());
+        ready.hear(Events { readable: true, closed: true, ..Events::default() });
+        ready.learn_short_read();
+        assert!(ready.is_readable(), "the end is still to be read");
     }
 }

@@ -7,10 +7,11 @@ use std::io;
 use std::net::{Shutdown, TcpStream};
 
 use super::direction::{Direction, Stop, Wire};
-use super::pipe::{Pipe, Pool};
+use super::pipe::Pool;
 use super::readiness::{Events, Ready};
 use super::socket::end_in_order;
 use super::stats::{Stats, Way};
+use super::vessel::Vessel;
 
 /// The two sockets, and how far the bytes are. An idle connection is not much more than this.
 pub(super) struct Relay {
@@ -25,11 +26,11 @@ struct Side {
     ready: Ready,
 }
 
-/// One way, with its pipe while it has bytes to carry.
+/// One way, with its vessel while it has bytes to carry.
 #[derive(Default)]
 struct Half {
     direction: Direction,
-    pipe: Option<Pipe>,
+    vessel: Vessel,
 }
 
 /// What a connection needs next.
@@ -113,19 +114,19 @@ impl Relay {
 
     fn link<'a>(&'a mut self, way: Way, pool: &'a Pool, stats: &'a Stats) -> (&'a mut Direction, Link<'a>) {
         let Self { downstream, upstream, up, down } = self;
-        let (source, sink, Half { direction, pipe }) = match way {
+        let (source, sink, Half { direction, vessel }) = match way {
             Way::Up => (downstream, upstream, up),
             Way::Down => (upstream, downstream, down),
         };
-        (direction, Link { source, sink, pipe, way, pool, stats })
+        (direction, Link { source, sink, vessel, way, pool, stats })
     }
 }
 
-/// Two sockets and the pipe between them.
+/// Two sockets and what carries the bytes between them.
 struct Link<'a> {
     source: &'a mut Side,
     sink: &'a mut Side,
-    pipe: &'a mut Option<Pipe>,
+    vessel: &'a mut Vessel,
     way: Way,
     pool: &'a Pool,
     stats: &'a Stats,
@@ -137,28 +138,35 @@ impl Wire for Link<'_> {
     }
 
     fn is_sink_ready(&self) -> bool {
-        self.sink.ready.is_writable()
+        self.vessel.is_ahead() || self.sink.ready.is_writable()
     }
 
     fn take_pipe(&mut self) -> bool {
-        if self.pipe.is_none() {
-            *self.pipe = self.pool.take();
-        }
-        self.pipe.is_some()
+        // Where the sink waits, what is read waits in a pipe.
+        self.vessel.prepare(self.pool, self.sink.ready.is_writable())
     }
 
     fn splice_in(&mut self) -> io::Result<usize> {
-        let pipe = self.pipe.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        let filled = pipe.fill(&self.source.stream);
-        self.source.ready.learn_read(&filled);
-        filled
+        let Self { source, sink, vessel, pool, .. } = self;
+        if !vessel.copies() {
+            let filled = vessel.fill(&source.stream);
+            source.ready.learn_read(&filled);
+            return filled;
+        }
+        let (source, sink) = ((&source.stream, &mut source.ready), (&sink.stream, &mut sink.ready));
+        vessel.copy(source, sink, &mut pool.buffer())
     }
 
     fn splice_out(&mut self, held: usize) -> io::Result<usize> {
-        let pipe = self.pipe.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        let drained = pipe.drain(&self.sink.stream, held);
-        self.sink.ready.learn_write(&drained);
-        let count = drained?;
+        let Self { sink, vessel, .. } = self;
+        let count = match vessel.take_ahead() {
+            Some(count) => count,
+            None => {
+                let drained = vessel.drain(&sink.stream, held);
+                sink.ready.learn_write(&drained);
+                drained?
+            }
+        };
         self.stats.count_bytes(self.way, count);
         Ok(count)
     }
@@ -168,8 +176,6 @@ impl Wire for Link<'_> {
     }
 
     fn release_pipe(&mut self) {
-        if let Some(pipe) = self.pipe.take() {
-            self.pool.give(pipe);
-        }
+        self.vessel.release(self.pool);
     }
 }

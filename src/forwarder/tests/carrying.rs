@@ -66,6 +66,60 @@ async fn much_goes_both_ways_at_once() {
     rig.until(|stats| stats.open(Origin::Listen) == 0).await;
 }
 
+/// Messages of all lengths around those that are copied, answered before the next, some of them written in parts; and an
+/// end right behind the last.
+#[tokio::test]
+async fn short_and_long_messages_take_turns_and_none_waits() {
+    let mut rig = Rig::new().await;
+    let (listener, backend) = listener().await;
+    rig.lead_to(&[backend], &[]);
+    let mut client = rig.connect().await;
+    let (mut server, _) = within(listener.accept()).await.unwrap();
+    let lengths = [1, 2, 1 << 10, (16 << 10) - 1, 16 << 10, (16 << 10) + 1, 3, 300 << 10, 5, 32 << 10, 1];
+    let mut buffer = vec![0; 300 << 10];
+    for (turn, length) in lengths.into_iter().cycle().take(110).enumerate() {
+        let (from, to) = if turn % 2 == 0 { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        let message = pattern(turn * 7, length);
+        let (first, last) = message.split_at(if turn % 3 == 0 { length / 2 } else { 0 });
+        let write = async {
+            from.write_all(first).await.unwrap();
+            from.write_all(last).await.unwrap();
+        };
+        let (_, read) = within(async { tokio::join!(write, to.read_exact(&mut buffer[..length])) }).await;
+        assert!(read.is_ok() && buffer[..length] == message, "turn {turn}: {length} bytes");
+    }
+    within(send(client, 5)).await;
+    assert!(within(receive(server, 5)).await);
+    rig.until(|stats| stats.open(Origin::Listen) == 0).await;
+}
+
+/// The sink is full when short messages come: they wait, in order, and what was full before is told of them.
+#[tokio::test]
+async fn short_messages_to_a_full_sink_are_kept() {
+    let mut rig = Rig::new().await;
+    let (listener, backend) = listener().await;
+    rig.lead_to(&[backend], &[]);
+    let client = rig.connect().await;
+    let (mut server, _) = within(listener.accept()).await.unwrap();
+    server.set_nodelay(true).unwrap();
+    let count = 32 << 20;
+    let sending = tokio::spawn(async move {
+        for from in (0..count).step_by(14_000) {
+            server.write_all(&pattern(from, 14_000.min(count - from))).await.unwrap();
+        }
+        server.shutdown().await.unwrap();
+        server
+    });
+    let mut before = u64::MAX;
+    while rig.stats.bytes(Way::Down) != before {
+        before = rig.stats.bytes(Way::Down);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(!sending.is_finished(), "nothing was full after {before} bytes");
+    assert!(within(receive(client, count)).await);
+    within(sending).await.unwrap();
+}
+
 #[tokio::test]
 async fn either_side_may_end_first() {
     let mut rig = Rig::new().await;
