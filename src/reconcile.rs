@@ -4,7 +4,6 @@
 //! In: views, node events, questions about counters. Out: commits, kill orders, and a [`Report`] after each.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,7 @@ use crate::report::{Phase, Report};
 mod commit;
 mod damper;
 mod history;
+mod node;
 mod path;
 mod repair;
 mod tell;
@@ -33,6 +33,7 @@ mod totals;
 mod wait;
 
 use history::History;
+use node::Seen;
 pub use path::{Mode, PathError};
 use path::{PROMOTE, Path};
 use repair::Mender;
@@ -92,6 +93,8 @@ pub struct Reconciler<D, H, F, W> {
     /// No other program may change these rules.
     owned: bool,
     mender: Mender,
+    /// The node as it was seen last, unless it may have changed since.
+    seen: Option<Seen>,
     /// When the news of the latest view was noticed that is in effect.
     answered: Option<Instant>,
     /// Backends whose flows are being ended, or were; `true`: without the help of a rule.
@@ -128,6 +131,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             applied: None,
             owned: false,
             mender: Mender::default(),
+            seen: None,
             answered: None,
             ending: BTreeMap::new(),
             foreseen: BTreeSet::new(),
@@ -158,7 +162,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                     continue;
                 }
                 drift = after(wait, self.dataplane.drifted()) => self.mender.begin(drift),
-                () = after(routes_wait, self.host.changed()) => {}
+                () = after(routes_wait, self.host.changed()) => self.seen = None,
                 () = self.forwarder.emptied() => {}
                 Ok(_) = inputs.predecessor.wait_for(|drains| !*drains), if self.path.waits_for_predecessor => {}
                 () = at(self.mender.sums_due()) => {
@@ -217,8 +221,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         meanwhile: &mut Meanwhile<'_>,
     ) -> Result<Settled, PathError> {
         self.foreseen.clear();
-        let (vips, backends) = self.addresses(view);
-        let node = self.host.view(&vips, &backends).await?;
+        let node = self.node(view).await?;
         let (mut desired, holds) = desire(view, self.effective.as_deref(), &node, &self.policy);
         self.note_holds(&holds);
         // Rules of an earlier run may stand: a first view without backends must not empty them.
@@ -271,18 +274,6 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         self.in_effect(view);
         self.report(view, Phase::Forwarding);
         Ok(())
-    }
-
-    /// Every address that the desired state may hold: published now, or programmed earlier and perhaps kept.
-    fn addresses(&self, view: &HealthView) -> (BTreeSet<IpAddr>, BTreeSet<IpAddr>) {
-        let mut vips = view.snapshot.vip_addresses();
-        let mut backends: BTreeSet<IpAddr> = view.snapshot.backends().iter().map(|b| b.ip()).collect();
-        backends.extend(view.backends.keys().map(|b| b.ip()));
-        if let Some(applied) = &self.effective {
-            vips.extend(applied.frontends.iter().map(|f| f.vip.ip()));
-            backends.extend(applied.backends().iter().map(|b| b.ip()));
-        }
-        (vips, backends)
     }
 }
 

@@ -30,6 +30,8 @@ struct State {
     blocked: bool,
     connections: BTreeMap<Backend, u64>,
     node: NodeView,
+    /// How often it was looked at.
+    looks: u32,
     routes: BTreeSet<IpAddr>,
     claim: Option<Claim>,
     drift: Option<Drift>,
@@ -81,6 +83,11 @@ impl FakeKernel {
     /// Which packets to virtual IPs come to this node's own sockets.
     pub fn claim(&self) -> Option<Claim> {
         self.0.borrow().claim
+    }
+
+    /// How often the node's addresses and routes were looked at.
+    pub fn looks(&self) -> u32 {
+        self.0.borrow().looks
     }
 
     /// Sets the node's addresses and routes.
@@ -135,7 +142,9 @@ impl Host for FakeKernel {
         _vips: &BTreeSet<IpAddr>,
         _backends: &BTreeSet<IpAddr>,
     ) -> Result<NodeView, DataplaneError> {
-        Ok(self.0.borrow().node.clone())
+        let mut state = self.0.borrow_mut();
+        state.looks += 1;
+        Ok(state.node.clone())
     }
 
     async fn ensure_routes(&mut self, state: &DesiredState) -> Result<(), DataplaneError> {

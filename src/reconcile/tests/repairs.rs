@@ -36,6 +36,20 @@ fn a_change_by_another_program_is_put_right_and_told_with_its_culprit() {
 }
 
 #[test]
+fn a_repair_does_not_wait_for_a_look_at_the_node() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        let looks = rig.kernel.looks();
+        disturb(&mut rig).await;
+        disturb(&mut rig).await;
+        assert_eq!(rig.kernel.looks(), looks);
+        // What the API says anew concerns other addresses.
+        rig.publish(2, ServiceStatus::Found, &[11, 12]).await;
+        assert_eq!(rig.kernel.looks(), looks + 1);
+    });
+}
+
+#[test]
 fn a_fight_is_fought_ever_more_slowly_and_summed_up() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
