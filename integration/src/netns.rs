@@ -60,10 +60,12 @@ impl Namespace {
         self.command_behind(&[], program)
     }
 
-    /// The same, started by the words of `wrapper`, which must become the program in turn.
+    /// The same, started by the words of `wrapper`, which must become the program in turn. The last lines that it says are
+    /// shown where it fails: a backtrace would leave no room for the error.
     pub fn command_behind(&self, wrapper: &[String], program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).args(wrapper).arg(program);
+        command.env("RUST_BACKTRACE", "0");
         command
     }
 

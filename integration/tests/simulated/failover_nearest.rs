@@ -16,10 +16,11 @@ use serde_json::Value;
 const ALL: [u8; 3] = [1, 2, 3];
 
 /// One way, as everywhere here; a round trip is twice as long. The daemon lets apiservers share up to twice the shortest round
-/// trip, and leaves those that share alone up to three times of it.
-const NEAR: Duration = Duration::from_millis(10);
-const LITTLE_FARTHER: Duration = Duration::from_millis(24);
-const FAR: Duration = Duration::from_millis(50);
+/// trip, and leaves those that share alone up to three times of it. What a busy machine adds to all of them, some 5 ms, must
+/// not make them seem alike.
+const NEAR: Duration = Duration::from_millis(15);
+const LITTLE_FARTHER: Duration = Duration::from_millis(40);
+const FAR: Duration = Duration::from_millis(70);
 
 /// Connections of each family that are counted at the servers: by chance none of two that share is left out.
 const COUNTED: usize = 30;
@@ -103,7 +104,7 @@ fn expect_a_small_change_to_move_nothing(stage: &mut Failover<'_>) -> Result<()>
                 continue 'tries;
             }
             stage.expect_backends(&format!("{ratios:?} times as far"), &[1, 2])?;
-            if ratios.len() == lab.families().len() && ratios.iter().all(|ratio| *ratio > 2.1) {
+            if ratios.len() == lab.families().len() && ratios.iter().all(|ratio| *ratio > 2.05) {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "the status shows {ratios:?}\n{status:#}");
