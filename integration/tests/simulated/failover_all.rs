@@ -83,9 +83,9 @@ fn two_and_all_that_are_unready_or_slow_cut_nobody() -> Result<()> {
         for inflicted in [two, third] {
             stage.heal(inflicted)?;
         }
+        // All serve already, as none was ready: each must be seen ready before the next fault.
+        stage.daemon.wait_for_status("that all are ready", SEEN, all_are_up)?;
         stage.wait_for_backends(&ALL)?;
-        let ready = |status: &serde_json::Value| !none(status);
-        stage.daemon.wait_for_status("that all are ready", SEEN, ready)?;
         for numbers in [&[2][..], &[1, 3]] {
             let slow = Fault::Slow.inflict(&mut stage.plane, numbers)?;
             thread::sleep(SLOW);
@@ -99,6 +99,12 @@ fn two_and_all_that_are_unready_or_slow_cut_nobody() -> Result<()> {
     println!("{outcome}");
     let verdict = went.and_then(|()| outcome.expect_uncut(&[])).and_then(|()| outcome.expect_served(0));
     verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+}
+
+fn all_are_up(status: &serde_json::Value) -> bool {
+    let frontends = status["frontends"].as_array().into_iter().flatten();
+    let mut backends = frontends.filter_map(|frontend| frontend["backends"].as_array()).flatten();
+    backends.all(|backend| backend["state"] == "up")
 }
 
 #[test]
