@@ -128,6 +128,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             }
             let view = views.borrow_and_update().clone();
             if let Some(view) = view {
+                history.foresee(&view);
                 let latest = desire(&view, last.as_deref(), node, policy).0;
                 forwarder.route(Arc::new(routes(&view, &latest)));
                 let dead = latest.dead();

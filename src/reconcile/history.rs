@@ -37,6 +37,8 @@ struct Change {
 pub(super) struct History {
     states: BTreeMap<Backend, State>,
     pending: BTreeMap<Backend, Change>,
+    /// Changes of a view that came while the commit of an earlier one waits.
+    coming: BTreeMap<Backend, Change>,
     /// Newest first.
     latest: Arc<Vec<Transition>>,
 }
@@ -48,10 +50,24 @@ impl History {
             // One that is seen for the first time has no history yet, whatever it shares with another port.
             let from = self.states.insert(*backend, health.state).unwrap_or(health.state);
             if from != health.state {
-                self.pending.insert(*backend, change(from, health));
+                let ended = self.coming.get(backend).filter(|c| c.to == health.state).and_then(|c| c.ended);
+                self.pending.insert(*backend, Change { ended, ..change(from, health) });
             }
         }
+        self.coming.clear();
         self.states.retain(|backend, _| view.backends.contains_key(backend));
+    }
+
+    /// A view that is looked at later: flows may be ended for what it says before that.
+    pub fn foresee(&mut self, view: &HealthView) {
+        for (backend, health) in &view.backends {
+            let from = self.states.get(backend).copied().unwrap_or(health.state);
+            if from == health.state {
+                self.coming.remove(backend);
+            } else if self.coming.get(backend).is_none_or(|coming| coming.to != health.state) {
+                self.coming.insert(*backend, change(from, health));
+            }
+        }
     }
 
     /// What follows from the latest view is in effect, as of `at`.
@@ -127,7 +143,9 @@ impl History {
 
     /// The change that flows of a backend are ended for. It may be up again by now, and that ended nothing.
     fn cause(&mut self, backend: Backend) -> Option<Cause<'_>> {
-        if let Some(change) = self.pending.get_mut(&backend).filter(|change| ends_flows(change.to)) {
+        let coming = self.coming.get_mut(&backend).filter(|change| ends_flows(change.to));
+        let pending = self.pending.get_mut(&backend).filter(|change| ends_flows(change.to));
+        if let Some(change) = coming.or(pending) {
             let Change { to, reason, cue, noticed, decided, .. } = *change;
             let (decision, ended) = (span(noticed, decided), &mut change.ended);
             return Some(Cause { to, reason, cue, decided, decision, commit: None, ended });
