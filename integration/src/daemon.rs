@@ -222,6 +222,12 @@ pub fn backends_of(status: &Value, vip: SocketAddr) -> Vec<SocketAddr> {
     found
 }
 
+/// All backends that a status shows, of every virtual IP and port.
+pub fn every_backend(status: &Value) -> impl Iterator<Item = &Value> {
+    let frontends = status["frontends"].as_array().into_iter().flatten();
+    frontends.flat_map(|frontend| frontend["backends"].as_array().into_iter().flatten())
+}
+
 /// Runs the daemon to its end, for starts that must fail. Fails if it still runs after `limit`.
 pub fn run_to_end(
     node: &Namespace,

@@ -5,6 +5,7 @@ mod cluster;
 mod failures;
 mod fake;
 mod forms;
+pub(in crate::apiserver) mod log;
 pub(crate) mod pki;
 mod reconnect;
 mod running;

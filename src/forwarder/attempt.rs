@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::{self, SocketAddr};
 use std::task::{Context, Poll, ready};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use socket2::{SockRef, Socket};
 use tokio::net::TcpStream;
@@ -76,11 +76,8 @@ fn connect(backend: SocketAddr) -> io::Result<State> {
 
 /// Whether it is already, and nothing is wrong with it.
 fn is_connected(socket: &Socket) -> bool {
-    let mut polled = [PollFd::new(socket, PollFlags::OUT)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let is_ready = poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0);
-    let [polled] = polled;
-    is_ready && !polled.revents().intersects(PollFlags::ERR | PollFlags::HUP)
+    let state = socket::state(socket, PollFlags::OUT);
+    state.contains(PollFlags::OUT) && !state.intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 fn classify(error: &io::Error) -> DialFailure {

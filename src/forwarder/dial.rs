@@ -6,13 +6,14 @@ use std::future::poll_fn;
 use std::net::TcpStream;
 use std::task::{Context, Poll};
 
-use rustix::event::{self, PollFd, PollFlags, Timespec};
+use rustix::event::PollFlags;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{Instant, sleep_until};
 
 use super::attempt::Attempt;
 use super::dialing::{Dialing, Step};
 use super::shared::{Ending, Shared};
+use super::socket;
 use super::stats::DialFailure;
 use crate::model::types::Backend;
 
@@ -133,9 +134,7 @@ impl Dial<'_> {
 
 /// Whether it was reset.
 fn has_left(client: &TcpStream) -> bool {
-    let mut polled = [PollFd::new(client, PollFlags::empty())];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    event::poll(&mut polled, Some(&now)).is_ok_and(|events| events > 0)
+    !socket::state(client, PollFlags::empty()).is_empty()
 }
 
 /// As many sets of ended backends may be on their way to a dial.

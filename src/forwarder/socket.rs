@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use rustix::event::{self, PollFd, PollFlags, Timespec};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 /// More than 1,000 clients that come back at the same moment; the kernel caps it at net.core.somaxconn, 4096 by
@@ -61,6 +62,15 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 pub(super) fn adopt(listener: &TcpListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     set_options(&SockRef::from(listener))
+}
+
+/// What is the case with a socket now: of `asked`, and always whether it was reset or is over.
+pub(super) fn state(socket: impl AsFd, asked: PollFlags) -> PollFlags {
+    let mut polled = [PollFd::new(&socket, asked)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Where that cannot be told now, nothing is.
+    let _ = event::poll(&mut polled, Some(&now));
+    polled[0].revents()
 }
 
 /// From here on closing it is no reset: the kernel goes on to deliver what was written.

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use apivip::dataplane::nft::events::{Follower, GROUP};
 use integration::control_plane::Variant;
 use integration::lab::{Families, Lab, LabOptions};
 use integration::netns::Namespace;
@@ -21,17 +22,13 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// So seldom that the daemon does not take it for a fight, in which it waits.
 const PAUSE: Duration = Duration::from_millis(1200);
 
-/// The group `NFNLGRP_NFTABLES` (7) of the kernel's `nfnetlink.h`, as a mask.
-const NFTABLES: u32 = 1 << 6;
+/// The group, as a mask.
+const NFTABLES: u32 = 1 << (GROUP - 1);
 /// What a flush of all tables says fits.
 const RECEIVE_BUFFER: usize = 8 << 20;
 const DATAGRAM: usize = 64 << 10;
-/// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN`.
-const NEW_GENERATION: [u8; 2] = 0x0a0f_u16.to_ne_bytes();
-/// `struct nlmsghdr` and `struct nfgenmsg`.
-const HEADERS: usize = 20;
-/// `NFTA_GEN_PROC_NAME`.
-const PROC_NAME: u8 = 3;
+/// No socket has this port: transactions of all are heard.
+const NOBODY: u32 = 0;
 
 const CHANGES: [&str; 5] = [
     "flush ruleset",
@@ -80,9 +77,11 @@ impl Monitor {
         let (sender, transactions) = channel();
         thread::spawn(move || {
             let mut datagram = vec![0; DATAGRAM];
+            let mut follower = Follower::default();
             while let Ok(count) = recv(socket.as_raw_fd(), &mut datagram, MsgFlags::empty()) {
                 let at = Instant::now();
-                if programs(&datagram[..count]).any(|name| sender.send((at, name)).is_err()) {
+                let Ok(culprits) = follower.take(&datagram[..count], NOBODY) else { return };
+                if culprits.into_iter().any(|culprit| sender.send((at, culprit.name)).is_err()) {
                     return;
                 }
             }
@@ -109,26 +108,4 @@ impl Monitor {
             }
         }
     }
-}
-
-/// The programs whose transactions a datagram tells of: `NFTA_GEN_PROC_NAME` of each `NFT_MSG_NEWGEN`.
-fn programs(datagram: &[u8]) -> impl Iterator<Item = String> {
-    pieces(datagram, 0).filter(|message| message.get(4..6) == Some(&NEW_GENERATION)).filter_map(|message| {
-        let attributes = message.get(HEADERS..)?;
-        let name = pieces(attributes, 1).find(|attribute| attribute.get(2) == Some(&PROC_NAME))?;
-        Some(String::from_utf8_lossy(name.get(4..)?).trim_end_matches('\0').to_owned())
-    })
-}
-
-/// Messages, whose length has four bytes, or attributes, where it has two; each begins with it and at a multiple of four.
-fn pieces(mut bytes: &[u8], attribute: usize) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let length = match attribute {
-            0 => u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize,
-            _ => usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?)),
-        };
-        let piece = bytes.get(..length).filter(|piece| piece.len() >= 4)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(piece)
-    })
 }

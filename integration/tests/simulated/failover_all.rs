@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use integration::clients::Mix;
 use integration::control_plane::Variant;
-use integration::daemon::backends_of;
+use integration::daemon::{backends_of, every_backend};
 use integration::failover::Failover;
 use integration::failover::trial::{lab, mix};
 use integration::fault::Fault;
@@ -102,9 +102,7 @@ fn two_and_all_that_are_unready_or_slow_cut_nobody() -> Result<()> {
 }
 
 fn all_are_up(status: &serde_json::Value) -> bool {
-    let frontends = status["frontends"].as_array().into_iter().flatten();
-    let mut backends = frontends.filter_map(|frontend| frontend["backends"].as_array()).flatten();
-    backends.all(|backend| backend["state"] == "up")
+    every_backend(status).all(|backend| backend["state"] == "up")
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use apivip::model::types::Family;
 use integration::control_plane::{SERVICE_PORT, Variant};
+use integration::daemon::every_backend;
 use integration::failover::Failover;
 use integration::fault::Fault;
 use integration::lab::{Families, Lab, LabOptions, addresses};
@@ -74,9 +75,7 @@ fn accepted(lab: &Lab, stage: &mut Failover<'_>) -> Result<Vec<usize>> {
 /// The round trip to an apiserver in milliseconds, as the status shows it.
 fn round_trip(status: &Value, lab: &Lab, i: u8, family: Family) -> Option<f64> {
     let ip = lab.apiserver_address(i, family);
-    let frontends = status["frontends"].as_array()?.iter();
-    let mut backends = frontends.filter_map(|frontend| frontend["backends"].as_array()).flatten();
-    let backend = backends.find(|b| {
+    let backend = every_backend(status).find(|b| {
         let address = b["address"].as_str().and_then(|address| address.parse::<SocketAddr>().ok());
         address.is_some_and(|address| address.ip() == ip)
     })?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use integration::command;
 use integration::control_plane::{ControlPlane, SERVER_NAME, SERVICE_PORT, Variant};
-use integration::daemon::{Daemon, DaemonOptions};
+use integration::daemon::{Daemon, DaemonOptions, every_backend};
 use integration::kubeconfig::{self, Kubeconfig, User};
 use integration::lab::{Families, Lab, LabOptions};
 use integration::load::Load;
@@ -47,9 +47,7 @@ fn answers(lab: &Lab, authority: &Authority, at: IpAddr, port: u16) -> Result<()
 }
 
 fn settled(status: &Value) -> bool {
-    let backends = status["frontends"].as_array().into_iter().flatten();
-    let mut backends = backends.flat_map(|frontend| frontend["backends"].as_array().into_iter().flatten());
-    status["api"]["state"] == "synced" && backends.all(|backend| backend["state"] == "up")
+    status["api"]["state"] == "synced" && every_backend(status).all(|backend| backend["state"] == "up")
 }
 
 #[test]

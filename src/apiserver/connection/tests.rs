@@ -1,36 +1,12 @@
-use std::io;
-use std::sync::{Arc, Mutex};
-
 use super::*;
 use crate::apiserver::resource::Asked;
-
-/// Collects what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use crate::apiserver::tests::log::Log;
 
 fn logged(steps: impl FnOnce(&mut Reporter)) -> (Vec<String>, Connection) {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .with_ansi(false)
-        .without_time()
-        .with_target(false)
-        .finish();
     let (sender, receiver) = watch::channel(Connection::default());
-    tracing::subscriber::with_default(subscriber, || steps(&mut Reporter::new(sender)));
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    tracing::subscriber::with_default(log.subscriber(), || steps(&mut Reporter::new(sender)));
+    let text = log.text();
     let connection = receiver.borrow().clone();
     (text.lines().map(|line| line.trim().to_owned()).collect(), connection)
 }

@@ -1,12 +1,11 @@
 //! The API is away for hours: on a clock that goes on by itself while nobody has anything to do.
 
-use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, pause, resume, sleep};
 
 use super::fake::Fake;
+use super::log::Log;
 use super::reconnect::several;
 use crate::apiserver::{State, TLS_NAME};
 
@@ -14,31 +13,10 @@ const HOURS: u32 = 10;
 /// The longest pause between two sessions, and what a refused dial may take besides.
 const PAUSE: Duration = Duration::from_secs(15 + 1);
 
-/// Collects what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn ten_hours_without_an_api_are_a_few_tries_a_minute_and_a_few_lines() {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .with_ansi(false)
-        .without_time()
-        .finish();
-    let _logged = tracing::subscriber::set_default(subscriber);
+    let _logged = tracing::subscriber::set_default(log.subscriber());
     let (pki, cluster, mut fakes, mut running) = several(2).await;
     let address = fakes[0].address;
     for fake in fakes.drain(..) {
@@ -76,7 +54,7 @@ async fn ten_hours_without_an_api_are_a_few_tries_a_minute_and_a_few_lines() {
     running.connection(|connection| connection.state == State::Synced).await;
     assert_eq!(running.connection.borrow().address, Some(address));
 
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     let lines = |words: &str| text.lines().filter(|line| line.contains(words)).collect::<Vec<_>>();
     // One for each way in which it failed: the connection that broke, and then all servers, from either one on.
     let failed = lines("cannot read the Kubernetes API");
