@@ -64,7 +64,7 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct TableArgs {
     /// The Service whose virtual IPs are served, as NAMESPACE/NAME
-    #[arg(long, env = "APIVIP_SERVICE", value_name = "NAMESPACE/NAME", default_value = "default/kubernetes")]
+    #[arg(long, env = "APIVIP_SERVICE", value_name = "NAMESPACE/NAME", default_value_t)]
     pub service: ServiceKey,
 
     /// When to replace the source address of a flow by the node's

@@ -9,6 +9,7 @@ use super::reading::reading;
 use crate::apiserver::Lifetime;
 use crate::apiserver::examine::Examined;
 use crate::apiserver::review::Audience;
+use crate::model::types::ServiceKey;
 use crate::status::duration;
 
 /// What was found out.
@@ -28,8 +29,8 @@ pub struct Api {
     pub name: String,
     /// Who was asked, and what it said; or why nobody was.
     pub audience: Option<Result<(SocketAddr, Audience), String>>,
-    /// The Service, as NAMESPACE/NAME.
-    pub service: String,
+    /// The Service.
+    pub service: ServiceKey,
     /// Seconds since 1970.
     pub now: i64,
 }

@@ -9,6 +9,7 @@ use crate::columns::few;
 use crate::dataplane::nft::survey::Survey;
 use crate::dataplane::nft::table::TABLE_NAME;
 use crate::model::desired::{NodeView, PreferredSource};
+use crate::model::types::ServiceKey;
 
 /// What was found on the node.
 #[derive(Clone, Debug, Default)]
@@ -17,8 +18,8 @@ pub struct Here {
     pub run_dir: PathBuf,
     /// `--state-dir`.
     pub state_dir: PathBuf,
-    /// The Service, as NAMESPACE/NAME.
-    pub service: String,
+    /// The Service.
+    pub service: ServiceKey,
     /// Virtual IPs, from arguments, saved state, a running daemon or the API.
     pub vips: BTreeSet<SocketAddr>,
     /// Apiservers that are known.
@@ -80,7 +81,7 @@ pub fn here(seen: &Here) -> Vec<Finding> {
 
 fn virtual_ips(seen: &Here) -> Vec<Finding> {
     if seen.vips.is_empty() {
-        let (namespace, name) = seen.service.split_once('/').unwrap_or_default();
+        let ServiceKey { namespace, name } = &seen.service;
         return vec![KNOWN.unknown(
             "nothing names it yet",
             format!("kubectl get service -n {namespace} {name}: its ClusterIP and port are what --vip takes"),
@@ -177,8 +178,8 @@ fn source(seen: &Here, view: &NodeView, ip: IpAddr, route: Option<PreferredSourc
 }
 
 /// Shows the apiservers that the API publishes.
-pub(super) fn published(service: &str) -> String {
-    let (namespace, name) = service.split_once('/').unwrap_or_default();
+pub(super) fn published(service: &ServiceKey) -> String {
+    let ServiceKey { namespace, name } = service;
     format!(
         "kubectl get endpointslice -n {namespace} -l kubernetes.io/service-name={name}: an endpoint with its port is what --seed takes"
     )

@@ -9,13 +9,14 @@ use crate::apiserver::resource::Resource;
 use crate::apiserver::review::{Denied, Permission};
 use crate::columns::few;
 use crate::model::snapshot::{ServiceStatus, Snapshot};
+use crate::model::types::ServiceKey;
 
 const READ: Check = api("api-read", "the Service and its endpoints can be read");
 const PERMISSION: Check = api("permission", "the daemon may do what it does");
 
 /// What was read, and each permission that matters.
 pub(super) fn reading(seen: &Api) -> Vec<Finding> {
-    let (namespace, name) = seen.service.split_once('/').unwrap_or_default();
+    let ServiceKey { namespace, .. } = &seen.service;
     let kubectl = kubectl(seen);
     let list = format!("{kubectl} get service,endpointslice -n {namespace}");
     let (address, audience) = match &seen.audience {
@@ -28,21 +29,21 @@ pub(super) fn reading(seen: &Api) -> Vec<Finding> {
         }
     };
     let mut all = vec![match &audience.snapshot {
-        Ok(snapshot) => published(snapshot, *address, namespace, name),
+        Ok(snapshot) => published(snapshot, *address, &seen.service),
         Err(error) => READ.fail(error.as_str(), list),
     }];
     all.extend(
         audience
             .permissions
             .iter()
-            .filter_map(|asked| permission(asked, audience.slices, &seen.service, &kubectl)),
+            .filter_map(|asked| permission(asked, audience.slices, namespace, &kubectl)),
     );
     all
 }
 
-fn published(snapshot: &Snapshot, from: SocketAddr, namespace: &str, name: &str) -> Finding {
-    let mend =
-        format!("kubectl get service,endpointslice -n {namespace}; is --service {namespace}/{name} right?");
+fn published(snapshot: &Snapshot, from: SocketAddr, service: &ServiceKey) -> Finding {
+    let ServiceKey { namespace, name } = service;
+    let mend = format!("kubectl get service,endpointslice -n {namespace}; is --service {service} right?");
     let empty: Vec<String> =
         snapshot.frontends.iter().filter(|f| f.backends.is_empty()).map(|f| f.vip.to_string()).collect();
     match snapshot.service {
@@ -67,8 +68,7 @@ fn published(snapshot: &Snapshot, from: SocketAddr, namespace: &str, name: &str)
 }
 
 /// Endpoints are read only where there are no EndpointSlices.
-fn permission(asked: &Permission, slices: Option<bool>, service: &str, kubectl: &str) -> Option<Finding> {
-    let namespace = service.split('/').next().unwrap_or_default();
+fn permission(asked: &Permission, slices: Option<bool>, namespace: &str, kubectl: &str) -> Option<Finding> {
     let about = format!("{} {}", asked.verb, asked.resource.rbac_name());
     let needed = match asked.resource {
         Resource::Service => true,

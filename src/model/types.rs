@@ -21,6 +21,13 @@ pub struct ServiceKey {
 #[error("expected NAMESPACE/NAME, two DNS labels such as default/kubernetes")]
 pub struct ServiceKeyError;
 
+/// The Service of the API itself.
+impl Default for ServiceKey {
+    fn default() -> Self {
+        Self { namespace: "default".to_owned(), name: "kubernetes".to_owned() }
+    }
+}
+
 impl FromStr for ServiceKey {
     type Err = ServiceKeyError;
 

@@ -60,7 +60,7 @@ fn good() -> Api {
             one(),
             Audience { permissions: allowed(&Ok(true)), slices: Some(true), snapshot },
         ))),
-        service: "default/kubernetes".to_owned(),
+        service: ServiceKey::default(),
         kubeconfig: None,
         now: NOW,
     }
@@ -85,7 +85,7 @@ fn a_cluster_as_it_should_be() {
 
 #[test]
 fn without_any_access_nothing_is_guessed() {
-    let all = findings(&Api { service: "default/kubernetes".to_owned(), ..Api::default() });
+    let all = findings(&Api::default());
     for finding in &all {
         assert_eq!(finding.verdict, Verdict::Unknown, "{finding:?}");
     }

@@ -135,7 +135,7 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
         here: Here {
             run_dir: args.run_dir.clone(),
             state_dir: args.boot.state_dir.clone(),
-            service: args.table.service.to_string(),
+            service: args.table.service.clone(),
             vips,
             backends,
             routes,

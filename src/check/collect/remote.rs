@@ -47,7 +47,7 @@ pub(super) async fn api(args: &RunArgs, known: &Known) -> Remote {
     let mut api = Api {
         name: trust.iter().flatten().map(|trust| trust.name().to_owned()).next().unwrap_or_default(),
         lifetimes: access.map(Access::lifetimes).unwrap_or_default(),
-        service: args.table.service.to_string(),
+        service: args.table.service.clone(),
         kubeconfig: args.kubeconfig.as_ref().map(|file| file.display().to_string()),
         access: loaded.as_ref().map(|loaded| match loaded {
             Ok(access) => Ok((access.source().to_owned(), access.warnings().to_vec())),

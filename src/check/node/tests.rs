@@ -33,7 +33,7 @@ fn good() -> Here {
     Here {
         run_dir: "/run/apivip".into(),
         state_dir: "/var/lib/apivip".into(),
-        service: "default/kubernetes".to_owned(),
+        service: ServiceKey::default(),
         vips: BTreeSet::from([SocketAddr::new(vip(), 443)]),
         backends: BTreeSet::from([backend(11), backend(12)]),
         routes: Some(Ok(view(
@@ -81,7 +81,7 @@ fn mends_name_what_the_arguments_say() {
         daemon: Some(Err("no".to_owned())),
         state: None,
         state_dir: "/srv/state".into(),
-        service: "kube-system/api".to_owned(),
+        service: "kube-system/api".parse().unwrap(),
         ..good()
     };
     let all = here(&seen);
