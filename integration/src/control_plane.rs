@@ -3,7 +3,9 @@
 //! In: a lab and a [`Variant`]. Out: a [`ControlPlane`]: what it publishes is the scenario's choice, and what its
 //! apiservers saw can be asked. Nothing is published, and the simulation has no Service, until the scenario says so.
 
-use std::collections::BTreeMap;
+mod connections;
+mod publish;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -12,9 +14,9 @@ use serde_json::Value;
 
 use crate::command;
 use crate::kubeconfig::{self, Kubeconfig, User};
-use crate::lab::Lab;
+use crate::lab::{Lab, addresses};
 use crate::netns::Namespace;
-use crate::pki::{Authority, KeyFiles, SERVER_NAMES, ServerCertificate, Validity};
+use crate::pki::{Authority, KeyFiles, Validity};
 use crate::real::{APIVIP_TOKEN, EndpointsBy, PORT, RealControlPlane, RealOptions};
 use crate::sim::access_log::What;
 use crate::sim::fleet::{Fleet, TOKEN};
@@ -74,14 +76,6 @@ impl<'lab> ControlPlane<'lab> {
         Ok(Self { lab, plane })
     }
 
-    /// Starts every apiserver and publishes all of them for the Service, which has the lab's virtual IPs.
-    pub fn serving(lab: &'lab Lab, variant: Variant) -> Result<Self> {
-        let made = Self::start(lab, variant)?;
-        made.put_service(&lab.vips(), false)?;
-        made.publish_apiservers(&(1..=lab.options().apiservers).collect::<Vec<_>>())?;
-        Ok(made)
-    }
-
     /// Writes a kubeconfig that names apiserver 1, and returns its path.
     pub fn kubeconfig(&self) -> Result<PathBuf> {
         self.kubeconfig_naming(SocketAddr::new(self.lab.apiserver_addresses(1)[0], PORT))
@@ -100,35 +94,6 @@ impl<'lab> ControlPlane<'lab> {
     /// Where apiserver `i` listens, one address per family, IPv4 first.
     pub fn apiservers(&self, i: u8) -> Vec<SocketAddr> {
         self.lab.apiserver_addresses(i).into_iter().map(|ip| SocketAddr::new(ip, PORT)).collect()
-    }
-
-    /// Publishes every address of these apiservers and nothing else.
-    pub fn publish_apiservers(&self, numbers: &[u8]) -> Result<()> {
-        self.publish(&numbers.iter().flat_map(|i| self.lab.apiserver_addresses(*i)).collect::<Vec<_>>())
-    }
-
-    /// Publishes these addresses as endpoints and nothing else, in every form.
-    pub fn publish(&self, addresses: &[IpAddr]) -> Result<()> {
-        match &self.plane {
-            Plane::Simulated { fleet, .. } => fleet.publish(addresses),
-            Plane::Real(real) => real.client(1).publish(addresses, PORT),
-        }
-    }
-
-    /// Writes the Service with these virtual IPs. A real apiserver keeps those that it has given.
-    pub fn put_service(&self, vips: &[IpAddr], affinity: bool) -> Result<()> {
-        match &self.plane {
-            Plane::Simulated { fleet, .. } => fleet.put_service(vips, affinity),
-            Plane::Real(real) => real.put_service(vips, affinity),
-        }
-    }
-
-    /// Deletes the Service. Real apiservers write it again within seconds.
-    pub fn delete_service(&self) -> Result<()> {
-        match &self.plane {
-            Plane::Simulated { fleet, .. } => fleet.delete_service(),
-            Plane::Real(real) => real.delete_service(),
-        }
     }
 
     /// The certificate that verifies every apiserver.
@@ -164,7 +129,7 @@ impl<'lab> ControlPlane<'lab> {
 
     /// The same of any address and port.
     pub fn fetch_at(&self, from: &Namespace, at: SocketAddr) -> Result<String> {
-        let host = if at.is_ipv6() { format!("[{}]", at.ip()) } else { at.ip().to_string() };
+        let host = addresses::before_port(at.ip());
         let mut curl = from.command("curl");
         curl.args(["-sS", "--fail", "-m", "5", "--noproxy", "*", "-A", USER_AGENT]);
         curl.args(["--resolve", &format!("{SERVER_NAME}:{}:{host}", at.port()), "--cacert"]);
@@ -235,33 +200,6 @@ impl<'lab> ControlPlane<'lab> {
                 real.wait_ready(i)
             }
         }
-    }
-
-    /// Makes simulated apiservers show other certificates, signed by `foreign` or else by their own authority, as a
-    /// restart with other files would: their connections end, once all of them show the new ones.
-    pub fn show_certificates(
-        &mut self,
-        numbers: &[u8],
-        foreign: Option<&Authority>,
-        validity: Validity,
-    ) -> Result<()> {
-        let Plane::Simulated { fleet, authority } = &self.plane else {
-            bail!("a real apiserver reads its certificate again only once a minute");
-        };
-        let signed = numbers.iter().map(|i| {
-            let addresses: Vec<IpAddr> =
-                self.lab.apiserver_addresses(*i).into_iter().chain(self.lab.vips()).collect();
-            let certificate = ServerCertificate { names: &SERVER_NAMES, addresses: &addresses, validity };
-            let end = if foreign.is_some() { "-foreign" } else { "" };
-            let name = format!("apiserver-{i}-{validity:?}{end}");
-            Ok((*i, foreign.unwrap_or(authority).server_with(&name, &certificate)?))
-        });
-        let signed: BTreeMap<u8, KeyFiles> = signed.collect::<Result<_>>()?;
-        fleet.on_each(numbers, |i, control| {
-            let files = signed.get(&i).cloned();
-            async move { control.certificate(&files.context("sign a certificate")?).await }
-        })?;
-        fleet.on_each(numbers, |_, control| async move { control.reset(false).await })
     }
 
     /// Whether it is simulated.

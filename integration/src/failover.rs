@@ -23,7 +23,6 @@ use crate::fault::{Fault, Inflicted};
 use crate::lab::{Lab, addresses};
 use crate::netns::Namespace;
 use crate::sim::clients::timeline::monotonic_us;
-use crate::sim::fleet::Fleet;
 use crate::sim::objects;
 
 /// A second crowd must not read what the first one wrote.
@@ -71,8 +70,8 @@ impl<'lab> Failover<'lab> {
         if plane.is_simulated() {
             let ports = [objects::Port::new("https", SERVICE_PORT)];
             let fleet = plane.fleet()?;
-            fleet.put(&objects::service(&lab.vips(), &ports, false))?;
-            serve_half_closed(fleet)?;
+            fleet.put_service(&lab.vips(), &ports, false)?;
+            plane.serve_half_closed()?;
         } else {
             plane.put_service(&lab.vips(), false)?;
         }
@@ -80,9 +79,7 @@ impl<'lab> Failover<'lab> {
         let mut options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
         prepare(&mut options);
         let mut daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
-        for (vip, backends) in expected(lab, published) {
-            daemon.wait_for_backends(vip, &backends)?;
-        }
+        plane.wait_until_served(&mut daemon, published)?;
         thread::sleep(PROBED);
         Ok(Self { lab, plane, daemon })
     }
@@ -122,7 +119,7 @@ impl<'lab> Failover<'lab> {
     /// Undoes it. Simulated apiservers that start again serve clients that have closed their half, as before.
     pub fn heal(&mut self, inflicted: Inflicted) -> Result<()> {
         inflicted.heal(&mut self.plane)?;
-        if self.plane.is_simulated() { serve_half_closed(self.plane.fleet()?) } else { Ok(()) }
+        self.plane.serve_half_closed()
     }
 
     /// The number of the apiserver that the daemon's watch hangs on.
@@ -149,10 +146,7 @@ impl<'lab> Failover<'lab> {
 
     /// Waits until exactly these apiservers serve every virtual IP.
     pub fn wait_for_backends(&mut self, numbers: &[u8]) -> Result<()> {
-        for (vip, backends) in expected(self.lab, numbers) {
-            self.daemon.wait_for_backends(vip, &backends)?;
-        }
-        Ok(())
+        self.plane.wait_until_served(&mut self.daemon, numbers)
     }
 }
 
@@ -224,10 +218,6 @@ impl Crowd {
         let finished = self.clients.into_iter().map(|(name, clients)| Ok((name, clients.finish()?)));
         Ok(Outcome::new(finished.collect::<Result<_>>()?, self.led_to, self.moments))
     }
-}
-
-fn serve_half_closed(fleet: &Fleet) -> Result<()> {
-    fleet.on_all(|control| async move { control.adjust(|faults| faults.half_close = true).await })
 }
 
 /// Every virtual IP with its port, and the backends that these apiservers are for it.

@@ -1,5 +1,5 @@
 //! What the scenarios of the forwarder share: a daemon that serves the virtual IP itself, or may have to, on a
-//! simulated control plane with servers of long streams beside it.
+//! control plane with servers of long streams beside it.
 //! In: a lab and the daemon's arguments. Out: a [`Stage`], and what the node shows of the daemon's work.
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,6 @@ use crate::lab::{Lab, addresses};
 use crate::netns::Namespace;
 use crate::nftfault::NftFault;
 use crate::scenario::Scenario;
-use crate::sim::control::Control;
 use crate::sim::fleet::ECHO_SERVICE_PORT;
 use crate::streams::{self, Servers};
 
@@ -40,16 +39,19 @@ pub struct Stage<'lab> {
 }
 
 impl<'lab> Stage<'lab> {
-    /// Starts everything but the daemon, whose mode is `mode`. Every apiserver is published, with its streams.
+    /// Starts everything but the daemon, whose mode is `mode`. Every apiserver is simulated and published, with its
+    /// streams.
     pub fn start(lab: &'lab Lab, mode: &str) -> Result<Self> {
+        Self::start_on(lab, Variant::SimulatedSlices, mode)
+    }
+
+    /// The same on another control plane.
+    pub fn start_on(lab: &'lab Lab, variant: Variant, mode: &str) -> Result<Self> {
         let numbers: Vec<u8> = (1..=lab.options().apiservers).collect();
-        let mut scenario = Scenario::start(lab, Variant::SimulatedSlices, &numbers)?;
-        // As a real one does, they go on answering a client that has closed its half.
-        let half_close =
-            |control: Control| async move { control.adjust(|faults| faults.half_close = true).await };
-        scenario.plane.fleet()?.on_all(half_close)?;
+        let mut scenario = Scenario::start(lab, variant, &numbers)?;
+        scenario.plane.serve_half_closed()?;
         let servers = Servers::start(lab)?;
-        servers.publish(&mut scenario.plane, &numbers)?;
+        servers.publish(&scenario.plane, &numbers)?;
         let faults = NftFault::build(lab.dir())?;
         let listening = LISTEN.iter().filter(|address| {
             let v6 = address.starts_with('[');
@@ -109,7 +111,7 @@ impl<'lab> Stage<'lab> {
         if round.is_multiple_of(2) {
             return self.scenario.plane.put_service(&self.lab.vips(), false);
         }
-        self.servers.publish(&mut self.scenario.plane, &numbers)
+        self.servers.publish(&self.scenario.plane, &numbers)
     }
 }
 

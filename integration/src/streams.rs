@@ -14,8 +14,7 @@ use crate::control_plane::ControlPlane;
 use crate::lab::Lab;
 use crate::netns::Namespace;
 use crate::process::{Signal, Spawned};
-use crate::sim::fleet::{ECHO_SERVICE_PORT, endpoint_ports};
-use crate::sim::objects::{self, Port};
+use crate::sim::objects::Port;
 use crate::sim::streams::idle::Examined;
 use crate::sim::streams::record::{End, Record};
 
@@ -49,23 +48,9 @@ impl Servers {
         (1..=lab.options().apiservers).map(one).collect::<Result<_>>().map(Self)
     }
 
-    /// Publishes their port, beside the others, for these apiservers. The control plane must be simulated.
-    pub fn publish(&self, plane: &mut ControlPlane<'_>, numbers: &[u8]) -> Result<()> {
-        let lab = plane.lab();
-        let mut ports = endpoint_ports().to_vec();
-        ports.push(Port::new("streams", PORT));
-        let addresses: Vec<IpAddr> = numbers.iter().flat_map(|i| lab.apiserver_addresses(*i)).collect();
-        let of = |v6: bool| addresses.iter().copied().filter(|ip| ip.is_ipv6() == v6).collect::<Vec<_>>();
-        let published = [
-            Port::new("https", 443),
-            Port::new("echo", ECHO_SERVICE_PORT),
-            Port::new("streams", SERVICE_PORT),
-        ];
-        let fleet = plane.fleet()?;
-        fleet.put(&objects::service(&lab.vips(), &published, false))?;
-        fleet.put(&objects::endpoint_slice(objects::SERVICE, "IPv4", &of(false), &ports))?;
-        fleet.put(&objects::endpoint_slice("kubernetes-v6", "IPv6", &of(true), &ports))?;
-        fleet.put(&objects::endpoints(&addresses, &ports))
+    /// Publishes their port, beside the others, for these apiservers.
+    pub fn publish(&self, plane: &ControlPlane<'_>, numbers: &[u8]) -> Result<()> {
+        plane.publish_beside(numbers, Port::new("streams", SERVICE_PORT), Port::new("streams", PORT))
     }
 
     /// Kills server `i` with SIGKILL.

@@ -22,6 +22,11 @@ pub fn vip(family: Family) -> IpAddr {
     }
 }
 
+/// An address as it stands before a port.
+pub fn before_port(address: IpAddr) -> String {
+    if address.is_ipv6() { format!("[{address}]") } else { address.to_string() }
+}
+
 /// The range of the pods.
 pub fn pod_range(family: Family) -> &'static str {
     match family {

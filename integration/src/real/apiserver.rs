@@ -80,13 +80,10 @@ impl<'lab> Apiserver<'lab> {
         etcd: &str,
         options: RealOptions,
     ) -> Result<Self> {
-        let mut names = lab.apiserver_addresses(number);
-        names.extend(lab.families().iter().map(|family| crate::lab::addresses::vip(*family)));
-        names.push(std::net::Ipv4Addr::LOCALHOST.into());
         let mut made = Self {
             lab,
             number,
-            certificate: authority.server(&format!("apiserver-{number}"), &names)?,
+            certificate: certificate(lab, number, authority)?,
             authority: files.authority.clone(),
             arguments: Vec::new(),
             proxied: options.slices_v1,
@@ -96,6 +93,15 @@ impl<'lab> Apiserver<'lab> {
         };
         made.arguments = made.flags(files, etcd, options);
         Ok(made)
+    }
+
+    /// Replaces its certificate and key by those of another authority, which keeps its files in the lab's folder.
+    pub(super) fn certify(&mut self, authority: &Authority) -> Result<()> {
+        if self.proxied {
+            bail!("the proxy before apiserver {} reads its certificate once", self.number);
+        }
+        self.certificate = certificate(self.lab, self.number, authority)?;
+        Ok(())
     }
 
     fn flags(&self, files: &SharedFiles, etcd: &str, options: RealOptions) -> Vec<String> {
@@ -220,4 +226,12 @@ impl<'lab> Apiserver<'lab> {
     fn running(&mut self) -> Result<&mut Spawned> {
         self.process.as_mut().with_context(|| format!("apiserver {} does not run", self.number))
     }
+}
+
+/// Makes what the apiserver shows. Another authority's take the place of these.
+fn certificate(lab: &Lab, number: u8, authority: &Authority) -> Result<KeyFiles> {
+    let mut names = lab.apiserver_addresses(number);
+    names.extend(lab.vips());
+    names.push(std::net::Ipv4Addr::LOCALHOST.into());
+    authority.server(&format!("apiserver-{number}"), &names)
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::objects;
 use crate::command;
 use crate::netns::Namespace;
+use crate::sim::objects::Port;
 
 /// Longest that one call may take. It usually takes 20 ms.
 const LIMIT_SECONDS: u32 = 20;
@@ -55,8 +56,8 @@ impl<'lab> Client<'lab> {
 
     /// Makes these the endpoints of the Service `kubernetes`: Endpoints with all of them, and one EndpointSlice per
     /// family, where a family without address has an empty one. For [`super::EndpointsBy::Test`].
-    pub fn publish(&self, addresses: &[IpAddr], port: u16) -> Result<()> {
-        for (collection, object) in objects::kubernetes_endpoints(addresses, port) {
+    pub fn publish(&self, addresses: &[IpAddr], ports: &[Port]) -> Result<()> {
+        for (collection, object) in objects::kubernetes_endpoints(addresses, ports) {
             let name = object["metadata"]["name"].as_str().context("name an object")?;
             let path = format!("{collection}/{name}");
             if self.status("GET", &path)? == 404 {

@@ -21,10 +21,17 @@ use crate::kubeconfig::{self, Kubeconfig};
 use crate::lab::{Families, Lab};
 use crate::pki::Authority;
 use crate::process::{Signal, Spawned};
+use crate::sim::objects::Port;
 use apiserver::Apiserver;
 
 /// Longest until an apiserver is ready. Three of them, started together on two cores, take about 15 s.
 const READY_LIMIT: Duration = Duration::from_secs(180);
+
+/// Longest until an apiserver shows another certificate: it looks once a minute.
+const SHOWN_LIMIT: Duration = Duration::from_secs(300);
+
+/// How often the Service is written before somebody else must be at work. Each apiserver looks for it every 10 s.
+const WRITES: usize = 6;
 
 /// The token of a user who may do everything.
 pub const ADMIN_TOKEN: &str = "lab-admin-token";
@@ -57,7 +64,7 @@ pub struct RealControlPlane<'lab> {
     lab: &'lab Lab,
     authority: Authority,
     apiservers: Vec<Apiserver<'lab>>,
-    _etcd: Spawned,
+    etcd: Spawned,
 }
 
 impl<'lab> RealControlPlane<'lab> {
@@ -70,7 +77,7 @@ impl<'lab> RealControlPlane<'lab> {
         let apiservers = (1..=lab.options().apiservers)
             .map(|i| Apiserver::new(lab, i, &authority, &files, &etcd_url, options))
             .collect::<Result<_>>()?;
-        let mut made = Self { lab, authority, apiservers, _etcd: etcd };
+        let mut made = Self { lab, authority, apiservers, etcd };
         for apiserver in &mut made.apiservers {
             apiserver.start()?;
         }
@@ -86,7 +93,7 @@ impl<'lab> RealControlPlane<'lab> {
             made.client(1).post(path, &object)?;
         }
         if lab.options().families == Families::Dual {
-            made.client(1).patch(objects::KUBERNETES_SERVICE, &objects::both_virtual_ips())?;
+            made.put_service(&lab.vips(), &[Port::new("https", 443)], false)?;
         }
         Ok(made)
     }
@@ -99,6 +106,12 @@ impl<'lab> RealControlPlane<'lab> {
     /// A client of apiserver `i` that may do everything. It calls from the switch, not through the node.
     pub fn client(&self, i: u8) -> Client<'lab> {
         Client::new(self.lab.fabric(), self.address(i), self.authority.certificate(), ADMIN_TOKEN)
+    }
+
+    /// A client of the first apiserver that is ready.
+    pub fn writer(&self) -> Result<Client<'lab>> {
+        let mut clients = (1..=self.lab.options().apiservers).map(|i| self.client(i));
+        clients.find(Client::is_ready).context("no apiserver is ready")
     }
 
     /// Where apiserver `i` listens, in the lab's first family.
@@ -138,6 +151,16 @@ impl<'lab> RealControlPlane<'lab> {
     /// Lets a paused apiserver run on.
     pub fn resume_apiserver(&mut self, i: u8) -> Result<()> {
         self.apiserver(i)?.signal(Signal::CONT)
+    }
+
+    /// Stops etcd from running: its connections stay open and nothing answers.
+    pub fn pause_etcd(&mut self) -> Result<()> {
+        self.etcd.signal(Signal::STOP)
+    }
+
+    /// Lets it run on.
+    pub fn resume_etcd(&mut self) -> Result<()> {
+        self.etcd.signal(Signal::CONT)
     }
 
     /// The process of apiserver `i`.
@@ -199,19 +222,50 @@ impl<'lab> RealControlPlane<'lab> {
         apiserver.with_context(|| format!("there is no apiserver {i}"))?.audit_log()
     }
 
-    /// Makes the Service `kubernetes` have these virtual IPs, which cannot be changed while it exists.
-    pub fn put_service(&self, vips: &[IpAddr], affinity: bool) -> Result<()> {
-        let client = self.client(1);
-        let service = objects::kubernetes_service(vips, affinity);
-        match client.status("GET", objects::KUBERNETES_SERVICE)? {
-            404 => client.post(objects::SERVICES, &service).map(drop),
-            _ => client.patch(objects::KUBERNETES_SERVICE, &service).map(drop),
+    /// Makes the Service `kubernetes` have these virtual IPs and ports. As it keeps its first virtual IP for life, one that has
+    /// another is deleted first.
+    pub fn put_service(&self, vips: &[IpAddr], ports: &[Port], affinity: bool) -> Result<()> {
+        let client = self.writer()?;
+        let dual_stack = self.lab.options().families == Families::Dual;
+        let service = objects::kubernetes_service(vips, ports, affinity, dual_stack);
+        let mut refused = None;
+        for _ in 0..WRITES {
+            if client.status("GET", objects::KUBERNETES_SERVICE)? == 404 {
+                match client.post(objects::SERVICES, &service) {
+                    Ok(_) => return Ok(()),
+                    // An apiserver may have written its own meanwhile.
+                    Err(error) => refused = Some(error),
+                }
+            } else if client.get(objects::KUBERNETES_SERVICE)?["spec"]["clusterIP"]
+                == service["spec"]["clusterIP"]
+            {
+                return client.patch(objects::KUBERNETES_SERVICE, &service).map(drop);
+            } else {
+                self.delete_service()?;
+            }
         }
+        Err(refused.context("the apiservers wrote the Service again and again")?)
+    }
+
+    /// Gives these apiservers other certificates, of another authority, and waits until they show them. They look for
+    /// them once a minute. Everybody who asks for the test, and the apiservers themselves, trusts both authorities then.
+    pub fn show_certificates(&mut self, numbers: &[u8], authority: &Authority) -> Result<()> {
+        let both = format!("{}{}", self.authority.pem(), authority.pem());
+        std::fs::write(self.authority.certificate(), both).context("trust both authorities")?;
+        for i in numbers {
+            self.apiserver(*i)?.certify(authority)?;
+        }
+        for i in numbers {
+            let client =
+                Client::new(self.lab.fabric(), self.address(*i), authority.certificate(), ADMIN_TOKEN);
+            self.apiserver(*i)?.wait_until("another certificate", SHOWN_LIMIT, || client.is_ready())?;
+        }
+        Ok(())
     }
 
     /// Deletes the Service `kubernetes`.
     pub fn delete_service(&self) -> Result<()> {
-        self.client(1).delete(objects::KUBERNETES_SERVICE).map(drop)
+        self.writer()?.delete(objects::KUBERNETES_SERVICE).map(drop)
     }
 
     fn apiserver(&mut self, i: u8) -> Result<&mut Apiserver<'lab>> {

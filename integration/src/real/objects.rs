@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::lab::addresses;
+use super::PORT;
+use crate::sim::objects::Port;
 
 const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
 const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
@@ -31,25 +32,24 @@ pub(super) fn apivip_permissions() -> Result<Vec<(&'static str, Value)>> {
     objects.into_iter().map(|object| Ok((collection(&object)?, object))).collect()
 }
 
-/// The change that gives the Service `kubernetes` a virtual IP of each family.
-pub(super) fn both_virtual_ips() -> Value {
-    json!({ "spec": {
-        "ipFamilyPolicy": "RequireDualStack",
-        "clusterIPs": [addresses::VIP_V4, addresses::VIP_V6],
-    } })
-}
-
-/// The Service `kubernetes` with these virtual IPs.
-pub(super) fn kubernetes_service(vips: &[IpAddr], affinity: bool) -> Value {
+/// The Service `kubernetes` with these virtual IPs and ports. Only a `dual_stack` server knows of more than one virtual IP.
+pub(super) fn kubernetes_service(vips: &[IpAddr], ports: &[Port], affinity: bool, dual_stack: bool) -> Value {
+    let ports: Vec<Value> = ports
+        .iter()
+        .map(|p| json!({ "name": p.name, "port": p.port, "protocol": "TCP", "targetPort": PORT }))
+        .collect();
+    let vips: Vec<String> = match vips {
+        [] => vec!["None".to_owned()],
+        vips => vips.iter().map(IpAddr::to_string).collect(),
+    };
     let mut spec = json!({
-        "clusterIP": vips.first(),
+        "clusterIP": vips[0],
         "sessionAffinity": if affinity { "ClientIP" } else { "None" },
-        "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443 }],
+        "ports": ports,
     });
-    // A server without the feature refuses the second field.
-    if vips.len() > 1 {
+    if dual_stack {
+        spec["ipFamilyPolicy"] = json!(if vips.len() > 1 { "RequireDualStack" } else { "SingleStack" });
         spec["clusterIPs"] = json!(vips);
-        spec["ipFamilyPolicy"] = json!("RequireDualStack");
     }
     json!({
         "apiVersion": "v1", "kind": "Service",
@@ -59,10 +59,11 @@ pub(super) fn kubernetes_service(vips: &[IpAddr], affinity: bool) -> Value {
 }
 
 /// Endpoints and one EndpointSlice per family of the Service `kubernetes`: collection and object of each.
-pub(super) fn kubernetes_endpoints(addresses: &[IpAddr], port: u16) -> [(&'static str, Value); 3] {
-    let port = json!({ "name": "https", "port": port, "protocol": "TCP" });
+pub(super) fn kubernetes_endpoints(addresses: &[IpAddr], ports: &[Port]) -> [(&'static str, Value); 3] {
+    let ports: Vec<Value> =
+        ports.iter().map(|p| json!({ "name": p.name, "port": p.port, "protocol": "TCP" })).collect();
     let all: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
-    let subsets = if all.is_empty() { json!([]) } else { json!([{ "addresses": all, "ports": [port] }]) };
+    let subsets = if all.is_empty() { json!([]) } else { json!([{ "addresses": all, "ports": ports }]) };
     // Without the label, a cluster's mirroring controller would make slices of its own out of these.
     let metadata =
         json!({ "name": "kubernetes", "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } });
@@ -77,7 +78,7 @@ pub(super) fn kubernetes_endpoints(addresses: &[IpAddr], port: u16) -> [(&'stati
         json!({
             "apiVersion": "discovery.k8s.io/v1beta1", "kind": "EndpointSlice",
             "metadata": { "name": name, "labels": { "kubernetes.io/service-name": "kubernetes" } },
-            "addressType": family, "endpoints": endpoints, "ports": [port],
+            "addressType": family, "endpoints": endpoints, "ports": ports,
         })
     };
     [

@@ -76,10 +76,9 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Writes the Service with the ports `https` and `echo` and these cluster IPs; none makes it headless.
-    pub fn put_service(&self, vips: &[IpAddr], affinity: bool) -> Result<()> {
-        let ports = [Port::new("https", 443), Port::new("echo", ECHO_SERVICE_PORT)];
-        self.put(&objects::service(vips, &ports, affinity))
+    /// Writes the Service with these ports and cluster IPs; none of the latter makes it headless.
+    pub fn put_service(&self, vips: &[IpAddr], ports: &[Port], affinity: bool) -> Result<()> {
+        self.put(&objects::service(vips, ports, affinity))
     }
 
     /// Deletes the Service.
@@ -91,12 +90,11 @@ impl Fleet {
     }
 
     /// Writes Endpoints with these addresses and one slice per family, which is empty where there is no address.
-    pub fn publish(&self, backends: &[IpAddr]) -> Result<()> {
-        let ports = endpoint_ports();
+    pub fn publish(&self, backends: &[IpAddr], ports: &[Port]) -> Result<()> {
         let of = |v6: bool| backends.iter().copied().filter(|ip| ip.is_ipv6() == v6).collect::<Vec<_>>();
-        self.put(&objects::endpoint_slice(objects::SERVICE, "IPv4", &of(false), &ports))?;
-        self.put(&objects::endpoint_slice("kubernetes-v6", "IPv6", &of(true), &ports))?;
-        self.put(&objects::endpoints(backends, &ports))
+        self.put(&objects::endpoint_slice(objects::SERVICE, "IPv4", &of(false), ports))?;
+        self.put(&objects::endpoint_slice("kubernetes-v6", "IPv6", &of(true), ports))?;
+        self.put(&objects::endpoints(backends, ports))
     }
 
     /// Stores an object in every server.
@@ -227,6 +225,11 @@ impl Fleet {
         let server = usize::from(i).checked_sub(1).and_then(|index| self.servers.get(index));
         server.with_context(|| format!("there is no apiserver {i}"))
     }
+}
+
+/// The ports that the Service has.
+pub fn service_ports() -> [Port; 2] {
+    [Port::new("https", 443), Port::new("echo", ECHO_SERVICE_PORT)]
 }
 
 /// The ports that every endpoint has.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use integration::lab::{Families, Lab, LabOptions};
 use integration::real::{APIVIP_TOKEN, Client, EndpointsBy, RealControlPlane, RealOptions};
+use integration::sim::objects::Port;
 
 /// A lease of 15 s, a round every 10 s, and time to spare.
 const ENDPOINTS_LIMIT: Duration = Duration::from_secs(120);
@@ -65,11 +66,11 @@ fn the_test_can_publish_both_families() -> Result<()> {
     let options = RealOptions { endpoints: EndpointsBy::Test, ..RealOptions::default() };
     let control_plane = RealControlPlane::start(&lab, options)?;
     let client = control_plane.client(1);
-    let both = lab.apiserver_addresses(1);
-    client.publish(&both, 6443)?;
-    client.publish(&[], 6443)?;
+    let (both, ports) = (lab.apiserver_addresses(1), [Port::new("https", 6443)]);
+    client.publish(&both, &ports)?;
+    client.publish(&[], &ports)?;
     ensure!(control_plane.endpoints()?.is_empty(), "endpoints are left");
-    client.publish(&both, 6443)?;
+    client.publish(&both, &ports)?;
     control_plane.wait_for_endpoints(
         &both.iter().map(|ip| SocketAddr::new(*ip, 6443)).collect::<Vec<_>>(),
         ENDPOINTS_LIMIT,

@@ -1,13 +1,19 @@
 //! Scenarios on a real etcd and real kube-apiservers, one file for each theme.
 
+#[path = "../shared/mod.rs"]
+mod shared;
+
 mod audit;
 mod check;
+mod cluster;
 mod cold_boot;
 mod credentials;
+mod etcd;
 mod failover;
 mod forwarder;
 mod install;
 mod lab;
 mod network;
+mod node;
 mod plugins;
 mod scenarios;

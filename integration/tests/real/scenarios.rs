@@ -15,14 +15,9 @@ use integration::load::Load;
 /// How long each set of endpoints is in force.
 const STEP: Duration = Duration::from_millis(700);
 
-fn publish(lab: &Lab, plane: &ControlPlane<'_>, daemon: &mut Daemon, numbers: &[u8]) -> Result<()> {
+fn publish(plane: &ControlPlane<'_>, daemon: &mut Daemon, numbers: &[u8]) -> Result<()> {
     plane.publish_apiservers(numbers)?;
-    for vip in lab.vips() {
-        let backends = numbers.iter().flat_map(|i| plane.apiservers(*i));
-        let backends: Vec<SocketAddr> = backends.filter(|b| b.is_ipv4() == vip.is_ipv4()).collect();
-        daemon.wait_for_backends(SocketAddr::new(vip, SERVICE_PORT), &backends)?;
-    }
-    Ok(())
+    plane.wait_until_served(daemon, numbers)
 }
 
 fn seen(plane: &ControlPlane<'_>) -> Result<BTreeSet<IpAddr>> {
@@ -35,7 +30,7 @@ fn clients_are_served(variant: Variant) -> Result<()> {
     let plane = ControlPlane::serving(&lab, variant)?;
     let options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
     let mut daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
-    publish(&lab, &plane, &mut daemon, &[1, 2, 3])?;
+    publish(&plane, &mut daemon, &[1, 2, 3])?;
     let form = daemon.status()?["api"]["api"].clone();
     let expected = if variant == Variant::RealSlices { "slices" } else { "endpoints" };
     ensure!(form == expected, "the daemon reads {form} instead of {expected}");
@@ -56,7 +51,7 @@ fn clients_are_served(variant: Variant) -> Result<()> {
     let vips: Vec<SocketAddr> = lab.vips().into_iter().map(|ip| SocketAddr::new(ip, SERVICE_PORT)).collect();
     let load = Load::start(lab.pod(1), lab.dir(), "load", "tcp", &vips, 300)?;
     for published in [&[1, 2][..], &[1, 2, 3], &[2, 3], &[1], &[1, 2, 3]] {
-        publish(&lab, &plane, &mut daemon, published)?;
+        publish(&plane, &mut daemon, published)?;
         thread::sleep(STEP);
     }
     daemon.kill()?;

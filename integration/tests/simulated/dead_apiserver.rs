@@ -1,94 +1,21 @@
-//! The apiserver that the daemon watches dies without a word: the daemon moves on to another, and never depends on the
-//! virtual IP that it programs itself.
+//! The apiserver that the daemon watches dies without a word, on a simulated control plane.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use anyhow::Result;
+use integration::control_plane::Variant;
 
-use anyhow::{Context, Result, ensure};
-use integration::control_plane::{ControlPlane, Variant};
-use integration::daemon::{Daemon, DaemonOptions};
-use integration::lab::{Lab, LabOptions, addresses};
-
-/// Silence is noticed within 4 s, and another apiserver dialled at once. Ten times that, and far from the 270 s and more
-/// that a watch lasts.
-const MOVED: Duration = Duration::from_secs(40);
-
-fn watched(daemon: &mut Daemon) -> Result<SocketAddr> {
-    let synced = |status: &serde_json::Value| status["api"]["state"] == "synced";
-    let status = daemon.wait_for_status("the API in sync", MOVED, synced)?;
-    status["api"]["address"]
-        .as_str()
-        .context("no address in the status")?
-        .parse()
-        .context("parse the address")
-}
-
-fn moves_on(die: impl Fn(&Lab, &mut ControlPlane<'_>, u8) -> Result<()>) -> Result<()> {
-    let lab = Lab::start(LabOptions::default())?;
-    let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
-    let options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
-    let mut daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
-    let old = watched(&mut daemon)?;
-    let number = (1..=3).find(|i| plane.apiservers(*i).contains(&old));
-    let number = number.with_context(|| format!("{old} is no apiserver"))?;
-    let begin = Instant::now();
-    die(&lab, &mut plane, number)?;
-    let status = daemon.wait_for_status("another apiserver", MOVED, |status| {
-        status["api"]["state"] == "synced" && status["api"]["address"] != old.to_string()
-    })?;
-    println!("from {old} to {} after {:?}", status["api"]["address"], begin.elapsed());
-    let left: Vec<u8> = (1..=3).filter(|i| *i != number).collect();
-    plane.publish_apiservers(&left)?;
-    let backends: Vec<SocketAddr> = left.iter().flat_map(|i| plane.apiservers(*i)).collect();
-    daemon.wait_for_backends(SocketAddr::new(addresses::VIP_V4.into(), 443), &backends)?;
-    Ok(())
-}
+use crate::shared::dead_apiserver;
 
 #[test]
 fn an_unplugged_apiserver_is_left_for_another() -> Result<()> {
-    moves_on(|lab, _, i| lab.unplug(i))
+    dead_apiserver::is_left(Variant::SimulatedSlices, |lab, _, i| lab.unplug(i))
 }
 
 #[test]
 fn a_paused_apiserver_is_left_for_another() -> Result<()> {
-    moves_on(|_, plane, i| plane.fleet()?.pause(i))
+    dead_apiserver::is_left(Variant::SimulatedSlices, |_, plane, i| plane.pause(i))
 }
 
 #[test]
 fn the_virtual_ip_is_not_dialled_once_apiservers_are_known() -> Result<()> {
-    let lab = Lab::start(LabOptions::default())?;
-    let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
-    // Another daemon's rules lead the first connection; the second daemon finds them as after a restart.
-    let vip = SocketAddr::new(addresses::VIP_V4.into(), 443);
-    let mut first = Daemon::start(lab.node(), lab.dir(), &DaemonOptions::kubeconfig(plane.kubeconfig()?))?;
-    first.stop()?;
-    // With a last good state it would know better than to dial the virtual IP.
-    std::fs::remove_dir_all(first.state_dir()).context("remove the state")?;
-    // The self-test dials it by intention.
-    let options = DaemonOptions::kubeconfig(plane.kubeconfig_naming(vip)?).arg("--selftest-interval=off");
-    let mut daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
-    let known = |status: &serde_json::Value| {
-        let address = status["api"]["address"].as_str().unwrap_or_default().to_owned();
-        status["api"]["state"] == "synced" && address.ends_with(":6443")
-    };
-    daemon.wait_for_status("an apiserver of its own", MOVED, known)?;
-    // Rules translate the virtual IP before a capture on a device sees it: the flows' first tuple tells.
-    let flows = lab.node().run("conntrack", &["-L", "-p", "tcp", "--orig-dst", "10.96.0.1"])?;
-    ensure!(!flows.trim().is_empty(), "the first connection did not go through the virtual IP");
-    lab.node().run("conntrack", &["-F"])?;
-    for _ in 0..2 {
-        let reconnects = daemon.metric("apivip_api_reconnects_total")?;
-        plane.fleet()?.on_all(|control| async move { control.reset(false).await })?;
-        let deadline = Instant::now() + MOVED;
-        while daemon.metric("apivip_api_reconnects_total")? == reconnects {
-            ensure!(Instant::now() < deadline, "the daemon does not connect again\n{}", daemon.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        daemon.wait_for_status("the API in sync", MOVED, known)?;
-    }
-    let flows = lab.node().run("conntrack", &["-L", "-p", "tcp", "--orig-dst", "10.96.0.1"])?;
-    ensure!(flows.trim().is_empty(), "the daemon dialled the virtual IP:\n{flows}");
-    let flows = lab.node().run("conntrack", &["-L", "-p", "tcp", "--dport", "6443"])?;
-    ensure!(!flows.trim().is_empty(), "conntrack shows no flow to an apiserver");
-    Ok(())
+    dead_apiserver::the_virtual_ip_is_not_dialled(Variant::SimulatedSlices)
 }

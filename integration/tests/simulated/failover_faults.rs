@@ -9,13 +9,14 @@ use integration::clients::{Clients, Mix};
 use integration::command;
 use integration::control_plane::{ControlPlane, SERVER_NAME, Variant};
 use integration::fault::Fault;
+use integration::lab::addresses::before_port;
 use integration::lab::{Families, Lab, LabOptions};
 use integration::sim::clients::timeline::End;
 
 /// What curl says of one request, as its exit status and the HTTP status.
 fn ask(lab: &Lab, plane: &ControlPlane<'_>, i: u8, path: &str, seconds: &str) -> Result<(i32, String)> {
     let address = lab.apiserver_addresses(i)[0];
-    let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+    let host = before_port(address);
     let mut curl = lab.node().command("curl");
     curl.args(["-sS", "-m", seconds, "--noproxy", "*", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"]);
     curl.arg(plane.authority()).args(["--resolve", &format!("{SERVER_NAME}:6443:{host}")]);
@@ -91,9 +92,7 @@ fn each_fault_is_what_it_says_and_heals() -> Result<()> {
 fn clients_of_a_healthy_fleet_report_nothing_else() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
     let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
-    plane
-        .fleet()?
-        .on_all(|control| async move { control.adjust(|faults| faults.half_close = true).await })?;
+    plane.serve_half_closed()?;
     let direct: Vec<IpAddr> = (1..=3).flat_map(|i| lab.apiserver_addresses(i)).collect();
     let targets: Vec<SocketAddr> = direct.into_iter().map(|ip| SocketAddr::new(ip, 6443)).collect();
     let mix = Mix { idle: 300, half_closed: 6, ..Mix::default() };

@@ -163,7 +163,7 @@ fn a_server_killed_with_a_thousand_connections() -> Result<()> {
     let mut daemon = stage.daemon("forwarder")?;
     let targets: Vec<SocketAddr> = stream_vips(&lab);
     let mut publish = |stage: &mut Stage<'_>, numbers: &[u8]| -> Result<()> {
-        stage.servers.publish(&mut stage.scenario.plane, numbers)?;
+        stage.servers.publish(&stage.scenario.plane, numbers)?;
         for (target, family) in targets.iter().zip(lab.families()) {
             let of = |i: &u8| SocketAddr::new(lab.apiserver_address(*i, *family), streams::PORT);
             daemon.wait_for_backends(*target, &numbers.iter().map(of).collect::<Vec<_>>())?;

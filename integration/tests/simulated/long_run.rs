@@ -2,84 +2,21 @@
 //! plugin makes.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use integration::control_plane::{ControlPlane, SERVICE_PORT, Variant};
-use integration::daemon::{Daemon, DaemonOptions};
-use integration::lab::{Families, Lab, LabOptions};
-use integration::load::Load;
+use integration::control_plane::Variant;
+use integration::lab::{Lab, LabOptions};
 use integration::scenario::Scenario;
-use integration::sim::objects::{self, Port};
 
-/// Probes of 61 addresses that nobody has end within 5 s.
+use crate::shared::growth;
+
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// In an apiserver's namespace: it answers at a second port as well.
-const MOVED: &str = "table inet moved {
-    chain ports {
-        type nat hook prerouting priority dstnat
-        tcp dport 6444 redirect to :6443
-    }
-}";
 
 #[test]
 fn a_cluster_becomes_dual_stack_gets_64_endpoints_and_moves_to_another_port() -> Result<()> {
-    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let mut plane = ControlPlane::start(&lab, Variant::SimulatedSlices)?;
-    let vips = lab.vips();
-    let v4 = |i: u8| lab.apiserver_addresses(i).into_iter().filter(IpAddr::is_ipv4);
-    let real: Vec<IpAddr> = (1..=3).flat_map(v4).collect();
-    plane.put_service(&vips[..1], false)?;
-    plane.publish(&real)?;
-    let mut daemon = Daemon::start(lab.node(), lab.dir(), &DaemonOptions::kubeconfig(plane.kubeconfig()?))?;
-    let vip = SocketAddr::new(vips[0], SERVICE_PORT);
-    let load = Load::start(lab.pod(1), lab.dir(), "conversion", "tcp", &[vip], 200)?;
-
-    plane.put_service(&vips, false)?;
-    plane.publish_apiservers(&[1, 2, 3])?;
-    for vip in &vips {
-        let of_family = (1..=3).flat_map(|i| plane.apiservers(i)).filter(|b| b.is_ipv4() == vip.is_ipv4());
-        let of_family: Vec<SocketAddr> = of_family.collect();
-        daemon.wait_for_backends(SocketAddr::new(*vip, SERVICE_PORT), &of_family)?;
-        for from in [lab.pod(1), lab.node()] {
-            ensure!(plane.fetch(from, *vip)? == "ok", "{} does not reach {vip}", from.name());
-        }
-    }
-    load.finish_clean()?;
-
-    // Connections to those that nobody has may fail until probes have found them dead; none may after that.
-    let nobody = (101..=161).map(|last| IpAddr::from([192, 0, 2, last]));
-    plane.publish(&real.iter().copied().chain(nobody).collect::<Vec<_>>())?;
-    let all: Vec<SocketAddr> = real.iter().map(|ip| SocketAddr::new(*ip, 6443)).collect();
-    daemon.wait_for_status("64 endpoints", LIMIT, |status| {
-        status["frontends"].as_array().is_some_and(|frontends| {
-            frontends.iter().any(|f| f["backends"].as_array().is_some_and(|b| b.len() == 64))
-        })
-    })?;
-    daemon.wait_for_backends(vip, &all)?;
-    let load = Load::start(lab.pod(1), lab.dir(), "move", "tcp", &[vip], 200)?;
-    plane.publish(&real)?;
-    daemon.wait_for_backends(vip, &all)?;
-
-    // The apiservers move to another port, and answer at the old one a while longer.
-    for i in 1..=3 {
-        lab.apiserver(i).nft_load(MOVED)?;
-    }
-    let ports = [Port::new("https", 6444), Port::new("echo", 7007)];
-    plane.fleet()?.put(&objects::endpoint_slice(objects::SERVICE, "IPv4", &real, &ports))?;
-    let moved: Vec<SocketAddr> = real.iter().map(|ip| SocketAddr::new(*ip, 6444)).collect();
-    daemon.wait_for_backends(vip, &moved)?;
-    ensure!(plane.fetch(lab.pod(1), vip.ip())? == "ok", "the pod does not reach the new port");
-    load.finish_clean()?;
-    Ok(())
-}
-
-/// Ends every connection to the API; the next need credentials.
-fn end_sessions(plane: &mut ControlPlane<'_>) -> Result<()> {
-    plane.fleet()?.on_all(|control| async move { control.reset(false).await })
+    growth::dual_stack_64_endpoints_and_another_port(Variant::SimulatedSlices)
 }
 
 #[test]
@@ -122,7 +59,7 @@ fn a_credential_plugin_is_asked_for_each_session() -> Result<()> {
     let running = lab.dir().join("running");
     let script = format!("#!/bin/sh\necho $$ >{}\nexec sleep 600\n", running.display());
     fs::write(&plugin, script).context("write the plugin")?;
-    end_sessions(&mut scenario.plane)?;
+    scenario.plane.end_connections()?;
     let waits = format!("the API is not read: the credential plugin {} has not answered", plugin.display());
     let status = daemon.wait_for_status("the plugin that hangs", LIMIT, |status| {
         let problems = status["problems"].as_array().into_iter().flatten();

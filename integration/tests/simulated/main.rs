@@ -1,6 +1,9 @@
 //! Scenarios on simulated control planes, one file for each theme. One program, so that its tests share two threads to the
 //! end.
 
+#[path = "../shared/mod.rs"]
+mod shared;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod addresses;

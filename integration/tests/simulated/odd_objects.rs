@@ -1,169 +1,50 @@
-//! What the API may say of the Service besides the usual: nothing, no address, no endpoint, addresses that must not be
-//! programmed, another virtual IP, or that a client stays with one apiserver.
+//! What the API may say of the Service besides the usual, on a simulated control plane.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::IpAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use integration::control_plane::{ControlPlane, Variant};
-use integration::daemon::{Daemon, DaemonOptions, backends_of};
-use integration::lab::{Families, Lab, LabOptions, addresses};
-use integration::process::Spawned;
+use integration::lab::Families;
 use integration::sim::fleet::endpoint_ports;
 use integration::sim::objects::{self, Port};
 
-const LIMIT: Duration = Duration::from_secs(20);
-const VIP: IpAddr = IpAddr::V4(addresses::VIP_V4);
+use crate::shared::odd_objects;
 
-/// One of each of the addresses that the last test publishes.
-const REASONS: [&str; 6] = ["is_vip", "loopback", "link_local", "multicast", "wrong_family", "port_zero"];
-
-fn start(lab: &Lab) -> Result<(ControlPlane<'_>, Daemon)> {
-    let plane = ControlPlane::serving(lab, Variant::SimulatedSlices)?;
-    let daemon = Daemon::start(lab.node(), lab.dir(), &DaemonOptions::kubeconfig(plane.kubeconfig()?))?;
-    Ok((plane, daemon))
-}
-
-fn all(plane: &ControlPlane<'_>) -> Vec<SocketAddr> {
-    (1..=3).flat_map(|i| plane.apiservers(i)).collect()
-}
+/// What must not be programmed, as the status names it, and why. A real apiserver takes few of these.
+const BAD: [(&str, &str); 6] = [
+    ("10.96.0.1", "is_vip"),
+    ("127.0.0.1", "loopback"),
+    ("169.254.1.1", "link_local"),
+    ("224.0.0.1", "multicast"),
+    ("2001:db8::5", "wrong_family"),
+    ("192.0.2.12 port 0", "port_zero"),
+];
 
 #[test]
 fn the_last_good_rules_stay_when_the_api_publishes_none_and_the_status_says_why() -> Result<()> {
-    let lab = Lab::start(LabOptions::default())?;
-    let (plane, mut daemon) = start(&lab)?;
-    let vip = SocketAddr::new(VIP, 443);
-    for (why, what) in [
-        ("the Service has no ClusterIP", 0),
-        ("the Service does not exist", 1),
-        ("no endpoint of 10.96.0.1:443 is published", 2),
-    ] {
-        match what {
-            0 => plane.put_service(&[], false)?,
-            1 => plane.delete_service()?,
-            _ => plane.publish(&[])?,
-        }
-        let status =
-            daemon.wait_for_status(why, LIMIT, |status| status["holds"].to_string().contains(why))?;
-        ensure!(backends_of(&status, vip) == all(&plane), "{why}: {:#}", status["frontends"]);
-        ensure!(status["summary"].to_string().contains("keeps the last good rules"), "{}", status["summary"]);
-        ensure!(plane.fetch(lab.pod(1), VIP)? == "ok", "{why}: the virtual IP does not answer");
-        plane.put_service(&[VIP], false)?;
-        plane.publish_apiservers(&[1, 2, 3])?;
-        daemon.wait_for_status("no hold", LIMIT, |status| status["holds"] == serde_json::json!([]))?;
-    }
-    Ok(())
-}
-
-/// Which virtual IPs the chain of the node's own traffic has rules for, after each transaction that `nft -a monitor` saw.
-/// `text` begins with the rules as they were listed.
-fn served_by_generation(text: &str, vips: &[IpAddr]) -> Vec<BTreeSet<IpAddr>> {
-    let mut rules: BTreeMap<&str, Option<IpAddr>> = BTreeMap::new();
-    let mut served = Vec::new();
-    for line in text.lines() {
-        if line.starts_with("# new generation") {
-            served.push(rules.values().copied().flatten().collect());
-            continue;
-        }
-        let Some((rule, handle)) = line.rsplit_once("handle ") else { continue };
-        if line.starts_with("delete rule inet apivip nat-output ") {
-            rules.remove(handle);
-        } else if line.starts_with("add rule inet apivip nat-output ") || line.starts_with("\t\t") {
-            let vip = vips.iter().find(|vip| rule.contains(&format!("daddr {vip} tcp dport 443 ")));
-            rules.insert(handle, vip.copied());
-        }
-    }
-    served
+    odd_objects::leave_the_last_good_rules(Variant::SimulatedSlices)
 }
 
 #[test]
 fn a_service_recreated_with_other_addresses_moves_the_rules_in_one_transaction() -> Result<()> {
-    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let (plane, mut daemon) = start(&lab)?;
-    let (old, new) = (lab.vips(), ["10.96.0.99".parse()?, "fd00:10:96::99".parse()?]);
-    let mut monitor = lab.node().command("nft");
-    monitor.args(["-a", "monitor"]);
-    let mut monitor = Spawned::start("monitor", monitor, lab.dir())?;
-    // It listens once it has shown a change.
-    monitor.wait_until("a change", LIMIT, |process| {
-        lab.node().nft_load("add table inet listens\ndelete table inet listens")?;
-        Ok(process.stdout().contains("new generation").then_some(()))
-    })?;
-    let before = lab.node().run("nft", &["-a", "list", "chain", "inet", "apivip", "nat-output"])?;
-
-    plane.delete_service()?;
-    plane.put_service(&new, false)?;
-    for vip in new {
-        let backends: Vec<SocketAddr> =
-            all(&plane).into_iter().filter(|b| b.is_ipv4() == vip.is_ipv4()).collect();
-        daemon.wait_for_backends(SocketAddr::new(vip, 443), &backends)?;
-        ensure!(plane.fetch(lab.pod(1), vip)? == "ok", "the new virtual IP does not answer");
-    }
-    let table = lab.node().nft_text("table inet apivip")?;
-    for vip in &old {
-        ensure!(!table.contains(&format!("{vip} ")), "the old virtual IP is left in\n{table}");
-    }
-    ensure!(plane.fetch(lab.pod(1), VIP).is_err(), "the old virtual IP still answers");
-
-    let text = format!("{before}{}", monitor.stdout());
-    let served = served_by_generation(&text, &[&old[..], &new].concat());
-    let (old, new): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = (old.into_iter().collect(), new.into());
-    let moved = served.iter().position(|vips| *vips == new);
-    let moved = moved.with_context(|| format!("no generation serves {new:?}:\n{text}"))?;
-    let torn = served[..moved].iter().any(|v| *v != old) || served[moved..].iter().any(|v| *v != new);
-    ensure!(!torn, "it served {served:?}\n{text}");
-    Ok(())
+    odd_objects::move_the_rules_at_once(Variant::SimulatedSlices, Families::Dual)
 }
 
 #[test]
 fn with_client_affinity_one_pod_always_meets_the_same_apiserver() -> Result<()> {
-    let lab = Lab::start(LabOptions { pods: 2, ..LabOptions::default() })?;
-    let (plane, mut daemon) = start(&lab)?;
-    plane.put_service(&[VIP], true)?;
-    daemon.wait_for_status("client affinity", LIMIT, |status| {
-        status["frontends"][0]["client_affinity"] == true
-    })?;
-    for number in [1, 2] {
-        for _ in 0..12 {
-            plane.fetch(lab.pod(number), VIP)?;
-        }
-        let pod = addresses::pod(number, apivip::model::types::Family::V4);
-        let mut met = BTreeSet::new();
-        for i in 1..=3 {
-            if plane.source_addresses(i)?.contains(&pod) {
-                met.insert(i);
-            }
-        }
-        ensure!(met.len() == 1, "pod {number} met apiservers {met:?}");
-    }
-    Ok(())
+    odd_objects::keep_a_client_with_its_apiserver(Variant::SimulatedSlices)
+}
+
+fn publish(plane: &mut ControlPlane<'_>, good: IpAddr) -> Result<()> {
+    let addresses = BAD.iter().filter_map(|(text, _)| text.parse().ok());
+    let listed: Vec<IpAddr> = addresses.chain([good]).collect();
+    let no_port =
+        objects::endpoint_slice("no-port", "IPv4", &["192.0.2.12".parse()?], &[Port::new("https", 0)]);
+    plane.fleet()?.put(&no_port)?;
+    plane.fleet()?.put(&objects::endpoint_slice(objects::SERVICE, "IPv4", &listed, &endpoint_ports()))
 }
 
 #[test]
 fn addresses_that_must_not_be_programmed_are_told_and_the_good_ones_work() -> Result<()> {
-    let lab = Lab::start(LabOptions::default())?;
-    let (mut plane, mut daemon) = start(&lab)?;
-    let good = lab.apiserver_addresses(1)[0];
-    let bad = ["10.96.0.1", "127.0.0.1", "169.254.1.1", "224.0.0.1", "2001:db8::5"];
-    let mut listed = vec![good];
-    for text in bad {
-        listed.push(text.parse()?);
-    }
-    let no_port =
-        objects::endpoint_slice("no-port", "IPv4", &["192.0.2.12".parse()?], &[Port::new("https", 0)]);
-    plane.fleet()?.put(&no_port)?;
-    plane.fleet()?.put(&objects::endpoint_slice("kubernetes", "IPv4", &listed, &endpoint_ports()))?;
-    let status = daemon.wait_for_backends(SocketAddr::new(VIP, 443), &[SocketAddr::new(good, 6443)])?;
-    let rejected = status["rejected"].as_array().context("no list of rejected addresses")?;
-    for text in bad.into_iter().chain(["192.0.2.12 port 0"]) {
-        let told = rejected.iter().filter_map(|r| r.as_str()).any(|r| r.starts_with(&format!("{text}:")));
-        ensure!(told, "{text} is not among {rejected:?}");
-    }
-    for reason in REASONS {
-        let count = daemon.metric(&format!("apivip_rejected_addresses_total{{reason=\"{reason}\"}}"))?;
-        ensure!(count == 1, "{reason}: counted {count} times\n{}", daemon.metrics()?);
-    }
-    ensure!(plane.fetch(lab.pod(1), VIP)? == "ok", "the good address does not answer");
-    Ok(())
+    odd_objects::name_addresses_that_are_not_programmed(Variant::SimulatedSlices, &BAD, publish)
 }

@@ -39,9 +39,9 @@ fn restarts(systemd: &Systemd<'_>) -> Result<u32> {
 #[test]
 fn the_unit_does_all_its_work_under_systemd() -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
     let servers = Servers::start(&lab)?;
-    servers.publish(&mut scenario.plane, &[1, 2, 3])?;
+    servers.publish(&scenario.plane, &[1, 2, 3])?;
     let unit = include_str!("../../../docs/install/apivip.service");
     let mut systemd = Systemd::start(&lab, unit, QUICK)?;
 

@@ -114,7 +114,7 @@ fn lag(plane: &mut ControlPlane<'_>, numbers: &[u8], chance: &mut impl Rng) -> R
         thread::sleep(PAUSE);
     }
     // Some of them find the one that is behind.
-    plane.fleet()?.on_all(|control| async move { control.reset(false).await })?;
+    plane.end_connections()?;
     thread::sleep(Duration::from_secs(1));
     plane.fleet()?.catch_up(late)
 }

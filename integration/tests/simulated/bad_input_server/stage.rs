@@ -116,7 +116,7 @@ impl<'lab> Stage<'lab> {
         daemon.wait_for_status("synced", LIMIT, |status| status["api"]["state"] == "synced")?;
         let before = rules(self.lab)?;
         self.set(Some(canned))?;
-        self.control_plane.fleet()?.on_all(|control| async move { control.reset(false).await })?;
+        self.control_plane.end_connections()?;
         in_one_line(&mut daemon, words)?;
         let status = daemon.status()?;
         ensure!(status["phase"] == "programmed" && status["api"]["state"] == "degraded", "{status:#}");
