@@ -127,6 +127,7 @@ impl Bound {
         let (api_in, api) = watch::channel::<Option<Published>>(None);
         let (connection_in, connection) = watch::channel(Connection::default());
         let (report_in, report) = watch::channel(Report::default());
+        let (views_in, views) = watch::channel(None);
         let (totals, queries) = mpsc::channel(QUERY_QUEUE);
         let metrics = Arc::new(Metrics::new(Arc::clone(&carrier.stats)));
         let mut tasks = JoinSet::new();
@@ -164,13 +165,13 @@ impl Bound {
                 service: args.table.service.clone(),
                 snapshot: args.table.snapshot_options(),
                 alternatives: known.gather.alternatives(),
+                views: views.clone(),
             },
             api_in,
             connection_in,
         ));
         let keeper = known.start(&args, api, reports, &mut tasks);
         tasks.spawn(admin::serve(admin, args.admin.admin_listen.0, sources));
-        let (views_in, views) = watch::channel(None);
         tasks.spawn(probe::run(
             probes,
             trust,

@@ -42,6 +42,7 @@ pub(super) struct Candidates {
     alternatives: Alternatives,
     start: Start,
     connected: Option<(Slot, SocketAddr)>,
+    unready: BTreeSet<SocketAddr>,
     failures: usize,
     seed: usize,
 }
@@ -55,6 +56,7 @@ impl Candidates {
             alternatives: Alternatives::default(),
             start: Start::Anywhere,
             connected: None,
+            unready: BTreeSet::new(),
             failures: 0,
             seed,
         }
@@ -114,7 +116,21 @@ impl Candidates {
                 kind.rotate_left(self.seed % kind.len());
             }
         }
+        slots.sort_by_key(|slot| match slot {
+            Slot::Endpoint(address) | Slot::Offered(address) => self.unready.contains(address),
+            Slot::Bootstrap => false,
+        });
         slots
+    }
+
+    /// Takes over which apiservers are alive and not ready while another one is: they are dialled last.
+    pub(super) fn distrust(&mut self, unready: BTreeSet<SocketAddr>) {
+        self.unready = unready;
+    }
+
+    /// Whether the current connection goes to one of those.
+    pub(super) fn is_with_unready(&self) -> bool {
+        self.address().is_some_and(|address| self.unready.contains(&address))
     }
 
     /// The addresses to dial for one slot, in order. `resolved` is what the bootstrap server's name stands for.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::watch::{Receiver, Sender};
 
+use crate::model::health::HealthView;
 use crate::model::merge::Alternatives;
 use crate::model::snapshot::SnapshotOptions;
 use crate::model::types::ServiceKey;
@@ -31,6 +32,7 @@ pub mod examine;
 mod explain;
 pub mod frames;
 mod list;
+mod readiness;
 mod renewal;
 pub mod resource;
 pub mod review;
@@ -50,6 +52,7 @@ use candidates::Candidates;
 use connection::Reporter;
 use error::ApiError;
 pub use error::plain;
+use readiness::Views;
 use session::{Collections, Hub};
 use store::Store;
 
@@ -64,12 +67,14 @@ pub struct ApiConfig {
     pub snapshot: SnapshotOptions,
     /// Whom to dial besides published endpoints.
     pub alternatives: Receiver<Alternatives>,
+    /// Which apiservers are ready.
+    pub views: Receiver<Option<HealthView>>,
 }
 
 /// Reads the API until nobody listens for snapshots any more, or until the task is aborted. Publishes once both first
 /// lists are complete, and after every change that gives a different snapshot, with the next generation.
 pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connection: Sender<Connection>) {
-    let ApiConfig { mut access, service, snapshot, mut alternatives } = config;
+    let ApiConfig { mut access, service, snapshot, mut alternatives, mut views } = config;
     let hub = Hub {
         key: service,
         candidates: Arc::new(Mutex::new(Candidates::new(rand::random_range(0..usize::MAX)))),
@@ -80,7 +85,7 @@ pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connec
     };
     hub.candidates().offer(alternatives.borrow_and_update().clone());
     tokio::select! {
-        () = read(&mut access, &hub) => {}
+        () = read(&mut access, &mut views, &hub) => {}
         () = offer(alternatives, &hub) => {}
     }
 }
@@ -95,7 +100,7 @@ async fn offer(mut alternatives: Receiver<Alternatives>, hub: &Hub) {
 }
 
 /// One session after the other.
-async fn read(access: &mut Receiver<Arc<Access>>, hub: &Hub) {
+async fn read(access: &mut Receiver<Arc<Access>>, views: &mut Views, hub: &Hub) {
     let mut collections = Collections::new();
     let mut backoff = Backoff::default();
     loop {
@@ -105,6 +110,14 @@ async fn read(access: &mut Receiver<Arc<Access>>, hub: &Hub) {
             ended = session::run(&current, &mut collections, hub) => ended,
             () = renewed(access, &current, hub) => {
                 // What has been read goes on where it is, over a connection that shows the new ones.
+                hub.reporter().moved();
+                continue;
+            }
+            () = readiness::lost(views, hub) => {
+                let mut candidates = hub.candidates();
+                let address = candidates.address().map(tracing::field::display);
+                tracing::warn!(address, "the apiserver that was read is not ready; one that is ready is read now");
+                candidates.failed();
                 hub.reporter().moved();
                 continue;
             }

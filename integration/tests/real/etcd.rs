@@ -1,4 +1,5 @@
-//! An etcd that hangs: no apiserver is ready, all of them are alive, and their clients hear nothing of it.
+//! An etcd that hangs: no apiserver is ready, all of them are alive, and their clients hear nothing of it. An apiserver that is
+//! cut off from its etcd: the daemon reads another one.
 
 use std::thread;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use integration::control_plane::Variant;
 use integration::failover::Failover;
 use integration::failover::trial::lab;
 use integration::lab::Families;
+
+use crate::shared::lag;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -41,4 +44,25 @@ fn an_etcd_that_hangs_cuts_nobody_and_afterwards_changes_arrive() -> Result<()> 
     println!("{outcome}");
     let verdict = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
     verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+}
+
+/// Packets between an apiserver and etcd, which is in the switch, are lost in both directions.
+fn cut_off(stage: &mut Failover<'_>, i: u8) -> Result<()> {
+    let address = stage.lab.apiserver_addresses(i)[0];
+    stage.lab.fabric().nft_load(&format!(
+        "table inet lag {{
+            chain input {{ type filter hook input priority 0; ip saddr {address} tcp dport 2379 drop; }}
+            chain output {{ type filter hook output priority 0; ip daddr {address} tcp sport 2379 drop; }}
+        }}"
+    ))?;
+    let client = stage.plane.real()?.client(i);
+    stage
+        .daemon
+        .process()
+        .wait_until("an apiserver without etcd", LIMIT, |_| Ok((!client.is_ready()).then_some(())))
+}
+
+#[test]
+fn an_apiserver_that_falls_behind_is_left_for_another() -> Result<()> {
+    lag::is_left(Variant::RealEndpoints, cut_off)
 }

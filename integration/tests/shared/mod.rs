@@ -9,6 +9,7 @@ pub(crate) mod dead_apiserver;
 pub(crate) mod drift;
 pub(crate) mod forwarder_drift;
 pub(crate) mod growth;
+pub(crate) mod lag;
 pub(crate) mod neighbours;
 pub(crate) mod odd_objects;
 pub(crate) mod owner;

@@ -1,9 +1,9 @@
-//! The apiserver that the daemon watches dies without a word, on a simulated control plane.
+//! The apiserver that the daemon watches dies without a word, or falls behind, on a simulated control plane.
 
 use anyhow::Result;
 use integration::control_plane::Variant;
 
-use crate::shared::dead_apiserver;
+use crate::shared::{dead_apiserver, lag};
 
 #[test]
 fn an_unplugged_apiserver_is_left_for_another() -> Result<()> {
@@ -18,4 +18,13 @@ fn a_paused_apiserver_is_left_for_another() -> Result<()> {
 #[test]
 fn the_virtual_ip_is_not_dialled_once_apiservers_are_known() -> Result<()> {
     dead_apiserver::the_virtual_ip_is_not_dialled(Variant::SimulatedSlices)
+}
+
+#[test]
+fn an_apiserver_that_falls_behind_is_left_for_another() -> Result<()> {
+    lag::is_left(Variant::SimulatedSlices, |stage, i| {
+        let fleet = stage.plane.fleet()?;
+        fleet.lag(i)?;
+        fleet.on(i, |control| async move { control.readyz(500).await })
+    })
 }

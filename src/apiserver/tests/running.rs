@@ -76,6 +76,7 @@ fn start_with(access: Access, folder: TempDir) -> Running {
         service: "default/kubernetes".parse().unwrap(),
         snapshot: SnapshotOptions { allow_loopback: true },
         alternatives: watch::channel(Alternatives::default()).1,
+        views: watch::channel(None).1,
     };
     let task = tokio::spawn(async move {
         tokio::join!(run(config, snapshot_sender, connection_sender), follow(&access_sender, &trust));

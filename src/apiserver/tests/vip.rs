@@ -66,7 +66,7 @@ impl Pod {
         let task = tokio::spawn(async move {
             let _folder = folder;
             let (_unchanged, mut access) = watch::channel(Arc::new(access));
-            read(&mut access, &shared).await;
+            read(&mut access, &mut watch::channel(None).1, &shared).await;
         });
         published.wait_for(Option::is_some).await.unwrap();
         let mut pod = Self { cluster, vip, endpoint, hub, connection, _published: published, task };

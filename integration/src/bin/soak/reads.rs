@@ -113,7 +113,7 @@ pub async fn read(amount: Amount, kubeconfigs: &[PathBuf]) -> Result<()> {
     let service = "default/kubernetes".parse().map_err(anyhow::Error::msg)?;
     let snapshot = SnapshotOptions::default();
     tokio::spawn(apiserver::run(
-        ApiConfig { access, service, snapshot, alternatives },
+        ApiConfig { access, service, snapshot, alternatives, views: watch::channel(None).1 },
         snapshots_in,
         connection_in,
     ));
