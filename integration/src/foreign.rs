@@ -16,17 +16,22 @@ const PORTS: u32 = 60_000;
 
 /// Adds established flows between strangers.
 pub fn fill_conntrack(namespace: &Namespace, folder: &Path, count: u32) -> Result<()> {
+    fill_conntrack_at(PORT, namespace, folder, count)
+}
+
+/// The same, with flows to another port than those that are there.
+pub fn fill_conntrack_at(port: u16, namespace: &Namespace, folder: &Path, count: u32) -> Result<()> {
     if count == 0 {
         return Ok(());
     }
     let path = folder.join("foreign-flows");
     let mut text = String::new();
     for i in 0..count {
-        let (port, host) = (1024 + i % PORTS, 2 + i / PORTS);
+        let (source, host) = (1024 + i % PORTS, 2 + i / PORTS);
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "-I -p tcp -s 198.51.100.{host} -d 198.51.100.1 --sport {port} --dport {PORT} --state ESTABLISHED \
+            "-I -p tcp -s 198.51.100.{host} -d 198.51.100.1 --sport {source} --dport {port} --state ESTABLISHED \
              --timeout 600 -u ASSURED"
         );
     }
