@@ -181,7 +181,7 @@ pub(crate) fn are_obstacles_as_the_manual_says(variant: Variant) -> Result<()> {
     let full = filled.is_err_and(|error| format!("{error:#}").contains("not enough memory"));
     ensure!(full, "there is room for more entries than the limit says");
     let ask = |turn| {
-        // It fails when there is no room left, as it should be.
+        // To a port of this turn's own. It fails when there is no room left, as it should be.
         let _full = fill_conntrack_at(turn, node, lab.dir(), SPARE);
         expect_nobody("a full conntrack table", &scenario, &lab, &[pod])
     };
