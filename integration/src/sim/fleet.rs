@@ -171,9 +171,10 @@ impl Fleet {
         numbers.iter().copied().filter(listens).collect()
     }
 
-    /// Kills server `i` with SIGKILL.
+    /// Kills server `i` with SIGKILL, and waits until it is gone: until then its sockets are open.
     pub fn kill(&mut self, i: u8) -> Result<()> {
-        self.signal(i, Signal::KILL)
+        self.signal(i, Signal::KILL)?;
+        self.server_mut(i)?.process.wait(START_LIMIT).map(drop)
     }
 
     /// Lets a paused server run on. It has missed what was stored meanwhile.
