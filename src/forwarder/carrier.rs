@@ -10,14 +10,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use socket2::SockRef;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
 
 use super::poller::Poller;
+use super::readiness::Events;
 use super::relay::{Next, Relay};
 use super::shared::{Ending, Shared};
+use super::socket;
 use super::stats::ResetCause;
 use super::table::Ticket;
+use super::young::Young;
 use crate::model::types::Backend;
 
 /// Between two tries to make a pipe while the process has no descriptors.
@@ -58,6 +62,7 @@ pub(super) struct Carrier {
     /// By names that are never used again, since an event may come late.
     carried: HashMap<u64, Box<Carried>>,
     next: u64,
+    young: Young,
     /// Whose turn it is.
     queue: VecDeque<u64>,
     /// For whom no pipe could be made, and when to try again.
@@ -72,6 +77,7 @@ impl Carrier {
             poller: Poller::new()?,
             carried: HashMap::new(),
             next: 0,
+            young: Young::default(),
             queue: VecDeque::new(),
             starved: BTreeSet::new(),
             retry_at: Instant::now(),
@@ -89,6 +95,7 @@ impl Carrier {
                     },
                     events = self.poller.next() => events?,
                     () = sleep_until(self.retry_at), if !self.starved.is_empty() => {}
+                    () = self.young.any_grown() => {}
                 }
             } else {
                 // Nobody has to wait for those that always have something to carry.
@@ -99,6 +106,7 @@ impl Carrier {
                 self.obey(order);
             }
             self.hear();
+            self.look_after_grown();
             for _ in 0..self.queue.len() {
                 self.give_turn();
             }
@@ -116,13 +124,28 @@ impl Carrier {
         }
     }
 
-    fn carry(&mut self, carried: Box<Carried>) -> io::Result<()> {
+    fn carry(&mut self, mut carried: Box<Carried>) -> io::Result<()> {
         let name = self.next;
         self.next += 1;
         self.poller.watch(carried.relay.downstream(), name << 1)?;
         self.poller.watch(carried.relay.upstream(), name << 1 | 1)?;
+        // A client speaks first, and did so most likely while its backend was found.
+        carried.relay.hear_downstream(Events { readable: true, writable: true, ..Events::default() });
+        carried.relay.hear_upstream(Events { writable: true, ..Events::default() });
+        carried.enqueue(name, &mut self.queue);
         self.carried.insert(name, carried);
+        self.young.push(name, Instant::now());
         Ok(())
+    }
+
+    fn look_after_grown(&mut self) {
+        let now = Instant::now();
+        while let Some(name) = self.young.pop_grown(now) {
+            if let Some(carried) = self.carried.get(&name) {
+                // It was possible for the listener; where it is not, a dead apiserver is still found by health checks.
+                let _ = socket::keep_alive(&SockRef::from(carried.relay.upstream()));
+            }
+        }
     }
 
     /// Whose turn it is after what happened.

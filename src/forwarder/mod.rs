@@ -48,6 +48,7 @@ mod table;
 mod tests;
 mod vessel;
 mod worker;
+mod young;
 
 pub use error::ForwarderError;
 pub use guests::Guests;

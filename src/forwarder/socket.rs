@@ -26,10 +26,14 @@ pub(super) fn new(address: SocketAddr) -> io::Result<Socket> {
     Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)
 }
 
-/// Sends at once what is there, notices a dead peer, and resets when closed.
+/// Sends at once what is there, and resets when closed.
 pub(super) fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_linger(Some(Duration::ZERO))?;
-    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_nodelay(true)
+}
+
+/// Notices a dead peer.
+pub(super) fn keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
     socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))
 }
@@ -52,7 +56,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
     // Connections of an earlier process that are in TIME_WAIT are no reason not to start.
     socket.set_reuse_address(true)?;
-    set_options(&SockRef::from(&socket))?;
+    set_options_of_listener(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -61,7 +65,12 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Takes a listener of another process.
 pub(super) fn adopt(listener: &TcpListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    set_options(&SockRef::from(listener))
+    set_options_of_listener(&SockRef::from(listener))
+}
+
+fn set_options_of_listener(socket: &SockRef<'_>) -> io::Result<()> {
+    set_options(socket)?;
+    keep_alive(socket)
 }
 
 /// What is the case with a socket now: of `asked`, and always whether it was reset or is over.

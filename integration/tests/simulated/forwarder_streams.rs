@@ -81,6 +81,11 @@ fn held(count: usize, silent: bool) -> Result<()> {
     thread::sleep(Duration::from_secs(5));
     let carried = daemon.metric("apivip_forwarder_connections{listener=\"vip\"}")?;
     ensure!(carried >= count as u64, "{carried} of {count} connections are known");
+    // Both sides of each would notice that their peer is gone.
+    let both = format!("sport = :{} or dport = :{}", streams::SERVICE_PORT, streams::PORT);
+    let sockets = lab.node().run("ss", &["-Htno", "state", "established", &both])?;
+    let watched = sockets.lines().filter(|line| line.contains("timer:(keepalive,")).count();
+    ensure!(watched >= 2 * count, "the kernel looks after {watched} of {} sockets\n{sockets}", 2 * count);
     stage.expect_forwarded("beside idle connections")?;
     pod.finish_clean().context("in the Pod")?;
     node.finish_clean().context("on the node")?;
