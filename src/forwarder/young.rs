@@ -1,7 +1,7 @@
 //! Who has just come, and when it has been here for long.
 //!
-//! Most connections end at once. The four system calls that let the kernel look after an idle one are spent only on those
-//! that stay.
+//! Where connections come at a high rate they end at once. The four system calls that let the kernel look after an idle one
+//! are spent only on those that stay.
 
 use std::collections::VecDeque;
 use std::time::Duration;

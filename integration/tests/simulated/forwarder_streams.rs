@@ -84,8 +84,14 @@ fn held(count: usize, silent: bool) -> Result<()> {
     // Both sides of each would notice that their peer is gone.
     let both = format!("sport = :{} or dport = :{}", streams::SERVICE_PORT, streams::PORT);
     let sockets = lab.node().run("ss", &["-Htno", "state", "established", &both])?;
-    let watched = sockets.lines().filter(|line| line.contains("timer:(keepalive,")).count();
-    ensure!(watched >= 2 * count, "the kernel looks after {watched} of {} sockets\n{sockets}", 2 * count);
+    let (watched, others): (Vec<_>, Vec<_>) =
+        sockets.lines().partition(|line| line.contains("timer:(keepalive,"));
+    let (watched, other) = (watched.len(), others.first());
+    ensure!(
+        watched >= 2 * count,
+        "the kernel looks after {watched} of {} sockets, not after {other:?}",
+        2 * count
+    );
     stage.expect_forwarded("beside idle connections")?;
     pod.finish_clean().context("in the Pod")?;
     node.finish_clean().context("on the node")?;
