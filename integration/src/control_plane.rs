@@ -161,9 +161,15 @@ impl<'lab> ControlPlane<'lab> {
 
     /// Kills apiserver `i` with SIGKILL.
     pub fn kill(&mut self, i: u8) -> Result<()> {
+        self.kill_all(&[i])
+    }
+
+    /// Kills these apiservers with SIGKILL, all at once: one after the other, the first would be given up under the eyes of
+    /// the last.
+    pub fn kill_all(&mut self, numbers: &[u8]) -> Result<()> {
         match &mut self.plane {
-            Plane::Simulated { fleet, .. } => fleet.kill(i),
-            Plane::Real(real) => real.kill_apiserver(i),
+            Plane::Simulated { fleet, .. } => fleet.kill(numbers),
+            Plane::Real(real) => real.kill_apiservers(numbers),
         }
     }
 

@@ -76,7 +76,7 @@ impl Fault {
         let lab = plane.lab();
         let mut each = numbers.iter().copied();
         match self {
-            Self::Killed => each.try_for_each(|i| plane.kill(i))?,
+            Self::Killed => plane.kill_all(numbers)?,
             Self::Stopped => each.try_for_each(|i| plane.stop(i))?,
             Self::Paused => each.try_for_each(|i| plane.pause(i))?,
             Self::Unplugged => lab.unplug_all(numbers)?,

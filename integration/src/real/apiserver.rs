@@ -190,7 +190,8 @@ impl<'lab> Apiserver<'lab> {
         Ok(())
     }
 
-    pub(super) fn kill(&mut self) -> Result<()> {
+    /// Waits for its end after SIGKILL.
+    pub(super) fn killed(&mut self) -> Result<()> {
         self.running()?.kill()?;
         self.gone();
         Ok(())

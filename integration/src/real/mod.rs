@@ -138,9 +138,10 @@ impl<'lab> RealControlPlane<'lab> {
         self.apiserver(i)?.stop()
     }
 
-    /// Kills apiserver `i` with SIGKILL.
-    pub fn kill_apiserver(&mut self, i: u8) -> Result<()> {
-        self.apiserver(i)?.kill()
+    /// Kills these apiservers with SIGKILL, all at once, and waits until they are gone.
+    pub fn kill_apiservers(&mut self, numbers: &[u8]) -> Result<()> {
+        numbers.iter().try_for_each(|i| self.apiserver(*i)?.signal(Signal::KILL))?;
+        numbers.iter().try_for_each(|i| self.apiserver(*i)?.killed())
     }
 
     /// Stops apiserver `i` from running: its sockets stay open and nothing answers.

@@ -171,10 +171,10 @@ impl Fleet {
         numbers.iter().copied().filter(listens).collect()
     }
 
-    /// Kills server `i` with SIGKILL, and waits until it is gone: until then its sockets are open.
-    pub fn kill(&mut self, i: u8) -> Result<()> {
-        self.signal(i, Signal::KILL)?;
-        self.server_mut(i)?.process.wait(START_LIMIT).map(drop)
+    /// Kills these servers with SIGKILL, all at once, and waits until they are gone: until then their sockets are open.
+    pub fn kill(&mut self, numbers: &[u8]) -> Result<()> {
+        numbers.iter().try_for_each(|i| self.signal(*i, Signal::KILL))?;
+        numbers.iter().try_for_each(|i| self.server_mut(*i)?.process.wait(START_LIMIT).map(drop))
     }
 
     /// Lets a paused server run on. It has missed what was stored meanwhile.

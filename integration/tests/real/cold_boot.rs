@@ -26,8 +26,7 @@ fn real_apiservers_are_found_by_seeds_and_by_saved_state() -> Result<()> {
         "it does not keep {all:?}: {text}"
     );
 
-    boot.plane.kill(1)?;
-    boot.plane.kill(2)?;
+    boot.plane.kill_all(&[1, 2])?;
     boot.forget_rules()?;
     let mut daemon = boot.spawn(&boot.options(&[])?)?;
     let status =

@@ -54,7 +54,7 @@ fn three_apiservers_come_and_go() -> Result<()> {
     ensure!(!control_plane.client(2).is_ready(), "a paused apiserver answers");
     control_plane.resume_apiserver(2)?;
     control_plane.wait_ready(2)?;
-    control_plane.kill_apiserver(2)?;
+    control_plane.kill_apiservers(&[2])?;
     ensure!(!control_plane.client(2).is_ready(), "a killed apiserver answers");
     control_plane.wait_for_endpoints(&addresses(&control_plane, &[1, 3]), ENDPOINTS_LIMIT)
 }

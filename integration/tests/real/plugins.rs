@@ -144,7 +144,7 @@ fn a_token_of_seconds_is_asked_for_again() -> Result<()> {
     // One that has ended by its date is not used for the next session.
     let before = plugin.asked();
     plugin.say(json!({ "token": "no-longer-known" }), 1)?;
-    plane.real()?.kill_apiserver(1)?;
+    plane.kill(1)?;
     plane.real()?.start_apiserver(1)?;
     let status = daemon.wait_for_status("a token that is refused", LIMIT, |status| {
         status["api"]["last_error"].as_str().unwrap_or_default().contains("(401)")

@@ -84,9 +84,7 @@ fn every_endpoint_answers_as_documented() -> Result<()> {
     ensure!(on_socket(node, &daemon, "/nothing")?.contains("there is"), "the socket knows /nothing");
 
     // Nobody answers any more, and so the virtual IP does not; the daemon itself is well.
-    for i in 1..=3 {
-        scenario.plane.kill(i)?;
-    }
+    scenario.plane.kill_all(&[1, 2, 3])?;
     let failed = |answer: &Answer| answer.status == 500 && answer.body.contains("2 in a row");
     let answer = admin::wait_for(node, "/readyz", "a failed self-test", LIMIT, failed)?;
     expect(&answer, 500, &["[+]dataplane ok\n[-]selftest failed: 10.96.0.1:443: ", "readyz check failed\n"])?;

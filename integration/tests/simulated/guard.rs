@@ -57,12 +57,9 @@ impl Listener {
                 for _ in 0..4 {
                     let before = self.accepted()?;
                     scenario.plane.fetch(from, addresses::vip(family)).with_context(|| what.to_owned())?;
-                    let now = self.accepted()?;
-                    ensure!(
-                        now == before + 1,
-                        "{what}: the listener did not get a connection from {}",
-                        from.name()
-                    );
+                    // The daemon tests itself through the virtual IP meanwhile, now and then.
+                    let more = self.accepted()? - before;
+                    ensure!(more > 0, "{what}: the listener did not get a connection from {}", from.name());
                 }
             }
         }
