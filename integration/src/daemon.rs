@@ -14,7 +14,7 @@ use crate::netns::Namespace;
 use crate::process::{Signal, Spawned};
 
 /// Longest until a daemon has programmed the kernel. It usually takes a tenth of a second.
-const PROGRAMMED_LIMIT: Duration = Duration::from_secs(20);
+const PROGRAMMED_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest that a daemon may take to end after SIGTERM. The promise is one second.
 const STOP_LIMIT: Duration = Duration::from_secs(10);

@@ -2,6 +2,7 @@
 //! In: a control plane and the numbers of the apiservers concerned. Out: an [`Inflicted`] that undoes it.
 
 use std::net::IpAddr;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,6 +18,9 @@ const DELAY: Duration = Duration::from_secs(3);
 
 /// How often a flapping apiserver goes and comes, at most, so that it ends by itself.
 const FLAPS: u32 = 60;
+
+/// Longer than it takes nft to load a rule.
+const LAST_FLAP: Duration = Duration::from_secs(1);
 
 /// Where the rules of a fault are, in the namespace of the apiserver or of the switch.
 const TABLE: &str = "fault";
@@ -146,6 +150,8 @@ impl Inflicted {
     pub fn heal(mut self, plane: &mut ControlPlane<'_>) -> Result<()> {
         if let Some(flapping) = &mut self.flapping {
             flapping.kill()?;
+            // Its last nft, which ends by itself, is not to add the table after it was deleted.
+            thread::sleep(LAST_FLAP);
         }
         let Self { fault, numbers, .. } = self;
         fault.end(plane, &numbers).with_context(|| format!("heal apiservers {numbers:?} from {fault:?}"))

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use apivip::model::types::Family;
@@ -146,6 +147,22 @@ impl<'lab> FlowStage<'lab> {
             command.args(["--hold", &format!("{}={count}", kind.name())]);
         }
         Ok(Holder(Spawned::start(&format!("hold-{}", from.name()), command, self.lab.dir())?))
+    }
+
+    /// Waits until a connection of this family has sent its SYN to backend `i`, and has no answer.
+    pub fn wait_for_syn_sent(&self, i: u8, family: Family) -> Result<()> {
+        let name = if family == Family::V4 { "ipv4" } else { "ipv6" };
+        let to = format!(" src={} ", addresses::apiserver(i, family));
+        let deadline = Instant::now() + READY;
+        loop {
+            let arguments = ["-L", "-f", name, "-p", "tcp", "--state", "SYN_SENT"];
+            let listed = self.lab.node().run("conntrack", &arguments)?;
+            if listed.contains(&to) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "no connection to backend {i} is in SYN_SENT:\n{listed}");
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Runs an order for backend `i` in this family on the node, behind `wrapper` (another program, or nothing).

@@ -5,7 +5,7 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -14,6 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+
+/// Until all that the kernel had received has been read, too.
+const UNREAD: Duration = Duration::from_secs(1);
 
 #[derive(Parser)]
 enum Arguments {
@@ -115,6 +118,8 @@ async fn hold_all(targets: &[SocketAddr], wanted: &[(Kind, usize)]) -> Result<()
     }
     println!("ready");
     term.recv().await;
+    // What came before the signal may not have been read yet.
+    tokio::time::sleep(UNREAD).await;
     if let Ok(held) = held.lock() {
         println!("{}", serde_json::to_string(&*held)?);
     }
@@ -170,7 +175,7 @@ async fn hold(stream: TcpStream, kind: Kind) -> std::io::Error {
             if let Err(error) = writer.write_all(&chunk).await {
                 return error;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::select! {

@@ -138,8 +138,9 @@ impl<'lab> RealControlPlane<'lab> {
         self.apiserver(i)?.stop()
     }
 
-    /// Kills these apiservers with SIGKILL, all at once, and waits until they are gone.
+    /// Kills these apiservers with SIGKILL and waits until they are gone. None answers any more when the first one dies.
     pub fn kill_apiservers(&mut self, numbers: &[u8]) -> Result<()> {
+        numbers.iter().try_for_each(|i| self.apiserver(*i)?.signal(Signal::STOP))?;
         numbers.iter().try_for_each(|i| self.apiserver(*i)?.signal(Signal::KILL))?;
         numbers.iter().try_for_each(|i| self.apiserver(*i)?.killed())
     }

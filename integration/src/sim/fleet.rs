@@ -171,8 +171,10 @@ impl Fleet {
         numbers.iter().copied().filter(listens).collect()
     }
 
-    /// Kills these servers with SIGKILL, all at once, and waits until they are gone: until then their sockets are open.
+    /// Kills these servers with SIGKILL and waits until they are gone: until then their sockets are open. None answers any
+    /// more when the first one dies.
     pub fn kill(&mut self, numbers: &[u8]) -> Result<()> {
+        numbers.iter().try_for_each(|i| self.signal(*i, Signal::STOP))?;
         numbers.iter().try_for_each(|i| self.signal(*i, Signal::KILL))?;
         numbers.iter().try_for_each(|i| self.server_mut(*i)?.process.wait(START_LIMIT).map(drop))
     }

@@ -31,7 +31,7 @@ pub(crate) fn waits_and_delays_nothing(variant: Variant) -> Result<()> {
     let frontends = |status: &Value| status["frontends"].as_array().map(Vec::len);
     // In both families: https and streams, and in the simulation the echo server's port.
     let expected = if scenario.plane.is_simulated() { 6 } else { 4 };
-    let clients = Idle::start(lab.pod(1), &lab, &stream_vips(&lab), &[], 30, false)?;
+    let clients = Idle::start(lab.pod(1), &lab, &stream_vips(&lab), &[], 120, false)?;
     let path = lab.dir().join("services.nft");
     std::fs::write(&path, many_services::script(SERVICES)).context("write the rules of the Services")?;
     let mut reload = lab.node().command("nft");

@@ -15,10 +15,14 @@ use integration::many_services;
 use integration::process::{Signal, Spawned};
 use integration::scenario::{Scenario, commits};
 
-/// It takes 2 ms; each look of this test, with nft, takes 15 ms or more.
-pub(crate) const REPAIRED: Duration = Duration::from_secs(1);
+/// It takes some 20 ms; each look of this test, with nft, takes 15 ms or more, and a second on a busy machine.
+const REPAIRED: Duration = Duration::from_secs(10);
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+/// Whoever has heard of a change has put it right by then.
+pub(crate) const HEARD: Duration = Duration::from_secs(1);
 const FIGHT: Duration = Duration::from_secs(4);
+/// Until it has made so many repairs that it tells sums: a second is usual.
+const SUMMED_UP: Duration = Duration::from_secs(60);
 /// So many repairs within a minute are told one by one, and then sums once a minute.
 const TOLD: usize = 10;
 
@@ -191,10 +195,11 @@ pub(crate) fn a_fight_is_damped(variant: Variant) -> Result<()> {
     let mut neighbour = lab.node().command("sh");
     neighbour.args(["-c", "while :; do nft delete table inet apivip 2>/dev/null; sleep 0.02; done"]);
     let mut neighbour = Spawned::start("neighbour", neighbour, lab.dir())?;
+    daemon.process().wait_for_line("repairs are summed up from now on", SUMMED_UP)?;
     let before = commits(&daemon)?;
     thread::sleep(FIGHT);
     let made = commits(&daemon)? - before;
-    ensure!((8..30).contains(&made), "{made} commits within {FIGHT:?}\n{}", daemon.log());
+    ensure!((1..20).contains(&made), "{made} commits within {FIGHT:?}\n{}", daemon.log());
     let log = daemon.log();
     let said = |message: &str| log.lines().filter(|line| line.contains(message)).count();
     ensure!(said("repairs are summed up from now on") == 1, "{log}");
@@ -203,6 +208,8 @@ pub(crate) fn a_fight_is_damped(variant: Variant) -> Result<()> {
         ensure!(said(message) <= TOLD + 2, "{message}: {} lines\n{log}", said(message));
     }
     neighbour.kill()?;
+    // The nft that it had started last ends by itself.
+    thread::sleep(HEARD);
     wait_for(&lab, &wanted, LIMIT)?;
     scenario.expect_everybody("after the fight")
 }

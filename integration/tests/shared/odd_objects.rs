@@ -120,12 +120,15 @@ pub(crate) fn move_the_rules_at_once(variant: Variant, families: Families) -> Re
     }
     ensure!(plane.fetch(lab.pod(1), VIP).is_err(), "the old virtual IP still answers");
 
-    let text = format!("{before}{}", monitor.stdout());
-    let served = served_by_generation(&text, &[&old[..], &new[..]].concat());
+    let all = [&old[..], &new[..]].concat();
     let (old, new): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
         (old.into_iter().collect(), new.into_iter().collect());
-    let moved = served.iter().position(|vips| *vips == new);
-    let moved = moved.with_context(|| format!("no generation serves {new:?}:\n{text}"))?;
+    let (text, served, moved) = monitor.wait_until(&format!("{new:?} served"), LIMIT, |monitor| {
+        let text = format!("{before}{}", monitor.stdout());
+        let served = served_by_generation(&text, &all);
+        let moved = served.iter().position(|vips| *vips == new);
+        Ok(moved.map(|moved| (text, served, moved)))
+    })?;
     let torn = served[..moved].iter().any(|v| *v != old) || served[moved..].iter().any(|v| *v != new);
     ensure!(!torn, "it served {served:?}\n{text}");
     Ok(())

@@ -17,7 +17,7 @@ use integration::scenario::Scenario;
 use integration::streams::{Idle, Servers};
 use serde_json::Value;
 
-const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// Connections that are kept.
 const KEPT: usize = 50;
 const OTHER: &str = "table ip firewall { chain input { type filter hook input priority 0; counter; }; }";
@@ -112,6 +112,9 @@ pub(crate) fn is_let_go(variant: Variant) -> Result<()> {
     ensure!(owned(&first)?, "the first daemon does not own the table");
     first.process().signal(Signal::TERM)?;
     let mut second = stage.scenario.daemon()?;
+    // The first one may still have answered for it.
+    let pid = second.pid();
+    second.wait_for_status("the new daemon", LIMIT, |s| s["pid"] == pid && s["phase"] == "programmed")?;
     ensure!(owned(&second)?, "the second daemon does not own the table");
     let ports = |status: &Value| status["frontends"].as_array().map(Vec::len);
     let before = ports(&second.status()?);

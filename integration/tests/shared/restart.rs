@@ -14,6 +14,8 @@ use integration::netns::Namespace;
 use integration::process::Spawned;
 
 const TABLE: &str = "table inet apivip";
+/// Until nft monitor has shown what it heard.
+const EVENTS: Duration = Duration::from_secs(20);
 const OK_COMMITS: &str = "apivip_commits_total{outcome=\"ok\"}";
 
 /// How long a stretch with or without the daemon lasts.
@@ -83,8 +85,9 @@ pub(crate) fn the_same_programs_nothing(
     monitor.args(["monitor"]);
     let mut monitor = Spawned::start("monitor", monitor, lab.dir())?;
     // It says nothing when it is ready; a change that it does see tells that.
-    let mut seen = String::new();
+    let (mut seen, mut last) = (String::new(), 0);
     for attempt in 0..100 {
+        last = attempt;
         lab.node().nft_load(&format!("add table inet probe{attempt}\ndelete table inet probe{attempt}\n"))?;
         seen = monitor.stdout();
         if !seen.is_empty() {
@@ -93,7 +96,12 @@ pub(crate) fn the_same_programs_nothing(
         thread::sleep(Duration::from_millis(50));
     }
     ensure!(!seen.is_empty(), "nft monitor shows nothing\n{}", monitor.tail());
-    thread::sleep(Duration::from_millis(200));
+    let last = format!("delete table inet probe{last}\n");
+    monitor.wait_until("the end of the last probe", EVENTS, |monitor| {
+        let text = monitor.stdout();
+        let (_, rest) = text.rsplit_once(&last).unwrap_or_default();
+        Ok(rest.contains("new generation").then_some(()))
+    })?;
     let quiet = monitor.stdout();
 
     let (commits, events) = (daemon.metric(OK_COMMITS)?, daemon.metric("apivip_api_events_total")?);
@@ -111,7 +119,7 @@ pub(crate) fn the_same_programs_nothing(
     ensure!(said == quiet, "nft monitor shows\n{}", &said[quiet.len()..]);
 
     plane.publish_apiservers(&[1, 2])?;
-    monitor.wait_until("the change of a meaningful event", Duration::from_secs(20), |monitor| {
+    monitor.wait_until("the change of a meaningful event", EVENTS, |monitor| {
         Ok((monitor.stdout().len() > quiet.len()).then_some(()))
     })?;
     Ok(())

@@ -80,7 +80,11 @@ impl AsNobody {
     fn new() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        fs::copy(command::program("apivip")?, folder.path().join("apivip"))?;
+        // By a process of its own: while this one has the copy open to write it, another scenario's child may inherit that,
+        // and nobody could execute it.
+        let mut copy = Command::new("cp");
+        copy.arg(command::program("apivip")?).arg(folder.path());
+        command::run(copy, "")?;
         Ok(Self { folder })
     }
 

@@ -20,8 +20,8 @@ use integration::refusal::{self, MISUSED};
 const SEEDS_V4: &str = "192.0.2.11:6443,192.0.2.12:6443,192.0.2.13:6443";
 const SEEDS_V6: &str = "[2001:db8::11]:6443,[2001:db8::12]:6443,[2001:db8::13]:6443";
 
-/// Ten times the promise.
-const PROGRAMMED: Duration = Duration::from_secs(1);
+/// Many times the promise, which a benchmark measures: here an unoptimised daemon is started beside others.
+const PROGRAMMED: Duration = Duration::from_secs(5);
 
 /// Waits for the first commit and fails if it took far longer than promised.
 fn expect_programmed_soon(daemon: &mut Daemon, begin: Instant) -> Result<()> {
@@ -78,7 +78,7 @@ fn seeds_serve_the_virtual_ips_and_are_probed_while_the_api_cannot_be_read() -> 
 
     boot.plane.kill(1)?;
     let left = v4(&boot, &[2, 3]);
-    daemon.wait_for_backends(vip, &left)?;
+    boot.plane.wait_until_served(&mut daemon, &[2, 3])?;
     boot.expect_served("after the death of one")?;
 
     boot.may_read(true)?;

@@ -9,7 +9,7 @@ use integration::lab::{Lab, LabOptions};
 use integration::nftfault::{Fault, NftFault};
 use integration::scenario::Scenario;
 
-use crate::shared::drift::{self, LIMIT, REPAIRED, rules, wait_for};
+use crate::shared::drift::{self, HEARD, LIMIT, rules, wait_for};
 
 /// The daemon looks each 30 s, whatever it hears.
 const LOOKED: Duration = Duration::from_secs(45);
@@ -36,7 +36,7 @@ fn who_hears_of_no_change_looks_at_the_regular_time() -> Result<()> {
     daemon.process().wait_for_line("cannot listen to changes of nf_tables", LIMIT)?;
     let wanted = rules(&lab);
     lab.node().nft_load("delete table inet apivip")?;
-    thread::sleep(REPAIRED);
+    thread::sleep(HEARD);
     ensure!(rules(&lab).is_empty(), "it heard of the change");
     wait_for(&lab, &wanted, LOOKED)?;
     let status = daemon.wait_for_status("the repair", LIMIT, |status| status["repairs"]["total"] == 1)?;

@@ -107,7 +107,7 @@ fn unreached(
     let (dead, outer) = (addresses(stage.lab, &[2]), lab::addresses::pod(1, Family::V4));
     let mut busy = stage.crowd(&[from], &BUSY)?;
     busy.hidden(inner, outer);
-    let mut others = stage.crowd(&[from], &Mix { upload: 0, download: 0, ..mix() })?;
+    let mut others = stage.crowd(&[from], &Mix { upload: 0, download: 0, idle: 60, ..mix() })?;
     others.hidden(inner, outer);
     stage.inflict(&mut busy, Fault::Unplugged, &[2])?;
     let waited = busy.wait_told(&dead, SPOKE_UP);

@@ -10,7 +10,8 @@ use integration::flows::{FlowStage, Held, Kind};
 use integration::lab::{Families, Lab, LabOptions, PodAttachment};
 use serde_json::{Value, json};
 
-const IDLE: [(Kind, usize); 2] = [(Kind::Idle, 12), (Kind::HalfClosed, 6)];
+/// To each virtual IP, which spreads them by chance: among so many, some lead to each of three backends.
+const IDLE: [(Kind, usize); 2] = [(Kind::Idle, 40), (Kind::HalfClosed, 20)];
 
 fn dual() -> LabOptions {
     LabOptions { families: Families::Dual, ..LabOptions::default() }
@@ -73,7 +74,7 @@ fn a_pod_that_drops_invalid_is_reported() -> Result<()> {
 fn without_cap_net_raw_the_rule_alone_tells_those_who_speak() -> Result<()> {
     let lab = Lab::start(dual())?;
     let stage = FlowStage::start(&lab)?;
-    let idle = stage.hold(lab.pod(1), lab.families(), &[(Kind::Idle, 12)])?;
+    let idle = stage.hold(lab.pod(1), lab.families(), &[(Kind::Idle, 40)])?;
     let host = stage.hold(lab.node(), lab.families(), &IDLE)?;
     lab.unplug(1)?;
     stage.lead(&[1], true)?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use integration::forwarder::{Stage, stream_vips};
@@ -17,6 +17,8 @@ const ZERO_WINDOW: Duration = Duration::from_secs(60);
 const IDLE: usize = 10_000;
 /// What a daemon may have open beside two descriptors for each of them.
 const REST: usize = 200;
+/// Until the forwarder has dialled for all, and a second more, from when on the kernel asks after its peers.
+const LOOKED_AFTER: Duration = Duration::from_secs(60);
 /// Clients in each place that come while there is no descriptor for them.
 const CROWD: usize = 50;
 const PAUSES: &str = "apivip_forwarder_accept_pauses_total";
@@ -67,6 +69,24 @@ fn a_window_that_stays_closed_for_a_minute() -> Result<()> {
     carried(&Case::zero_window(ZERO_WINDOW), 1)
 }
 
+/// Both sides of each connection would notice that their peer is gone.
+fn wait_until_looked_after(lab: &Lab, wanted: usize) -> Result<()> {
+    let both = format!("sport = :{} or dport = :{}", streams::SERVICE_PORT, streams::PORT);
+    let deadline = Instant::now() + LOOKED_AFTER;
+    loop {
+        let sockets = lab.node().run("ss", &["-Htno", "state", "established", &both])?;
+        let (watched, others): (Vec<_>, Vec<_>) =
+            sockets.lines().partition(|line| line.contains("timer:(keepalive,"));
+        let (watched, other) = (watched.len(), others.first());
+        if watched >= wanted {
+            return Ok(());
+        }
+        let late = Instant::now() >= deadline;
+        ensure!(!late, "the kernel looks after {watched} of {wanted} sockets, not after {other:?}");
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
 /// Half of them in the Pod, half on the node.
 fn held(count: usize, silent: bool) -> Result<()> {
     let lab = dual()?;
@@ -78,20 +98,9 @@ fn held(count: usize, silent: bool) -> Result<()> {
     let targets = stream_vips(&lab);
     let pod = Idle::start(lab.pod(1), &lab, &targets, &sources, count / 2, silent)?;
     let node = Idle::start(lab.node(), &lab, &targets, &[], count - count / 2, silent)?;
-    thread::sleep(Duration::from_secs(5));
-    let carried = daemon.metric("apivip_forwarder_connections{listener=\"vip\"}")?;
-    ensure!(carried >= count as u64, "{carried} of {count} connections are known");
-    // Both sides of each would notice that their peer is gone.
-    let both = format!("sport = :{} or dport = :{}", streams::SERVICE_PORT, streams::PORT);
-    let sockets = lab.node().run("ss", &["-Htno", "state", "established", &both])?;
-    let (watched, others): (Vec<_>, Vec<_>) =
-        sockets.lines().partition(|line| line.contains("timer:(keepalive,"));
-    let (watched, other) = (watched.len(), others.first());
-    ensure!(
-        watched >= 2 * count,
-        "the kernel looks after {watched} of {} sockets, not after {other:?}",
-        2 * count
-    );
+    let known = "apivip_forwarder_connections{listener=\"vip\"}";
+    daemon.wait_for_metric(known, LOOKED_AFTER, |carried| carried >= count as u64)?;
+    wait_until_looked_after(&lab, 2 * count)?;
     stage.expect_forwarded("beside idle connections")?;
     pod.finish_clean().context("in the Pod")?;
     node.finish_clean().context("on the node")?;

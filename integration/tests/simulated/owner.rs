@@ -7,7 +7,7 @@ use integration::nftfault::{Fault, NftFault};
 use integration::scenario::Scenario;
 use integration::sim::fleet::ECHO_SERVICE_PORT;
 
-use crate::shared::owner::{self, owned};
+use crate::shared::owner::{self, LIMIT, owned};
 
 #[test]
 fn an_owner_comes_and_goes_and_no_connection_breaks() -> Result<()> {
@@ -31,11 +31,13 @@ fn without_owners_in_the_kernel_the_table_is_plain() -> Result<()> {
     let faults = NftFault::build(lab.dir())?;
     faults.set(Fault::NoOwner)?;
     scenario.options = faults.in_daemon(scenario.options);
-    let daemon = scenario.daemon()?;
+    let mut daemon = scenario.daemon()?;
     ensure!(faults.met() == ["noowner commit", "noowner commit"], "{:?}", faults.met());
     ensure!(!owned(&daemon)?, "the table has an owner");
     ensure!(daemon.log().contains("this kernel has no owners"), "{}", daemon.log());
     lab.node().nft_load("delete table inet apivip")?;
+    daemon.wait_for_status("the repair", LIMIT, |status| status["repairs"]["total"] == 1)?;
     scenario.plane.publish_apiservers(&[1, 2])?;
+    scenario.plane.wait_until_served(&mut daemon, &[1, 2])?;
     scenario.expect_everybody("a plain table")
 }
