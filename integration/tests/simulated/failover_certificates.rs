@@ -54,7 +54,7 @@ fn flaps(families: Families, numbers: &[u8]) -> Result<()> {
     ensure!((1..=12 * count as u64).contains(&changes), "{changes} changes in 16 s");
     let (failed, attempts) = (outcome.failures(0, u64::MAX).len(), outcome.attempts());
     ensure!(
-        failed * 12 <= attempts * count,
+        failed * 9 <= attempts * count,
         "{failed} of {attempts} new connections failed\n{outcome}\nthe daemon says\n{}",
         stage.daemon.log()
     );
