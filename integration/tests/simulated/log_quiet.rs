@@ -58,6 +58,7 @@ fn settled(lab: &Lab, options: &DaemonOptions) -> Result<Daemon> {
         status["api"]["state"] == "synced"
             && all(&status["frontends"], &up)
             && all(&status["selftests"], &|test| test["ready"] == true)
+            && status["selftests"].as_array().is_some_and(|tests| tests.len() == lab.vips().len())
     })?;
     Ok(daemon)
 }
