@@ -15,6 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+/// Until the last connection's packets have been answered.
+const ACKNOWLEDGED: Duration = Duration::from_secs(1);
 /// Until all that the kernel had received has been read, too.
 const UNREAD: Duration = Duration::from_secs(1);
 
@@ -116,6 +118,8 @@ async fn hold_all(targets: &[SocketAddr], wanted: &[(Kind, usize)]) -> Result<()
             }
         });
     }
+    // The other side has acknowledged what was sent, and the end of it: nothing will be sent again.
+    tokio::time::sleep(ACKNOWLEDGED).await;
     println!("ready");
     term.recv().await;
     // What came before the signal may not have been read yet.

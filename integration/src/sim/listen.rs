@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -12,6 +12,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// Long enough for half a second of accepts at 8,000 connections/s; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// How long an address may be in use by a listener that was closed: a program that another thread has just started holds
+/// copies of all descriptors until it is executed.
+const INHERITED: Duration = Duration::from_secs(2);
 
 /// Binds `addr`; an IPv6 socket takes IPv6 only, so that `[::]` and `0.0.0.0` go together.
 pub fn bind(addr: SocketAddr) -> Result<TcpListener> {
@@ -25,7 +29,15 @@ pub fn bind(addr: SocketAddr) -> Result<TcpListener> {
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
     };
-    listener().with_context(|| format!("listen on {addr}"))
+    let deadline = Instant::now() + INHERITED;
+    loop {
+        match listener() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound.with_context(|| format!("listen on {addr}")),
+        }
+    }
 }
 
 /// Accepts for ever and hands every connection to `handle`.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -53,12 +54,22 @@ fn scrape(node: &Namespace, what: &str) -> Result<()> {
     Ok(())
 }
 
+/// A daemon that has made its connections to the apiservers, and its first self-test.
+fn settled(scenario: &Scenario<'_>) -> Result<Daemon> {
+    let daemon = scenario.daemon()?;
+    admin::wait_for(scenario.plane.lab().node(), "/readyz", "readiness", FORGOTTEN, |answer| {
+        answer.status == 200
+    })?;
+    thread::sleep(Duration::from_secs(1));
+    Ok(daemon)
+}
+
 #[test]
 fn a_thousand_idle_and_slow_clients_cost_nothing() -> Result<()> {
     raise_descriptors()?;
     let lab = Lab::start(LabOptions::default())?;
     let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
-    let daemon = scenario.daemon()?;
+    let daemon = settled(&scenario)?;
     let node = lab.node();
     // What one round makes once is no cost of the next.
     drop(node.within(|| connect(50, b"GET /metrics HTTP/1.1\r\n"))?);
@@ -92,7 +103,7 @@ fn a_thousand_idle_and_slow_clients_cost_nothing() -> Result<()> {
             return Ok(());
         }
         ensure!(Instant::now() < end, "{files} descriptors became {now}; memory grew by {grown} KiB");
-        std::thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(200));
     }
 }
 
@@ -100,7 +111,7 @@ fn a_thousand_idle_and_slow_clients_cost_nothing() -> Result<()> {
 fn large_headers_are_refused_and_half_requests_end() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
     let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
-    let daemon = scenario.daemon()?;
+    let daemon = settled(&scenario)?;
     let node = lab.node();
     scrape(node, "before")?;
     let memory = resident(&daemon)?;

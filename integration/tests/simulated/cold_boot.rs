@@ -119,12 +119,10 @@ fn saved_state_is_programmed_while_no_apiserver_lives() -> Result<()> {
     daemon.wait_for_backends(vip, &all[1..2])?;
     boot.expect_vip_undialled()?;
     boot.expect_served("from the one that is back")?;
-    let status = daemon.status()?;
-    let published = backend(&status, vip, all[0]);
-    ensure!(
-        published.is_some_and(|found| found["source"] == "published" && found["state"] == "down"),
-        "{status:#}"
-    );
+    daemon.wait_for_status("a published one that is down", LIMIT, |status| {
+        let found = backend(status, vip, all[0]);
+        found.is_some_and(|found| found["source"] == "published" && found["state"] == "down")
+    })?;
     let same = fs::read(&file)? == kept && fs::metadata(&file)?.modified()? == written;
     ensure!(same, "nothing new was learnt, and the file was written");
     Ok(())

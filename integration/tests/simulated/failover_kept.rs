@@ -187,9 +187,10 @@ fn a_clock_that_is_wrong_for_all_cuts_nobody_off() -> Result<()> {
         stage.inflict(&mut crowd, fault, &ALL)?;
         thread::sleep(Duration::from_secs(3));
         stage.expect_backends(&format!("{fault:?} for all"), &ALL)?;
-        let status = stage.daemon.status()?;
-        let said = status["holds"].to_string();
-        ensure!(said.contains("certificate"), "{fault:?} for all, and the status says {said}");
+        // A handshake that took too long for once is another reason, until the next probe.
+        stage.daemon.wait_for_status("a word on the certificates", DRAINED, |status| {
+            status["holds"].to_string().contains("certificate")
+        })?;
     }
     crowd.finish()?.expect_nothing_refused()
 }

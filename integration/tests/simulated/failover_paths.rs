@@ -35,7 +35,7 @@ const BUSY: Mix = Mix {
     half_closed: 0,
     upload: 0,
     download: 0,
-    pipelined: 24,
+    pipelined: 36,
 };
 
 /// Longest until a busy client is told. Its kernel sends again 0.2 s after the fault, and then each time after twice as long:

@@ -78,8 +78,8 @@ fn a_connection_in_syn_sent_moves_to_another_backend() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
     let stage = FlowStage::start(&lab)?;
     lab.unplug(1)?;
-    let mut pod = stage.dial(lab.pod(1), lab.families(), &[(Kind::Idle, 12)])?;
-    let mut host = stage.dial(lab.node(), lab.families(), &[(Kind::Idle, 12)])?;
+    let mut pod = stage.dial(lab.pod(1), lab.families(), &[(Kind::Idle, 24)])?;
+    let mut host = stage.dial(lab.node(), lab.families(), &[(Kind::Idle, 24)])?;
     for family in lab.families() {
         stage.wait_for_syn_sent(1, *family)?;
     }
@@ -94,7 +94,7 @@ fn a_connection_in_syn_sent_moves_to_another_backend() -> Result<()> {
     for held in [pod.finish()?, host.finish()?] {
         let (open, _) = held.count(1, &[]);
         let others: usize = [2, 3].iter().map(|i| held.count(*i, &[]).0).sum();
-        ensure!(open == 0 && others == 24, "{held:?}");
+        ensure!(open == 0 && others == 48, "{held:?}");
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ fn two_dead_backends_are_dealt_with_at_once() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
     let stage = FlowStage::start(&lab)?;
     let pod = stage.hold(lab.pod(1), lab.families(), &[(Kind::Idle, 60)])?;
-    let host = stage.hold(lab.node(), lab.families(), &[(Kind::Idle, 12)])?;
+    let host = stage.hold(lab.node(), lab.families(), &[(Kind::Idle, 24)])?;
     for i in [1, 2] {
         lab.unplug(i)?;
     }

@@ -37,6 +37,8 @@ fn idle_connections_are_held_and_counted() -> Result<()> {
     let silent = Idle::start(lab.pod(1), &lab, &targets, &sources, 300, true)?;
     thread::sleep(Duration::from_millis(200));
     servers.kill(3)?;
+    // The ends of its connections arrive.
+    thread::sleep(Duration::from_secs(2));
     let examined = silent.finish()?;
     ensure!((examined.opened, examined.working, examined.told) == (300, 200, 100), "{examined:?}");
     Ok(())

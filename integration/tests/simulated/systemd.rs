@@ -112,7 +112,7 @@ fn expect_limits(systemd: &Systemd<'_>) -> Result<()> {
 fn a_dead_apiserver_is_left(scenario: &Scenario<'_>, systemd: &mut Systemd<'_>) -> Result<()> {
     let lab = scenario.plane.lab();
     let clients = [lab.pod(1), lab.node()];
-    let clients = clients.map(|from| Idle::start(from, lab, &stream_vips(lab), &[], 24, false));
+    let clients = clients.map(|from| Idle::start(from, lab, &stream_vips(lab), &[], 48, false));
     lab.unplug(1)?;
     for ip in lab.apiserver_addresses(1) {
         let dead = SocketAddr::new(ip, streams::PORT).to_string();
