@@ -59,3 +59,8 @@ pub fn wait_for(
         }
     }
 }
+
+/// Waits until `/readyz` says 200: an apiserver answered through the virtual IP.
+pub fn wait_until_ready(node: &Namespace, limit: Duration) -> Result<()> {
+    wait_for(node, "/readyz", "readiness", limit, |answer| answer.status == 200).map(drop)
+}

@@ -164,8 +164,8 @@ impl<'lab> ControlPlane<'lab> {
         self.kill_all(&[i])
     }
 
-    /// Kills these apiservers with SIGKILL, all at once: one after the other, the first would be given up under the eyes of
-    /// the last.
+    /// Kills these apiservers with SIGKILL, so that all are silent before the first one dies: it would else be given up under
+    /// the eyes of the last.
     pub fn kill_all(&mut self, numbers: &[u8]) -> Result<()> {
         match &mut self.plane {
             Plane::Simulated { fleet, .. } => fleet.kill(numbers),

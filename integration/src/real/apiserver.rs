@@ -190,8 +190,8 @@ impl<'lab> Apiserver<'lab> {
         Ok(())
     }
 
-    /// Waits for its end after SIGKILL.
-    pub(super) fn killed(&mut self) -> Result<()> {
+    /// Kills it with SIGKILL and waits until it is gone.
+    pub(super) fn kill(&mut self) -> Result<()> {
         self.running()?.kill()?;
         self.gone();
         Ok(())

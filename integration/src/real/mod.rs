@@ -141,8 +141,7 @@ impl<'lab> RealControlPlane<'lab> {
     /// Kills these apiservers with SIGKILL and waits until they are gone. None answers any more when the first one dies.
     pub fn kill_apiservers(&mut self, numbers: &[u8]) -> Result<()> {
         numbers.iter().try_for_each(|i| self.apiserver(*i)?.signal(Signal::STOP))?;
-        numbers.iter().try_for_each(|i| self.apiserver(*i)?.signal(Signal::KILL))?;
-        numbers.iter().try_for_each(|i| self.apiserver(*i)?.killed())
+        numbers.iter().try_for_each(|i| self.apiserver(*i)?.kill())
     }
 
     /// Stops apiserver `i` from running: its sockets stay open and nothing answers.

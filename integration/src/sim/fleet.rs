@@ -175,8 +175,7 @@ impl Fleet {
     /// more when the first one dies.
     pub fn kill(&mut self, numbers: &[u8]) -> Result<()> {
         numbers.iter().try_for_each(|i| self.signal(*i, Signal::STOP))?;
-        numbers.iter().try_for_each(|i| self.signal(*i, Signal::KILL))?;
-        numbers.iter().try_for_each(|i| self.server_mut(*i)?.process.wait(START_LIMIT).map(drop))
+        numbers.iter().try_for_each(|i| self.server_mut(*i)?.process.kill().map(drop))
     }
 
     /// Lets a paused server run on. It has missed what was stored meanwhile.

@@ -46,7 +46,7 @@ fn every_endpoint_answers_as_documented() -> Result<()> {
     let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
     let daemon = scenario.daemon()?;
     let node = lab.node();
-    admin::wait_for(node, "/readyz", "readiness", LIMIT, is_ready)?;
+    admin::wait_until_ready(node, LIMIT)?;
 
     expect(&get(node, "/livez")?, 200, &["ok\n"])?;
     expect(&get(node, "/livez?verbose")?, 200, &["[+]reconciler ok\nlivez check passed\n"])?;
@@ -94,7 +94,7 @@ fn every_endpoint_answers_as_documented() -> Result<()> {
     for i in 1..=3 {
         scenario.plane.start_again(i)?;
     }
-    admin::wait_for(node, "/readyz", "readiness again", LIMIT, is_ready).map(drop)
+    admin::wait_until_ready(node, LIMIT)
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_port_that_is_in_use_delays_the_listener_and_nothing_else() -> Result<()> {
     scenario.expect_everybody("while another program has the admin port")?;
     daemon.process().wait_for_line("the admin listener has to wait", LIMIT)?;
     drop(other);
-    admin::wait_for(node, "/readyz", "readiness", LIMIT, is_ready)?;
+    admin::wait_until_ready(node, LIMIT)?;
     // The next daemon has it as soon as this one is gone.
     daemon.stop()?;
     let mut next = scenario.daemon()?;

@@ -57,9 +57,7 @@ fn scrape(node: &Namespace, what: &str) -> Result<()> {
 /// A daemon that has made its connections to the apiservers, and its first self-test.
 fn settled(scenario: &Scenario<'_>) -> Result<Daemon> {
     let daemon = scenario.daemon()?;
-    admin::wait_for(scenario.plane.lab().node(), "/readyz", "readiness", FORGOTTEN, |answer| {
-        answer.status == 200
-    })?;
+    admin::wait_until_ready(scenario.plane.lab().node(), FORGOTTEN)?;
     thread::sleep(Duration::from_secs(1));
     Ok(daemon)
 }

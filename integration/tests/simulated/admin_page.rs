@@ -47,15 +47,18 @@ fn wait_for(
     }
 }
 
-/// The parts of the strip of apiserver `i` below the first virtual IP, oldest first.
-fn strip(browser: &Browser<'_>, i: u8) -> Result<Vec<String>> {
-    // The strip is in the box of its apiserver, and below its address.
-    let script = format!(
+/// Finds the parts of the strip of apiserver `i` below the first virtual IP, oldest first: they are in the box of their
+/// apiserver, and below its address.
+fn strip_script(i: u8) -> String {
+    format!(
         "const svg=document.querySelector('svg.broad'),mid=e=>{{const r=e.getBoundingClientRect();return r.top+r.height/2}},\
          text=[...svg.querySelectorAll('text')].find(t=>t.textContent==='192.0.2.1{i}:6443');\
          return [...svg.querySelectorAll('.bar')].filter(b=>mid(b)>mid(text)&&mid(b)<mid(text)+40).map(b=>b.getAttribute('class'))"
-    );
-    let seen = browser.script(&script)?;
+    )
+}
+
+fn strip(browser: &Browser<'_>, i: u8) -> Result<Vec<String>> {
+    let seen = browser.script(&strip_script(i))?;
     let classes: Vec<String> =
         seen.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
     ensure!(!classes.is_empty(), "apiserver {i} has no strip");
@@ -68,7 +71,7 @@ fn url() -> String {
 
 fn ready(lab: &Lab, scenario: &Scenario<'_>) -> Result<Daemon> {
     let daemon = scenario.daemon()?;
-    admin::wait_for(lab.node(), "/readyz", "readiness", LIMIT, |answer| answer.status == 200)?;
+    admin::wait_until_ready(lab.node(), LIMIT)?;
     Ok(daemon)
 }
 
@@ -108,16 +111,11 @@ fn a_failover_is_seen_live_and_looks_right() -> Result<()> {
     browser.wait_for_text("tbody tr:nth-child(2)", "the state", LIMIT, |text| text.contains("down"))?;
     ensure!(browser.script("return window.marker")? == 1, "the page was loaded again");
     // What was good before stays so, to the left of it; the others stay good.
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let seen = strip(&browser, 2)?;
-        let ends = [seen.first(), seen.last()].map(|class| class.map(String::as_str));
-        if ends == [Some("bar ok"), Some("bar bad")] {
-            break;
-        }
-        ensure!(Instant::now() < deadline, "{seen:?}");
-        thread::sleep(Duration::from_millis(100));
-    }
+    wait_for(&browser, &strip_script(2), "a strip that turned bad", |seen| {
+        let bars = seen.as_array().map(Vec::as_slice).unwrap_or_default();
+        let ends = [bars.first(), bars.last()].map(|class| class.and_then(Value::as_str));
+        ends == [Some("bar ok"), Some("bar bad")]
+    })?;
     for i in [1, 3] {
         ensure!(strip(&browser, i)?.iter().all(|class| class == "bar ok"), "{i}: {:?}", strip(&browser, i)?);
     }

@@ -87,7 +87,7 @@ fn apivips_own_ways_are_named_and_cost_an_apiserver_one_request_each() -> Result
     for vip in [VIP, "[fd00:10:96::1]:443"] {
         wait_for(&mut daemon, vip, "forwarder", true)?;
     }
-    admin::wait_for(lab.node(), "/readyz", "readiness", LIMIT, |answer| answer.status == 200).map(drop)
+    admin::wait_until_ready(lab.node(), LIMIT)
 }
 
 fn daemon_metric(node: &Namespace, name: &str) -> u64 {
