@@ -29,14 +29,17 @@ use crate::metrics::Metrics;
 use crate::model::types::Backend;
 use crate::notify::Notifier;
 use crate::probe::{self, Observer, ProbeConfig};
+use crate::readyz::Identity;
 use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::report::Report;
 
+mod kernel;
 mod known;
 mod selftest;
 mod service;
 mod stop;
 
+use kernel::OwnKernel;
 use known::Known;
 
 /// Askers that wait for the reconciler; more wait in line.
@@ -63,7 +66,7 @@ pub enum AppError {
     /// The kernel's flows.
     #[error(transparent)]
     Flows(#[from] FlowError),
-    /// The CA can no longer be read.
+    /// The CA can no longer be used.
     #[error("read the cluster's CA, {ca}: {cause}")]
     Trust {
         /// Where it is.
@@ -131,9 +134,12 @@ impl Bound {
         let (totals, queries) = mpsc::channel(QUERY_QUEUE);
         let metrics = Arc::new(Metrics::new(Arc::clone(&carrier.stats)));
         let mut tasks = JoinSet::new();
-        let (trust_in, trust) = watch::channel(Arc::new(trust));
+        // What cannot be read now is told by the first session.
+        let identity = access.identity().await.unwrap_or_else(|_| Identity::anonymous(Arc::new(trust)));
+        let (identity_in, identity) = watch::channel(identity);
+        let identity_in = Arc::new(identity_in);
         let (access_in, access) = watch::channel(Arc::new(access));
-        tasks.spawn(apiserver::follow(access_in, trust_in));
+        tasks.spawn(apiserver::follow(access_in, Arc::clone(&identity_in)));
         match Notifier::from_environment() {
             Ok(Some(notifier)) => {
                 drop(tasks.spawn(service::follow(notifier, report.clone(), totals.clone())))
@@ -147,7 +153,7 @@ impl Bound {
         let reports = report.clone();
         let counted = (Arc::clone(&metrics), Arc::clone(&carrier.stats));
         let selftests =
-            selftest::start(&args.admin, &probes, trust.clone(), report.clone(), counted, &mut tasks);
+            selftest::start(&args.admin, &probes, identity.clone(), report.clone(), counted, &mut tasks);
         let sources = Sources {
             service: args.table.service.clone(),
             started: Instant::now(),
@@ -166,20 +172,20 @@ impl Bound {
                 snapshot: args.table.snapshot_options(),
                 alternatives: known.gather.alternatives(),
                 views: views.clone(),
+                identity: identity_in,
             },
             api_in,
             connection_in,
         ));
         let keeper = known.start(&args, api, reports, &mut tasks);
         tasks.spawn(admin::serve(admin, args.admin.admin_listen.0, sources));
-        tasks.spawn(probe::run(
-            probes,
-            trust,
-            snapshots,
-            views_in,
-            carrier.suspects,
-            Arc::clone(&metrics) as Arc<dyn Observer>,
-        ));
+        let asking = probe::Inputs {
+            identity,
+            suspects: carrier.suspects,
+            kernel: Arc::new(OwnKernel::open()),
+            observer: Arc::clone(&metrics) as Arc<dyn Observer>,
+        };
+        tasks.spawn(probe::run(probes, asking, snapshots, views_in));
         let policy = args.table.policy();
         let (drains, predecessor) = watch::channel(carrier.predecessor.is_some());
         match carrier.predecessor {
@@ -289,6 +295,7 @@ fn probe_config(args: &RunArgs, access: &Access) -> Result<ProbeConfig, AppError
     };
     Ok(ProbeConfig {
         interval: args.health.probe_interval,
+        ping_interval: args.health.ping_interval,
         readyz_interval: args.health.readyz_interval,
         server_name,
         health: args.health.options(),

@@ -2,12 +2,14 @@
 //! which of the closed set of reasons stands behind an error of TCP, TLS or HTTP.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use rustls::ClientConfig;
-use rustls::client::Resumption;
-use rustls::pki_types::ServerName;
+use http::HeaderValue;
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, SignatureScheme};
 
 use crate::model::health::{FailReason, Outcome};
 
@@ -19,17 +21,97 @@ pub fn authority(name: &ServerName<'_>) -> String {
     }
 }
 
-/// The settings that a question needs on top of whom to trust. A resumed session would not show the certificate again,
-/// and the question is there to see it.
-pub fn settings(trust: &ClientConfig, protocols: &[&[u8]]) -> Arc<ClientConfig> {
+/// As whom apiservers are asked, and by which CA they are verified.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Trusts the cluster's CA, and shows no certificate.
+    pub trust: Arc<ClientConfig>,
+    /// The daemon's own, if it has any that can be read.
+    pub credentials: Option<Credentials>,
+}
+
+impl Identity {
+    /// One without credentials.
+    pub fn anonymous(trust: Arc<ClientConfig>) -> Self {
+        Self { trust, credentials: None }
+    }
+}
+
+/// What an apiserver knows the daemon by. It is shown only over TLS, and only after the server's certificate was verified.
+/// `Debug` shows no secret.
+#[derive(Clone)]
+pub struct Credentials {
+    /// The client certificate with its key. It goes with the connection.
+    pub certificate: Option<Arc<dyn ResolvesClientCert>>,
+    /// The Authorization header (RFC 9110, section 11.6.2). It goes with each request.
+    pub authorization: Option<HeaderValue>,
+}
+
+impl Credentials {
+    /// None if there is neither.
+    pub fn new(
+        certificate: Option<Arc<dyn ResolvesClientCert>>,
+        authorization: Option<HeaderValue>,
+    ) -> Option<Self> {
+        let certificate = certificate.filter(|certificate| certificate.has_certs());
+        let any = certificate.is_some() || authorization.is_some();
+        any.then_some(Self { certificate, authorization })
+    }
+
+    /// The chain of the certificate, the client's own first; empty without one.
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        // Clients have one key; what the server offers does not change which.
+        let shown = self.certificate.as_ref().and_then(|c| c.resolve(&[], &[SignatureScheme::ED25519]));
+        shown.map(|key| key.cert.clone()).unwrap_or_default()
+    }
+
+    /// Whether a connection that was made with the other ones shows the same certificate.
+    pub fn connects_like(&self, other: &Self) -> bool {
+        self.chain() == other.chain()
+    }
+}
+
+impl PartialEq for Credentials {
+    fn eq(&self, other: &Self) -> bool {
+        self.authorization == other.authorization && self.connects_like(other)
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("certificate", &self.certificate.is_some())
+            .field("authorization", &self.authorization.is_some())
+            .finish()
+    }
+}
+
+/// The settings that a question needs on top of whom to trust, with the certificate to show, if there is one. A resumed
+/// session would not show the server's certificate again, and the question is there to see it.
+pub fn settings(
+    trust: &ClientConfig,
+    credentials: Option<&Credentials>,
+    protocols: &[&[u8]],
+) -> Arc<ClientConfig> {
     let mut config = trust.clone();
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     config.resumption = Resumption::disabled();
+    if let Some(certificate) = credentials.and_then(|credentials| credentials.certificate.clone()) {
+        config.client_auth_cert_resolver = certificate;
+    }
     Arc::new(config)
 }
 
-/// What an HTTP status says. 401 and 403 come from an apiserver without anonymous access: it is alive, and ready as far as
-/// anyone without a name may know.
+/// The apiserver does not know these credentials, or wants some and was shown none.
+pub const UNAUTHORIZED: u16 = 401;
+
+/// Whether an HTTP status tells if the apiserver is ready: 401 and 403 say only that it is not the caller's to know.
+pub fn tells_readiness(status: u16) -> bool {
+    !matches!(status, 401 | 403)
+}
+
+/// What an HTTP status says. 401 and 403 come from an apiserver that does not let the caller see it: it is alive, and taken
+/// for ready, since nothing else is known ([`tells_readiness`]).
 pub fn outcome(status: u16) -> Outcome {
     match status {
         200 | 401 | 403 => Outcome::Ready,

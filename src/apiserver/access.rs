@@ -27,6 +27,7 @@ mod prepare;
 mod token;
 
 pub use credentials::Credentials;
+pub(super) use credentials::header;
 pub(super) use discreet::of_plugin;
 pub use error::AccessError;
 pub(super) use expiry::lifetime;

@@ -14,6 +14,8 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::ConfigExt;
+use kube::client::middleware::AuthLayer;
+use rustls::client::ResolvesClientCert;
 use tokio::time::timeout;
 use tower::util::{BoxCloneSyncService, Either};
 use tower::{Layer, ServiceExt};
@@ -26,6 +28,7 @@ use super::error::{ApiError, DialError, one_line};
 use super::explain::{Expected, explain};
 use super::resource::Asked;
 use crate::clock::unix_now;
+use crate::readyz;
 
 /// How long it may take to connect (15 s, see the dialer) and to get the head of the answer: for that, an apiserver
 /// waits 3 s if its cache must reach a resourceVersion first. Dead connections are noticed sooner, by PING and
@@ -47,6 +50,9 @@ type Http = BoxCloneSyncService<Request<Full<Bytes>>, Response<Incoming>, BoxErr
 /// Sends requests over connections of its own: dropping it closes them.
 pub(super) struct Client {
     http: Http,
+    certificate: Arc<dyn ResolvesClientCert>,
+    auth: Option<Arc<AuthLayer>>,
+    has_plugin: bool,
     token: Option<Arc<Token>>,
     expected: Expected,
     credentials: String,
@@ -58,6 +64,7 @@ impl Client {
     /// Reads the credentials. Nothing is dialled before the first request.
     pub(super) async fn open(access: &Access, candidates: &Arc<Mutex<Candidates>>) -> Result<Self, ApiError> {
         let prepared = access::prepare(access).await.map_err(ApiError::Prepare)?;
+        let certificate = Arc::clone(&prepared.tls.client_auth_cert_resolver);
         let expected = Expected { name: access.tls_name().to_owned(), ca: access.ca().to_owned() };
         let dialer = Dialer::new(
             prepared.tls,
@@ -77,13 +84,16 @@ impl Client {
             .build::<_, Full<Bytes>>(dialer)
             .map_err(BoxError::from);
         let http = access.config().base_uri_layer().layer(http);
-        let http = match prepared.auth {
+        let http = match &prepared.auth {
             Some(auth) => Either::Left(auth.layer(http)),
             None => Either::Right(http),
         };
         let http = prepared.headers.layer(http);
         Ok(Self {
             http: BoxCloneSyncService::new(http),
+            certificate,
+            auth: prepared.auth.map(Arc::new),
+            has_plugin: access.plugin().is_some(),
             token: access.token(),
             expected,
             credentials: access.source().to_owned(),
@@ -98,6 +108,26 @@ impl Client {
     /// After how long a credential plugin should be asked for another certificate.
     pub(super) fn changes_after(&self) -> Option<Duration> {
         self.changes_after
+    }
+
+    /// Whether [`Self::credentials`] may be other ones later: those in files that make other connections end the session.
+    pub(super) fn renews_credentials(&self) -> bool {
+        self.has_plugin || self.token.is_some()
+    }
+
+    /// What is shown to apiservers, as it is now. A plugin whose token has ended is run for it, on a thread of its own.
+    pub(super) async fn credentials(&self) -> Result<Option<readyz::Credentials>, String> {
+        let authorization = match (&self.token, &self.auth) {
+            (Some(token), _) => Some(token.latest()),
+            (None, Some(auth)) if !self.has_plugin => access::header(auth)?,
+            (None, Some(auth)) => {
+                let auth = Arc::clone(auth);
+                let run = tokio::task::spawn_blocking(move || access::header(&auth));
+                run.await.map_err(|error| format!("run the credential plugin: {error}"))??
+            }
+            (None, None) => None,
+        };
+        Ok(readyz::Credentials::new(Some(Arc::clone(&self.certificate)), authorization))
     }
 
     /// Sends a GET. Returns once the head of a successful answer is there.

@@ -18,6 +18,7 @@ use crate::model::health::HealthView;
 use crate::model::merge::Alternatives;
 use crate::model::snapshot::SnapshotOptions;
 use crate::model::types::ServiceKey;
+use crate::readyz::Identity;
 
 pub mod access;
 mod backoff;
@@ -31,6 +32,7 @@ mod error;
 pub mod examine;
 mod explain;
 pub mod frames;
+mod introduce;
 mod list;
 mod readiness;
 mod renewal;
@@ -69,18 +71,21 @@ pub struct ApiConfig {
     pub alternatives: Receiver<Alternatives>,
     /// Which apiservers are ready.
     pub views: Receiver<Option<HealthView>>,
+    /// As whom probes and self-tests ask: the credentials of each session are put into it.
+    pub identity: Arc<Sender<Identity>>,
 }
 
 /// Reads the API until nobody listens for snapshots any more, or until the task is aborted. Publishes once both first
 /// lists are complete, and after every change that gives a different snapshot, with the next generation.
 pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connection: Sender<Connection>) {
-    let ApiConfig { mut access, service, snapshot, mut alternatives, mut views } = config;
+    let ApiConfig { mut access, service, snapshot, mut alternatives, mut views, identity } = config;
     let hub = Hub {
         key: service,
         candidates: Arc::new(Mutex::new(Candidates::new(rand::random_range(0..usize::MAX)))),
         store: Mutex::new(Store::new(snapshot)),
         reporter: Mutex::new(Reporter::new(connection)),
         snapshots,
+        identity,
         offered: Notify::new(),
     };
     hub.candidates().offer(alternatives.borrow_and_update().clone());

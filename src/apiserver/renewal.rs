@@ -6,24 +6,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use tokio::sync::watch;
 
 use super::Access;
+use crate::readyz::Identity;
 
 /// A CA that was renewed must be known before the first apiserver shows a certificate of it, and tools that rotate both
 /// wait for no node. A look takes well under a millisecond.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Looks again and again until nobody listens. `trust` is for those who dial apiservers without credentials.
-pub async fn follow(access: watch::Sender<Arc<Access>>, trust: watch::Sender<Arc<ClientConfig>>) {
-    follow_every(PERIOD, &access, &trust).await;
+/// Looks again and again until nobody listens. `identity` gets the CA; the credentials in it are the session's to give.
+pub async fn follow(access: watch::Sender<Arc<Access>>, identity: Arc<watch::Sender<Identity>>) {
+    follow_every(PERIOD, &access, &identity).await;
 }
 
 pub(super) async fn follow_every(
     period: Duration,
     access: &watch::Sender<Arc<Access>>,
-    trust: &watch::Sender<Arc<ClientConfig>>,
+    identity: &watch::Sender<Identity>,
 ) {
     let mut failing = None;
     loop {
@@ -31,7 +31,7 @@ pub(super) async fn follow_every(
             () = tokio::time::sleep(period) => {}
             () = access.closed() => return,
         }
-        match look(access, trust).await {
+        match look(access, identity).await {
             Ok(()) => {
                 if failing.take().is_some() {
                     tracing::info!(source = access.borrow().source(), "the credentials can be read again");
@@ -52,14 +52,12 @@ pub(super) async fn follow_every(
     }
 }
 
-async fn look(
-    access: &watch::Sender<Arc<Access>>,
-    trust: &watch::Sender<Arc<ClientConfig>>,
-) -> Result<(), String> {
+async fn look(access: &watch::Sender<Arc<Access>>, identity: &watch::Sender<Identity>) -> Result<(), String> {
     let current = Arc::clone(&access.borrow());
     let renewed = current.reload().await.map_err(|error| error.to_string())?;
     if !renewed.trusts_like(&current) {
-        trust.send_replace(Arc::new(renewed.trust()?));
+        let trust = Arc::new(renewed.trust()?);
+        identity.send_modify(|identity| identity.trust = trust);
         tracing::info!(ca = renewed.ca(), "the cluster's CA was renewed");
     }
     if !renewed.connects_like(&current) {

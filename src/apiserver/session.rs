@@ -16,9 +16,11 @@ use super::collection::{Collection, Counted, Sink};
 use super::connection::{Api, Reporter};
 use super::decode::Change;
 use super::error::ApiError;
+use super::introduce;
 use super::resource::Resource;
 use super::store::Store;
 use crate::model::types::ServiceKey;
+use crate::readyz::Identity;
 
 /// The two collections and how far each has been read. The endpoints have two possible forms.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(super) struct Hub {
     pub(super) store: Mutex<Store>,
     pub(super) reporter: Mutex<Reporter>,
     pub(super) snapshots: watch::Sender<Option<Published>>,
+    /// As whom probes and self-tests ask.
+    pub(super) identity: Arc<watch::Sender<Identity>>,
     /// There are other alternatives to published endpoints now.
     pub(super) offered: Notify,
 }
@@ -110,24 +114,34 @@ pub(super) async fn run(
     let client = Client::open(access, &hub.candidates).await;
     hub.reporter().waits_for(None);
     let client = client?;
+    let introduced = introduce::keep(&client, &hub.identity);
     // Nobody says so when a certificate that is shown already ends: each request fails from then on.
     let end = client.changes_after().map(|after| Instant::now() + after);
     let session = Session { hub, opened: Notify::new() };
     let Collections { service, slices, endpoints } = collections;
     // The whole view first: a server whose watches fail can at least be listed.
-    service.catch_up(&client, &hub.key, &session).await?;
-    decide(slices, endpoints, &client, &session).await?;
-    let service = service.follow(&client, &hub.key, &session);
-    let endpoints = async {
-        // When both watches resume, the second request waits for the first answer: by then it is known whether the
-        // connection is HTTP/2, and they share it instead of racing to dial two.
-        session.opened.notified().await;
-        follow_endpoints(slices, endpoints, &client, &session).await
+    let read = async {
+        service.catch_up(&client, &hub.key, &session).await?;
+        decide(slices, endpoints, &client, &session).await?;
+        let service = service.follow(&client, &hub.key, &session);
+        let endpoints = async {
+            // When both watches resume, the second request waits for the first answer: by then it is known whether the
+            // connection is HTTP/2, and they share it instead of racing to dial two.
+            session.opened.notified().await;
+            follow_endpoints(slices, endpoints, &client, &session).await
+        };
+        tokio::try_join!(service, endpoints).map(|(never, _)| never)
     };
-    let both = async { tokio::try_join!(service, endpoints).map(|(never, _)| never) };
-    match end {
-        Some(end) => tokio::time::timeout_at(end.into(), both).await.unwrap_or(Err(ApiError::EndsSoon)),
-        None => both.await,
+    let ends = async {
+        match end {
+            Some(end) => tokio::time::sleep_until(end.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = read => ended,
+        () = ends => Err(ApiError::EndsSoon),
+        never = introduced => match never {},
     }
 }
 

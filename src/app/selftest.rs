@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -17,6 +16,7 @@ use crate::forwarder::Stats;
 use crate::metrics::Metrics;
 use crate::model::types::{Backend, Vip};
 use crate::probe::ProbeConfig;
+use crate::readyz::Identity;
 use crate::report::Report;
 use crate::selftest::{self, Evidence, Observer, Results, SelfTestConfig, Trace};
 
@@ -24,7 +24,7 @@ use crate::selftest::{self, Evidence, Observer, Results, SelfTestConfig, Trace};
 pub(super) fn start(
     args: &AdminArgs,
     probes: &ProbeConfig,
-    trust: watch::Receiver<Arc<ClientConfig>>,
+    identity: watch::Receiver<Identity>,
     reports: watch::Receiver<Report>,
     (metrics, stats): (Arc<Metrics>, Arc<Stats>),
     tasks: &mut JoinSet<()>,
@@ -33,7 +33,7 @@ pub(super) fn start(
     if let OrOff(Some(interval)) = args.selftest_interval {
         let config = SelfTestConfig { interval, server_name: probes.server_name.clone() };
         let (evidence, observer) = (Arc::new(Witness::open(stats)), metrics as Arc<dyn Observer>);
-        tasks.spawn(selftest::run(config, trust, reports, evidence, observer, results_in));
+        tasks.spawn(selftest::run(config, identity, reports, evidence, observer, results_in));
     }
     results
 }

@@ -62,6 +62,7 @@ fn health(snapshot: Snapshot, dead: &[Backend]) -> HealthView {
         failing: Some(FailReason::Timeout),
         round_trip: None,
         held_until: None,
+        answered: None,
     };
     let mut view = HealthView::unprobed(Arc::new(snapshot), now);
     view.backends = dead.iter().map(|backend| (*backend, down)).collect();

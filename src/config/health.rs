@@ -10,12 +10,16 @@ use crate::model::health::machine::HealthOptions;
 /// How apiservers are asked whether they live, and what follows.
 #[derive(Clone, Debug, Args)]
 pub struct HealthArgs {
-    /// How often each apiserver is pinged over a connection that is kept open, from 100ms to 60s
+    /// How often an apiserver that is down is probed, or one to which no connection can be kept, from 100ms to 60s
     #[arg(long, env = "APIVIP_PROBE_INTERVAL", value_name = "DURATION", value_parser = interval, default_value = "1s")]
     pub probe_interval: Duration,
 
-    /// How often each apiserver is asked for /readyz where nothing speaks against it, from 1s to 10m
-    #[arg(long, env = "APIVIP_READYZ_INTERVAL", value_name = "DURATION", value_parser = readyz_interval, default_value = "10s")]
+    /// How often each apiserver's process is pinged (HTTP/2 PING) over the connection that is kept open, from 100ms to 60s
+    #[arg(long, env = "APIVIP_PING_INTERVAL", value_name = "DURATION", value_parser = interval, default_value = "3s")]
+    pub ping_interval: Duration,
+
+    /// How often each apiserver is asked for /readyz where nothing speaks against it, from 1s to 75s
+    #[arg(long, env = "APIVIP_READYZ_INTERVAL", value_name = "DURATION", value_parser = readyz_interval, default_value = "60s")]
     pub readyz_interval: Duration,
 
     /// Failed probes in a row before an apiserver is down
@@ -77,8 +81,10 @@ fn interval(text: &str) -> Result<Duration, String> {
     within(text, Duration::from_millis(100)..=Duration::from_secs(60), "100ms to 60s")
 }
 
+/// kube-apiserver ends a connection over which it was not asked for 90 s (its IdleTimeout), and each interval may be a tenth
+/// longer.
 fn readyz_interval(text: &str) -> Result<Duration, String> {
-    within(text, Duration::from_secs(1)..=Duration::from_secs(600), "1s to 10m")
+    within(text, Duration::from_secs(1)..=Duration::from_secs(75), "1s to 75s")
 }
 
 fn within(text: &str, range: RangeInclusive<Duration>, words: &str) -> Result<Duration, String> {
@@ -108,7 +114,7 @@ mod tests {
     fn an_interval_is_neither_a_flood_nor_a_nap() {
         assert!(interval("99ms").is_err() && interval("61s").is_err());
         assert_eq!(interval("100ms"), Ok(Duration::from_millis(100)));
-        assert!(readyz_interval("999ms").is_err() && readyz_interval("601s").is_err());
-        assert_eq!(readyz_interval("10m"), Ok(Duration::from_secs(600)));
+        assert!(readyz_interval("999ms").is_err() && readyz_interval("76s").is_err());
+        assert_eq!(readyz_interval("75s"), Ok(Duration::from_secs(75)));
     }
 }

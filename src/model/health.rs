@@ -76,13 +76,45 @@ impl fmt::Display for FailReason {
 pub enum Outcome {
     /// A PING was answered: the process runs. Says nothing of its readiness, and does not end a suspicion.
     Alive,
-    /// `/readyz` says 200, or 401 or 403, which an apiserver without anonymous access says.
+    /// `/readyz` says 200, or 401 or 403, which say nothing of it ([`Answered::readiness_known`]).
     Ready,
     /// `/readyz` says 5xx, or nothing in a patience of seconds while the process lives: not to be given new
     /// connections.
     Unready,
     /// No answer that an apiserver would give.
     Failed(FailReason),
+}
+
+/// As whom an apiserver took the daemon. A closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Caller {
+    /// It knows the daemon's credentials: a connection stays open, and is asked over.
+    Authenticated,
+    /// No credentials were shown: there are none, or they could not be read.
+    Anonymous,
+    /// It answered 401 to the daemon's credentials, and was asked without.
+    Refused,
+}
+
+impl Caller {
+    /// The word in logs, status and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Authenticated => "authenticated",
+            Self::Anonymous => "anonymous",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What an answer to `/readyz` says besides of readiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// As whom the daemon was taken.
+    pub caller: Caller,
+    /// Whether readiness is known: 401 and 403 say nothing of it.
+    pub readiness_known: bool,
 }
 
 /// One finished probe.
@@ -100,6 +132,8 @@ pub struct Probe {
     pub handshake: Option<Duration>,
     /// Whether the backend runs on this node, if a connection was made: it begins at the address that it leads to then.
     pub local: Option<bool>,
+    /// Who was taken for whom, if `/readyz` was answered.
+    pub answered: Option<Answered>,
 }
 
 /// The state of a backend.
@@ -161,6 +195,8 @@ pub struct BackendHealth {
     pub round_trip: Option<Duration>,
     /// Until when it must go on answering before it is Up again, if it does answer and failed repeatedly.
     pub held_until: Option<Instant>,
+    /// Its latest answer to `/readyz`.
+    pub answered: Option<Answered>,
 }
 
 /// A snapshot together with the health of its backends, so that the two are never mixed.

@@ -1,9 +1,10 @@
-//! An open connection to an apiserver, over which it is asked again and again.
+//! An open connection to an apiserver, over which it is asked again and again, or which only shows that it lives.
 //!
 //! In: a TLS stream. Out: [`News`], one at a time. It drives the protocol itself, so nothing happens on it while
 //! nobody waits for its news. Deadlines are the owner's.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use h2::{Ping, PingPong};
+use http::HeaderValue;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
@@ -20,8 +22,8 @@ use super::failure::BoxError;
 use super::metered::{Allowance, Metered};
 use super::request::{Question, is_last};
 use super::socket::ask_by_keepalive;
-use crate::model::health::{FailReason, Outcome};
-use crate::readyz::{outcome, reason};
+use crate::model::health::FailReason;
+use crate::readyz::reason;
 
 /// HTTP/2: what a server may send unasked. Its body is never read.
 const WINDOW: u32 = 16 * 1024;
@@ -40,7 +42,8 @@ pub(super) enum News {
     /// `/readyz`, asked at `asked`, was answered.
     Answer {
         asked: Instant,
-        outcome: Outcome,
+        /// With this HTTP status.
+        status: u16,
         /// The server closes the connection after it.
         last: bool,
     },
@@ -51,7 +54,7 @@ pub(super) enum News {
 }
 
 struct Answer {
-    outcome: Outcome,
+    status: u16,
     last: bool,
 }
 
@@ -68,6 +71,7 @@ pub(super) struct Kept {
     requests: Requests,
     question: Question,
     allowance: Allowance,
+    ends: Option<(SocketAddr, SocketAddr)>,
     pinged: Option<Instant>,
     asked: Option<(Instant, BoxFuture<'static, Result<Answer, BoxError>>)>,
 }
@@ -76,14 +80,17 @@ impl Kept {
     /// Speaks HTTP/2 if the server chose it, else HTTP/1.1.
     pub(super) async fn open(stream: TlsStream<Metered>, question: Question) -> Result<Self, BoxError> {
         let (metered, tls) = stream.get_ref();
-        let allowance = metered.allowance();
-        let (driver, requests) = if tls.alpn_protocol() == Some(b"h2") {
-            open_h2(stream).await?
-        } else {
-            ask_by_keepalive(metered.stream())?;
-            open_h1(stream).await?
-        };
-        Ok(Self { driver, ended: None, requests, question, allowance, pinged: None, asked: None })
+        let (allowance, tcp) = (metered.allowance(), metered.stream());
+        ask_by_keepalive(tcp)?;
+        let ends = tcp.local_addr().ok().zip(tcp.peer_addr().ok());
+        let (driver, requests) =
+            if tls.alpn_protocol() == Some(b"h2") { open_h2(stream).await? } else { open_h1(stream).await? };
+        Ok(Self { driver, ended: None, requests, question, allowance, ends, pinged: None, asked: None })
+    }
+
+    /// This node's end of the connection, and the apiserver's.
+    pub(super) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.ends
     }
 
     /// Whether PINGs can be sent.
@@ -110,12 +117,12 @@ impl Kept {
         }
     }
 
-    /// Asks for `/readyz`. An earlier question is taken back.
-    pub(super) fn ask(&mut self, now: Instant) {
+    /// Asks for `/readyz`, as the bearer of what the header says. An earlier question is taken back.
+    pub(super) fn ask(&mut self, now: Instant, authorization: Option<&HeaderValue>) {
         self.allowance.renew();
         let answer = match &mut self.requests {
-            Requests::H2(sender, _) => ask_h2(sender.clone(), self.question.h2()).boxed(),
-            Requests::H1(sender) => ask_h1(sender.send_request(self.question.h1())).boxed(),
+            Requests::H2(sender, _) => ask_h2(sender.clone(), self.question.h2(authorization)).boxed(),
+            Requests::H1(sender) => ask_h1(sender.send_request(self.question.h1(authorization))).boxed(),
         };
         self.asked = Some((now, answer));
     }
@@ -143,7 +150,7 @@ impl Kept {
             let asked = *asked;
             self.asked = None;
             return Poll::Ready(match result {
-                Ok(Answer { outcome, last }) => News::Answer { asked, outcome, last },
+                Ok(Answer { status, last }) => News::Answer { asked, status, last },
                 Err(error) => News::Unanswered(asked, self.why(&error)),
             });
         }
@@ -205,15 +212,15 @@ async fn ask_h2(
 ) -> Result<Answer, BoxError> {
     let (response, _) = sender.ready().await?.send_request(request, true)?;
     // Dropping the body tells the server not to send it.
-    Ok(Answer { outcome: outcome(response.await?.status().as_u16()), last: false })
+    Ok(Answer { status: response.await?.status().as_u16(), last: false })
 }
 
 async fn ask_h1(
     response: impl Future<Output = hyper::Result<http::Response<hyper::body::Incoming>>>,
 ) -> Result<Answer, BoxError> {
     let response = response.await?;
-    let outcome = outcome(response.status().as_u16());
+    let status = response.status().as_u16();
     let last = is_last(response.version(), response.headers());
     let body = timeout(BODY_TIME, Limited::new(response.into_body(), BODY).collect()).await;
-    Ok(Answer { outcome, last: last || !matches!(body, Ok(Ok(_))) })
+    Ok(Answer { status, last: last || !matches!(body, Ok(Ok(_))) })
 }

@@ -1,16 +1,20 @@
 //! Asks every candidate apiserver whether it is alive, and publishes a [`HealthView`].
 //!
-//! In: snapshots, the TLS settings that trust the cluster's CA, how often to ask. Out: a view for each snapshot and for
+//! In: snapshots, as whom to ask and whom to trust, how often to ask. Out: a view for each snapshot and for
 //! each change of health, and one call of the [`Observer`] for each finished probe. What follows from a probe is
 //! decided by [`crate::model::health::machine`]; here is the I/O.
 //!
 //! One task for each backend (`worker`) asks; one task (`scheduler`) owns the state machine and tells the others
-//! how often. A worker keeps one connection open (`kept`) and makes fresh ones (`fresh`) when in doubt.
+//! how often. A worker keeps one connection open (`held`, `kept`) and makes fresh ones (`fresh`) when in doubt.
+//!
+//! What tells of an apiserver, the cheapest for it first: the end of the kept connection (its process died); the kernel's
+//! keepalive, which the other host's kernel answers (its host died, or the way to it); PINGs, which its process answers (it
+//! hangs); `/readyz` (it is not ready).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::sync::{mpsc, watch};
 
@@ -18,10 +22,12 @@ use crate::model::health::HealthView;
 use crate::model::health::machine::HealthOptions;
 use crate::model::published::Published;
 use crate::model::types::Backend;
+use crate::readyz::Identity;
 
 mod beat;
 mod failure;
 mod fresh;
+mod held;
 mod kept;
 mod metered;
 mod ports;
@@ -35,9 +41,11 @@ mod worker;
 /// How to probe.
 #[derive(Clone, Debug)]
 pub struct ProbeConfig {
-    /// Between two PINGs on a kept-open connection, and between two probes of a backend that is Down. Each is up to
-    /// a tenth longer or shorter, and each node begins elsewhere in it, so that nodes do not march in step.
+    /// Between two probes of a backend that is Down, or to which no connection is kept. Each is up to a tenth longer or
+    /// shorter, so that nodes do not march in step.
     pub interval: Duration,
+    /// Between two PINGs on a kept-open connection, with the same jitter; each node begins elsewhere in it.
+    pub ping_interval: Duration,
     /// Between two questions for `/readyz` on a kept-open connection, with the same jitter.
     pub readyz_interval: Duration,
     /// The name that the certificate must carry.
@@ -52,25 +60,48 @@ pub trait Observer: Send + Sync {
     fn probed(&self, outcome: &'static str, took: Duration);
 }
 
+/// What this node's kernel knows of a connection of this process.
+pub trait Kernel: Send + Sync {
+    /// How long ago a segment of the other end arrived last, on the connection from `own` to `peer`; `None` if the kernel
+    /// does not say.
+    fn heard(&self, own: SocketAddr, peer: SocketAddr) -> Option<Duration>;
+}
+
+/// Knows nothing.
+impl Kernel for () {
+    fn heard(&self, _: SocketAddr, _: SocketAddr) -> Option<Duration> {
+        None
+    }
+}
+
 /// Takes no notice.
 impl Observer for () {
     fn probed(&self, _: &'static str, _: Duration) {}
 }
 
+/// What goes in besides the snapshots.
+pub struct Inputs {
+    /// As whom to ask. When the CA changes, the next handshake uses the new one, and open connections stay; when the
+    /// credentials change, connections are replaced within seconds.
+    pub identity: watch::Receiver<Identity>,
+    /// Backends that could not be reached by somebody else; they are asked at once.
+    pub suspects: mpsc::UnboundedReceiver<Backend>,
+    /// This node's kernel.
+    pub kernel: Arc<dyn Kernel>,
+    /// Who counts.
+    pub observer: Arc<dyn Observer>,
+}
+
 /// Probes until `published` closes or nobody receives `views`.
 ///
-/// A view with a new snapshot is sent at once, before anything of it is probed. `trust` holds a client configuration
-/// without client certificate; when it changes, the next handshake uses the new one, and open connections stay. Backends
-/// from `suspects` could not be reached by somebody else, and are asked at once.
+/// A view with a new snapshot is sent at once, before anything of it is probed.
 pub async fn run(
     config: ProbeConfig,
-    trust: watch::Receiver<Arc<ClientConfig>>,
+    inputs: Inputs,
     published: watch::Receiver<Option<Published>>,
     views: watch::Sender<Option<HealthView>>,
-    suspects: mpsc::UnboundedReceiver<Backend>,
-    observer: Arc<dyn Observer>,
 ) {
-    scheduler::Scheduler::new(config, trust, views, suspects, observer).run(published).await;
+    scheduler::Scheduler::new(config, inputs, views).run(published).await;
 }
 
 #[cfg(test)]

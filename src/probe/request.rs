@@ -1,6 +1,6 @@
 //! The one question that is asked, and what its answers mean.
 
-use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Request, Uri, Version};
 use http_body_util::Empty;
 use rustls::pki_types::ServerName;
@@ -9,7 +9,7 @@ use crate::readyz::authority;
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("apivip/", env!("CARGO_PKG_VERSION")));
 
-/// `GET /readyz` of the server with a certain name. Carries no credentials.
+/// `GET /readyz` of the server with a certain name.
 #[derive(Clone, Debug)]
 pub(super) struct Question {
     uri: Uri,
@@ -30,21 +30,28 @@ impl Question {
     }
 
     /// As HTTP/2 wants it.
-    pub(super) fn h2(&self) -> Request<()> {
+    pub(super) fn h2(&self, authorization: Option<&HeaderValue>) -> Request<()> {
         let mut request = Request::new(());
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = Version::HTTP_2;
-        request.headers_mut().insert(USER_AGENT, AGENT);
+        introduce(request.headers_mut(), authorization);
         request
     }
 
     /// As HTTP/1.1 wants it.
-    pub(super) fn h1<B: bytes::Buf>(&self) -> Request<Empty<B>> {
+    pub(super) fn h1<B: bytes::Buf>(&self, authorization: Option<&HeaderValue>) -> Request<Empty<B>> {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = Uri::from_static("/readyz");
         request.headers_mut().insert(HOST, self.host.clone());
-        request.headers_mut().insert(USER_AGENT, AGENT);
+        introduce(request.headers_mut(), authorization);
         request
+    }
+}
+
+fn introduce(headers: &mut HeaderMap, authorization: Option<&HeaderValue>) {
+    headers.insert(USER_AGENT, AGENT);
+    if let Some(authorization) = authorization {
+        headers.insert(AUTHORIZATION, authorization.clone());
     }
 }
 

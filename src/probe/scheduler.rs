@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant as StdInstant;
 
-use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -14,10 +13,10 @@ use super::beat::Beat;
 use super::fresh::Target;
 use super::ports::Ports;
 use super::request::Question;
-use super::timetable::Timetable;
+use super::timetable::{Intervals, Timetable};
 use super::view;
-use super::worker::{Event, What, Worker};
-use super::{Observer, ProbeConfig};
+use super::worker::{Event, State, What, Worker};
+use super::{Inputs, ProbeConfig};
 use crate::model::health::machine::{Directive, Health};
 use crate::model::health::{Cue, HealthView, Outcome};
 use crate::model::published::Published;
@@ -32,9 +31,8 @@ pub(super) struct Scheduler {
     config: ProbeConfig,
     beat: Beat,
     question: Question,
-    trust: watch::Receiver<Arc<ClientConfig>>,
+    inputs: Inputs,
     views: watch::Sender<Option<HealthView>>,
-    observer: Arc<dyn Observer>,
     health: Health,
     ports: Ports,
     snapshot: Option<Arc<Snapshot>>,
@@ -42,7 +40,6 @@ pub(super) struct Scheduler {
     tasks: JoinSet<()>,
     events: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
-    suspects: mpsc::UnboundedReceiver<Backend>,
     /// When each was suspected last.
     suspected: BTreeMap<Backend, Instant>,
 }
@@ -56,29 +53,21 @@ enum Woken {
 }
 
 impl Scheduler {
-    pub(super) fn new(
-        config: ProbeConfig,
-        trust: watch::Receiver<Arc<ClientConfig>>,
-        views: watch::Sender<Option<HealthView>>,
-        suspects: mpsc::UnboundedReceiver<Backend>,
-        observer: Arc<dyn Observer>,
-    ) -> Self {
+    pub(super) fn new(config: ProbeConfig, inputs: Inputs, views: watch::Sender<Option<HealthView>>) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS);
         Self {
-            beat: Beat::new(config.interval, Instant::now().into_std(), rand::random()),
+            beat: Beat::new(config.ping_interval, Instant::now().into_std(), rand::random()),
             question: Question::new(&config.server_name),
             health: Health::new(config.health),
             ports: Ports::default(),
             config,
-            trust,
+            inputs,
             views,
-            observer,
             snapshot: None,
             workers: BTreeMap::new(),
             tasks: JoinSet::new(),
             events,
             inbox,
-            suspects,
             suspected: BTreeMap::new(),
         }
     }
@@ -109,7 +98,7 @@ impl Scheduler {
             changed = published.changed() => Woken::Published(changed.is_ok()),
             () = self.views.closed() => Woken::Unwanted,
             Some(event) = self.inbox.recv() => Woken::Event(event),
-            Some(backend) = self.suspects.recv() => Woken::Suspect(backend),
+            Some(backend) = self.inputs.suspects.recv() => Woken::Suspect(backend),
             () = async {
                 match deadline {
                     Some(at) => sleep_until(Instant::from_std(at)).await,
@@ -137,7 +126,7 @@ impl Scheduler {
             }
             What::Probed(probe) => {
                 let took = probe.finished.saturating_duration_since(probe.started);
-                self.observer.probed(label(probe.outcome), took);
+                self.inputs.observer.probed(label(probe.outcome), took);
                 self.health.observe(backend, probe);
                 probe.finished
             }
@@ -187,10 +176,17 @@ impl Scheduler {
 
     fn start(&mut self, backend: Backend, directive: Directive) {
         let (sender, receiver) = watch::channel(directive);
-        let ProbeConfig { readyz_interval, ref server_name, .. } = self.config;
-        let target = Target { address: backend, name: server_name.clone(), question: self.question.clone() };
-        let times = Timetable::new(self.beat.clone(), readyz_interval, Instant::now().into_std());
-        let worker = Worker::new(target, self.trust.clone(), receiver, self.events.clone(), times);
+        let ProbeConfig { interval, readyz_interval, ref server_name, .. } = self.config;
+        let intervals = Intervals { probe: interval, readyz: readyz_interval };
+        let worker = Worker {
+            target: Target { address: backend, name: server_name.clone(), question: self.question.clone() },
+            identity: self.inputs.identity.clone(),
+            directive: receiver,
+            kernel: Arc::clone(&self.inputs.kernel),
+            events: self.events.clone(),
+            times: Timetable::new(self.beat.clone(), intervals, Instant::now().into_std()),
+            state: State::default(),
+        };
         self.tasks.spawn(worker.run());
         self.workers.insert(backend, sender);
     }

@@ -11,12 +11,14 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::failure::LocalError;
 
-/// The backstop for a connection whose PINGs we time ourselves: silence before the kernel asks, how long data may stay
-/// unacknowledged (TCP_USER_TIMEOUT).
+/// The backstop for a connection that is being made, whose time we take ourselves: silence before the kernel asks, how long
+/// data may stay unacknowledged (TCP_USER_TIMEOUT).
 const BACKSTOP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
-/// The same for a connection that cannot PING. One second is the least that the kernel takes; it asks after 1 s of
-/// silence and gives up 1 s later.
-const ALONE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(900));
+/// The same for one that is kept. One second is the least that the kernel takes (TCP_KEEPIDLE); it asks after so much silence,
+/// the host's kernel answers, which costs its processes nothing, and without an answer it gives up 1 s later.
+const KEPT: (Duration, Duration) = (KEEPALIVE, Duration::from_millis(900));
+/// Between two questions of the kernel's on a kept connection.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(1);
 
 /// Connects. The caller bounds the time.
 pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, LocalOr> {
@@ -36,7 +38,7 @@ pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, LocalOr> {
 
 /// Lets the kernel ask each second whether the peer is there.
 pub(super) fn ask_by_keepalive(stream: &TcpStream) -> io::Result<()> {
-    watch_over(SockRef::from(stream), ALONE)
+    watch_over(SockRef::from(stream), KEPT)
 }
 
 fn watch_over(socket: SockRef<'_>, (silence, unacknowledged): (Duration, Duration)) -> io::Result<()> {
@@ -69,8 +71,8 @@ mod tests {
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(BACKSTOP.1));
         assert_eq!(socket.tcp_keepalive_time().unwrap(), BACKSTOP.0);
         ask_by_keepalive(&stream).unwrap();
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(ALONE.1));
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), ALONE.0);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(KEPT.1));
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEPT.0);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(1));
     }
 }

@@ -7,4 +7,5 @@ mod kept;
 mod outcomes;
 mod pki;
 mod server;
+mod strangers;
 mod trust;

@@ -1,4 +1,4 @@
-//! When the next PING, question or fresh probe of one backend is due.
+//! When the next PING, question, look or fresh probe of one backend is due.
 //!
 //! In: the directive, what the kept-open connection is doing, what was started when. Out: a [`Plan`]. Chance is an
 //! argument: a number from 0 up to, not including, 1.
@@ -6,10 +6,13 @@
 use std::time::{Duration, Instant};
 
 use super::beat::{Beat, about};
+use super::socket::KEEPALIVE;
 use crate::model::health::machine::{Directive, Pace};
 
 /// Between two starts of a burst.
 const BURST: Duration = Duration::from_millis(50);
+/// The longest pause between two tries to open a connection that carries no request.
+const HOLD_MAX: Duration = Duration::from_secs(30);
 
 /// What can be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,10 @@ pub(super) enum Action {
     Ask,
     /// A fresh probe.
     Fresh,
+    /// Whether the host acknowledges the kernel's keepalive.
+    Look,
+    /// A connection that carries no request.
+    Hold,
 }
 
 /// The state of the kept-open connection.
@@ -29,6 +36,10 @@ pub(super) struct Link {
     pub(super) may_ping: bool,
     /// `/readyz` is asked for and not answered.
     pub(super) asking: bool,
+    /// It carries no request: who asks makes a fresh probe.
+    pub(super) mute: bool,
+    /// Another connection should take its place from then on, made in this way.
+    pub(super) renew: Option<(Instant, Action)>,
 }
 
 /// What is due when; times in the past are due now.
@@ -37,6 +48,8 @@ pub(super) struct Plan {
     ping: Option<Instant>,
     ask: Option<Instant>,
     fresh: Option<Instant>,
+    look: Option<Instant>,
+    hold: Option<Instant>,
 }
 
 impl Plan {
@@ -45,78 +58,142 @@ impl Plan {
         let ask = self.ask.map(|at| (at, Action::Ask));
         let fresh = self.fresh.map(|at| (at, Action::Fresh));
         let ping = self.ping.map(|at| (at, Action::Ping));
-        ask.into_iter().chain(fresh).chain(ping).min_by_key(|(at, _)| *at)
+        let look = self.look.map(|at| (at, Action::Look));
+        let hold = self.hold.map(|at| (at, Action::Hold));
+        ask.into_iter().chain(fresh).chain(ping).chain(look).chain(hold).min_by_key(|(at, _)| *at)
     }
+}
+
+/// How often.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Intervals {
+    /// Between two fresh probes where no connection is kept, or of a backend that is Down.
+    pub(super) probe: Duration,
+    /// Between two questions for `/readyz` where nothing speaks against a backend.
+    pub(super) readyz: Duration,
 }
 
 /// The times of one backend.
 #[derive(Clone, Debug)]
 pub(super) struct Timetable {
     beat: Beat,
-    readyz_interval: Duration,
+    intervals: Intervals,
     ping: Instant,
+    look: Instant,
     readyz: Instant,
     /// The next probe of a backend that is asked at each interval.
     regular: Instant,
+    hold: Instant,
     fresh: Option<Instant>,
     probed: Option<Instant>,
 }
 
 impl Timetable {
-    /// Nothing was started yet: the first probe is due `now`.
-    pub(super) fn new(beat: Beat, readyz_interval: Duration, now: Instant) -> Self {
-        Self { beat, readyz_interval, ping: now, readyz: now, regular: now, fresh: None, probed: None }
+    /// Nothing was started yet: the first probe is due `now`. The beat is that of PINGs.
+    pub(super) fn new(beat: Beat, intervals: Intervals, now: Instant) -> Self {
+        Self {
+            beat,
+            intervals,
+            ping: now,
+            look: now,
+            readyz: now,
+            regular: now,
+            hold: now,
+            fresh: None,
+            probed: None,
+        }
     }
 
     /// A connection is kept from `now` on. It is asked anywhere in the interval from now, and its PINGs begin with this
-    /// node's next beat: nodes that all connected when the apiserver came up must not ask in step.
-    pub(super) fn kept(&mut self, now: Instant, chance: f64) {
+    /// node's next beat: nodes that all connected when the apiserver came up must not ask in step. The host may take `limit` to
+    /// acknowledge a keepalive.
+    pub(super) fn kept(&mut self, now: Instant, limit: Duration, chance: f64) {
         self.ping = self.beat.after(now, chance);
-        self.readyz = now + self.readyz_interval.mul_f64(chance);
+        self.readyz = now + self.intervals.readyz.mul_f64(chance);
+        self.look = now + KEEPALIVE + limit;
+    }
+
+    /// The host was heard so long ago: the next look is when it should have been heard again.
+    pub(super) fn looked(&mut self, now: Instant, heard: Duration, limit: Duration) {
+        self.look = now + (KEEPALIVE + limit).saturating_sub(heard).max(BURST);
     }
 
     /// The kept connection was lost. Those that may bear witness are asked first; the burst that follows will not wait
     /// for the next regular probe.
     pub(super) fn lost(&mut self, now: Instant, chance: f64) {
-        self.regular = now + about(self.beat.interval(), chance);
+        self.regular = now + about(self.intervals.probe, chance);
     }
 
     /// It was lost once more, which says nothing any longer of this server: a single probe tells, at once unless there
     /// was one within the interval. Later, one that flaps in step with the probes would be missed.
     pub(super) fn lost_again(&mut self, now: Instant, chance: f64) {
-        let rested = self.probed.map_or(now, |probed| probed + about(self.beat.interval(), chance));
+        let rested = self.probed.map_or(now, |probed| probed + about(self.intervals.probe, chance));
         self.regular = rested.max(now);
     }
 
-    /// `action` was started.
-    pub(super) fn started(&mut self, action: Action, now: Instant, chance: f64) {
+    /// A fresh probe asks what the kept connection was asked, or should have been.
+    pub(super) fn ask_afresh(&mut self, now: Instant) {
+        self.regular = now;
+    }
+
+    /// The next try to open a connection that carries no request, after so many that ended soon.
+    pub(super) fn hold_again(&mut self, now: Instant, ended_soon: u32, chance: f64) {
+        let pause = self.intervals.probe.saturating_mul(1 << ended_soon.min(16)).min(HOLD_MAX);
+        self.hold = now + about(pause, chance);
+    }
+
+    /// `action` was started; over what is known of the kept connection.
+    pub(super) fn started(&mut self, action: Action, link: Option<Link>, now: Instant, chance: f64) {
         match action {
             // At the beat, or late: the next one is the one after that.
             Action::Ping => self.ping = self.beat.after(now + self.beat.interval() / 2, chance),
-            Action::Ask => self.readyz = now + about(self.readyz_interval, chance),
-            Action::Fresh => self.fresh = Some(now),
+            Action::Ask => self.readyz = now + about(self.intervals.readyz, chance),
+            Action::Fresh => {
+                self.fresh = Some(now);
+                if link.is_some_and(|link| link.mute) {
+                    self.readyz = now + about(self.intervals.readyz, chance);
+                }
+            }
+            Action::Look | Action::Hold => {}
         }
-        if action != Action::Ping {
-            self.regular = now + about(self.beat.interval(), chance);
+        if matches!(action, Action::Ask | Action::Fresh) {
+            self.regular = now + about(self.intervals.probe, chance);
             self.probed = Some(now);
         }
     }
 
-    /// What to do. `crowded`: no further fresh probe fits.
-    pub(super) fn plan(&self, directive: Directive, link: Option<Link>, crowded: bool) -> Plan {
+    /// What to do. `crowded`: no further fresh probe fits. `stranger`: a connection is kept only without requests.
+    pub(super) fn plan(
+        &self,
+        directive: Directive,
+        link: Option<Link>,
+        crowded: bool,
+        stranger: bool,
+    ) -> Plan {
         let probed = if directive.afresh { self.fresh } else { self.probed };
         let owed = directive.not_before.filter(|demanded| probed.is_none_or(|probed| probed < *demanded));
-        let ping = link.and_then(|link| link.may_ping.then_some(self.ping));
+        let mute = link.is_some_and(|link| link.mute);
         let (ask, fresh) = match (directive.pace, link) {
             (Pace::Burst, _) => (None, Some(self.fresh.map_or(self.regular, |latest| latest + BURST))),
             (Pace::Steady | Pace::Watchful, None) => (None, owed.or(Some(self.regular))),
-            (_, Some(_)) if owed.is_some() && directive.afresh => (None, owed),
+            (_, Some(_)) if owed.is_some() && (directive.afresh || mute) => (None, owed),
             (_, Some(_)) if owed.is_some() => (owed, None),
+            (Pace::Watchful, Some(_)) if mute => (None, Some(self.readyz.min(self.regular))),
+            (Pace::Steady, Some(_)) if mute => (None, Some(self.readyz)),
             (_, Some(link)) if link.asking => (None, None),
             (Pace::Watchful, Some(_)) => (Some(self.readyz.min(self.regular)), None),
             (Pace::Steady, Some(_)) => (Some(self.readyz), None),
         };
-        Plan { ping, ask, fresh: fresh.filter(|_| !crowded) }
+        let renew =
+            |wanted| link.and_then(|link| link.renew).filter(|(_, by)| *by == wanted).map(|(at, _)| at);
+        let hold = if link.is_none() && stranger { Some(self.hold) } else { renew(Action::Hold) };
+        Plan {
+            ping: link.and_then(|link| link.may_ping.then_some(self.ping)),
+            look: link.map(|_| self.look),
+            ask,
+            fresh: fresh.into_iter().chain(renew(Action::Fresh)).min().filter(|_| !crowded),
+            hold,
+        }
     }
 }
 

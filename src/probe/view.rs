@@ -26,7 +26,8 @@ pub(super) fn news(
 
 fn is_alike(old: &BackendHealth, new: &BackendHealth) -> bool {
     let settled = |health: &BackendHealth| {
-        (health.state, health.since, health.published, health.answering, health.ending, health.failing)
+        let BackendHealth { state, since, published, answering, ending, failing, answered, .. } = *health;
+        (state, since, published, answering, ending, failing, answered)
     };
     settled(old) == settled(new) && is_near(old.round_trip, new.round_trip)
 }

@@ -1,6 +1,6 @@
 //! The prober of one backend: keeps a connection open, asks over it, and makes fresh ones when in doubt.
 //!
-//! In: a [`Directive`], whom to trust. Out: [`Event`]s. It ends when its directive's sender is dropped.
+//! In: a [`Directive`], as whom to ask. Out: [`Event`]s. It ends when its directive's sender is dropped.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -8,17 +8,20 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, sleep_until};
 
+use super::Kernel;
 use super::failure::LocalError;
-use super::fresh::{Attempt, PATIENCE, Target, Waiting, attempt, settings};
+use super::fresh::{Attempt, PATIENCE, Target, Waiting, attempt, hold};
+use super::held::Held;
 use super::kept::{Kept, News};
+use super::socket::KEEPALIVE;
 use super::timetable::{Action, Link, Timetable};
 use crate::model::health::machine::Directive;
-use crate::model::health::{Cue, FailReason, Outcome, Probe};
+use crate::model::health::{Answered, Caller, Cue, FailReason, Outcome, Probe};
 use crate::model::types::Backend;
+use crate::readyz::{Credentials, Identity, UNAUTHORIZED, outcome, tells_readiness};
 
 /// Fresh probes at the same time: 50 ms apart, this many have timeouts of 3 s; no decision needs more.
 const FLYING: usize = 64;
@@ -30,6 +33,9 @@ const SOON: Duration = Duration::from_secs(5);
 /// So many of them in a row, and their end is no sign of anything: this server keeps no connections, or flaps. Without
 /// the bound it would be asked in a burst for ever.
 const SHORT_LIVED: u32 = 3;
+/// Credentials that were refused are shown again after so long, if there are no other ones: an apiserver that cannot reach
+/// what it verifies tokens with refuses good ones, too.
+const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a worker found.
 #[derive(Debug)]
@@ -46,74 +52,91 @@ pub(super) enum What {
     Probed(Probe),
 }
 
-/// A kept-open connection and its deadlines.
-struct Held {
-    kept: Box<Kept>,
-    since: Instant,
-    pong_by: Option<Instant>,
-    answer_by: Option<Instant>,
-}
-
 /// The prober.
 pub(super) struct Worker {
-    target: Target,
-    trust: watch::Receiver<Arc<ClientConfig>>,
-    directive: watch::Receiver<Directive>,
-    events: mpsc::Sender<Event>,
-    times: Timetable,
-    state: State,
+    pub(super) target: Target,
+    pub(super) identity: watch::Receiver<Identity>,
+    pub(super) directive: watch::Receiver<Directive>,
+    pub(super) kernel: Arc<dyn Kernel>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) times: Timetable,
+    pub(super) state: State,
 }
 
+/// What is under way.
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     held: Option<Held>,
-    flying: FuturesUnordered<BoxFuture<'static, Attempt>>,
+    flying: FuturesUnordered<BoxFuture<'static, Landed>>,
     waiting: Waiting,
     short_lived: u32,
+    /// The credentials that the apiserver does not know, and when it said so.
+    refused: Option<(Credentials, Instant)>,
     /// The last fresh probe could not be made; that was logged.
     hampered: bool,
 }
 
+/// What was made beside the kept-open connection.
+enum Landed {
+    Probe(Attempt),
+    /// A connection to be kept without a request, if it came about.
+    Connection(Option<Box<Kept>>),
+}
+
 enum Woken {
     News(News),
-    Attempt(Attempt),
+    Landed(Landed),
     Directive(bool),
+    Identity,
     Time,
 }
 
 impl Worker {
-    pub(super) fn new(
-        target: Target,
-        trust: watch::Receiver<Arc<ClientConfig>>,
-        directive: watch::Receiver<Directive>,
-        events: mpsc::Sender<Event>,
-        times: Timetable,
-    ) -> Self {
-        Self { target, trust, directive, events, times, state: State::default() }
-    }
-
     pub(super) async fn run(mut self) {
         loop {
             let directive = *self.directive.borrow_and_update();
-            let wake = self.start_what_is_due(directive);
+            let wake = self.start_what_is_due(directive).await;
             match self.wait(wake).await {
                 Woken::News(news) => self.heard(news).await,
-                Woken::Attempt(attempt) => self.landed(attempt).await,
+                Woken::Landed(Landed::Probe(attempt)) => self.landed(attempt).await,
+                Woken::Landed(Landed::Connection(kept)) => self.adopt(kept, None),
                 Woken::Directive(true) => {}
                 Woken::Directive(false) => return,
+                Woken::Identity => self.credentials_changed(),
                 Woken::Time => self.check_deadlines(Instant::now()).await,
             }
         }
     }
 
+    /// The credentials to show, unless there are none or this apiserver does not know them.
+    fn usable(&self, now: Instant) -> Option<Credentials> {
+        let credentials = self.identity.borrow().credentials.clone()?;
+        let refused = self.state.refused.as_ref();
+        let refused = refused.is_some_and(|(who, at)| *who == credentials && now - *at < REFUSED_AGAIN);
+        (!refused).then_some(credentials)
+    }
+
+    fn credentials_changed(&mut self) {
+        self.identity.mark_unchanged();
+        let now = Instant::now();
+        let usable = self.usable(now);
+        if let Some(held) = &mut self.state.held {
+            held.credentials_changed(usable.as_ref(), now, rand::random());
+        }
+    }
+
     /// Starts all that is due, and says when to look again.
-    fn start_what_is_due(&mut self, directive: Directive) -> Option<Instant> {
+    async fn start_what_is_due(&mut self, directive: Directive) -> Option<Instant> {
         let now = Instant::now();
         loop {
             let crowded = self.state.flying.len() >= FLYING || self.state.waiting.count() >= WAITING;
-            let next = self.times.plan(directive, self.link(), crowded).next();
+            let usable = self.usable(now);
+            let link = self.state.held.as_ref().map(|held| held.link(usable.as_ref()));
+            let next = self.times.plan(directive, link, crowded, usable.is_none()).next();
             match next {
-                Some((at, action)) if at <= now.into_std() => self.start(action, now, directive.timeout),
+                Some((at, action)) if at <= now.into_std() => {
+                    self.start(action, link, usable, now, directive.timeout).await;
+                }
                 _ => {
                     let held = self.state.held.as_ref();
                     let deadlines = held.map(|held| [held.pong_by, held.answer_by]);
@@ -124,27 +147,53 @@ impl Worker {
         }
     }
 
-    fn link(&self) -> Option<Link> {
-        let kept = &self.state.held.as_ref()?.kept;
-        Some(Link { may_ping: kept.can_ping() && kept.pinged().is_none(), asking: kept.asked().is_some() })
-    }
-
-    fn start(&mut self, action: Action, now: Instant, limit: Duration) {
-        self.times.started(action, now.into_std(), rand::random());
+    async fn start(
+        &mut self,
+        action: Action,
+        link: Option<Link>,
+        usable: Option<Credentials>,
+        now: Instant,
+        limit: Duration,
+    ) {
+        self.times.started(action, link, now.into_std(), rand::random());
+        let target = self.target.clone();
         match (action, &mut self.state.held) {
             (Action::Ping, Some(held)) => {
                 held.kept.ping(now);
                 held.pong_by = Some(now + limit);
             }
             (Action::Ask, Some(held)) => {
-                held.kept.ask(now);
+                held.kept.ask(now, usable.as_ref().and_then(|shown| shown.authorization.as_ref()));
                 held.answer_by = Some(now + PATIENCE);
             }
-            _ => {
-                let trust = settings(&self.trust.borrow());
-                let waiting = self.state.waiting.clone();
-                self.state.flying.push(attempt(self.target.clone(), trust, limit, waiting).boxed());
+            (Action::Look, Some(_)) => self.look(now, limit).await,
+            (Action::Hold, held) => {
+                held.iter_mut().for_each(|held| held.replacement_begun(now));
+                self.times.hold_again(now.into_std(), self.state.short_lived, rand::random());
+                let trust = Arc::clone(&self.identity.borrow().trust);
+                self.state.flying.push(hold(target, trust, limit).map(Landed::Connection).boxed());
             }
+            (_, held) => {
+                held.iter_mut().for_each(|held| held.replacement_begun(now));
+                let trust = Arc::clone(&self.identity.borrow().trust);
+                let identity = Identity { trust, credentials: usable };
+                let waiting = self.state.waiting.clone();
+                self.state.flying.push(attempt(target, identity, limit, waiting).map(Landed::Probe).boxed());
+            }
+        }
+    }
+
+    /// The host at the other end, whatever its processes do, acknowledges a keepalive each second.
+    async fn look(&mut self, now: Instant, limit: Duration) {
+        let ends = self.state.held.as_ref().and_then(|held| held.kept.ends());
+        let heard = ends.and_then(|(own, peer)| self.kernel.heard(own, peer));
+        if heard.is_some_and(|heard| heard > KEEPALIVE + limit) {
+            tracing::debug!(address = %self.target.address, ?heard, "the host acknowledges no keepalive");
+            self.let_go(now);
+            self.send(What::Cue(now, Cue::Unacknowledged)).await;
+        } else {
+            // Where the kernel does not say, it ends the connection itself a moment later.
+            self.times.looked(now.into_std(), heard.unwrap_or_default(), limit);
         }
     }
 
@@ -160,8 +209,9 @@ impl Worker {
                     None => pending().await,
                 }
             } => Woken::News(news),
-            Some(attempt) = flying.next() => Woken::Attempt(attempt),
+            Some(landed) = flying.next() => Woken::Landed(landed),
             changed = self.directive.changed() => Woken::Directive(changed.is_ok()),
+            Ok(()) = self.identity.changed() => Woken::Identity,
             () = async {
                 match wake {
                     Some(at) => sleep_until(at).await,
@@ -177,19 +227,28 @@ impl Worker {
         match news {
             News::Pong(sent) => {
                 held.pong_by = None;
-                self.probed(sent, now, Outcome::Alive, Some(now - sent)).await;
+                self.probed(sent, now, Outcome::Alive, Some(now - sent), None).await;
             }
-            News::Answer { asked, outcome, last } => {
+            // Its credentials ended with their lifetime, or are no longer known, and the apiserver ends the connection for that.
+            // A connection of its own tells what is the case.
+            News::Answer { status: UNAUTHORIZED, .. } => {
+                self.let_go(now);
+                self.times.ask_afresh(now.into_std());
+            }
+            News::Answer { asked, status, last } => {
                 held.answer_by = None;
+                let outcome = outcome(status);
                 // An answer that no apiserver gives: ask anew over a connection of its own.
                 if last || matches!(outcome, Outcome::Failed(_)) {
                     self.let_go(now);
                 }
-                self.probed(asked, now, outcome, None).await;
+                let readiness_known = tells_readiness(status);
+                let answered = Answered { caller: Caller::Authenticated, readiness_known };
+                self.probed(asked, now, outcome, None, Some(answered)).await;
             }
             News::Unanswered(asked, reason) => {
                 self.let_go(now);
-                self.probed(asked, now, Outcome::Failed(reason), None).await;
+                self.probed(asked, now, Outcome::Failed(reason), None, None).await;
             }
             News::Ended(reason) => self.ended(now, reason).await,
         }
@@ -213,17 +272,43 @@ impl Worker {
     }
 
     async fn landed(&mut self, attempt: Attempt) {
-        match attempt.probe {
-            Ok(probe) => {
+        let Attempt { probe, kept, shown } = attempt;
+        match probe {
+            Ok(mut probe) => {
                 self.state.hampered = false;
-                if let (None, Some(kept)) = (&self.state.held, attempt.kept) {
-                    let now = Instant::now();
-                    self.times.kept(now.into_std(), rand::random());
-                    self.state.held = Some(Held { kept, since: now, pong_by: None, answer_by: None });
+                // There are some, and they were not shown again.
+                if let Some(answered) = probe.answered.as_mut().filter(|_| shown.is_none())
+                    && self.identity.borrow().credentials.is_some()
+                {
+                    answered.caller = Caller::Refused;
                 }
+                match (probe.answered.map(|answered| answered.caller), shown.clone()) {
+                    (Some(Caller::Refused), Some(shown)) => {
+                        self.state.refused = Some((shown, Instant::now()));
+                    }
+                    (Some(Caller::Authenticated), _) => self.state.refused = None,
+                    _ => {}
+                }
+                self.adopt(kept, shown);
                 self.send(What::Probed(probe)).await;
             }
             Err(error) => self.cannot_ask(&error),
+        }
+    }
+
+    /// Keeps a connection, if there is none, or none that is as good. The one that it replaces is closed.
+    fn adopt(&mut self, kept: Option<Box<Kept>>, shown: Option<Credentials>) {
+        let now = Instant::now();
+        let usable = self.usable(now);
+        let wanted = match &self.state.held {
+            None => true,
+            Some(held) if shown.is_some() => held.is_outdated(usable.as_ref()),
+            Some(held) => held.is_mute(),
+        };
+        if let Some(kept) = kept.filter(|_| wanted) {
+            let limit = self.directive.borrow().timeout;
+            self.times.kept(now.into_std(), limit, rand::random());
+            self.state.held = Some(Held::new(kept, shown, now, rand::random()));
         }
     }
 
@@ -248,7 +333,7 @@ impl Worker {
             Some(asked) if !silent && held.kept.can_ping() => {
                 held.kept.take_back();
                 held.answer_by = None;
-                self.probed(asked, now, Outcome::Unready, None).await;
+                self.probed(asked, now, Outcome::Unready, None, None).await;
             }
             _ => {
                 self.let_go(now);
@@ -263,10 +348,12 @@ impl Worker {
         now: Instant,
         outcome: Outcome,
         round_trip: Option<Duration>,
+        answered: Option<Answered>,
     ) {
         let (started, finished) = (started.into_std(), now.into_std());
         let (handshake, local) = (None, None);
-        self.send(What::Probed(Probe { started, finished, outcome, round_trip, handshake, local })).await;
+        let probe = Probe { started, finished, outcome, round_trip, handshake, local, answered };
+        self.send(What::Probed(probe)).await;
     }
 
     async fn send(&mut self, what: What) {

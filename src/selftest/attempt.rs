@@ -37,13 +37,12 @@ pub(super) struct Attempt {
     pub forwarded: bool,
 }
 
-/// Connects and asks. `look` is called once, while the connection stands, if one comes about.
+/// Connects and asks. `look` is called once, while the connection stands, if one comes about, and says how to go on with TLS.
 pub(super) async fn attempt(
     vip: Vip,
     name: ServerName<'static>,
-    trust: Arc<ClientConfig>,
     evidence: &dyn Evidence,
-    look: impl FnOnce(SocketAddr),
+    look: impl FnOnce(SocketAddr) -> Arc<ClientConfig>,
 ) -> Attempt {
     let started = Instant::now();
     let end = started + TIMEOUT;
@@ -55,15 +54,14 @@ pub(super) async fn attempt(
     let connected = in_time(end, socket.connect(vip)).await;
     let local = connected.as_ref().ok().and_then(|stream| stream.local_addr().ok());
     // Before anything is said: whoever does not like it closes, and takes the traces with him.
-    if let Some(local) = local {
-        look(local);
-    }
-    let (outcome, stream) = match connected {
-        Ok(stream) => match in_time(end, question(stream, &name, trust)).await {
+    let tls = local.map(look);
+    let (outcome, stream) = match (connected, tls) {
+        (Ok(stream), Some(tls)) => match in_time(end, question(stream, &name, tls)).await {
             Ok(stream) => read(end, stream).await,
             Err(failure) => (Err(failure), None),
         },
-        Err(failure) => (Err(failure), None),
+        (Ok(_), None) => (Err(Failure::Local), None),
+        (Err(failure), _) => (Err(failure), None),
     };
     let outcome = outcome.map(|()| started.elapsed());
     let forwarded = evidence.accepted(port).is_some_and(|client| Some(client) == local);
@@ -88,9 +86,9 @@ fn bound(vip: Vip) -> io::Result<(TcpSocket, u16)> {
 async fn question(
     stream: TcpStream,
     name: &ServerName<'static>,
-    trust: Arc<ClientConfig>,
+    tls: Arc<ClientConfig>,
 ) -> io::Result<TlsStream<TcpStream>> {
-    let mut stream = TlsConnector::from(trust).connect(name.clone(), stream).await?;
+    let mut stream = TlsConnector::from(tls).connect(name.clone(), stream).await?;
     let host = authority(name);
     let agent = concat!("apivip-selftest/", env!("CARGO_PKG_VERSION"));
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {agent}\r\n\r\n");

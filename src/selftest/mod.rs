@@ -12,11 +12,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::sync::watch;
 
 use crate::model::types::{Backend, Vip};
+use crate::readyz::Identity;
 use crate::report::Report;
 
 mod answer;
@@ -89,17 +89,17 @@ impl Latest {
     }
 }
 
-/// Tests until nobody reports any more. `trust` holds a client configuration without client certificate.
+/// Tests until nobody reports any more. Only the CA of `identity` is used: no credentials are shown to whoever is reached.
 pub async fn run(
     config: SelfTestConfig,
-    trust: watch::Receiver<Arc<ClientConfig>>,
+    identity: watch::Receiver<Identity>,
     reports: watch::Receiver<Report>,
     evidence: Arc<dyn Evidence>,
     observer: Arc<dyn Observer>,
     results: watch::Sender<Results>,
 ) {
-    let told = BTreeMap::new();
-    task::Task { config, trust, reports, evidence, observer, results, told }.run().await;
+    let (told, sessions) = (BTreeMap::new(), BTreeMap::new());
+    task::Task { config, identity, reports, evidence, observer, results, told, sessions }.run().await;
 }
 
 #[cfg(test)]

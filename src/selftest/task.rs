@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
+use rustls::client::Resumption;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -14,24 +15,28 @@ use super::{Component, Counted, Evidence, FAILURES, Latest, Observer, Results, S
 use crate::model::desired::DesiredState;
 use crate::model::snapshot::HTTPS;
 use crate::model::types::{Backend, Vip};
-use crate::readyz::settings;
+use crate::readyz::{Identity, settings};
 use crate::report::{InUse, Phase, Report};
 
 /// After a failure the next round comes this soon: recovery is to be seen at once.
 const AGAIN: Duration = Duration::from_secs(1);
 /// After the rules or the way of connections changed the next round comes this soon.
 const CHANGED: Duration = Duration::from_millis(200);
+/// Apiservers whose TLS sessions are kept. A cluster has fewer.
+const SESSIONS: usize = 64;
 
 /// See [`super::run`].
 pub(super) struct Task {
     pub config: SelfTestConfig,
-    pub trust: watch::Receiver<Arc<ClientConfig>>,
+    pub identity: watch::Receiver<Identity>,
     pub reports: watch::Receiver<Report>,
     pub evidence: Arc<dyn Evidence>,
     pub observer: Arc<dyn Observer>,
     pub results: watch::Sender<Results>,
     /// What was said last of each virtual IP: who answers; `None`: nobody.
     pub told: BTreeMap<Vip, Option<Component>>,
+    /// TLS sessions with each apiserver that answered, as far as it is known who did.
+    pub sessions: BTreeMap<Option<Backend>, Resumption>,
 }
 
 /// What makes a new round worth while when it changes.
@@ -65,6 +70,23 @@ fn backends(report: &Report, vip: Vip) -> BTreeSet<Backend> {
     all
 }
 
+/// TLS settings that go on with the session that this apiserver gave last: a handshake without its private key costs it a
+/// tenth. Each apiserver has sessions of its own; one whose CA is no longer the same is not used (rustls).
+fn resuming(
+    tls: &ClientConfig,
+    sessions: &mut BTreeMap<Option<Backend>, Resumption>,
+    peer: Option<Backend>,
+) -> Arc<ClientConfig> {
+    // Addresses come and go with apiservers; their sessions need not be kept for ever.
+    if sessions.len() > SESSIONS && !sessions.contains_key(&peer) {
+        sessions.clear();
+    }
+    let resumption = sessions.entry(peer).or_insert_with(|| Resumption::in_memory_sessions(1));
+    let mut tls = tls.clone();
+    tls.resumption = resumption.clone();
+    Arc::new(tls)
+}
+
 impl Task {
     pub(super) async fn run(mut self) {
         loop {
@@ -95,19 +117,21 @@ impl Task {
     }
 
     async fn test(&mut self, vip: Vip) {
-        let trust = settings(&self.trust.borrow_and_update(), &[b"http/1.1"]);
+        let tls = settings(&self.identity.borrow_and_update().trust, None, &[b"http/1.1"]);
         let known = backends(&self.reports.borrow(), vip);
         let before = self.evidence.counted(&known);
         let forwarding = |report: &Report| report.phase == Phase::Forwarding;
         let was_forwarding = forwarding(&self.reports.borrow());
         let mut trace = None;
         let mut candidates = known.clone();
-        let (evidence, reports) = (&self.evidence, &self.reports);
+        let (evidence, reports, sessions) = (&self.evidence, &self.reports, &mut self.sessions);
         let name = self.config.server_name.clone();
-        let Attempt { outcome, local, forwarded } = attempt(vip, name, trust, evidence.as_ref(), |local| {
+        let Attempt { outcome, local, forwarded } = attempt(vip, name, evidence.as_ref(), |local| {
             // It may have been led to one that came meanwhile.
             candidates.extend(backends(&reports.borrow(), vip));
             trace = evidence.trace(local, vip, &candidates);
+            let peer = trace.as_ref().and_then(|trace| trace.answers.or(trace.direct));
+            resuming(&tls, sessions, peer)
         })
         .await;
         let seen = local.map(|_| {

@@ -9,6 +9,8 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use rustls::ClientConfig;
+
 use crate::model::desired::{DesiredFrontend, DesiredState, SourcePolicy};
 use crate::model::health::FailReason;
 use crate::model::snapshot::Affinity;
@@ -115,12 +117,12 @@ fn report(vip: Vip, backends: &[Backend]) -> Report {
 /// The first `count` results.
 async fn results(vip: Vip, trust: &Arc<ClientConfig>, scripted: Scripted, count: usize) -> Vec<Latest> {
     let (told, mut inbox) = mpsc::unbounded_channel();
-    let (_trust, trust) = watch::channel(Arc::clone(trust));
+    let (_identity, identity) = watch::channel(Identity::anonymous(Arc::clone(trust)));
     let (_reports, reports) = watch::channel(report(vip, &[]));
     let (results, _receiver) = watch::channel(Results::new());
     let config =
         SelfTestConfig { interval: Duration::from_millis(10), server_name: NAME.try_into().unwrap() };
-    let test = run(config, trust, reports, Arc::new(scripted), Arc::new(Told(told)), results);
+    let test = run(config, identity, reports, Arc::new(scripted), Arc::new(Told(told)), results);
     let test = tokio::spawn(test);
     let mut seen = Vec::new();
     for _ in 0..count {

@@ -26,6 +26,11 @@ pub struct BackendStatus {
     pub failing: Option<String>,
     /// Seconds for which it must go on answering before it is up again, after it failed repeatedly.
     pub hold_down_seconds: Option<u64>,
+    /// As whom it took the daemon in its latest answer to `/readyz`: `authenticated`, `anonymous` where there are no credentials to
+    /// show, or `refused` where it does not know them.
+    pub caller: Option<String>,
+    /// Whether that answer said if it is ready; 401 and 403 do not, and it is taken for ready.
+    pub readiness_known: Option<bool>,
     /// Where it was learnt: `published`, `seed` or `saved`.
     pub source: Option<Source>,
     /// Seconds since that source first named it.
@@ -81,6 +86,8 @@ pub(super) fn of(
             since_seconds: health.map(|h| h.since.elapsed().as_secs()),
             failing: health.and_then(|h| h.failing).map(|reason: FailReason| reason.label().to_owned()),
             hold_down_seconds: health.and_then(|h| h.held_until).and_then(seconds_left),
+            caller: health.and_then(|h| h.answered).map(|answered| answered.caller.label().to_owned()),
+            readiness_known: health.and_then(|h| h.answered).map(|answered| answered.readiness_known),
             source: origin.map(|o| o.source),
             source_age_seconds: origin.map(|o| now.saturating_sub(o.since)),
             published: published.is_some_and(|p| p.contains(&address)),

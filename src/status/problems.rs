@@ -72,10 +72,13 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
     let mut backends: Vec<&BackendStatus> = status.frontends.iter().flat_map(|f| &f.backends).collect();
     backends.sort_by_key(|backend| backend.address);
     backends.dedup_by_key(|backend| backend.address);
-    for backend in backends {
+    for backend in &backends {
         if let Some((what, todo)) = of_backend(backend) {
             add(what, todo);
         }
+    }
+    for (what, todo) in of_callers(&backends) {
+        add(what, todo);
     }
     let now = unix_now().cast_signed();
     for (credential, end) in status.api.expiry.dates() {
@@ -97,6 +100,28 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
         );
     }
     problems
+}
+
+/// What follows from as whom apiservers take the daemon, once for all of them that do alike.
+fn of_callers(backends: &[&BackendStatus]) -> Vec<(String, &'static str)> {
+    let those = |wanted: fn(&BackendStatus) -> bool| {
+        let found: Vec<String> = backends
+            .iter()
+            .filter(|backend| wanted(backend))
+            .map(|backend| backend.address.to_string())
+            .collect();
+        (!found.is_empty()).then(|| found.join(", "))
+    };
+    let refused = those(|backend| backend.caller.as_deref() == Some("refused")).map(|who| {
+        let what =
+            format!("the daemon's credentials are refused (401) by {who}, which are asked without any");
+        (what, "renew the credentials; until then each question costs them a connection of its own")
+    });
+    let unknown = those(|backend| backend.readiness_known == Some(false)).map(|who| {
+        let what = format!("whether these are ready is unknown, and taken for granted: {who}");
+        (what, "let the daemon's user get /readyz, as the ClusterRole system:public-info-viewer does")
+    });
+    refused.into_iter().chain(unknown).collect()
 }
 
 fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {

@@ -235,7 +235,13 @@ fn remarks(backend: &BackendStatus) -> Vec<String> {
     let held = backend.hold_down_seconds.map(|seconds| format!("answers again, held down for {seconds}s"));
     let is_spared = !backend.used && backend.state == "up";
     let spared = is_spared.then(|| "spared by --balance".to_owned());
-    failing.into_iter().chain(held).chain(spared).collect()
+    let caller = match backend.caller.as_deref() {
+        Some("anonymous") => Some("asked without credentials".to_owned()),
+        Some("refused") => Some("refuses the daemon's credentials".to_owned()),
+        _ => None,
+    };
+    let unknown = (backend.readiness_known == Some(false)).then(|| "readiness unknown".to_owned());
+    failing.into_iter().chain(held).chain(spared).chain(caller).chain(unknown).collect()
 }
 
 /// Where nothing is known, that is said.

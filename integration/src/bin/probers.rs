@@ -13,7 +13,8 @@ use apivip::model::health::machine::HealthOptions;
 use apivip::model::health::{HealthView, State};
 use apivip::model::published::Published;
 use apivip::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
-use apivip::probe::{self, ProbeConfig};
+use apivip::probe::{self, Inputs, ProbeConfig};
+use apivip::readyz::{Credentials, Identity};
 use clap::Parser;
 use integration::lab::addresses::vip;
 use integration::process::raise_descriptors;
@@ -33,6 +34,9 @@ struct Arguments {
     /// The CA of its certificate
     #[arg(long)]
     ca: PathBuf,
+    /// The bearer token that each of them shows; without it they are strangers
+    #[arg(long)]
+    token: Option<String>,
     /// How many nodes
     #[arg(long)]
     nodes: u32,
@@ -40,10 +44,10 @@ struct Arguments {
     #[arg(long, default_value_t = 100)]
     rate: u32,
     /// Between two PINGs, in ms
-    #[arg(long, default_value_t = 1000)]
-    interval: u64,
+    #[arg(long, default_value_t = 3000)]
+    ping_interval: u64,
     /// Between two questions for `/readyz`, in ms
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 60_000)]
     readyz_interval: u64,
 }
 
@@ -51,9 +55,17 @@ struct Arguments {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     raise_descriptors()?;
-    let trust = tls::client_config(&arguments.ca, &[])?;
+    let authorization = match &arguments.token {
+        Some(token) => Some(format!("Bearer {token}").try_into().context("the token")?),
+        None => None,
+    };
+    let identity = Identity {
+        trust: tls::client_config(&arguments.ca, &[])?,
+        credentials: Credentials::new(None, authorization),
+    };
     let config = ProbeConfig {
-        interval: Duration::from_millis(arguments.interval),
+        interval: Duration::from_secs(1),
+        ping_interval: Duration::from_millis(arguments.ping_interval),
         readyz_interval: Duration::from_millis(arguments.readyz_interval),
         server_name: TLS_NAME.try_into().context("the server's name")?,
         health: HealthOptions {
@@ -72,11 +84,12 @@ async fn main() -> Result<()> {
             received: Instant::now().into_std(),
         }));
         let (suspects_in, suspects) = mpsc::unbounded_channel();
-        let (trust_in, trust) = watch::channel(Arc::clone(&trust));
+        let (identity_in, identity) = watch::channel(identity.clone());
+        let inputs = Inputs { identity, suspects, kernel: Arc::new(()), observer: Arc::new(()) };
         let config = config.clone();
         tasks.spawn(async move {
-            probe::run(config, trust, published, views_in, suspects, Arc::new(())).await;
-            drop((snapshots, suspects_in, trust_in));
+            probe::run(config, inputs, published, views_in).await;
+            drop((snapshots, suspects_in, identity_in));
         });
         views.push(view);
         sleep(Duration::from_secs(1) / arguments.rate).await;

@@ -20,6 +20,8 @@ fn backend(last: u8, state: &str, used: bool) -> BackendStatus {
         since_seconds: Some(61),
         failing: (state == "down").then(|| "timeout".to_owned()),
         hold_down_seconds: None,
+        caller: Some("authenticated".to_owned()),
+        readiness_known: Some(true),
         source: None,
         source_age_seconds: Some(5),
         published: true,

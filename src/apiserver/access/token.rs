@@ -43,10 +43,14 @@ impl Token {
 }
 
 impl Token {
+    /// The header as it was read last.
+    pub(in crate::apiserver) fn latest(&self) -> HeaderValue {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The token itself, as it was read last.
     pub(super) fn current(&self) -> Option<String> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(last.to_str().ok()?.strip_prefix(SCHEME)?.to_owned())
+        Some(self.latest().to_str().ok()?.strip_prefix(SCHEME)?.to_owned())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
@@ -12,6 +13,7 @@ use crate::apiserver::connection::{Connection, Reporter};
 use crate::apiserver::store::Store;
 use crate::model::health::tests::health;
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
+use crate::readyz::Identity;
 
 /// Nearly as long as it may be unready.
 const NEARLY: Duration = Duration::from_secs(9);
@@ -40,6 +42,11 @@ fn view(states: [State; 3]) -> Option<HealthView> {
 
 /// A session with the first of three apiservers.
 fn hub() -> Hub {
+    let nobody = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
     let mut candidates = Candidates::new(0);
     candidates.publish(&snapshot());
     candidates.connected(Slot::Endpoint(address(11)), address(11));
@@ -49,6 +56,7 @@ fn hub() -> Hub {
         store: Mutex::new(Store::new(SnapshotOptions::default())),
         reporter: Mutex::new(Reporter::new(watch::channel(Connection::default()).0)),
         snapshots: watch::channel(None).0,
+        identity: Arc::new(watch::channel(Identity::anonymous(Arc::new(nobody))).0),
         offered: Notify::new(),
     }
 }

@@ -16,6 +16,7 @@ use crate::apiserver::renewal::follow_every;
 use crate::apiserver::{Access, ApiConfig, Connection, Published, TLS_NAME, load, run};
 use crate::model::merge::Alternatives;
 use crate::model::snapshot::SnapshotOptions;
+use crate::readyz::Identity;
 
 /// Far beyond what anything here takes: what is waited for happens, or the test fails.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -51,11 +52,11 @@ pub(crate) fn kubeconfig(server: &str, ca_pem: &str) -> (TempDir, PathBuf) {
 }
 
 /// Looks for renewed files twenty times a second; on a clock that stands still, where that would be for ever, twice an hour.
-async fn follow(access: &watch::Sender<Arc<Access>>, trust: &watch::Sender<Arc<rustls::ClientConfig>>) {
+async fn follow(access: &watch::Sender<Arc<Access>>, identity: &watch::Sender<Identity>) {
     let begin = tokio::time::Instant::now();
-    let often = follow_every(Duration::from_millis(50), access, trust);
+    let often = follow_every(Duration::from_millis(50), access, identity);
     let _ = tokio::time::timeout_at(begin + LIMIT, often).await;
-    follow_every(Duration::from_secs(1800), access, trust).await;
+    follow_every(Duration::from_secs(1800), access, identity).await;
 }
 
 /// Starts `run` with `bootstrap` as the kubeconfig's server.
@@ -69,7 +70,8 @@ pub(crate) async fn start(bootstrap: SocketAddr, ca_pem: &str) -> Running {
 fn start_with(access: Access, folder: TempDir) -> Running {
     let (snapshot_sender, snapshots) = watch::channel(None);
     let (connection_sender, connection) = watch::channel(Connection::default());
-    let (trust, _) = watch::channel(Arc::new(access.trust().unwrap()));
+    let (identity, _) = watch::channel(Identity::anonymous(Arc::new(access.trust().unwrap())));
+    let identity = Arc::new(identity);
     let (access_sender, access) = watch::channel(Arc::new(access));
     let config = ApiConfig {
         access,
@@ -77,9 +79,10 @@ fn start_with(access: Access, folder: TempDir) -> Running {
         snapshot: SnapshotOptions { allow_loopback: true },
         alternatives: watch::channel(Alternatives::default()).1,
         views: watch::channel(None).1,
+        identity: Arc::clone(&identity),
     };
     let task = tokio::spawn(async move {
-        tokio::join!(run(config, snapshot_sender, connection_sender), follow(&access_sender, &trust));
+        tokio::join!(run(config, snapshot_sender, connection_sender), follow(&access_sender, &identity));
     });
     Running { snapshots, connection, task, folder }
 }

@@ -20,6 +20,7 @@ use crate::apiserver::session::Hub;
 use crate::apiserver::store::Store;
 use crate::apiserver::{Published, TLS_NAME, load, read};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
+use crate::readyz::Identity;
 
 /// Two servers, the first of which is what the virtual IP leads to, and a daemon that was told only of that.
 struct Pod {
@@ -60,6 +61,7 @@ impl Pod {
             store: Mutex::new(Store::new(SnapshotOptions::default())),
             reporter: Mutex::new(Reporter::new(reporter)),
             snapshots,
+            identity: Arc::new(watch::channel(Identity::anonymous(Arc::new(access.trust().unwrap()))).0),
             offered: tokio::sync::Notify::new(),
         });
         let shared = Arc::clone(&hub);

@@ -1,9 +1,11 @@
-//! sock_diag messages: list the host's TCP sockets that dialled a virtual IP, destroy one of them. Pure.
+//! sock_diag messages: list the host's TCP sockets that dialled a virtual IP, destroy one of them, ask what TCP knows of one.
+//! Pure.
 //!
 //! In: a virtual IP, a socket, or a message body. Out: a message body, or a [`HostSocket`]. The kernel's side is
 //! `include/uapi/linux/inet_diag.h`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use super::attr::{self, AF_INET, AF_INET6};
 use super::conntrack::Flow;
@@ -30,6 +32,12 @@ const BYTECODE: u16 = 1;
 const OWN_IS: u8 = 7;
 /// `INET_DIAG_BC_D_COND`: the peer's address and port.
 const PEER_IS: u8 = 8;
+/// `INET_DIAG_INFO`, whose value is a `struct tcp_info` (`include/uapi/linux/tcp.h`).
+const INFO: u16 = 2;
+/// `sizeof(struct inet_diag_msg)`.
+const MESSAGE_LEN: usize = 72;
+/// Where `tcpi_last_ack_recv` is in it, in ms.
+const LAST_ACK_RECV_AT: usize = 56;
 /// SYN_SENT.
 const OPENING: u32 = 1 << 2;
 
@@ -81,6 +89,24 @@ pub(super) fn one(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     // `INET_DIAG_NOCOOKIE`.
     id[40..].fill(0xff);
     request(attr::family(local.ip()), STATES, &id)
+}
+
+/// The same, with what TCP knows of it.
+pub(super) fn one_with_info(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
+    let mut body = one(local, peer);
+    // `idiag_ext`: a bit for each attribute that is wanted, from 1 on.
+    body[2] = 1 << (INFO - 1);
+    body
+}
+
+/// How long ago the peer acknowledged something last, by the answer to [`one_with_info`]. A keepalive is acknowledged, too.
+pub(super) fn acknowledged(body: &[u8]) -> Result<Option<Duration>, Malformed> {
+    if !is_connection(body) {
+        return Ok(None);
+    }
+    let Some(info) = attr::find(body.get(MESSAGE_LEN..).unwrap_or_default(), INFO)? else { return Ok(None) };
+    let ms = info.get(LAST_ACK_RECV_AT..LAST_ACK_RECV_AT + 4).and_then(|ms| <[u8; 4]>::try_from(ms).ok());
+    Ok(ms.map(|ms| Duration::from_millis(u32::from_ne_bytes(ms).into())))
 }
 
 /// Whether an answer to [`one`] is a connection, and no listener.
@@ -201,6 +227,7 @@ mod tests {
         #[test]
         fn no_bytes_panic(input: Vec<u8>) {
             let _ = socket(&input);
+            let _ = acknowledged(&input);
         }
     }
 }

@@ -7,6 +7,8 @@ pub enum Cue {
     Ended,
     /// A PING, or the question for `/readyz` over HTTP/1.1, was not answered in time.
     Silent,
+    /// The host did not acknowledge the kernel's keepalive in time.
+    Unacknowledged,
     /// The forwarder could not connect to it, or a client's connection through it was reset.
     Dial,
     /// A probe failed.
@@ -23,6 +25,7 @@ impl Cue {
         match self {
             Self::Ended => "connection-ended",
             Self::Silent => "no-pong",
+            Self::Unacknowledged => "no-keepalive",
             Self::Dial => "dial-failed",
             Self::Probe => "probe-failed",
             Self::Readyz => "readyz",

@@ -158,6 +158,7 @@ impl Health {
         let runs = others.filter_map(|(_, t)| t.run.as_ref());
         let lacking = |run| Some((Run::lacks(run, self.options.fall)?, run.needs()));
         let lacking: Vec<(Instant, Deed)> = runs.filter_map(lacking).collect();
+        let withdrawn = tracker.withdrawn_unasked();
         Some(Directive {
             pace: match tracker.state {
                 _ if tracker.is_pending(self.thresholds()) => Pace::Burst,
@@ -166,7 +167,7 @@ impl Health {
                 _ => Pace::Steady,
             },
             timeout: tracker.timeout(self.thresholds()),
-            not_before: lacking.iter().map(|(from, _)| *from).max(),
+            not_before: lacking.iter().map(|(from, _)| *from).chain(withdrawn).max(),
             afresh: lacking.iter().any(|(_, deed)| *deed == Deed::ShakesHands),
         })
     }

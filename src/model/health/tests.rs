@@ -36,6 +36,7 @@ pub(crate) fn health(state: State) -> BackendHealth {
         failing: (state == State::Down).then_some(FailReason::Timeout),
         round_trip: Some(Duration::from_millis(1)),
         held_until: None,
+        answered: None,
     }
 }
 
@@ -65,7 +66,15 @@ impl Story {
         let (started, finished) = (self.at(started), self.at(finished));
         self.observe(
             last,
-            Probe { started, finished, outcome, round_trip: None, handshake: None, local: None },
+            Probe {
+                started,
+                finished,
+                outcome,
+                round_trip: None,
+                handshake: None,
+                local: None,
+                answered: None,
+            },
         );
     }
 
@@ -181,6 +190,7 @@ fn the_limit_follows_the_handshake_and_not_the_answer() {
         round_trip: None,
         handshake: handshake.map(Duration::from_millis),
         local: None,
+        answered: None,
     };
     for handshake in [Some(10), None] {
         let probe = late(&story, handshake);

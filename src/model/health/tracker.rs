@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::run::Run;
-use super::{BackendHealth, Cue, FailReason, Outcome, Probe, State};
+use super::{Answered, BackendHealth, Cue, FailReason, Outcome, Probe, State};
 
 /// The hold-down after the second failure within [`MEMORY`]; it doubles with each further one.
 const HOLD_MIN: Duration = Duration::from_secs(1);
@@ -50,6 +50,7 @@ pub(super) struct Tracker {
     sign: Option<(Instant, Cue)>,
     /// It runs on this node, as far as is known.
     pub local: bool,
+    latest: Option<Answered>,
 }
 
 impl Tracker {
@@ -71,6 +72,7 @@ impl Tracker {
             handshake: None,
             sign: None,
             local: false,
+            latest: None,
         }
     }
 
@@ -89,6 +91,7 @@ impl Tracker {
 
     pub fn observe(&mut self, probe: Probe, thresholds: Thresholds) {
         self.local = probe.local.unwrap_or(self.local);
+        self.latest = probe.answered.or(self.latest);
         match probe.outcome {
             Outcome::Alive => self.measure_round_trip(probe),
             Outcome::Failed(reason) => self.failed(probe, reason),
@@ -174,6 +177,11 @@ impl Tracker {
         self.hold =
             doublings.map_or(Duration::ZERO, |n| HOLD_MIN.saturating_mul(1 << n.min(16)).min(HOLD_MAX));
         self.falls = self.falls.saturating_add(1);
+    }
+
+    /// When it was withdrawn, if it was not asked since: an apiserver that stops withdraws itself and says so, too.
+    pub fn withdrawn_unasked(&self) -> Option<Instant> {
+        self.removed.filter(|removed| self.answered.is_none_or(|answered| answered < *removed))
     }
 
     /// Whether it drains for a reason that was seen after `from`: it is not published, or said since that it is unready.
@@ -262,6 +270,7 @@ impl Tracker {
             held_until: self.ready_since.map(|since| since + self.hold).filter(|until| {
                 matches!(self.state, State::Down | State::Draining) && self.removed.is_none() && *until > now
             }),
+            answered: self.latest,
         }
     }
 }

@@ -150,7 +150,7 @@ async fn one_that_somebody_could_not_reach_is_asked_at_once() {
     // Nothing else asks it within this test.
     let rare = Duration::from_secs(600);
     let quiet =
-        crate::probe::ProbeConfig { interval: Duration::from_secs(60), readyz_interval: rare, ..config() };
+        crate::probe::ProbeConfig { interval: rare, ping_interval: rare, readyz_interval: rare, ..config() };
     let mut probing = Probing::start(quiet, pki.client());
     probing.publish(&[server.address]);
     probing.until_state(server.address, State::Up).await;

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -16,7 +15,8 @@ use crate::model::health::machine::HealthOptions;
 use crate::model::health::{HealthView, State};
 use crate::model::published::Published;
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
-use crate::probe::{Observer, ProbeConfig, run};
+use crate::probe::{Inputs, Observer, ProbeConfig, run};
+use crate::readyz::Identity;
 
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) fn config() -> ProbeConfig {
     ProbeConfig {
         interval: Duration::from_millis(300),
+        ping_interval: Duration::from_millis(300),
         readyz_interval: Duration::from_secs(1),
         server_name: NAME.try_into().unwrap(),
         health: HealthOptions {
@@ -53,7 +54,7 @@ impl Observer for Counted {
 
 /// A running prober.
 pub(super) struct Probing {
-    pub(super) trust: watch::Sender<Arc<ClientConfig>>,
+    pub(super) identity: watch::Sender<Identity>,
     pub(super) counted: Arc<Counted>,
     pub(super) suspects: mpsc::UnboundedSender<SocketAddr>,
     published: watch::Sender<Option<Published>>,
@@ -63,15 +64,20 @@ pub(super) struct Probing {
 }
 
 impl Probing {
-    pub(super) fn start(config: ProbeConfig, trust: Arc<ClientConfig>) -> Self {
-        let (trust, trusted) = watch::channel(trust);
+    pub(super) fn start(config: ProbeConfig, identity: Identity) -> Self {
+        let (identity, asked_as) = watch::channel(identity);
         let (published, snapshots) = watch::channel(None);
         let (sender, views) = watch::channel(None);
         let counted = Arc::new(Counted::default());
         let (suspects, suspected) = mpsc::unbounded_channel();
-        let task =
-            tokio::spawn(run(config, trusted, snapshots, sender, suspected, Arc::clone(&counted) as _));
-        Self { trust, counted, suspects, published, views, generation: AtomicU64::new(1), task }
+        let inputs = Inputs {
+            identity: asked_as,
+            suspects: suspected,
+            kernel: Arc::new(()),
+            observer: Arc::clone(&counted) as _,
+        };
+        let task = tokio::spawn(run(config, inputs, snapshots, sender));
+        Self { identity, counted, suspects, published, views, generation: AtomicU64::new(1), task }
     }
 
     /// Publishes these backends and returns when they became known.

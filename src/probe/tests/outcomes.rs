@@ -1,26 +1,26 @@
 //! One fresh probe: each answer and each failure.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::pki::{NAME, Pki, Valid};
 use super::server::Server;
 use crate::model::health::{FailReason, Outcome, Probe};
-use crate::probe::fresh::{Attempt, PATIENCE, Target, Waiting, attempt, settings};
+use crate::probe::fresh::{Attempt, PATIENCE, Target, Waiting, attempt};
 use crate::probe::request::Question;
+use crate::readyz::Identity;
 
 /// Far longer than an answer takes on loopback.
 pub(super) const AMPLE: Duration = Duration::from_secs(10);
 
 pub(super) async fn probe(
     address: std::net::SocketAddr,
-    trust: &Arc<ClientConfig>,
+    identity: &Identity,
     limit: Duration,
 ) -> (Probe, bool) {
-    let Attempt { probe, kept } = attempt(target(address), settings(trust), limit, Waiting::default()).await;
+    let Attempt { probe, kept, .. } =
+        attempt(target(address), identity.clone(), limit, Waiting::default()).await;
     (probe.unwrap(), kept.is_some())
 }
 
@@ -51,7 +51,7 @@ async fn what_each_status_means() {
             server.say(status);
             let (probe, kept) = probe(server.address, &pki.client(), AMPLE).await;
             assert_eq!(probe.outcome, expected, "{protocol} {status}");
-            assert!(kept, "{protocol} {status}: the connection can be used again");
+            assert_eq!(kept, status != 401, "{protocol} {status}: the connection can be used again");
             assert!(probe.round_trip.is_some_and(|time| time <= probe.finished - probe.started));
         }
     }
@@ -133,7 +133,7 @@ async fn a_server_that_stops_after_the_handshake_is_not_waited_for() {
     server.wait_before_answers(AMPLE);
     let (client, waiting) = (pki.client(), Waiting::default());
     let limit = Duration::from_millis(400);
-    let mut asking = Box::pin(attempt(target(server.address), settings(&client), limit, waiting.clone()));
+    let mut asking = Box::pin(attempt(target(server.address), client.clone(), limit, waiting.clone()));
     assert_eq!(waiting.count(), 0);
     assert!(tokio::time::timeout(Duration::from_secs(1), &mut asking).await.is_err());
     assert_eq!(waiting.count(), 1, "hands were shaken");

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
     date_time_ymd,
@@ -9,6 +10,10 @@ use rcgen::{
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+use crate::readyz::{Credentials, Identity};
+
+/// The token that servers know.
+pub(super) const TOKEN: &str = "known";
 pub(super) const NAME: &str = "kubernetes.default.svc";
 
 /// When a certificate is valid.
@@ -33,8 +38,19 @@ impl Pki {
         Self { ca: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
 
-    /// What a client uses that trusts this CA alone.
-    pub(super) fn client(&self) -> Arc<ClientConfig> {
+    /// A client that trusts this CA alone, and that servers know by [`TOKEN`].
+    pub(super) fn client(&self) -> Identity {
+        self.bearer(TOKEN)
+    }
+
+    /// A client that trusts this CA alone and shows a token.
+    pub(super) fn bearer(&self, token: &str) -> Identity {
+        let authorization = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
+        Identity { credentials: Credentials::new(None, Some(authorization)), ..self.stranger() }
+    }
+
+    /// A client that trusts this CA alone and shows nothing.
+    pub(super) fn stranger(&self) -> Identity {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.der().clone()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -42,7 +58,7 @@ impl Pki {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Arc::new(config)
+        Identity::anonymous(Arc::new(config))
     }
 
     /// A sound server.

@@ -4,22 +4,25 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderValue, Response};
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+use super::pki::TOKEN;
 
 /// What the server does, and what was done to it.
 #[derive(Default)]
@@ -29,6 +32,25 @@ pub(super) struct Shared {
     pub(super) silent: AtomicBool,
     pub(super) connections: AtomicUsize,
     pub(super) questions: AtomicUsize,
+    /// The token that is known now, if that is another one than [`TOKEN`].
+    pub(super) token: Mutex<Option<String>>,
+    /// Whoever shows no credentials is answered 401.
+    pub(super) shuns_strangers: AtomicBool,
+}
+
+impl Shared {
+    /// The status for a request with such an Authorization header, and whether its sender is known.
+    fn receive(&self, authorization: Option<&HeaderValue>) -> (u16, bool) {
+        let token = self.token.lock().unwrap();
+        let known = format!("Bearer {}", token.as_deref().unwrap_or(TOKEN));
+        match authorization {
+            Some(shown) if *shown == known => (self.status.load(Ordering::Relaxed), true),
+            None if !self.shuns_strangers.load(Ordering::Relaxed) => {
+                (self.status.load(Ordering::Relaxed), false)
+            }
+            _ => (401, false),
+        }
+    }
 }
 
 /// One server.
@@ -131,14 +153,18 @@ async fn serve(stream: TcpStream, tls: Arc<ServerConfig>, shared: Arc<Shared>) {
     let stream = Mutable { stream, shared: Arc::clone(&shared) };
     let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await else { return };
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let stranger = Arc::new(Notify::new());
+    let strange = Arc::clone(&stranger);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let shared = Arc::clone(&shared);
+        let (shared, strange) = (Arc::clone(&shared), Arc::clone(&strange));
         async move {
             assert_eq!(request.uri().path(), "/readyz");
-            assert!(!request.headers().contains_key("authorization"));
             shared.questions.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(shared.delay_ms.load(Ordering::Relaxed))).await;
-            let status = shared.status.load(Ordering::Relaxed);
+            let (status, known) = shared.receive(request.headers().get("authorization"));
+            if !known {
+                strange.notify_one();
+            }
             let body = Full::new(Bytes::from_static(b"ok"));
             Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
         }
@@ -146,7 +172,13 @@ async fn serve(stream: TcpStream, tls: Arc<ServerConfig>, shared: Arc<Shared>) {
     let stream = TokioIo::new(stream);
     if is_h2 {
         let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        let _ = server.serve_connection(stream, service).await;
+        let mut connection = std::pin::pin!(server.serve_connection(stream, service));
+        // As kube-apiserver does, an HTTP/2 connection over which a stranger asks is ended, with its answer.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = stranger.notified() => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
     } else {
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await;
     }

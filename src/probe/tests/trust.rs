@@ -17,7 +17,7 @@ async fn a_ca_that_was_replaced_is_used_for_the_next_handshake() {
     let view = probing.until_state(renewed.address, State::Down).await;
     assert_eq!(view.backends[&renewed.address].failing, Some(FailReason::BadCertificate));
     assert_eq!(view.state(kept.address), State::Up);
-    probing.trust.send_replace(new.client());
+    probing.identity.send_replace(new.client());
     probing.until_state(renewed.address, State::Up).await;
     let connections = kept.connections();
     tokio::time::sleep(Duration::from_secs(2)).await;

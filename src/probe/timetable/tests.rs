@@ -3,7 +3,8 @@ use super::*;
 const INTERVAL: Duration = Duration::from_secs(1);
 const READYZ: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_millis(300);
-const OPEN: Option<Link> = Some(Link { may_ping: true, asking: false });
+const QUIET: Link = Link { may_ping: false, asking: false, mute: false, renew: None };
+const OPEN: Option<Link> = Some(Link { may_ping: true, ..QUIET });
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -15,28 +16,31 @@ fn directive(pace: Pace) -> Directive {
 
 fn fresh_table() -> (Timetable, Instant) {
     let now = Instant::now();
-    (Timetable::new(Beat::new(INTERVAL, now, 0.25), READYZ, now), now)
+    let intervals = Intervals { probe: INTERVAL, readyz: READYZ };
+    (Timetable::new(Beat::new(INTERVAL, now, 0.25), intervals, now), now)
 }
 
 fn next(times: &Timetable, directive: Directive, link: Option<Link>) -> (Instant, Action) {
-    times.plan(directive, link, false).next().unwrap()
+    let plan = times.plan(directive, link, false, false);
+    // Looks at the kernel's keepalive come between all others.
+    Plan { look: None, ..plan }.next().unwrap()
 }
 
 #[test]
 fn a_burst_begins_at_once_and_goes_on_each_50_ms() {
     let (mut times, now) = fresh_table();
     assert_eq!(next(&times, directive(Pace::Burst), None), (now, Action::Fresh));
-    times.started(Action::Fresh, now, 0.5);
+    times.started(Action::Fresh, OPEN, now, 0.5);
     assert_eq!(next(&times, directive(Pace::Burst), None), (now + ms(50), Action::Fresh));
     assert_eq!(next(&times, directive(Pace::Steady), None), (now + INTERVAL, Action::Fresh));
-    assert_eq!(times.plan(directive(Pace::Burst), None, true).next(), None, "crowded");
+    assert_eq!(times.plan(directive(Pace::Burst), None, true, false).next(), None, "crowded");
 }
 
 #[test]
 fn a_kept_connection_is_pinged_each_interval_and_asked_each_ten() {
     let (mut times, now) = fresh_table();
-    times.started(Action::Fresh, now, 0.5);
-    times.kept(now, 0.25);
+    times.started(Action::Fresh, OPEN, now, 0.5);
+    times.kept(now, LIMIT, 0.25);
     let (first, action) = next(&times, directive(Pace::Steady), OPEN);
     assert_eq!(action, Action::Ping);
     assert!((ms(250)..=ms(350)).contains(&(first - now)), "{:?}", first - now);
@@ -45,7 +49,7 @@ fn a_kept_connection_is_pinged_each_interval_and_asked_each_ten() {
     while at < now + Duration::from_secs(60) {
         let (due, action) = next(&times, directive(Pace::Steady), OPEN);
         at = due;
-        times.started(action, at, 0.5);
+        times.started(action, OPEN, at, 0.5);
         pings += u32::from(action == Action::Ping);
         asked += u32::from(action == Action::Ask);
     }
@@ -54,11 +58,11 @@ fn a_kept_connection_is_pinged_each_interval_and_asked_each_ten() {
 
 #[test]
 fn questions_are_an_interval_apart_give_or_take_a_tenth() {
-    let asked_only = Some(Link { may_ping: false, asking: false });
+    let asked_only = Some(QUIET);
     for (chance, expected) in [(0.0, 9_000), (0.5, 10_000), (0.999_999, 10_999)] {
         let (mut times, now) = fresh_table();
-        times.kept(now, chance);
-        times.started(Action::Ask, now, chance);
+        times.kept(now, LIMIT, chance);
+        times.started(Action::Ask, OPEN, now, chance);
         let (at, action) = next(&times, directive(Pace::Steady), asked_only);
         assert_eq!(((at - now).as_millis(), action), (expected, Action::Ask));
     }
@@ -68,58 +72,59 @@ fn questions_are_an_interval_apart_give_or_take_a_tenth() {
 fn pings_to_all_backends_are_due_at_the_same_instants() {
     let (mut one, now) = fresh_table();
     let mut other = one.clone();
-    one.kept(now, 0.1);
-    other.kept(now + ms(20), 0.9);
-    let asked = Some(Link { may_ping: true, asking: true });
+    one.kept(now, LIMIT, 0.1);
+    other.kept(now + ms(20), LIMIT, 0.9);
+    let asked = Some(Link { may_ping: true, asking: true, ..QUIET });
     for _ in 0..100 {
         let (due, action) = next(&one, directive(Pace::Steady), asked);
         assert_eq!(next(&other, directive(Pace::Steady), asked), (due, Action::Ping));
-        one.started(action, due, 0.5);
-        other.started(action, due + ms(3), 0.5);
+        one.started(action, OPEN, due, 0.5);
+        other.started(action, OPEN, due + ms(3), 0.5);
     }
 }
 
 #[test]
 fn a_watched_one_is_asked_each_interval() {
     let (mut times, now) = fresh_table();
-    times.started(Action::Ask, now, 0.5);
-    let answered = Some(Link { may_ping: false, asking: false });
+    times.started(Action::Ask, OPEN, now, 0.5);
+    let answered = Some(QUIET);
     assert_eq!(next(&times, directive(Pace::Watchful), answered), (now + INTERVAL, Action::Ask));
-    let asking = Some(Link { may_ping: false, asking: true });
-    assert_eq!(times.plan(directive(Pace::Watchful), asking, false).next(), None);
+    let asking = Some(Link { asking: true, ..QUIET });
+    let Plan { ask, fresh, .. } = times.plan(directive(Pace::Watchful), asking, false, false);
+    assert_eq!((ask, fresh), (None, None));
 }
 
 #[test]
 fn a_witness_is_asked_at_once_and_once() {
     let (mut times, now) = fresh_table();
-    times.started(Action::Ask, now, 0.5);
-    times.kept(now, 0.5);
+    times.started(Action::Ask, OPEN, now, 0.5);
+    times.kept(now, LIMIT, 0.5);
     let demanded = now + ms(20);
     let demand = Directive { not_before: Some(demanded), ..directive(Pace::Steady) };
-    let asking = Some(Link { may_ping: true, asking: true });
+    let asking = Some(Link { may_ping: true, asking: true, ..QUIET });
     assert_eq!(next(&times, demand, asking), (demanded, Action::Ask), "an older question does not count");
     assert_eq!(next(&times, demand, None), (demanded, Action::Fresh));
-    times.started(Action::Ask, demanded, 0.5);
+    times.started(Action::Ask, OPEN, demanded, 0.5);
     assert_eq!(next(&times, demand, OPEN).1, Action::Ping);
 }
 
 #[test]
 fn a_witness_of_certificates_shakes_hands_once() {
     let (mut times, now) = fresh_table();
-    times.started(Action::Fresh, now, 0.5);
-    times.kept(now, 0.5);
+    times.started(Action::Fresh, OPEN, now, 0.5);
+    times.kept(now, LIMIT, 0.5);
     let demanded = now + ms(20);
     let demand = Directive { not_before: Some(demanded), afresh: true, ..directive(Pace::Steady) };
-    times.started(Action::Ask, demanded, 0.5);
+    times.started(Action::Ask, OPEN, demanded, 0.5);
     assert_eq!(next(&times, demand, OPEN), (demanded, Action::Fresh), "an open connection does not count");
-    times.started(Action::Fresh, demanded, 0.5);
+    times.started(Action::Fresh, OPEN, demanded, 0.5);
     assert_eq!(next(&times, demand, OPEN).1, Action::Ping);
 }
 
 #[test]
 fn after_the_kept_connection_only_a_burst_is_due_at_once() {
     let (mut times, begin) = fresh_table();
-    times.started(Action::Fresh, begin, 0.5);
+    times.started(Action::Fresh, OPEN, begin, 0.5);
     let now = begin + Duration::from_secs(5);
     times.lost(now, 0.5);
     assert_eq!(next(&times, directive(Pace::Steady), None), (now + INTERVAL, Action::Fresh));
@@ -129,10 +134,71 @@ fn after_the_kept_connection_only_a_burst_is_due_at_once() {
 #[test]
 fn one_that_keeps_no_connection_is_asked_at_once_and_no_more_often_than_each_interval() {
     let (mut times, begin) = fresh_table();
-    times.started(Action::Fresh, begin, 0.5);
+    times.started(Action::Fresh, OPEN, begin, 0.5);
     times.lost_again(begin + ms(20), 0.5);
     assert_eq!(next(&times, directive(Pace::Steady), None), (begin + INTERVAL, Action::Fresh));
     let now = begin + Duration::from_secs(2);
     times.lost_again(now, 0.5);
     assert_eq!(next(&times, directive(Pace::Steady), None), (now, Action::Fresh));
+}
+
+#[test]
+fn over_a_connection_without_requests_only_pings_go_and_fresh_probes_ask() {
+    let (mut times, now) = fresh_table();
+    let mute = Some(Link { may_ping: true, mute: true, ..QUIET });
+    times.kept(now, LIMIT, 0.5);
+    let (mut at, mut pings, mut fresh) = (now, 0, 0);
+    while at < now + Duration::from_secs(60) {
+        let (due, action) = next(&times, directive(Pace::Steady), mute);
+        at = due;
+        times.started(action, mute, at, 0.5);
+        pings += u32::from(action == Action::Ping);
+        fresh += u32::from(action == Action::Fresh);
+        assert_ne!(action, Action::Ask);
+    }
+    assert!((59..=61).contains(&pings) && (5..=7).contains(&fresh), "{pings} {fresh}");
+    let demanded = at + ms(20);
+    let demand = Directive { not_before: Some(demanded), ..directive(Pace::Steady) };
+    assert_eq!(next(&times, demand, mute), (demanded, Action::Fresh), "a witness asks, too");
+}
+
+#[test]
+fn a_stranger_without_a_connection_opens_one_ever_more_rarely() {
+    let (mut times, now) = fresh_table();
+    times.started(Action::Fresh, None, now, 0.5);
+    let hold = |times: &Timetable| times.plan(directive(Pace::Steady), None, false, true).hold.unwrap();
+    assert_eq!(hold(&times), now);
+    for (ended_soon, seconds) in [(0, 1), (1, 2), (4, 16), (9, 30), (u32::MAX, 30)] {
+        times.hold_again(now, ended_soon, 0.5);
+        assert_eq!(hold(&times) - now, Duration::from_secs(seconds), "{ended_soon}");
+    }
+    assert_eq!(
+        times.plan(directive(Pace::Steady), None, false, false).hold,
+        None,
+        "nor anybody who is known"
+    );
+}
+
+#[test]
+fn a_connection_is_replaced_in_the_way_that_it_says() {
+    let (mut times, now) = fresh_table();
+    times.started(Action::Fresh, None, now, 0.5);
+    times.kept(now, LIMIT, 0.5);
+    for action in [Action::Fresh, Action::Hold] {
+        let link = Link { renew: Some((now, action)), ..QUIET };
+        assert_eq!(next(&times, directive(Pace::Steady), Some(link)), (now, action));
+    }
+}
+
+#[test]
+fn the_kernel_is_asked_when_the_host_should_have_been_heard_again() {
+    let (mut times, now) = fresh_table();
+    times.kept(now, LIMIT, 0.5);
+    let look = |times: &Timetable| times.plan(directive(Pace::Steady), OPEN, false, false).look.unwrap();
+    assert_eq!(look(&times) - now, ms(1300));
+    times.looked(now + ms(1300), ms(250), LIMIT);
+    assert_eq!(look(&times) - now, ms(1300 + 1050), "1.3 s after it was heard");
+    times.looked(now, ms(1299), LIMIT);
+    assert_eq!(look(&times) - now, ms(50), "never in haste");
+    assert_eq!(times.plan(directive(Pace::Steady), None, false, false).look, None);
 }

@@ -32,6 +32,7 @@ fn view(down: &[u8]) -> HealthView {
             failing: is_down.then_some(FailReason::Refused),
             round_trip: None,
             held_until: None,
+            answered: None,
         };
         (backend(last), health)
     };

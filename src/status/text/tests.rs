@@ -174,3 +174,22 @@ fn the_document_is_read_back_as_it_was_written() {
     let again: Status = serde_saphyr::from_str(&yaml).unwrap();
     assert_eq!(serde_json::to_string(&again).unwrap(), json);
 }
+
+#[test]
+fn credentials_that_are_not_known_are_named_and_so_is_what_follows() {
+    let connection = Connection { state: ApiState::Synced, ..Connection::default() };
+    let mut status = status([State::Up; 3], &connection);
+    let callers = [("refused", true), ("refused", false), ("authenticated", true)];
+    for (backend, (caller, known)) in status.frontends[0].backends.iter_mut().zip(callers) {
+        (backend.caller, backend.readiness_known) = (Some(caller.to_owned()), Some(known));
+    }
+    let problems: Vec<String> =
+        crate::status::problems::of(&status).into_iter().map(|problem| problem.what).collect();
+    let refused = "the daemon's credentials are refused (401) by 192.0.2.11:6443, 192.0.2.12:6443, which are asked without any";
+    assert!(problems.iter().any(|what| what == refused), "{problems:?}");
+    let unknown = "whether these are ready is unknown, and taken for granted: 192.0.2.12:6443";
+    assert!(problems.iter().any(|what| what == unknown), "{problems:?}");
+    assert_eq!(note(&status.frontends[0].backends[1]), "refuses the daemon's credentials, readiness unknown");
+    status.frontends[0].backends[2].caller = Some("anonymous".to_owned());
+    assert_eq!(note(&status.frontends[0].backends[2]), "asked without credentials");
+}

@@ -112,8 +112,10 @@ pub async fn read(amount: Amount, kubeconfigs: &[PathBuf]) -> Result<()> {
     let (_alternatives_in, alternatives) = watch::channel(Alternatives::default());
     let service = "default/kubernetes".parse().map_err(anyhow::Error::msg)?;
     let snapshot = SnapshotOptions::default();
+    let identity = Arc::new(watch::channel(first.identity().await.map_err(anyhow::Error::msg)?).0);
+    let views = watch::channel(None).1;
     tokio::spawn(apiserver::run(
-        ApiConfig { access, service, snapshot, alternatives, views: watch::channel(None).1 },
+        ApiConfig { access, service, snapshot, alternatives, views, identity },
         snapshots_in,
         connection_in,
     ));

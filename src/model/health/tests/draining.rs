@@ -75,3 +75,17 @@ fn one_that_was_removed_is_kept_until_its_flows_are_ended() {
     story.health.expire(story.at(151_000));
     assert!(!story.health.backends(story.at(151_000)).contains_key(&backend(A)));
 }
+
+/// An apiserver that stops withdraws itself, and says so when it is asked.
+#[test]
+fn one_that_is_withdrawn_is_asked_once() {
+    let mut story = both_up();
+    let demanded = |story: &Story| story.health.directive(backend(A)).unwrap().not_before;
+    assert_eq!(demanded(&story), None);
+    let at = story.at(1000);
+    story.health.publish(&[backend(B)].into(), at);
+    assert_eq!(demanded(&story), Some(at));
+    story.probe(A, 1001, 1002, Outcome::Ready);
+    assert_eq!(demanded(&story), None);
+    assert_eq!(story.state(A), State::Draining);
+}

@@ -25,11 +25,33 @@ fn a_witness_does_what_the_failing_one_cannot() {
                 (n <= needed, n <= needed && needed == 2)
             );
             let (started, finished) = (story.at(1010 + n * 100), story.at(1012 + n * 100));
-            story.observe(B, Probe { started, finished, outcome, round_trip: None, handshake, local: None });
+            story.observe(
+                B,
+                Probe {
+                    started,
+                    finished,
+                    outcome,
+                    round_trip: None,
+                    handshake,
+                    local: None,
+                    answered: None,
+                },
+            );
             failed(&mut story, 1020 + n * 100);
             failed(&mut story, 1070 + n * 100);
             let (started, finished) = (story.at(1080 + n * 100), story.at(1082 + n * 100));
-            story.observe(B, Probe { started, finished, outcome, round_trip: None, handshake, local: None });
+            story.observe(
+                B,
+                Probe {
+                    started,
+                    finished,
+                    outcome,
+                    round_trip: None,
+                    handshake,
+                    local: None,
+                    answered: None,
+                },
+            );
             let expected = if n >= needed { State::Down } else { State::Up };
             assert_eq!(story.state(A), expected, "{reason} and {outcome:?}");
         }
@@ -70,7 +92,15 @@ fn one_on_this_node_says_nothing_of_the_way_to_others() {
         let (handshake, local) = (Some(Duration::from_millis(1)), Some(true));
         story.observe(
             B,
-            Probe { started, finished, outcome: Outcome::Ready, round_trip: None, handshake, local },
+            Probe {
+                started,
+                finished,
+                outcome: Outcome::Ready,
+                round_trip: None,
+                handshake,
+                local,
+                answered: None,
+            },
         );
     };
     let mut story = both_up();
@@ -92,7 +122,7 @@ fn one_of_the_other_family_says_nothing_of_this_one() {
     story.health.publish(&all, story.at(500));
     let ready = |started, finished| {
         let outcome = Outcome::Ready;
-        Probe { started, finished, outcome, round_trip: None, handshake: None, local: None }
+        Probe { started, finished, outcome, round_trip: None, handshake: None, local: None, answered: None }
     };
     let answer = |story: &mut Story, ms| story.health.observe(other, ready(story.at(ms), story.at(ms + 1)));
     // IPv4 alone is lost for five seconds.
