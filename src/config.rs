@@ -232,7 +232,7 @@ pub enum OutputArg {
 /// Arguments of `apivip render`.
 #[derive(Clone, Debug, Args)]
 pub struct RenderArgs {
-    /// Files with Service, EndpointSlice, Endpoints or List objects in YAML or JSON; - is stdin
+    /// Files with Service, EndpointSlice or List objects in YAML or JSON; - is stdin
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub from: Vec<PathBuf>,
 

@@ -82,8 +82,6 @@ pub struct ApiStatus {
     pub since: u64,
     /// The apiserver that is watched.
     pub address: Option<String>,
-    /// `slices`, `endpoints` or `unknown`.
-    pub api: String,
     /// The `resourceVersion` up to which the endpoints have been read.
     pub resource_version: Option<String>,
     /// Seconds since an apiserver last said something of the Service or its endpoints.
@@ -176,7 +174,6 @@ impl Status {
                 state: word(&connection.state),
                 since: unix_seconds(connection.since),
                 address: connection.address.map(|a| a.to_string()),
-                api: word(&connection.api),
                 resource_version: connection.resource_version.clone(),
                 heard_seconds_ago: connection.heard.map(|heard| heard.elapsed().as_secs()),
                 last_error: connection.last_error.clone(),

@@ -13,7 +13,7 @@ use std::time::Instant;
 use apivip::model::balance::Balance;
 use apivip::model::desired::{DesiredState, Masquerade, NodeView, Policy, PreferredSource, desire};
 use apivip::model::health::HealthView;
-use apivip::model::objects::{ClusterView, Published};
+use apivip::model::objects::ClusterView;
 use apivip::model::snapshot::{MAX_BACKENDS, MAX_FRONTENDS, Snapshot, SnapshotOptions};
 use apivip::model::types::ServiceKey;
 
@@ -77,11 +77,7 @@ fn node(snapshot: &Snapshot) -> NodeView {
 
 /// The same Service with its endpoints gone, and no Service at all.
 fn silences(view: &ClusterView) -> [ClusterView; 2] {
-    let published = Published::Endpoints(None);
-    [
-        ClusterView { service: view.service.clone(), published: published.clone() },
-        ClusterView { service: None, published },
-    ]
+    [ClusterView { service: view.service.clone(), ..ClusterView::default() }, ClusterView::default()]
 }
 
 fn check_backends(snapshot: &Snapshot, allow_loopback: bool) {

@@ -143,7 +143,7 @@ pub struct Stage<'lab> {
 impl<'lab> Stage<'lab> {
     /// Starts the control plane, on a node whose settings are [`SETTINGS`].
     pub fn start(lab: &'lab Lab) -> Result<Self> {
-        let scenario = Scenario::start(lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+        let scenario = Scenario::start(lab, Variant::Simulated, &[1, 2, 3])?;
         lab.node().sysctls(&SETTINGS)?;
         let kubeconfig = scenario.plane.kubeconfig()?.display().to_string();
         Ok(Self { lab, scenario, arguments: vec!["--kubeconfig".to_owned(), kubeconfig] })

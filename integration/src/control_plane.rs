@@ -33,14 +33,10 @@ const USER_AGENT: &str = "lab-client";
 /// The kinds of control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// Simulated, with EndpointSlices.
-    SimulatedSlices,
-    /// Simulated, with Endpoints only, as Kubernetes 1.20.
-    SimulatedEndpoints,
-    /// Real, with Endpoints.
-    RealEndpoints,
-    /// Real, with EndpointSlices through a proxy in front of each apiserver.
-    RealSlices,
+    /// Apiservers that do as they are told, also what no real one does.
+    Simulated,
+    /// etcd and kube-apiservers.
+    Real,
 }
 
 /// A running control plane of one kind. Dropping it ends all of it.
@@ -59,19 +55,15 @@ enum Plane<'lab> {
 impl<'lab> ControlPlane<'lab> {
     /// Starts every apiserver of the lab and waits until they answer.
     pub fn start(lab: &'lab Lab, variant: Variant) -> Result<Self> {
-        let simulated = |slices| -> Result<Plane<'lab>> {
-            let authority = Authority::new(lab.dir(), "ca")?;
-            Ok(Plane::Simulated { fleet: Fleet::start(lab, &authority, slices)?, authority })
-        };
-        let real = |slices_v1| -> Result<Plane<'lab>> {
-            let options = RealOptions { endpoints: EndpointsBy::Test, slices_v1 };
-            Ok(Plane::Real(RealControlPlane::start(lab, options)?))
-        };
         let plane = match variant {
-            Variant::SimulatedSlices => simulated(true)?,
-            Variant::SimulatedEndpoints => simulated(false)?,
-            Variant::RealEndpoints => real(false)?,
-            Variant::RealSlices => real(true)?,
+            Variant::Simulated => {
+                let authority = Authority::new(lab.dir(), "ca")?;
+                Plane::Simulated { fleet: Fleet::start(lab, &authority)?, authority }
+            }
+            Variant::Real => {
+                let options = RealOptions { endpoints: EndpointsBy::Test };
+                Plane::Real(RealControlPlane::start(lab, options)?)
+            }
         };
         Ok(Self { lab, plane })
     }
@@ -230,7 +222,6 @@ impl<'lab> ControlPlane<'lab> {
     }
 }
 
-/// A proxy in between has put the client before itself.
 fn audited_source(event: &Value) -> Result<IpAddr> {
     let address = event["sourceIPs"][0].as_str().context("find the source of an audited request")?;
     address.parse().with_context(|| format!("parse the source of an audited request: {address}"))

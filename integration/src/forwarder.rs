@@ -42,7 +42,7 @@ impl<'lab> Stage<'lab> {
     /// Starts everything but the daemon, whose mode is `mode`. Every apiserver is simulated and published, with its
     /// streams.
     pub fn start(lab: &'lab Lab, mode: &str) -> Result<Self> {
-        Self::start_on(lab, Variant::SimulatedSlices, mode)
+        Self::start_on(lab, Variant::Simulated, mode)
     }
 
     /// The same on another control plane.

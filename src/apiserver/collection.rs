@@ -61,7 +61,7 @@ pub(super) enum Counted {
 pub(super) struct Collection {
     resource: Resource,
     position: Position,
-    /// Was listed since it was last forgotten.
+    /// Was listed, in whichever session.
     listed: bool,
     /// When a refused version was last answered with a list.
     refused_at: Option<Instant>,
@@ -73,18 +73,6 @@ impl Collection {
     pub(super) fn new(resource: Resource) -> Self {
         let position = Position::List(ListFrom::Cache);
         Self { resource, position, listed: false, refused_at: None, was_short: false }
-    }
-
-    /// Forgets the position: the next list is read through to etcd, as a version of another collection says nothing
-    /// about this one.
-    pub(super) fn forget(&mut self) {
-        self.position = Position::List(ListFrom::Newest);
-        self.listed = false;
-    }
-
-    /// Whether it was listed, in whichever session, and not forgotten since.
-    pub(super) fn is_listed(&self) -> bool {
-        self.listed
     }
 
     /// Lists if there is no version that a watch could continue from.
@@ -237,13 +225,13 @@ impl Collection {
     }
 
     /// Where the next session begins after `failure`. What could not be understood, a resumed watch would send again;
-    /// so that is listed anew.
+    /// so that is listed anew, and so is what a server lists and does not let watch.
     fn recover(&mut self, failure: &ApiError) {
         self.position = match (failure, &self.position) {
             (ApiError::Expired { .. } | ApiError::FromTheFuture { .. }, _) => {
                 Position::List(ListFrom::Newest)
             }
-            (ApiError::Protocol { .. }, Position::Watch(version)) => {
+            (ApiError::Protocol { .. } | ApiError::NotFound { .. }, Position::Watch(version)) => {
                 Position::List(ListFrom::AtLeast(version.clone()))
             }
             (_, position) => position.clone(),

@@ -29,8 +29,6 @@ pub struct Connection {
     pub since: SystemTime,
     /// The apiserver that the session is with.
     pub address: Option<SocketAddr>,
-    /// In which form this server publishes endpoints.
-    pub api: Api,
     /// The `resourceVersion` up to which the endpoints have been read.
     pub resource_version: Option<String>,
     /// When an apiserver last said something of either collection.
@@ -67,25 +65,12 @@ pub enum State {
     Degraded,
 }
 
-/// In which form endpoints are published.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Api {
-    /// Not known yet.
-    Unknown,
-    /// EndpointSlices `discovery.k8s.io/v1`.
-    Slices,
-    /// `v1` Endpoints.
-    Endpoints,
-}
-
 impl Default for Connection {
     fn default() -> Self {
         Self {
             state: State::Connecting,
             since: SystemTime::now(),
             address: None,
-            api: Api::Unknown,
             resource_version: None,
             heard: None,
             last_error: None,
@@ -122,26 +107,16 @@ impl Reporter {
 
     /// A watch was accepted by `address`. Two collections make the view current.
     pub(super) fn watching(&mut self, resource: Resource, address: Option<SocketAddr>) {
-        let api = match resource {
-            Resource::Service => None,
-            Resource::Slices => Some(Api::Slices),
-            Resource::Endpoints => Some(Api::Endpoints),
-        };
         self.watching.insert(resource);
-        self.sender.send_modify(|connection| {
-            connection.address = address;
-            connection.api = api.unwrap_or(connection.api);
-        });
+        self.sender.send_modify(|connection| connection.address = address);
         if self.watching.len() < 2 || self.synced_at.is_some() {
             return;
         }
         let now = Instant::now();
         self.synced_at = Some(now);
-        let mut api = Api::Unknown;
         self.sender.send_modify(|connection| {
             turn(connection, State::Synced);
             connection.last_error = None;
-            api = connection.api;
         });
         let address = address.map(tracing::field::display);
         match self.outage.take() {
@@ -149,13 +124,12 @@ impl Reporter {
                 let seconds = begin.elapsed().as_secs();
                 tracing::info!(
                     address,
-                    ?api,
                     after_seconds = seconds,
                     failures,
                     "the Kubernetes API is read again"
                 );
             }
-            None => tracing::info!(address, ?api, "the Kubernetes API is read"),
+            None => tracing::info!(address, "the Kubernetes API is read"),
         }
         self.logged.clear();
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::resource::Resource;
-use crate::model::objects::{EndpointSlice, Endpoints, ObjectMeta, Service};
+use crate::model::objects::{EndpointSlice, ObjectMeta, Service};
 use crate::model::types::ServiceKey;
 
 /// The label that ties a slice to its Service.
@@ -27,8 +27,6 @@ pub enum Change {
     Slice(EndpointSlice),
     /// The slice of this name is gone.
     SliceGone(String),
-    /// The Endpoints object is this, or does not exist.
-    Endpoints(Option<Endpoints>),
 }
 
 impl Change {
@@ -37,7 +35,7 @@ impl Change {
         match self {
             Self::Slice(slice) => &slice.metadata.name,
             Self::SliceGone(name) => name,
-            Self::Service(_) | Self::Slices(_) | Self::Endpoints(_) => "",
+            Self::Service(_) | Self::Slices(_) => "",
         }
     }
 }
@@ -160,9 +158,6 @@ pub fn list(resource: Resource, key: &ServiceKey, body: &[u8]) -> Result<Listed,
                 .map(|slice| (slice.metadata.name.clone(), slice))
                 .collect(),
         ),
-        Resource::Endpoints => {
-            Change::Endpoints(items::<Endpoints>(body)?.into_iter().find(|e| is_named(&e.metadata, key)))
-        }
     };
     Ok(Listed { change, version: head.metadata.resource_version })
 }
@@ -195,10 +190,6 @@ pub fn event(resource: Resource, key: &ServiceKey, line: &[u8]) -> Result<Event,
                 true => Change::Slice(slice),
                 false => Change::SliceGone(slice.metadata.name),
             })
-        }
-        Resource::Endpoints => {
-            let endpoints = json::<Whole<Endpoints>>(line)?.object;
-            is_named(&endpoints.metadata, key).then(|| Change::Endpoints(present.then_some(endpoints)))
         }
     };
     Ok(Event::Changed(change, version))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::decode::DecodeError;
 use super::frames::TooLong;
-use super::resource::Asked;
+use super::resource::{Asked, Resource};
 
 /// Why a session with an apiserver ended.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub(super) enum ApiError {
         asked.namespace, asked.resource.rbac_name()
     )]
     Forbidden { asked: Asked, message: String },
-    #[error("{asked}: the server does not have this resource (404)")]
+    #[error("{asked}: the server does not have this resource (404){}", since(asked.resource))]
     NotFound { asked: Asked },
     #[error("{asked}: the server no longer has the resourceVersion asked for (410)")]
     Expired { asked: Asked },
@@ -52,6 +52,14 @@ impl ApiError {
     pub(super) fn too_long(asked: &Asked, error: TooLong) -> Self {
         let problem = format!("sent more than {} MiB as one object", error.limit >> 20);
         Self::Protocol { asked: asked.clone(), problem }
+    }
+}
+
+/// Which servers have a collection that not all have.
+fn since(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Service => "",
+        Resource::Slices => ": Kubernetes 1.21 or later is needed",
     }
 }
 

@@ -44,7 +44,7 @@ mod versions;
 mod watch;
 
 pub use access::{Access, AccessError, Credentials, Expiry, Lifetime, TLS_NAME, load};
-pub use connection::{Api, Connection, State};
+pub use connection::{Connection, State};
 pub use renewal::follow;
 
 pub use crate::model::published::Published;

@@ -1,4 +1,4 @@
-//! The three collections that can be read, and the requests that read them.
+//! The two collections that are read, and the requests that read them.
 //!
 //! In: the Service's key. Out: request targets that select this one Service and nothing else of the cluster, and
 //! the words with which errors name a collection.
@@ -14,15 +14,13 @@ pub enum Resource {
     Service,
     /// Its EndpointSlices, `discovery.k8s.io/v1` (Kubernetes 1.21 and later).
     Slices,
-    /// Its `v1` Endpoints object.
-    Endpoints,
 }
 
 impl Resource {
     /// `apiVersion` of its objects and lists.
     pub fn api_version(self) -> &'static str {
         match self {
-            Self::Service | Self::Endpoints => "v1",
+            Self::Service => "v1",
             Self::Slices => "discovery.k8s.io/v1",
         }
     }
@@ -32,7 +30,6 @@ impl Resource {
         match self {
             Self::Service => "Service",
             Self::Slices => "EndpointSlice",
-            Self::Endpoints => "Endpoints",
         }
     }
 
@@ -41,7 +38,6 @@ impl Resource {
         match self {
             Self::Service => "ServiceList",
             Self::Slices => "EndpointSliceList",
-            Self::Endpoints => "EndpointsList",
         }
     }
 
@@ -50,7 +46,6 @@ impl Resource {
         match self {
             Self::Service => "services",
             Self::Slices => "endpointslices.discovery.k8s.io",
-            Self::Endpoints => "endpoints",
         }
     }
 
@@ -65,9 +60,6 @@ impl Resource {
                 "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices\
                  ?labelSelector=kubernetes.io%2Fservice-name%3D{name}"
             ),
-            Self::Endpoints => {
-                format!("/api/v1/namespaces/{namespace}/endpoints?fieldSelector=metadata.name%3D{name}")
-            }
         }
     }
 
@@ -153,8 +145,8 @@ mod tests {
              %2Fservice-name%3Dkubernetes&watch=true&allowWatchBookmarks=true&timeoutSeconds=300&resourceVersion=42"
         );
         assert_eq!(
-            Resource::Endpoints.list_target(&key(), &ListFrom::Newest),
-            "/api/v1/namespaces/default/endpoints?fieldSelector=metadata.name%3Dkubernetes"
+            Resource::Service.list_target(&key(), &ListFrom::Newest),
+            "/api/v1/namespaces/default/services?fieldSelector=metadata.name%3Dkubernetes"
         );
     }
 

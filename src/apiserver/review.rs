@@ -31,8 +31,6 @@ const VERBS: [&str; 2] = ["list", "watch"];
 pub struct Audience {
     /// Whether the daemon may do each thing that it does; an error is one line.
     pub permissions: Vec<Permission>,
-    /// Whether endpoints come as EndpointSlices; `None` if that could not be read.
-    pub slices: Option<bool>,
     /// What it publishes, or one line that says why that could not be read.
     pub snapshot: Result<Arc<Snapshot>, String>,
 }
@@ -71,38 +69,26 @@ pub async fn ask(
     only.offer(Alternatives { addresses: BTreeSet::from([address]), ..Alternatives::default() });
     let candidates = Arc::new(Mutex::new(only));
     let client = Client::open(access, &candidates).await.map_err(|error| error.to_string())?;
-    let (service, slices, endpoints, permissions) = tokio::join!(
+    let (service, slices, permissions) = tokio::join!(
         list(&client, Resource::Service, key, &ListFrom::Cache),
         list(&client, Resource::Slices, key, &ListFrom::Cache),
-        list(&client, Resource::Endpoints, key, &ListFrom::Cache),
         permissions(&client, key),
     );
-    let has_slices = match &slices {
-        Ok(_) => Some(true),
-        Err(ApiError::NotFound { .. }) => Some(false),
-        // It is there, if somebody may not read it.
-        Err(ApiError::Forbidden { .. }) => Some(true),
-        Err(_) => None,
-    };
-    let published = match has_slices {
-        Some(false) => endpoints,
-        _ => slices,
-    };
-    let snapshot = match (service, published) {
-        (Ok((service, _)), Ok((published, _))) => view(service.change, published.change, options),
+    let snapshot = match (service, slices) {
+        (Ok((service, _)), Ok((slices, _))) => view(service.change, slices.change, options),
         (Err(error), _) | (_, Err(error)) => Err(error.to_string()),
     };
-    Ok(Audience { permissions, slices: has_slices, snapshot })
+    Ok(Audience { permissions, snapshot })
 }
 
-fn view(service: Change, published: Change, options: SnapshotOptions) -> Result<Arc<Snapshot>, String> {
+fn view(service: Change, slices: Change, options: SnapshotOptions) -> Result<Arc<Snapshot>, String> {
     let mut store = Store::new(options);
     store.apply(service);
-    store.apply(published).ok_or_else(|| "the lists are not complete".to_owned())
+    store.apply(slices).ok_or_else(|| "the lists are not complete".to_owned())
 }
 
 async fn permissions(client: &Client, key: &ServiceKey) -> Vec<Permission> {
-    let all = [Resource::Service, Resource::Slices, Resource::Endpoints].into_iter();
+    let all = [Resource::Service, Resource::Slices].into_iter();
     let asked =
         all.flat_map(|resource| VERBS.map(|verb| (resource, verb))).map(|(resource, verb)| async move {
             Permission { resource, verb, allowed: allowed(client, resource, verb, key).await }

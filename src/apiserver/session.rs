@@ -13,7 +13,7 @@ use super::access::Access;
 use super::candidates::Candidates;
 use super::client::Client;
 use super::collection::{Collection, Counted, Sink};
-use super::connection::{Api, Reporter};
+use super::connection::Reporter;
 use super::decode::Change;
 use super::error::ApiError;
 use super::introduce;
@@ -22,21 +22,16 @@ use super::store::Store;
 use crate::model::types::ServiceKey;
 use crate::readyz::Identity;
 
-/// The two collections and how far each has been read. The endpoints have two possible forms.
+/// The two collections and how far each has been read.
 #[derive(Debug)]
 pub(super) struct Collections {
     service: Collection,
     slices: Collection,
-    endpoints: Collection,
 }
 
 impl Collections {
     pub(super) fn new() -> Self {
-        Self {
-            service: Collection::new(Resource::Service),
-            slices: Collection::new(Resource::Slices),
-            endpoints: Collection::new(Resource::Endpoints),
-        }
+        Self { service: Collection::new(Resource::Service), slices: Collection::new(Resource::Slices) }
     }
 }
 
@@ -118,19 +113,19 @@ pub(super) async fn run(
     // Nobody says so when a certificate that is shown already ends: each request fails from then on.
     let end = client.changes_after().map(|after| Instant::now() + after);
     let session = Session { hub, opened: Notify::new() };
-    let Collections { service, slices, endpoints } = collections;
+    let Collections { service, slices } = collections;
     // The whole view first: a server whose watches fail can at least be listed.
     let read = async {
         service.catch_up(&client, &hub.key, &session).await?;
-        decide(slices, endpoints, &client, &session).await?;
+        slices.catch_up(&client, &hub.key, &session).await?;
         let service = service.follow(&client, &hub.key, &session);
-        let endpoints = async {
+        let slices = async {
             // When both watches resume, the second request waits for the first answer: by then it is known whether the
             // connection is HTTP/2, and they share it instead of racing to dial two.
             session.opened.notified().await;
-            follow_endpoints(slices, endpoints, &client, &session).await
+            slices.follow(&client, &hub.key, &session).await
         };
-        tokio::try_join!(service, endpoints).map(|(never, _)| never)
+        tokio::try_join!(service, slices).map(|(never, _)| never)
     };
     let ends = async {
         match end {
@@ -142,56 +137,5 @@ pub(super) async fn run(
         ended = read => ended,
         () = ends => Err(ApiError::EndsSoon),
         never = introduced => match never {},
-    }
-}
-
-/// Every watch that ended may have ended with its connection, and the next be with another server: so that is decided
-/// anew before each, not only in each session.
-async fn follow_endpoints(
-    slices: &mut Collection,
-    endpoints: &mut Collection,
-    client: &Client,
-    session: &Session<'_>,
-) -> Result<Infallible, ApiError> {
-    let key = &session.hub.key;
-    let mut refused = false;
-    loop {
-        match decide(slices, endpoints, client, session).await? {
-            Api::Endpoints => endpoints.step(client, key, session).await?,
-            _ => match slices.step(client, key, session).await {
-                // Only a list decides: a resumed watch may be refused for other reasons.
-                Err(failure @ ApiError::NotFound { .. }) => {
-                    endpoints.forget();
-                    slices.forget();
-                    if std::mem::replace(&mut refused, true) {
-                        return Err(failure);
-                    }
-                }
-                other => other?,
-            },
-        }
-    }
-}
-
-/// Slices where the server has them, else Endpoints. The next server may be newer, or older.
-/// Whichever form takes over begins with a list, as the view holds the other form until then.
-async fn decide(
-    slices: &mut Collection,
-    endpoints: &mut Collection,
-    client: &Client,
-    session: &Session<'_>,
-) -> Result<Api, ApiError> {
-    let key = &session.hub.key;
-    match slices.catch_up(client, key, session).await {
-        Ok(()) => Ok(Api::Slices),
-        Err(ApiError::NotFound { .. }) => {
-            if slices.is_listed() {
-                endpoints.forget();
-            }
-            slices.forget();
-            endpoints.catch_up(client, key, session).await?;
-            Ok(Api::Endpoints)
-        }
-        Err(failure) => Err(failure),
     }
 }

@@ -3,11 +3,10 @@
 //! In: changes of both collections, in the order of their arrival. Out: a new [`Snapshot`] whenever both collections
 //! are known and what a node would be programmed with differs from before.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::decode::Change;
-use crate::model::objects::{ClusterView, Published};
+use crate::model::objects::ClusterView;
 use crate::model::snapshot::{Snapshot, SnapshotOptions};
 
 /// Both collections, and the last snapshot made of them.
@@ -15,15 +14,14 @@ use crate::model::snapshot::{Snapshot, SnapshotOptions};
 pub(super) struct Store {
     view: ClusterView,
     has_service: bool,
-    has_endpoints: bool,
+    has_slices: bool,
     options: SnapshotOptions,
     last: Option<Arc<Snapshot>>,
 }
 
 impl Store {
     pub(super) fn new(options: SnapshotOptions) -> Self {
-        let view = ClusterView { service: None, published: Published::Slices(BTreeMap::new()) };
-        Self { view, has_service: false, has_endpoints: false, options, last: None }
+        Self { view: ClusterView::default(), has_service: false, has_slices: false, options, last: None }
     }
 
     /// Applies one change. Returns the new snapshot if there is one.
@@ -34,29 +32,21 @@ impl Store {
                 self.has_service = true;
             }
             Change::Slices(slices) => {
-                self.view.published = Published::Slices(slices);
-                self.has_endpoints = true;
-            }
-            Change::Endpoints(endpoints) => {
-                self.view.published = Published::Endpoints(endpoints);
-                self.has_endpoints = true;
+                self.view.slices = slices;
+                self.has_slices = true;
             }
             Change::Slice(slice) => {
-                if let Published::Slices(slices) = &mut self.view.published {
-                    slices.insert(slice.metadata.name.clone(), slice);
-                }
+                self.view.slices.insert(slice.metadata.name.clone(), slice);
             }
             Change::SliceGone(name) => {
-                if let Published::Slices(slices) = &mut self.view.published {
-                    slices.remove(&name);
-                }
+                self.view.slices.remove(&name);
             }
         }
         self.snapshot()
     }
 
     fn snapshot(&mut self) -> Option<Arc<Snapshot>> {
-        if !(self.has_service && self.has_endpoints) {
+        if !(self.has_service && self.has_slices) {
             return None;
         }
         let generation = self.last.as_ref().map_or(1, |last| last.generation);
@@ -125,12 +115,11 @@ mod tests {
     }
 
     #[test]
-    fn a_list_replaces_what_vanished_meanwhile_and_the_form_may_change() {
+    fn a_list_replaces_what_vanished_meanwhile() {
         let mut store = Store::new(SnapshotOptions::default());
         store.apply(service("10.96.0.1"));
         store.apply(slices(&[slice("a", "192.0.2.11"), slice("b", "192.0.2.12")])).unwrap();
         assert_eq!(store.apply(slices(&[slice("b", "192.0.2.12")])).unwrap().backends().len(), 1);
-        assert!(store.apply(Change::Endpoints(None)).unwrap().backends().is_empty());
-        assert_eq!(store.apply(Change::Slice(slice("a", "192.0.2.11"))), None);
+        assert!(store.apply(slices(&[])).unwrap().backends().is_empty());
     }
 }

@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::api::{Api, api, kubectl};
 use super::finding::{Check, Finding};
-use crate::apiserver::resource::Resource;
 use crate::apiserver::review::{Denied, Permission};
 use crate::columns::few;
 use crate::model::snapshot::{ServiceStatus, Snapshot};
@@ -32,12 +31,7 @@ pub(super) fn reading(seen: &Api) -> Vec<Finding> {
         Ok(snapshot) => published(snapshot, *address, &seen.service),
         Err(error) => READ.fail(error.as_str(), list),
     }];
-    all.extend(
-        audience
-            .permissions
-            .iter()
-            .filter_map(|asked| permission(asked, audience.slices, namespace, &kubectl)),
-    );
+    all.extend(audience.permissions.iter().map(|asked| permission(asked, namespace, &kubectl)));
     all
 }
 
@@ -67,17 +61,11 @@ fn published(snapshot: &Snapshot, from: SocketAddr, service: &ServiceKey) -> Fin
     READ.ok(format!("from {from}: {} with {} apiservers", few(&vips), apiservers.len()))
 }
 
-/// Endpoints are read only where there are no EndpointSlices.
-fn permission(asked: &Permission, slices: Option<bool>, namespace: &str, kubectl: &str) -> Option<Finding> {
+fn permission(asked: &Permission, namespace: &str, kubectl: &str) -> Finding {
     let about = format!("{} {}", asked.verb, asked.resource.rbac_name());
-    let needed = match asked.resource {
-        Resource::Service => true,
-        Resource::Slices => slices != Some(false),
-        Resource::Endpoints => slices == Some(false),
-    };
     let finding = match &asked.allowed {
-        Ok(true) if needed => PERMISSION.ok(format!("allowed in namespace {namespace}")),
-        Ok(false) if needed => PERMISSION.fail(
+        Ok(true) => PERMISSION.ok(format!("allowed in namespace {namespace}")),
+        Ok(false) => PERMISSION.fail(
             format!("denied in namespace {namespace}"),
             format!(
                 "kubectl apply -f docs/install/rbac.yaml, or add the verb {} on {} to the Role, and bind it to this user",
@@ -85,10 +73,10 @@ fn permission(asked: &Permission, slices: Option<bool>, namespace: &str, kubectl
                 asked.resource.rbac_name()
             ),
         ),
-        Err(Denied::Credentials(what)) if needed => {
+        Err(Denied::Credentials(what)) => {
             PERMISSION.fail("the apiserver does not accept the credentials (401)", format!("{kubectl} get --raw /api: check {what}"))
         }
-        Err(Denied::Unanswered(error)) if needed => PERMISSION.unknown(
+        Err(Denied::Unanswered(error)) => PERMISSION.unknown(
             error.as_str(),
             format!(
                 "{kubectl} auth can-i {} {} -n {namespace}",
@@ -96,7 +84,6 @@ fn permission(asked: &Permission, slices: Option<bool>, namespace: &str, kubectl
                 asked.resource.rbac_name()
             ),
         ),
-        _ => return None,
     };
-    Some(finding.about(about))
+    finding.about(about)
 }

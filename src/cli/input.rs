@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::model::objects::{ClusterView, EndpointSlice, Endpoints, Published, Service};
+use crate::model::objects::{ClusterView, EndpointSlice, Service};
 use crate::model::types::ServiceKey;
 
 /// The label that ties a slice to its Service.
@@ -21,7 +21,8 @@ const MAX_INPUT: u64 = 64 << 20;
 pub(super) struct Objects {
     service: Option<Service>,
     slices: BTreeMap<String, EndpointSlice>,
-    endpoints: Option<Endpoints>,
+    /// There was an Endpoints object, which holds what slices hold and is not read.
+    has_endpoints: bool,
 }
 
 impl Objects {
@@ -42,12 +43,14 @@ impl Objects {
         let service = self
             .service
             .ok_or_else(|| anyhow!("no Service {key} in the given files; --service names another one"))?;
-        let published = if self.slices.is_empty() && self.endpoints.is_some() {
-            Published::Endpoints(self.endpoints)
-        } else {
-            Published::Slices(self.slices)
-        };
-        Ok(ClusterView { service: Some(service), published })
+        ensure!(
+            !self.slices.is_empty() || !self.has_endpoints,
+            "Endpoints are not read, and there is no EndpointSlice of Service {key}: add what `kubectl get endpointslice \
+             -n {} -l {SERVICE_LABEL}={} -o yaml` prints",
+            key.namespace,
+            key.name
+        );
+        Ok(ClusterView { service: Some(service), slices: self.slices })
     }
 
     fn take(&mut self, object: Value, key: &ServiceKey) -> anyhow::Result<()> {
@@ -60,7 +63,7 @@ impl Objects {
                     self.service = Some(service);
                 }
             }
-            ("EndpointSlice", "discovery.k8s.io/v1" | "discovery.k8s.io/v1beta1") => {
+            ("EndpointSlice", "discovery.k8s.io/v1") => {
                 let slice: EndpointSlice = parse(object, &kind)?;
                 if slice.metadata.namespace == key.namespace
                     && slice.metadata.labels.get(SERVICE_LABEL) == Some(&key.name)
@@ -68,16 +71,12 @@ impl Objects {
                     self.slices.insert(slice.metadata.name.clone(), slice);
                 }
             }
-            ("Endpoints", "v1") => {
-                let endpoints: Endpoints = parse(object, &kind)?;
-                if endpoints.metadata.name == key.name && endpoints.metadata.namespace == key.namespace {
-                    self.endpoints = Some(endpoints);
-                }
-            }
+            // A backup of a cluster has them, too.
+            ("Endpoints", "v1") => self.has_endpoints = true,
             (list, _) if list.ends_with("List") => self.take_list(object, &kind, &version, key)?,
             ("", _) => bail!("an object without a kind"),
             _ => bail!(
-                "{kind} {version} is not used here; expected Service, EndpointSlice, Endpoints or List objects"
+                "{kind} {version} is not used here; expected Service v1, EndpointSlice discovery.k8s.io/v1 or List objects"
             ),
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The few fields of Service, EndpointSlice and Endpoints that a virtual IP is made of.
+//! The few fields of Service and EndpointSlice that a virtual IP is made of.
 //!
 //! In: the JSON or YAML of the Kubernetes API. Out: plain values for [`super::snapshot`]. Unknown fields are
 //! ignored, and `null` reads as absent: the API writes empty Go slices as `null`.
@@ -42,7 +42,7 @@ pub struct ServiceSpec {
     /// The first cluster IP; empty or `None` for a headless Service.
     #[serde(rename = "clusterIP", deserialize_with = "null_is_default")]
     pub cluster_ip: String,
-    /// Every cluster IP (since Kubernetes 1.20).
+    /// Every cluster IP.
     #[serde(rename = "clusterIPs", deserialize_with = "null_is_default")]
     pub cluster_ips: Vec<String>,
     /// The ports.
@@ -67,7 +67,7 @@ pub struct ServicePort {
     pub protocol: String,
 }
 
-/// A `discovery.k8s.io` EndpointSlice (v1; v1beta1 has the same fields here).
+/// A `discovery.k8s.io/v1` EndpointSlice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSlice {
@@ -106,7 +106,7 @@ pub struct EndpointConditions {
     pub serving: Option<bool>,
 }
 
-/// One port of a slice or of an Endpoints subset.
+/// One port of a slice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct EndpointPort {
@@ -120,57 +120,13 @@ pub struct EndpointPort {
     pub protocol: String,
 }
 
-/// A `v1` Endpoints object: all that servers before 1.21 can be watched with.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct Endpoints {
-    /// Name and namespace, which equal the Service's.
-    pub metadata: ObjectMeta,
-    /// Groups of addresses that share ports.
-    #[serde(deserialize_with = "null_is_default")]
-    pub subsets: Vec<EndpointSubset>,
-}
-
-/// Addresses times ports.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct EndpointSubset {
-    /// Ready addresses.
-    #[serde(deserialize_with = "null_is_default")]
-    pub addresses: Vec<EndpointAddress>,
-    /// Addresses that are not ready.
-    #[serde(deserialize_with = "null_is_default")]
-    pub not_ready_addresses: Vec<EndpointAddress>,
-    /// The ports.
-    #[serde(deserialize_with = "null_is_default")]
-    pub ports: Vec<EndpointPort>,
-}
-
-/// One address of a subset.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct EndpointAddress {
-    /// IPv4 or IPv6.
-    #[serde(deserialize_with = "null_is_default")]
-    pub ip: String,
-}
-
 /// What the API said of one Service: the input of a Snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterView {
     /// The Service, or `None` when the API says that it does not exist.
     pub service: Option<Service>,
-    /// Its endpoints.
-    pub published: Published,
-}
-
-/// Endpoints in the form that the server has them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Published {
-    /// EndpointSlices by name (Kubernetes 1.21 and later).
-    Slices(BTreeMap<String, EndpointSlice>),
-    /// The v1 Endpoints object, or `None` when it does not exist (1.20 and older).
-    Endpoints(Option<Endpoints>),
+    /// Its EndpointSlices, by name.
+    pub slices: BTreeMap<String, EndpointSlice>,
 }
 
 fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>

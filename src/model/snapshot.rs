@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::address::{self, RejectReason};
-use super::objects::{ClusterView, Published, Service, ServicePort};
+use super::objects::{ClusterView, Service, ServicePort};
 use super::types::{Backend, Family, Vip};
 
 mod usable;
@@ -117,19 +117,8 @@ impl Snapshot {
         let ports = usable_ports(&service.spec.ports, &mut rejected);
         let judge = Judge { vips: &vips, options };
         let mut found = Usable::default();
-        match &view.published {
-            Published::Slices(slices) => {
-                for slice in slices.values() {
-                    found.add_slice(slice, judge, &mut rejected);
-                }
-            }
-            Published::Endpoints(endpoints) => {
-                for subset in endpoints.iter().flat_map(|e| &e.subsets) {
-                    for address in &subset.addresses {
-                        found.add(&address.ip, None, &subset.ports, true, judge, &mut rejected);
-                    }
-                }
-            }
+        for slice in view.slices.values() {
+            found.add_slice(slice, judge, &mut rejected);
         }
         let affinity = match service.spec.session_affinity.as_str() {
             "ClientIP" => Affinity::ClientIP,

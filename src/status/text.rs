@@ -99,14 +99,13 @@ impl Text {
     fn api(&mut self, status: &Status) {
         let api = &status.api;
         let address = api.address.as_deref().map(|a| format!(" from {a}")).unwrap_or_default();
-        let form = match api.api.as_str() {
-            "slices" => ", EndpointSlices",
-            "endpoints" => ", Endpoints",
-            _ => "",
-        };
-        let version = api.resource_version.as_deref().map(|v| format!(" at version {v}")).unwrap_or_default();
+        let version = api
+            .resource_version
+            .as_deref()
+            .map(|v| format!(", EndpointSlices at version {v}"))
+            .unwrap_or_default();
         let since = duration(unix_now().saturating_sub(api.since));
-        self.line("API", &format!("{}{address} for {since}{form}{version}", api.state));
+        self.line("API", &format!("{}{address} for {since}{version}", api.state));
         for said in api.waiting().iter().chain(&api.last_error) {
             self.line("", said);
         }

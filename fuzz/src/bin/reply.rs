@@ -2,15 +2,13 @@
 
 #![no_main]
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use apivip::dataplane::nft::reply::{self, Observed};
 use apivip::dataplane::nft::table::Table;
 use apivip::dataplane::nft::{build, wire};
-use apivip::model::objects::{
-    ClusterView, EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Published,
-};
-use apivip::model::objects::{Service, ServicePort};
+use apivip::model::objects::{ClusterView, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort};
 use apivip_fuzz::{desired, table::check_transaction};
 use libfuzzer_sys::fuzz_target;
 
@@ -30,13 +28,12 @@ fn view() -> ClusterView {
     let mut service = Service::default();
     service.spec.cluster_ip = "10.96.0.1".to_owned();
     service.spec.ports = vec![ServicePort { name: String::new(), port: 443, protocol: String::new() }];
-    let addresses =
-        ["192.0.2.11", "192.0.2.12", "192.0.2.13"].map(|ip| EndpointAddress { ip: ip.to_owned() });
-    let subset = EndpointSubset {
-        addresses: addresses.to_vec(),
+    let endpoint = |ip: &str| Endpoint { addresses: vec![ip.to_owned()], ..Endpoint::default() };
+    let slice = EndpointSlice {
+        address_type: "IPv4".to_owned(),
+        endpoints: ["192.0.2.11", "192.0.2.12", "192.0.2.13"].map(endpoint).to_vec(),
         ports: vec![EndpointPort { port: Some(6443), ..EndpointPort::default() }],
-        ..EndpointSubset::default()
+        ..EndpointSlice::default()
     };
-    let endpoints = Endpoints { subsets: vec![subset], ..Endpoints::default() };
-    ClusterView { service: Some(service), published: Published::Endpoints(Some(endpoints)) }
+    ClusterView { service: Some(service), slices: BTreeMap::from([("kubernetes".to_owned(), slice)]) }
 }

@@ -4,17 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use apivip::model::objects::{
-    ClusterView, Endpoint, EndpointPort, EndpointSlice, ObjectMeta, Published, Service,
-};
+use apivip::model::objects::{ClusterView, Endpoint, EndpointPort, EndpointSlice, ObjectMeta, Service};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(service) = serde_json::from_slice::<Service>(data) else { return };
     let slices = ["IPv4", "IPv6"].map(|family| slice(&service, family));
-    let published =
-        Published::Slices(BTreeMap::from(slices.map(|slice| (slice.metadata.name.clone(), slice))));
-    apivip_fuzz::check(&ClusterView { service: Some(service), published });
+    let slices = BTreeMap::from(slices.map(|slice| (slice.metadata.name.clone(), slice)));
+    apivip_fuzz::check(&ClusterView { service: Some(service), slices });
 });
 
 /// Endpoints that serve every port of the Service, and the Service's own addresses among them.

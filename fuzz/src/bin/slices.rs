@@ -1,5 +1,5 @@
-//! Endpoints as the API sends them -> the table. Input: lines of JSON, each an EndpointSlice, Endpoints or a watch
-//! event of one; the whole of it is also read as the body of a list.
+//! Endpoints as the API sends them -> the table. Input: lines of JSON, each an EndpointSlice or a watch event
+//! of one; the whole of it is also read as the body of a list.
 
 #![no_main]
 
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use apivip::apiserver::decode::{self, Change, Event};
 use apivip::apiserver::frames::{Lines, TooLong};
 use apivip::apiserver::resource::Resource;
-use apivip::model::objects::{ClusterView, EndpointSlice, Endpoints, Published, Service, ServicePort};
+use apivip::model::objects::{ClusterView, EndpointSlice, Service, ServicePort};
 use apivip_fuzz::{check, key};
 use libfuzzer_sys::fuzz_target;
 
@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
             break;
         }
     }
-    for resource in [Resource::Service, Resource::Slices, Resource::Endpoints] {
+    for resource in [Resource::Service, Resource::Slices] {
         if let Ok(listed) = decode::list(resource, &key(), data) {
             found.change(listed.change);
         }
@@ -43,21 +43,17 @@ fuzz_target!(|data: &[u8]| {
 #[derive(Default)]
 struct Found {
     slices: BTreeMap<String, EndpointSlice>,
-    endpoints: Option<Endpoints>,
 }
 
 impl Found {
     fn line(&mut self, line: &[u8]) {
-        for resource in [Resource::Service, Resource::Slices, Resource::Endpoints] {
+        for resource in [Resource::Service, Resource::Slices] {
             if let Ok(Event::Changed(Some(change), _)) = decode::event(resource, &key(), line) {
                 self.change(change);
             }
         }
         if let Ok(slice) = serde_json::from_slice::<EndpointSlice>(line) {
             self.slices.insert(slice.metadata.name.clone(), slice);
-        }
-        if let Ok(endpoints) = serde_json::from_slice::<Endpoints>(line) {
-            self.endpoints = Some(endpoints);
         }
     }
 
@@ -67,16 +63,12 @@ impl Found {
             Change::Slices(slices) => self.slices = slices,
             Change::Slice(slice) => drop(self.slices.insert(slice.metadata.name.clone(), slice)),
             Change::SliceGone(name) => drop(self.slices.remove(&name)),
-            Change::Endpoints(endpoints) => self.endpoints = endpoints,
         }
     }
 
     fn check(self) {
         if !self.slices.is_empty() {
-            check(&ClusterView { service: Some(service()), published: Published::Slices(self.slices) });
-        }
-        if self.endpoints.is_some() {
-            check(&ClusterView { service: Some(service()), published: Published::Endpoints(self.endpoints) });
+            check(&ClusterView { service: Some(service()), slices: self.slices });
         }
     }
 }

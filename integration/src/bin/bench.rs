@@ -24,7 +24,7 @@ fn main() -> Result<()> {
     let binary = program("apivip")?;
     println!("binary: {} bytes", std::fs::metadata(&binary)?.len());
     let lab = Lab::start(LabOptions { families: Families::V4, ..LabOptions::default() })?;
-    let mut control_plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let mut control_plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let options = DaemonOptions::kubeconfig(control_plane.kubeconfig()?);
     let mut daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
     idle("idle, 1 Service in the cluster", &daemon)?;

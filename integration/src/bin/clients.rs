@@ -38,7 +38,7 @@ struct Arguments {
     /// The longest that a fresh connection may take
     #[arg(long, value_name = "MS", default_value_t = 5000)]
     timeout: u64,
-    /// Connections on which nothing is said
+    /// Connections on which one thing was asked and nothing is said any more
     #[arg(long, value_name = "N", default_value_t = 0)]
     idle: usize,
     /// Watches on which nothing happens

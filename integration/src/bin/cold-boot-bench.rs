@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_micros(200);
 
 fn main() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let boot = ColdBoot::start(&lab, Variant::SimulatedSlices, true)?;
+    let boot = ColdBoot::start(&lab, Variant::Simulated, true)?;
     let files = Files {
         log: lab.dir().join("apivip.stderr"),
         state: lab.dir().join("state"),

@@ -40,7 +40,7 @@ const CHANGES: [&str; 5] = [
 
 fn main() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     scenario.options = scenario.options.arg("--table-owner=off");
     let mut daemon = scenario.daemon()?;
     let mut monitor = Monitor::start(lab.node())?;

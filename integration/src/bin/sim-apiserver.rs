@@ -39,9 +39,6 @@ struct Arguments {
     /// Plain TCP address that greets and echoes; repeatable
     #[arg(long, value_name = "ADDR:PORT")]
     echo: Vec<SocketAddr>,
-    /// Answer 404 for discovery.k8s.io/v1, as Kubernetes 1.20 does
-    #[arg(long)]
-    no_discovery_v1: bool,
     /// How long to serve on, unready, after SIGTERM
     #[arg(long, value_name = "MS", default_value_t = 0)]
     shutdown_delay: u64,
@@ -62,7 +59,6 @@ async fn main() -> anyhow::Result<()> {
         control: arguments.control,
         access_log: arguments.access_log,
         echo: arguments.echo,
-        no_discovery_v1: arguments.no_discovery_v1,
     })
     .await?;
     println!("ready");

@@ -1,5 +1,5 @@
 //! What the API says of the Service `kubernetes`, the same on each kind of control plane.
-//! In: virtual IPs, addresses, ports. Out: a Service and endpoints in every form, which replace what was there,
+//! In: virtual IPs, addresses, ports. Out: a Service and EndpointSlices, which replace what was there,
 //! and a daemon that has heard of them.
 
 use std::net::{IpAddr, SocketAddr};
@@ -30,7 +30,7 @@ impl<'lab> ControlPlane<'lab> {
         self.publish(&self.addresses(numbers))
     }
 
-    /// Publishes these addresses as endpoints and nothing else, in every form.
+    /// Publishes these addresses as endpoints and nothing else.
     pub fn publish(&self, addresses: &[IpAddr]) -> Result<()> {
         self.publish_with(addresses, &self.ports().1)
     }

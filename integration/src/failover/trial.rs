@@ -43,7 +43,7 @@ pub fn addresses(lab: &Lab, numbers: &[u8]) -> Vec<IpAddr> {
 /// Apiservers die while clients of every kind are at work in a pod and on the node.
 pub fn dies(families: Families, fault: Fault, numbers: &[u8]) -> Result<Outcome> {
     let lab = lab(families)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &[1, 2, 3], &[])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &[1, 2, 3], &[])?;
     Ok(leave(&mut stage, fault, numbers, &mix())?.0)
 }
 

@@ -1,8 +1,7 @@
-//! One kube-apiserver process, and the proxies in front of it where the test wants v1 slices.
-//! In: its number, its files and options. Out: flags that keep it small and quick, and its life: start, stop, kill.
+//! One kube-apiserver process. In: its number, its files and options. Out: flags as kubeadm gives them, as far as they matter
+//! here, and its life: start, stop, kill.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,9 +9,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{ADMIN_TOKEN, APIVIP_TOKEN, EndpointsBy, RealOptions};
-use crate::command;
 use crate::lab::{Families, Lab};
-use crate::pki::{self, Authority, KeyFiles};
+use crate::pki::{self, Authority, KeyFiles, Validity};
 use crate::process::{Signal, Spawned};
 
 /// The port that apiservers listen on and publish.
@@ -22,11 +20,6 @@ pub const PORT: u16 = 6443;
 /// under way.
 const STOP_LIMIT: Duration = Duration::from_secs(150);
 
-/// Admission that only matters to clusters that run pods.
-const UNNEEDED_ADMISSION: &str = "DefaultIngressClass,DefaultStorageClass,LimitRanger,MutatingAdmissionWebhook,\
-     PersistentVolumeClaimResize,Priority,ResourceQuota,RuntimeClass,ServiceAccount,StorageObjectInUseProtection,\
-     TaintNodesByCondition,ValidatingAdmissionWebhook";
-
 /// Only finished requests, without the watch of each client being logged twice.
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\n\
      rules:\n- level: Metadata\n";
@@ -34,6 +27,7 @@ const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStage
 /// Files that all apiservers of a lab read.
 pub(super) struct SharedFiles {
     authority: PathBuf,
+    kubelet_client: KeyFiles,
     token_signing_key: PathBuf,
     token_verifying_key: PathBuf,
     tokens: PathBuf,
@@ -43,8 +37,10 @@ pub(super) struct SharedFiles {
 impl SharedFiles {
     pub(super) fn write(folder: &Path, authority: &Authority) -> Result<Self> {
         let (token_signing_key, token_verifying_key) = pki::service_account_keys(folder, "service-account")?;
+        let name = "apiserver-kubelet-client";
         let files = Self {
             authority: authority.certificate().to_owned(),
+            kubelet_client: authority.client(name, name, &["system:masters"], Validity::Now)?,
             token_signing_key,
             token_verifying_key,
             tokens: folder.join("tokens.csv"),
@@ -55,6 +51,10 @@ impl SharedFiles {
         fs::write(&files.audit_policy, AUDIT_POLICY).context("write the audit policy")?;
         Ok(files)
     }
+
+    pub(super) fn token_signing_key(&self) -> &Path {
+        &self.token_signing_key
+    }
 }
 
 /// One apiserver, running or not.
@@ -62,13 +62,9 @@ impl SharedFiles {
 pub(super) struct Apiserver<'lab> {
     lab: &'lab Lab,
     number: u8,
-    certificate: KeyFiles,
-    authority: PathBuf,
     arguments: Vec<String>,
-    proxied: bool,
     audit_log: PathBuf,
     process: Option<Spawned>,
-    proxies: Vec<Spawned>,
 }
 
 impl<'lab> Apiserver<'lab> {
@@ -80,35 +76,27 @@ impl<'lab> Apiserver<'lab> {
         etcd: &str,
         options: RealOptions,
     ) -> Result<Self> {
-        let mut made = Self {
-            lab,
-            number,
-            certificate: certificate(lab, number, authority)?,
-            authority: files.authority.clone(),
-            arguments: Vec::new(),
-            proxied: options.slices_v1,
-            audit_log: lab.dir().join(format!("audit-{number}.log")),
-            process: None,
-            proxies: Vec::new(),
-        };
-        made.arguments = made.flags(files, etcd, options);
+        let certificate = certificate(lab, number, authority)?;
+        let audit_log = lab.dir().join(format!("audit-{number}.log"));
+        let mut made = Self { lab, number, arguments: Vec::new(), audit_log, process: None };
+        made.arguments = made.flags(files, &certificate, etcd, options);
         Ok(made)
     }
 
     /// Replaces its certificate and key by those of another authority, which keeps its files in the lab's folder.
-    pub(super) fn certify(&mut self, authority: &Authority) -> Result<()> {
-        if self.proxied {
-            bail!("the proxy before apiserver {} reads its certificate once", self.number);
-        }
-        self.certificate = certificate(self.lab, self.number, authority)?;
-        Ok(())
+    pub(super) fn certify(&self, authority: &Authority) -> Result<()> {
+        certificate(self.lab, self.number, authority).map(drop)
     }
 
-    fn flags(&self, files: &SharedFiles, etcd: &str, options: RealOptions) -> Vec<String> {
+    fn flags(
+        &self,
+        files: &SharedFiles,
+        certificate: &KeyFiles,
+        etcd: &str,
+        options: RealOptions,
+    ) -> Vec<String> {
         let families = self.lab.options().families;
-        // Behind a proxy it keeps its port, so that what it publishes is where the proxy listens.
         let bind = match families {
-            _ if self.proxied => "127.0.0.1",
             Families::V4 => "0.0.0.0",
             Families::V6 | Families::Dual => "::",
         };
@@ -125,24 +113,27 @@ impl<'lab> Apiserver<'lab> {
         let path = |path: &Path| path.display().to_string();
         [
             ("advertise-address", address.to_string()),
+            ("allow-privileged", "true".to_owned()),
             ("audit-log-path", path(&self.audit_log)),
             ("audit-policy-file", path(&files.audit_policy)),
-            ("authorization-mode", "RBAC".to_owned()),
+            ("authorization-mode", "Node,RBAC".to_owned()),
             ("bind-address", bind.to_owned()),
             ("client-ca-file", path(&files.authority)),
-            ("disable-admission-plugins", UNNEEDED_ADMISSION.to_owned()),
-            ("enable-priority-and-fairness", "false".to_owned()),
+            ("enable-admission-plugins", "NodeRestriction".to_owned()),
+            ("enable-bootstrap-token-auth", "true".to_owned()),
             ("endpoint-reconciler-type", reconciler.to_owned()),
             ("etcd-servers", etcd.to_owned()),
-            ("feature-gates", format!("IPv6DualStack={}", families == Families::Dual)),
+            ("kubelet-client-certificate", path(&files.kubelet_client.certificate)),
+            ("kubelet-client-key", path(&files.kubelet_client.key)),
+            ("kubelet-preferred-address-types", "InternalIP,ExternalIP,Hostname".to_owned()),
             ("profiling", "false".to_owned()),
             ("secure-port", PORT.to_string()),
-            ("service-account-issuer", "https://kubernetes.default.svc".to_owned()),
+            ("service-account-issuer", "https://kubernetes.default.svc.cluster.local".to_owned()),
             ("service-account-key-file", path(&files.token_verifying_key)),
             ("service-account-signing-key-file", path(&files.token_signing_key)),
             ("service-cluster-ip-range", ranges.to_owned()),
-            ("tls-cert-file", path(&self.certificate.certificate)),
-            ("tls-private-key-file", path(&self.certificate.key)),
+            ("tls-cert-file", path(&certificate.certificate)),
+            ("tls-private-key-file", path(&certificate.key)),
             ("token-auth-file", path(&files.tokens)),
         ]
         .map(|(flag, value)| format!("--{flag}={value}"))
@@ -158,27 +149,10 @@ impl<'lab> Apiserver<'lab> {
         if self.process.is_some() {
             bail!("apiserver {} runs already", self.number);
         }
-        let namespace = self.lab.apiserver(self.number);
         let name = format!("apiserver-{}", self.number);
-        let mut command = namespace.command(super::cached("kube-apiserver-1.20.2")?);
+        let mut command = self.lab.apiserver(self.number).command(super::cached("kube-apiserver")?);
         command.args(&self.arguments);
         self.process = Some(Spawned::start(&name, command, self.lab.dir())?);
-        if !self.proxied {
-            return Ok(());
-        }
-        for address in self.lab.apiserver_addresses(self.number) {
-            let mut command = namespace.command(command::program("slice-proxy")?);
-            command.arg("--listen").arg(SocketAddr::new(address, PORT).to_string());
-            command.arg("--cert").arg(&self.certificate.certificate).arg("--key").arg(&self.certificate.key);
-            command.arg("--upstream").arg(format!("https://127.0.0.1:{PORT}"));
-            command.arg("--upstream-ca").arg(&self.authority);
-            command.args(["--upstream-server-name", "kubernetes.default.svc"]);
-            self.proxies.push(Spawned::start(
-                &format!("slice-proxy-{}", self.number),
-                command,
-                self.lab.dir(),
-            )?);
-        }
         Ok(())
     }
 
@@ -186,26 +160,19 @@ impl<'lab> Apiserver<'lab> {
         let process = self.running()?;
         process.signal(Signal::TERM)?;
         process.wait(STOP_LIMIT)?;
-        self.gone();
+        self.process = None;
         Ok(())
     }
 
     /// Kills it with SIGKILL and waits until it is gone.
     pub(super) fn kill(&mut self) -> Result<()> {
         self.running()?.kill()?;
-        self.gone();
+        self.process = None;
         Ok(())
     }
 
-    fn gone(&mut self) {
-        self.process = None;
-        self.proxies.clear();
-    }
-
-    /// Sends a signal to the apiserver and its proxies.
     pub(super) fn signal(&mut self, signal: Signal) -> Result<()> {
-        self.running()?.signal(signal)?;
-        self.proxies.iter_mut().try_for_each(|proxy| proxy.signal(signal))
+        self.running()?.signal(signal)
     }
 
     pub(super) fn wait_until(

@@ -54,16 +54,16 @@ impl<'lab> Client<'lab> {
         self.call("DELETE", path, None)
     }
 
-    /// Makes these the endpoints of the Service `kubernetes`: Endpoints with all of them, and one EndpointSlice per
-    /// family, where a family without address has an empty one. For [`super::EndpointsBy::Test`].
+    /// Makes these the endpoints of the Service `kubernetes`: one EndpointSlice per family, where a family without address
+    /// has an empty one. For [`super::EndpointsBy::Test`].
     pub fn publish(&self, addresses: &[IpAddr], ports: &[Port]) -> Result<()> {
-        for (collection, object) in objects::kubernetes_endpoints(addresses, ports) {
-            let name = object["metadata"]["name"].as_str().context("name an object")?;
-            let path = format!("{collection}/{name}");
+        for slice in objects::kubernetes_slices(addresses, ports) {
+            let name = slice["metadata"]["name"].as_str().context("name a slice")?;
+            let path = format!("{}/{name}", objects::SLICES);
             if self.status("GET", &path)? == 404 {
-                self.post(collection, &object)?;
+                self.post(objects::SLICES, &slice)?;
             } else {
-                self.put(&path, &object)?;
+                self.put(&path, &slice)?;
             }
         }
         Ok(())

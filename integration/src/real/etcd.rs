@@ -21,7 +21,8 @@ pub(super) fn start(lab: &Lab) -> Result<(Spawned, String)> {
     fs::create_dir_all(&data).with_context(|| format!("make {}", data.display()))?;
     let mut command = lab.fabric().command(super::cached("etcd")?);
     command.args(["--name", "lab", "--logger", "zap", "--log-level", "warn"]);
-    command.arg("--data-dir").arg(&data);
+    // The data dies with the lab, so it may be lost with the machine.
+    command.arg("--unsafe-no-fsync").arg("--data-dir").arg(&data);
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("lab={peer}")]);

@@ -1,14 +1,16 @@
-//! The real control plane: etcd and kube-apiserver 1.20, one apiserver per apiserver namespace of a lab.
+//! The real control plane: etcd and kube-apiservers, one apiserver per apiserver namespace of a lab.
 //! In: a lab and [`RealOptions`]. Out: a [`RealControlPlane`] whose apiservers can be started, stopped, killed and
-//! paused, and a [`Client`] for what the tests write. `scripts/real-control-plane` provides the programs.
+//! paused, a [`Client`] for what the tests write, and kubeconfigs for the other programs of Kubernetes.
+//! `scripts/real-control-plane` provides the programs.
 
 mod apiserver;
 mod client;
 mod etcd;
 mod objects;
+mod programs;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -16,10 +18,11 @@ use serde_json::Value;
 
 pub use apiserver::PORT;
 pub use client::Client;
+pub use programs::{cached, version};
 
 use crate::kubeconfig::{self, Kubeconfig};
 use crate::lab::{Families, Lab};
-use crate::pki::Authority;
+use crate::pki::{Authority, Validity};
 use crate::process::{Signal, Spawned};
 use crate::sim::objects::Port;
 use apiserver::Apiserver;
@@ -35,7 +38,7 @@ const WRITES: usize = 6;
 
 /// The token of a user who may do everything.
 pub const ADMIN_TOKEN: &str = "lab-admin-token";
-/// The token of the user `apivip`, who may get, list and watch services, endpoints and endpointslices in `default`.
+/// The token of the user `apivip`, who may get, list and watch services and endpointslices in `default`.
 pub const APIVIP_TOKEN: &str = "lab-apivip-token";
 
 /// How the control plane is run.
@@ -43,9 +46,6 @@ pub const APIVIP_TOKEN: &str = "lab-apivip-token";
 pub struct RealOptions {
     /// Who writes the endpoints of the Service `kubernetes`.
     pub endpoints: EndpointsBy,
-    /// Whether a proxy in front of each apiserver also serves EndpointSlices as `discovery.k8s.io/v1`, as current
-    /// apiservers do.
-    pub slices_v1: bool,
 }
 
 /// Who writes the endpoints of the Service `kubernetes`.
@@ -63,6 +63,7 @@ pub enum EndpointsBy {
 pub struct RealControlPlane<'lab> {
     lab: &'lab Lab,
     authority: Authority,
+    token_signing_key: PathBuf,
     apiservers: Vec<Apiserver<'lab>>,
     etcd: Spawned,
 }
@@ -77,7 +78,8 @@ impl<'lab> RealControlPlane<'lab> {
         let apiservers = (1..=lab.options().apiservers)
             .map(|i| Apiserver::new(lab, i, &authority, &files, &etcd_url, options))
             .collect::<Result<_>>()?;
-        let mut made = Self { lab, authority, apiservers, etcd };
+        let token_signing_key = files.token_signing_key().to_owned();
+        let mut made = Self { lab, authority, token_signing_key, apiservers, etcd };
         for apiserver in &mut made.apiservers {
             apiserver.start()?;
         }
@@ -128,6 +130,22 @@ impl<'lab> RealControlPlane<'lab> {
         Ok(path)
     }
 
+    /// Writes a kubeconfig that names this server and a user with a client certificate, and returns its path. Apiservers know
+    /// `system:kube-controller-manager`, `system:kube-scheduler`, and `system:node:NAME` in the group `system:nodes`.
+    pub fn kubeconfig_of(&self, user: &str, groups: &[&str], server: SocketAddr) -> Result<PathBuf> {
+        let name = user.replace(':', "-");
+        let path = self.lab.dir().join(format!("{name}.kubeconfig"));
+        let authority = kubeconfig::Authority::Inline(self.authority.pem().to_owned());
+        let user = kubeconfig::User::Files(self.authority.client(&name, user, groups, Validity::Now)?);
+        Kubeconfig::new(format!("https://{server}"), authority, user).write(&path)?;
+        Ok(path)
+    }
+
+    /// The file with the key that signs tokens of service accounts, which a kube-controller-manager asks for.
+    pub fn token_signing_key(&self) -> &Path {
+        &self.token_signing_key
+    }
+
     /// Starts apiserver `i` after a stop or kill, without waiting for it to be ready.
     pub fn start_apiserver(&mut self, i: u8) -> Result<()> {
         self.apiserver(i)?.start()
@@ -175,7 +193,7 @@ impl<'lab> RealControlPlane<'lab> {
         self.apiserver(i)?.wait_until("/readyz to be ok", READY_LIMIT, || client.is_ready())
     }
 
-    /// Waits until the Endpoints of the Service `kubernetes` are these, whatever their order.
+    /// Waits until the EndpointSlices of the Service `kubernetes` hold these, whatever their order.
     pub fn wait_for_endpoints(&self, expected: &[SocketAddr], limit: Duration) -> Result<()> {
         let mut expected = expected.to_vec();
         expected.sort();
@@ -195,12 +213,13 @@ impl<'lab> RealControlPlane<'lab> {
         }
     }
 
-    /// The Endpoints of the Service `kubernetes`, from the first apiserver that answers.
+    /// What the EndpointSlices of the Service `kubernetes` hold, from the first apiserver that answers.
     pub fn endpoints(&self) -> Result<Vec<SocketAddr>> {
+        let path = format!("{}?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes", objects::SLICES);
         let mut last = None;
         for i in 1..=self.lab.options().apiservers {
-            match self.client(i).get("/api/v1/namespaces/default/endpoints/kubernetes") {
-                Ok(object) => return objects::endpoint_addresses(&object),
+            match self.client(i).get(&path) {
+                Ok(list) => return objects::slice_addresses(&list),
                 Err(error) => last = Some(error),
             }
         }
@@ -208,7 +227,6 @@ impl<'lab> RealControlPlane<'lab> {
     }
 
     /// Where the requests of user `user` to apiserver `i` came from, as its audit log has it, oldest first.
-    /// The proxy of [`RealOptions::slices_v1`] tells the apiserver whom it speaks for.
     pub fn audit_source_ips(&self, i: u8, user: &str) -> Result<Vec<String>> {
         let events = self.audit_log(i)?;
         let by_user = events.iter().filter(|event| event["user"]["username"] == user);
@@ -227,8 +245,7 @@ impl<'lab> RealControlPlane<'lab> {
     /// another is deleted first.
     pub fn put_service(&self, vips: &[IpAddr], ports: &[Port], affinity: bool) -> Result<()> {
         let client = self.writer()?;
-        let dual_stack = self.lab.options().families == Families::Dual;
-        let service = objects::kubernetes_service(vips, ports, affinity, dual_stack);
+        let service = objects::kubernetes_service(vips, ports, affinity);
         let mut refused = None;
         for _ in 0..WRITES {
             if client.status("GET", objects::KUBERNETES_SERVICE)? == 404 {
@@ -275,21 +292,4 @@ impl<'lab> RealControlPlane<'lab> {
             .and_then(|index| self.apiservers.get_mut(index))
             .with_context(|| format!("there is no apiserver {i}"))
     }
-}
-
-/// The path of Debian's kubectl.
-pub fn kubectl() -> Result<PathBuf> {
-    cached("kubectl")
-}
-
-/// The path of a program in the cache that `scripts/real-control-plane` fills.
-fn cached(name: &str) -> Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let user = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    let cache = set("APIVIP_CACHE").or_else(|| Some(user()?.join("apivip")));
-    let path = cache.context("neither APIVIP_CACHE nor HOME is set")?.join(name);
-    if !path.is_file() {
-        bail!("{} is missing: run scripts/real-control-plane first", path.display());
-    }
-    Ok(path)
 }

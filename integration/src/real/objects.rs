@@ -12,8 +12,8 @@ const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles
 const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
 /// The path of the Service `kubernetes`.
 pub(super) const KUBERNETES_SERVICE: &str = "/api/v1/namespaces/default/services/kubernetes";
-const ENDPOINTS: &str = "/api/v1/namespaces/default/endpoints";
-const SLICES: &str = "/apis/discovery.k8s.io/v1beta1/namespaces/default/endpointslices";
+/// The collection of EndpointSlices.
+pub(super) const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
 /// The collection that it is in.
 pub(super) const SERVICES: &str = "/api/v1/namespaces/default/services";
@@ -32,8 +32,8 @@ pub(super) fn apivip_permissions() -> Result<Vec<(&'static str, Value)>> {
     objects.into_iter().map(|object| Ok((collection(&object)?, object))).collect()
 }
 
-/// The Service `kubernetes` with these virtual IPs and ports. Only a `dual_stack` server knows of more than one virtual IP.
-pub(super) fn kubernetes_service(vips: &[IpAddr], ports: &[Port], affinity: bool, dual_stack: bool) -> Value {
+/// The Service `kubernetes` with these virtual IPs and ports. Without virtual IPs it is headless.
+pub(super) fn kubernetes_service(vips: &[IpAddr], ports: &[Port], affinity: bool) -> Value {
     let ports: Vec<Value> = ports
         .iter()
         .map(|p| json!({ "name": p.name, "port": p.port, "protocol": "TCP", "targetPort": PORT }))
@@ -42,33 +42,23 @@ pub(super) fn kubernetes_service(vips: &[IpAddr], ports: &[Port], affinity: bool
         [] => vec!["None".to_owned()],
         vips => vips.iter().map(IpAddr::to_string).collect(),
     };
-    let mut spec = json!({
-        "clusterIP": vips[0],
-        "sessionAffinity": if affinity { "ClientIP" } else { "None" },
-        "ports": ports,
-    });
-    if dual_stack {
-        spec["ipFamilyPolicy"] = json!(if vips.len() > 1 { "RequireDualStack" } else { "SingleStack" });
-        spec["clusterIPs"] = json!(vips);
-    }
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": { "name": "kubernetes", "namespace": "default" },
-        "spec": spec,
+        "spec": {
+            "clusterIP": vips[0],
+            "clusterIPs": vips,
+            "ipFamilyPolicy": if vips.len() > 1 { "RequireDualStack" } else { "SingleStack" },
+            "sessionAffinity": if affinity { "ClientIP" } else { "None" },
+            "ports": ports,
+        },
     })
 }
 
-/// Endpoints and one EndpointSlice per family of the Service `kubernetes`: collection and object of each.
-pub(super) fn kubernetes_endpoints(addresses: &[IpAddr], ports: &[Port]) -> [(&'static str, Value); 3] {
+/// One EndpointSlice per family of the Service `kubernetes`, empty where there is no address.
+pub(super) fn kubernetes_slices(addresses: &[IpAddr], ports: &[Port]) -> [Value; 2] {
     let ports: Vec<Value> =
         ports.iter().map(|p| json!({ "name": p.name, "port": p.port, "protocol": "TCP" })).collect();
-    let all: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
-    let subsets = if all.is_empty() { json!([]) } else { json!([{ "addresses": all, "ports": ports }]) };
-    // Without the label, a cluster's mirroring controller would make slices of its own out of these.
-    let metadata =
-        json!({ "name": "kubernetes", "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" } });
-    let endpoints =
-        json!({ "apiVersion": "v1", "kind": "Endpoints", "metadata": metadata, "subsets": subsets });
     let slice = |name: &str, family: &str, of_family: fn(&IpAddr) -> bool| {
         let endpoints: Vec<Value> = addresses
             .iter()
@@ -76,26 +66,22 @@ pub(super) fn kubernetes_endpoints(addresses: &[IpAddr], ports: &[Port]) -> [(&'
             .map(|ip| json!({ "addresses": [ip], "conditions": { "ready": true } }))
             .collect();
         json!({
-            "apiVersion": "discovery.k8s.io/v1beta1", "kind": "EndpointSlice",
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": { "name": name, "labels": { "kubernetes.io/service-name": "kubernetes" } },
             "addressType": family, "endpoints": endpoints, "ports": ports,
         })
     };
-    [
-        (ENDPOINTS, endpoints),
-        (SLICES, slice("kubernetes", "IPv4", IpAddr::is_ipv4)),
-        (SLICES, slice("kubernetes-ipv6", "IPv6", IpAddr::is_ipv6)),
-    ]
+    [slice("kubernetes", "IPv4", IpAddr::is_ipv4), slice("kubernetes-ipv6", "IPv6", IpAddr::is_ipv6)]
 }
 
-/// The addresses in an Endpoints object.
-pub(super) fn endpoint_addresses(object: &Value) -> Result<Vec<SocketAddr>> {
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+/// The addresses in a list of EndpointSlices.
+pub(super) fn slice_addresses(list: &Value) -> Result<Vec<SocketAddr>> {
+    let items = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut found = Vec::new();
-    for subset in list(&object["subsets"]) {
-        for address in list(&subset["addresses"]) {
-            let ip = address["ip"].as_str().context("read an endpoint's address")?;
-            for port in list(&subset["ports"]) {
+    for slice in items(&list["items"]) {
+        for address in items(&slice["endpoints"]).iter().flat_map(|endpoint| items(&endpoint["addresses"])) {
+            let ip = address.as_str().context("read an endpoint's address")?;
+            for port in items(&slice["ports"]) {
                 let port = port["port"].as_u64().and_then(|port| port.try_into().ok());
                 found.push(SocketAddr::new(
                     ip.parse().context("parse an endpoint's address")?,

@@ -62,7 +62,6 @@ impl Fixture {
             control: self.path(&format!("{name}.sock")),
             access_log: Some(self.path(&format!("{name}.log"))),
             echo: vec![loopback],
-            no_discovery_v1: false,
         }
     }
 

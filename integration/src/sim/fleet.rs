@@ -48,7 +48,6 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Fleet {
     servers: Vec<Server>,
-    slices: bool,
     /// What was stored, by kind and name, for servers that start again.
     stored: Mutex<BTreeMap<(String, String), Value>>,
     runtime: Runtime,
@@ -63,13 +62,12 @@ struct Server {
 }
 
 impl Fleet {
-    /// Starts the servers, without any object, and waits until they answer. Without `slices` they have no
-    /// discovery.k8s.io/v1, as Kubernetes 1.20.
-    pub fn start(lab: &Lab, authority: &Authority, slices: bool) -> Result<Self> {
+    /// Starts the servers, without any object, and waits until they answer.
+    pub fn start(lab: &Lab, authority: &Authority) -> Result<Self> {
         let numbers = 1..=lab.options().apiservers;
-        let servers = numbers.map(|i| server(lab, authority, i, slices)).collect::<Result<_>>()?;
+        let servers = numbers.map(|i| server(lab, authority, i)).collect::<Result<_>>()?;
         let runtime = Runtime::new().context("start the runtime")?;
-        let fleet = Self { servers, slices, stored: Mutex::default(), runtime };
+        let fleet = Self { servers, stored: Mutex::default(), runtime };
         for server in &fleet.servers {
             fleet.runtime.block_on(server.control.wait_ready(START_LIMIT))?;
         }
@@ -89,12 +87,11 @@ impl Fleet {
         })
     }
 
-    /// Writes Endpoints with these addresses and one slice per family, which is empty where there is no address.
+    /// Writes one slice per family with these addresses, which is empty where there is none.
     pub fn publish(&self, backends: &[IpAddr], ports: &[Port]) -> Result<()> {
         let of = |v6: bool| backends.iter().copied().filter(|ip| ip.is_ipv6() == v6).collect::<Vec<_>>();
         self.put(&objects::endpoint_slice(objects::SERVICE, "IPv4", &of(false), ports))?;
-        self.put(&objects::endpoint_slice("kubernetes-v6", "IPv6", &of(true), ports))?;
-        self.put(&objects::endpoints(backends, ports))
+        self.put(&objects::endpoint_slice("kubernetes-v6", "IPv6", &of(true), ports))
     }
 
     /// Stores an object in every server.
@@ -192,10 +189,9 @@ impl Fleet {
 
     /// Starts server `i` again after its end, with everything that was stored, and waits until it answers.
     pub fn restart(&mut self, lab: &Lab, authority: &Authority, i: u8) -> Result<()> {
-        let slices = self.slices;
         let old = self.server_mut(i)?;
         old.process.wait(START_LIMIT)?;
-        *old = server(lab, authority, i, slices)?;
+        *old = server(lab, authority, i)?;
         let control = old.control.clone();
         self.runtime.block_on(control.wait_ready(START_LIMIT))?;
         let objects: Vec<Value> = self.stored().values().cloned().collect();
@@ -239,7 +235,7 @@ pub fn endpoint_ports() -> [Port; 2] {
     [Port::new("https", API_PORT), Port::new("echo", ECHO_PORT)]
 }
 
-fn server(lab: &Lab, authority: &Authority, i: u8, slices: bool) -> Result<Server> {
+fn server(lab: &Lab, authority: &Authority, i: u8) -> Result<Server> {
     let own = lab.apiserver_addresses(i);
     let vips = lab.families().iter().map(|family| addresses::vip(*family));
     let names: Vec<IpAddr> = own.iter().copied().chain(vips).collect();
@@ -259,9 +255,6 @@ fn server(lab: &Lab, authority: &Authority, i: u8, slices: bool) -> Result<Serve
     }
     command.arg("--cert").arg(&files.certificate).arg("--key").arg(&files.key);
     command.arg("--control").arg(&control).arg("--access-log").arg(&access_log);
-    if !slices {
-        command.arg("--no-discovery-v1");
-    }
     let process = Spawned::start(&format!("apiserver-{i}"), command, lab.dir())?;
     Ok(Server { control: Control::new(control), access_log, process, takes_orders: true })
 }

@@ -17,7 +17,6 @@ mod manner;
 pub mod objects;
 pub mod odd_api;
 pub mod protocol;
-pub mod slice_proxy;
 pub mod streams;
 
 #[cfg(test)]

@@ -92,20 +92,6 @@ pub fn endpoint_slice(name: &str, address_type: &str, backends: &[IpAddr], ports
     })
 }
 
-/// The v1 Endpoints object that goes with the slices.
-pub fn endpoints(backends: &[IpAddr], ports: &[Port]) -> Value {
-    let mut object = json!({
-        "kind": "Endpoints",
-        "apiVersion": "v1",
-        "metadata": metadata(SERVICE, json!({"endpointslice.kubernetes.io/skip-mirror": "true"})),
-    });
-    if !backends.is_empty() {
-        let addresses: Vec<Value> = backends.iter().map(|ip| json!({"ip": ip.to_string()})).collect();
-        object["subsets"] = json!([{"addresses": addresses, "ports": endpoint_ports(ports)}]);
-    }
-    object
-}
-
 fn endpoint_ports(ports: &[Port]) -> Vec<Value> {
     ports.iter().map(|port| json!({"name": port.name, "port": port.port, "protocol": "TCP"})).collect()
 }

@@ -193,7 +193,7 @@ async fn answer(
         None => status(403, &format!("User {user:?} cannot list resource")),
     };
     match path.as_str() {
-        "/version" => json(200, &json!({"major": "1", "minor": "20", "gitVersion": "v1.20.2"})),
+        "/version" => json(200, &json!({"major": "1", "minor": "37", "gitVersion": "v1.37.2"})),
         "/livez" | "/readyz" => full(StatusCode::OK, "text/plain", "ok"),
         "/api/v1/services" => list(&options.services),
         "/api/v1/namespaces/kube-system/pods" => {

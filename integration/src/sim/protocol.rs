@@ -14,8 +14,6 @@ use serde_json::Value;
 pub enum Resource {
     /// `v1` Service.
     Services,
-    /// `v1` Endpoints.
-    Endpoints,
     /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlices,
 }

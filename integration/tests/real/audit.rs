@@ -12,7 +12,7 @@ use integration::control_plane::Variant;
 use integration::daemon::Daemon;
 use integration::kubeconfig::{Authority, Kubeconfig, User};
 use integration::lab::{Lab, LabOptions};
-use integration::real::{ADMIN_TOKEN, PORT, kubectl};
+use integration::real::{ADMIN_TOKEN, PORT, cached};
 use integration::scenario::Scenario;
 use serde_json::json;
 
@@ -24,7 +24,7 @@ const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
 #[test]
 fn a_real_control_plane_is_judged_by_what_it_does() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut scenario = Scenario::start(&lab, Variant::RealEndpoints, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Real, &[1, 2, 3])?;
     let options = scenario.options.clone().arg("--selftest-interval=1s");
     let mut daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
     daemon.wait_for_status("a test", LIMIT, |status| status["selftests"][0]["answered_by"] == "rules")?;
@@ -126,9 +126,9 @@ fn a_real_control_plane_is_judged_by_what_it_does() -> Result<()> {
 #[test]
 fn the_least_role_of_the_manual_answers_everything() -> Result<()> {
     let lab = Lab::start(LabOptions { apiservers: 1, ..LabOptions::default() })?;
-    let mut scenario = Scenario::start(&lab, Variant::RealEndpoints, &[1])?;
+    let mut scenario = Scenario::start(&lab, Variant::Real, &[1])?;
     let _daemon = scenario.daemon()?;
-    let mut apply = lab.node().command(kubectl()?);
+    let mut apply = lab.node().command(cached("kubectl")?);
     apply.arg("--kubeconfig").arg(administrator(&mut scenario, &lab)?).args(["apply", "--server-side"]);
     for name in ["rbac.yaml", "rbac-audit.yaml"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/install");

@@ -16,44 +16,37 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[test]
 fn exactly_the_missing_verb_is_named() -> Result<()> {
     let lab = Lab::start(LabOptions { apiservers: 1, ..LabOptions::default() })?;
-    let mut plane = ControlPlane::serving(&lab, Variant::RealEndpoints)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Real)?;
     let kubeconfig = plane.kubeconfig()?.display().to_string();
     let run = || check(lab.node(), lab.dir(), &["--kubeconfig", &kubeconfig]);
     let checked = run()?;
     ensure!(checked.code == Some(GOOD), "{:#}", checked.report);
     ensure!(checked.with_verdicts(&["fail", "unknown", "warning"]).is_empty(), "{:#}", checked.report);
-    // This server is of a release without discovery.k8s.io/v1: Endpoints are what is read.
     checked.expect(
         "permission",
         "ok",
-        &["list services", "watch services", "list endpoints", "watch endpoints"],
+        &["list services", "watch services", "list endpointslices", "watch endpointslices"],
     )?;
     checked.expect("api-read", "ok", &["10.96.0.1:443", "1 apiservers"])?;
 
     let client = plane.real()?.client(1);
-    let rule = |resources: &[&str], verbs: &[&str]| json!({"apiGroups": ["", "discovery.k8s.io"], "resources": resources, "verbs": verbs});
-    let limited = |name: &str| json!({"apiGroups": [""], "resources": ["services", "endpoints"], "resourceNames": [name], "verbs": ["list", "watch"]});
+    let rule = |resource: &str, verbs: &[&str]| json!({"apiGroups": ["", "discovery.k8s.io"], "resources": [resource], "verbs": verbs});
+    let limited = |name: &str| json!({"apiGroups": [""], "resources": ["services"], "resourceNames": [name], "verbs": ["list", "watch"]});
     let all = ["get", "list", "watch"];
     let cases = [
         (
-            vec![rule(&["services"], &["get", "list"]), rule(&["endpoints", "endpointslices"], &all)],
+            vec![rule("services", &["get", "list"]), rule("endpointslices", &all)],
             vec!["permission watch services"],
         ),
         (
-            vec![rule(&["services", "endpointslices"], &all), rule(&["endpoints"], &["get", "list"])],
-            vec!["permission watch endpoints"],
+            vec![rule("services", &all), rule("endpointslices", &["get", "list"])],
+            vec!["permission watch endpointslices.discovery.k8s.io"],
         ),
         // A Role for this one Service is enough.
-        (vec![limited("kubernetes"), rule(&["endpointslices"], &all)], vec![]),
+        (vec![limited("kubernetes"), rule("endpointslices", &all)], vec![]),
         (
-            vec![limited("other"), rule(&["endpointslices"], &all)],
-            vec![
-                "api-read",
-                "permission list services",
-                "permission watch services",
-                "permission list endpoints",
-                "permission watch endpoints",
-            ],
+            vec![limited("other"), rule("endpointslices", &all)],
+            vec!["api-read", "permission list services", "permission watch services"],
         ),
     ];
     for (rules, expected) in cases {

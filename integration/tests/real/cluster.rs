@@ -14,18 +14,18 @@ const BAD: [(&str, &str); 3] =
 
 #[test]
 fn the_last_good_rules_stay_when_the_api_publishes_none_and_the_status_says_why() -> Result<()> {
-    odd_objects::leave_the_last_good_rules(Variant::RealEndpoints)
+    odd_objects::leave_the_last_good_rules(Variant::Real)
 }
 
 /// One family: apiservers may write the old Service again in between, and they give it one address.
 #[test]
 fn a_service_recreated_with_another_address_moves_the_rules_in_one_transaction() -> Result<()> {
-    odd_objects::move_the_rules_at_once(Variant::RealSlices, Families::V4)
+    odd_objects::move_the_rules_at_once(Variant::Real, Families::V4)
 }
 
 #[test]
 fn with_client_affinity_one_pod_always_meets_the_same_apiserver() -> Result<()> {
-    odd_objects::keep_a_client_with_its_apiserver(Variant::RealEndpoints)
+    odd_objects::keep_a_client_with_its_apiserver(Variant::Real)
 }
 
 fn publish(plane: &mut ControlPlane<'_>, good: IpAddr) -> Result<()> {
@@ -35,30 +35,30 @@ fn publish(plane: &mut ControlPlane<'_>, good: IpAddr) -> Result<()> {
 
 #[test]
 fn addresses_that_must_not_be_programmed_are_told_and_the_good_ones_work() -> Result<()> {
-    odd_objects::name_addresses_that_are_not_programmed(Variant::RealEndpoints, &BAD, publish)
+    odd_objects::name_addresses_that_are_not_programmed(Variant::Real, &BAD, publish)
 }
 
 #[test]
 fn a_cluster_becomes_dual_stack_gets_64_endpoints_and_moves_to_another_port() -> Result<()> {
-    growth::dual_stack_64_endpoints_and_another_port(Variant::RealSlices)
+    growth::dual_stack_64_endpoints_and_another_port(Variant::Real)
 }
 
 #[test]
 fn a_ca_is_rotated_and_no_connection_fails() -> Result<()> {
-    rotated_ca::no_connection_fails(Variant::RealEndpoints)
+    rotated_ca::no_connection_fails(Variant::Real)
 }
 
 #[test]
 fn an_unplugged_apiserver_is_left_for_another() -> Result<()> {
-    dead_apiserver::is_left(Variant::RealEndpoints, |lab, _, i| lab.unplug(i))
+    dead_apiserver::is_left(Variant::Real, |lab, _, i| lab.unplug(i))
 }
 
 #[test]
 fn a_paused_apiserver_is_left_for_another() -> Result<()> {
-    dead_apiserver::is_left(Variant::RealSlices, |_, plane, i| plane.pause(i))
+    dead_apiserver::is_left(Variant::Real, |_, plane, i| plane.pause(i))
 }
 
 #[test]
 fn the_virtual_ip_is_not_dialled_once_apiservers_are_known() -> Result<()> {
-    dead_apiserver::the_virtual_ip_is_not_dialled(Variant::RealEndpoints)
+    dead_apiserver::the_virtual_ip_is_not_dialled(Variant::Real)
 }

@@ -9,7 +9,7 @@ use integration::lab::{Lab, LabOptions};
 #[test]
 fn real_apiservers_are_found_by_seeds_and_by_saved_state() -> Result<()> {
     let lab = Lab::start(LabOptions { apiservers: 2, ..LabOptions::default() })?;
-    let mut boot = ColdBoot::start(&lab, Variant::RealSlices, true)?;
+    let mut boot = ColdBoot::start(&lab, Variant::Real, true)?;
     let (vip, all) = (boot.vip(), [boot.plane.apiservers(1)[0], boot.plane.apiservers(2)[0]]);
     let options = boot.options(&["--seed", "192.0.2.12:6443", "--service-cidr", "10.96.0.0/12"])?;
     boot.watch_vip()?;

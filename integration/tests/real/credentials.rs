@@ -56,7 +56,7 @@ fn text(path: &Path) -> Result<String> {
 fn asked_by(plane: &mut ControlPlane<'_>, group: &str) -> Result<bool> {
     Ok(plane.real()?.audit_log(1)?.iter().any(|event| {
         let groups = event["user"]["groups"].as_array().map_or(&[][..], Vec::as_slice);
-        event["objectRef"]["resource"] == "endpoints" && groups.iter().any(|known| known == group)
+        event["objectRef"]["resource"] == "endpointslices" && groups.iter().any(|known| known == group)
     }))
 }
 
@@ -70,7 +70,7 @@ fn published(status: &Value) -> Vec<SocketAddr> {
 #[test]
 fn credentials_are_renewed_without_a_restart() -> Result<()> {
     let lab = Lab::start(LabOptions { apiservers: 1, ..LabOptions::default() })?;
-    let mut plane = ControlPlane::serving(&lab, Variant::RealEndpoints)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Real)?;
     let vip = SocketAddr::new(lab.vips()[0], 443);
     let authority = plane.real()?.authority();
     let client = |group: &str, validity| -> Result<(String, String)> {

@@ -24,7 +24,7 @@ const NOBODY: &str = "no apiserver of 10.96.0.1:443 is ready; those that answer 
 #[test]
 fn an_etcd_that_hangs_cuts_nobody_and_afterwards_changes_arrive() -> Result<()> {
     let lab = lab(Families::V4)?;
-    let mut stage = Failover::start(&lab, Variant::RealEndpoints, &[1, 2, 3], &[])?;
+    let mut stage = Failover::start(&lab, Variant::Real, &[1, 2, 3], &[])?;
     let mix = Mix { fresh_every: Some(Duration::from_millis(50)), ..Mix::default() };
     let crowd = stage.everybody(&mix)?;
     stage.plane.real()?.pause_etcd()?;
@@ -64,5 +64,5 @@ fn cut_off(stage: &mut Failover<'_>, i: u8) -> Result<()> {
 
 #[test]
 fn an_apiserver_that_falls_behind_is_left_for_another() -> Result<()> {
-    lag::is_left(Variant::RealEndpoints, cut_off)
+    lag::is_left(Variant::Real, cut_off)
 }

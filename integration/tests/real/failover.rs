@@ -27,7 +27,7 @@ const FLAPS: Duration = Duration::from_secs(16);
 #[test]
 fn real_apiservers_that_die_are_left_and_those_that_drain_keep_their_clients() -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut stage = Failover::start(&lab, Variant::RealEndpoints, &[1, 2, 3], &[])?;
+    let mut stage = Failover::start(&lab, Variant::Real, &[1, 2, 3], &[])?;
     let mix = Mix { fresh_every: Some(Duration::from_millis(50)), ..Mix::default() };
     // Without its etcd an apiserver ends watches by itself.
     let mut crowd = stage.everybody(&Mix { watch: 0, ..mix })?;
@@ -65,7 +65,7 @@ fn real_apiservers_that_die_are_left_and_those_that_drain_keep_their_clients() -
 #[test]
 fn clients_of_real_apiservers_outlast_what_concerns_all_of_them() -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut stage = Failover::start(&lab, Variant::RealEndpoints, &[1, 2, 3], &[])?;
+    let mut stage = Failover::start(&lab, Variant::Real, &[1, 2, 3], &[])?;
     let (fresh_every, timeout) = (Some(Duration::from_millis(50)), Duration::from_secs(60));
     let mut crowd = stage.everybody(&Mix { fresh_every, timeout, ..Mix::default() })?;
     for fault in [Fault::UplinkDown, Fault::Unplugged, Fault::InboundLost, Fault::OutboundLost, Fault::Paused]
@@ -87,7 +87,7 @@ fn clients_of_real_apiservers_outlast_what_concerns_all_of_them() -> Result<()> 
 #[test]
 fn a_real_apiserver_that_flaps_cuts_nobody_elsewhere() -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut stage = Failover::start(&lab, Variant::RealEndpoints, &[1, 2, 3], &[])?;
+    let mut stage = Failover::start(&lab, Variant::Real, &[1, 2, 3], &[])?;
     let mut crowd =
         stage.everybody(&Mix { fresh_every: Some(Duration::from_millis(50)), ..Mix::default() })?;
     let inflicted = stage.inflict(&mut crowd, Fault::Flapping, &[2])?;

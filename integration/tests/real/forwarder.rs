@@ -19,7 +19,7 @@ use integration::kubeconfig::{Authority, Kubeconfig, User};
 use integration::lab::{Families, Lab, LabOptions, addresses};
 use integration::nftfault::{self, NftFault};
 use integration::process::Spawned;
-use integration::real::{ADMIN_TOKEN, kubectl};
+use integration::real::{ADMIN_TOKEN, cached};
 use integration::scenario::Scenario;
 use serde_json::json;
 
@@ -34,7 +34,7 @@ const OBJECTS: usize = 60;
 const OBJECT_BYTES: usize = 200_000;
 
 fn kubectl_in(lab: &Lab, kubeconfig: &Path, arguments: &[&str]) -> Result<Command> {
-    let mut command = lab.node().command(kubectl()?);
+    let mut command = lab.node().command(cached("kubectl")?);
     command.arg("--kubeconfig").arg(kubeconfig).args(arguments).env("HOME", lab.dir());
     Ok(command)
 }
@@ -42,7 +42,7 @@ fn kubectl_in(lab: &Lab, kubeconfig: &Path, arguments: &[&str]) -> Result<Comman
 #[test]
 fn kubectl_gets_watches_and_streams_through_the_local_endpoint() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let mut scenario = Scenario::start(&lab, Variant::RealEndpoints, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Real, &[1, 2, 3])?;
     scenario.options = LISTEN.iter().fold(scenario.options, |o, address| o.arg("--listen").arg(*address));
     let _daemon = scenario.daemon()?;
     let plane = &mut scenario.plane;
@@ -90,7 +90,7 @@ fn kubectl_gets_watches_and_streams_through_the_local_endpoint() -> Result<()> {
 #[test]
 fn pod_and_node_are_forwarded_to_real_apiservers() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let mut scenario = Scenario::start(&lab, Variant::RealSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Real, &[1, 2, 3])?;
     scenario.options = scenario.options.arg("--mode").arg("forwarder");
     let mut daemon = Daemon::spawn(lab.node(), lab.dir(), &scenario.options)?;
     daemon.wait_for_dataplane("forwarder", TAKEN_OVER)?;
@@ -118,7 +118,7 @@ fn refuse(stage: &mut Failover<'_>, faults: &NftFault, numbers: &[u8]) -> Result
 fn nftables_leaves_and_returns_under_tls_and_an_apiserver_dies_meanwhile() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
     let faults = NftFault::build(lab.dir())?;
-    let mut stage = Failover::start_with(&lab, Variant::RealEndpoints, &[1, 2, 3], |options| {
+    let mut stage = Failover::start_with(&lab, Variant::Real, &[1, 2, 3], |options| {
         *options = faults.in_daemon(options.clone());
     })?;
     let mix = Mix { fresh_every: Some(Duration::from_millis(50)), ..Mix::default() };

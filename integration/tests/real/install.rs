@@ -11,7 +11,7 @@ use integration::control_plane::{ControlPlane, Variant};
 use integration::daemon::{Daemon, DaemonOptions};
 use integration::kubeconfig::{Authority, Kubeconfig, User};
 use integration::lab::{Lab, LabOptions};
-use integration::real::{ADMIN_TOKEN, PORT, kubectl};
+use integration::real::{ADMIN_TOKEN, PORT, cached};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,10 +31,10 @@ fn kubeconfig(plane: &mut ControlPlane<'_>, lab: &Lab, name: &str, token: &str) 
 #[test]
 fn the_apiserver_takes_the_manifests_and_the_daemon_needs_no_more() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut plane = ControlPlane::serving(&lab, Variant::RealSlices)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Real)?;
     let admin = kubeconfig(&mut plane, &lab, "admin.yaml", ADMIN_TOKEN)?;
     let apply = |more: &[&str]| -> Result<String> {
-        let mut apply: Command = lab.node().command(kubectl()?);
+        let mut apply: Command = lab.node().command(cached("kubectl")?);
         apply
             .arg("--kubeconfig")
             .arg(&admin)

@@ -22,7 +22,7 @@ fn three_apiservers_come_and_go() -> Result<()> {
     let mut control_plane = RealControlPlane::start(&lab, RealOptions::default())?;
     println!("three apiservers were ready after {:?}", begin.elapsed());
     control_plane.wait_for_endpoints(&addresses(&control_plane, &[1, 2, 3]), ENDPOINTS_LIMIT)?;
-    println!("the Endpoints listed them after {:?}", begin.elapsed());
+    println!("the slices listed them after {:?}", begin.elapsed());
 
     let service = control_plane.client(2).get("/api/v1/namespaces/default/services/kubernetes")?;
     ensure!(service["spec"]["clusterIP"] == "10.96.0.1", "another virtual IP: {service}");
@@ -33,7 +33,7 @@ fn three_apiservers_come_and_go() -> Result<()> {
         control_plane.authority().certificate(),
         APIVIP_TOKEN,
     );
-    pod.get("/apis/discovery.k8s.io/v1beta1/namespaces/default/endpointslices")?;
+    pod.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices")?;
     let forbidden = pod.status("GET", "/api/v1/namespaces/default/secrets")?;
     ensure!(forbidden == 403, "user apivip may read secrets: {forbidden}");
     let seen = control_plane.audit_source_ips(3, "apivip")?;
@@ -43,7 +43,7 @@ fn three_apiservers_come_and_go() -> Result<()> {
     control_plane.stop_apiserver(3)?;
     println!("apiserver 3 stopped after {:?}", begin.elapsed());
     control_plane.wait_for_endpoints(&addresses(&control_plane, &[1, 2]), ENDPOINTS_LIMIT)?;
-    println!("the Endpoints lacked it after {:?}", begin.elapsed());
+    println!("the slices lacked it after {:?}", begin.elapsed());
     let begin = Instant::now();
     control_plane.start_apiserver(3)?;
     control_plane.wait_ready(3)?;
@@ -63,7 +63,7 @@ fn three_apiservers_come_and_go() -> Result<()> {
 fn the_test_can_publish_both_families() -> Result<()> {
     let options = LabOptions { families: Families::Dual, apiservers: 1, ..LabOptions::default() };
     let lab = Lab::start(options)?;
-    let options = RealOptions { endpoints: EndpointsBy::Test, ..RealOptions::default() };
+    let options = RealOptions { endpoints: EndpointsBy::Test };
     let control_plane = RealControlPlane::start(&lab, options)?;
     let client = control_plane.client(1);
     let (both, ports) = (lab.apiserver_addresses(1), [Port::new("https", 6443)]);

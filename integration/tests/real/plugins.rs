@@ -77,8 +77,7 @@ fn published(status: &Value) -> usize {
 #[test]
 fn a_certificate_of_seconds_is_replaced_before_it_ends() -> Result<()> {
     let lab = Lab::start(LabOptions { apiservers: 1, ..LabOptions::default() })?;
-    // Before one that serves slices stands a proxy, which ends TLS.
-    let mut plane = ControlPlane::serving(&lab, Variant::RealEndpoints)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Real)?;
     let plugin = Plugin::new(lab.dir())?;
     let mut turn = 0;
     let mut renew = |plane: &mut ControlPlane<'_>| -> Result<()> {
@@ -136,7 +135,7 @@ fn a_certificate_of_seconds_is_replaced_before_it_ends() -> Result<()> {
 #[test]
 fn a_token_of_seconds_is_asked_for_again() -> Result<()> {
     let lab = Lab::start(LabOptions { apiservers: 1, ..LabOptions::default() })?;
-    let mut plane = ControlPlane::serving(&lab, Variant::RealSlices)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Real)?;
     let plugin = Plugin::new(lab.dir())?;
     plugin.say(json!({ "token": ADMIN_TOKEN }), 1)?;
     let mut daemon = plugin.daemon(&lab, &mut plane)?;

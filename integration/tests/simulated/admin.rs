@@ -43,7 +43,7 @@ fn on_socket(node: &Namespace, daemon: &Daemon, path: &str) -> Result<String> {
 #[test]
 fn every_endpoint_answers_as_documented() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let daemon = scenario.daemon()?;
     let node = lab.node();
     admin::wait_until_ready(node, LIMIT)?;
@@ -100,7 +100,7 @@ fn every_endpoint_answers_as_documented() -> Result<()> {
 #[test]
 fn a_port_that_is_in_use_delays_the_listener_and_nothing_else() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let node = lab.node();
     let other = node.within(|| TcpListener::bind(admin::ADDRESS).context("take the port"))?;
     let mut daemon = scenario.daemon()?;

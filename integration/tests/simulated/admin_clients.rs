@@ -66,7 +66,7 @@ fn settled(scenario: &Scenario<'_>) -> Result<Daemon> {
 fn a_thousand_idle_and_slow_clients_cost_nothing() -> Result<()> {
     raise_descriptors()?;
     let lab = Lab::start(LabOptions::default())?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let daemon = settled(&scenario)?;
     let node = lab.node();
     // What one round makes once is no cost of the next.
@@ -108,7 +108,7 @@ fn a_thousand_idle_and_slow_clients_cost_nothing() -> Result<()> {
 #[test]
 fn large_headers_are_refused_and_half_requests_end() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let daemon = settled(&scenario)?;
     let node = lab.node();
     scrape(node, "before")?;

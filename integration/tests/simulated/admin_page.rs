@@ -78,7 +78,7 @@ fn ready(lab: &Lab, scenario: &Scenario<'_>) -> Result<Daemon> {
 #[test]
 fn a_failover_is_seen_live_and_looks_right() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let _daemon = ready(&lab, &scenario)?;
     let browser = Browser::start(lab.node(), lab.dir(), true)?;
     let pictures = pictures()?;
@@ -135,7 +135,7 @@ fn a_failover_is_seen_live_and_looks_right() -> Result<()> {
 #[test]
 fn a_keyboard_is_enough() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let _daemon = ready(&lab, &scenario)?;
     let browser = Browser::start(lab.node(), lab.dir(), true)?;
     browser.appear(1100, false)?;
@@ -176,7 +176,7 @@ fn a_keyboard_is_enough() -> Result<()> {
 #[test]
 fn without_scripting_the_state_is_there_and_renews_itself() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = ready(&lab, &scenario)?;
     let browser = Browser::start(lab.node(), lab.dir(), false)?;
     browser.open(&url())?;
@@ -192,7 +192,7 @@ fn without_scripting_the_state_is_there_and_renews_itself() -> Result<()> {
 #[test]
 fn a_daemon_that_ends_is_noticed_on_the_page() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = ready(&lab, &scenario)?;
     let browser = Browser::start(lab.node(), lab.dir(), true)?;
     browser.open(&url())?;

@@ -43,7 +43,7 @@ struct Stage<'lab> {
 impl<'lab> Stage<'lab> {
     fn start(lab: &'lab Lab) -> Result<Self> {
         lab.node().sysctls(&SETTINGS)?;
-        let scenario = Scenario::start(lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+        let scenario = Scenario::start(lab, Variant::Simulated, &[1, 2, 3])?;
         let options = scenario.options.clone().arg("--selftest-interval=1s");
         let daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
         Ok(Self { lab, scenario, daemon })

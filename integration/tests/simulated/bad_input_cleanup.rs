@@ -17,7 +17,7 @@ fn cleanup(lab: &Lab, daemon: &Daemon) -> Result<Finished> {
 #[test]
 fn cleanup_waits_for_no_daemon_and_may_run_twice() -> Result<()> {
     let lab = Lab::start(LabOptions { apiservers: 1, ..LabOptions::default() })?;
-    let plane = ControlPlane::start(&lab, Variant::SimulatedSlices)?;
+    let plane = ControlPlane::start(&lab, Variant::Simulated)?;
     let vip = addresses::vip(Family::V4);
     plane.put_service(&[vip], false)?;
     plane.publish_apiservers(&[1])?;

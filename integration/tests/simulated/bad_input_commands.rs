@@ -111,6 +111,12 @@ fn objects() -> Result<Vec<Value>> {
     Ok(all)
 }
 
+fn endpoints() -> Value {
+    let subset =
+        serde_json::json!({"addresses": [{"ip": "192.0.2.13"}], "ports": [{"name": "https", "port": 6443}]});
+    serde_json::json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "kubernetes", "namespace": "default"}, "subsets": [subset]})
+}
+
 fn list() -> Result<Value> {
     Ok(
         serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": objects()?}),
@@ -149,7 +155,8 @@ fn render_reads_every_form_and_needs_no_privileges() -> Result<()> {
     nobody.write("list.json", list()?.to_string())?;
     nobody.write("list.yaml", as_yaml(&list()?))?;
     nobody.write("documents.yaml", objects()?.iter().map(as_yaml).collect::<Vec<_>>().join("---\n"))?;
-    let stream: String = objects()?.iter().map(Value::to_string).collect();
+    // What else a cluster holds of the Service is no obstacle.
+    let stream: String = objects()?.iter().chain(&[endpoints()]).map(Value::to_string).collect();
     let mut outputs = Vec::new();
     for (words, stdin) in [
         (&["render", "--from", "list.json"] as &[&str], ""),
@@ -183,6 +190,11 @@ fn render_refuses_what_it_cannot_use() -> Result<()> {
         ("kindless.yaml", "metadata: {name: kubernetes}\n".to_owned(), &["kindless.yaml", "without a kind"]),
         ("pod.yaml", as_yaml(&pod), &["pod.yaml", "Pod v1", "expected Service"]),
         ("type.json", nameless[0].to_string(), &["type.json", "Service kubernetes", "spec.ports"]),
+        (
+            "endpoints.json",
+            objects()?[0].to_string() + &endpoints().to_string(),
+            &["Endpoints are not read", "kubectl get endpointslice -n default"],
+        ),
         ("slices.json", objects()?[1].to_string(), &["no Service default/kubernetes", "--service"]),
     ] {
         nobody.write(name, text)?;

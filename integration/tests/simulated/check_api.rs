@@ -39,7 +39,7 @@ fn written(lab: &Lab, name: &str, authority: &Path, user: User) -> Result<std::p
 #[test]
 fn no_apiserver_answers_or_all_of_them_hang() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let kubeconfig = plane.kubeconfig()?;
     for i in 1..=3 {
         plane.pause(i)?;
@@ -71,7 +71,7 @@ fn no_apiserver_answers_or_all_of_them_hang() -> Result<()> {
 #[test]
 fn one_of_three_hangs() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let kubeconfig = plane.kubeconfig()?;
     plane.pause(3)?;
     let checked = bad(&lab, &kubeconfig)?;
@@ -83,7 +83,7 @@ fn one_of_three_hangs() -> Result<()> {
 #[test]
 fn certificates_that_are_not_believed() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let good = plane.kubeconfig()?;
     let foreign = Authority::new(lab.dir(), "foreign")?;
     let token = || User::Token(TOKEN.to_owned());
@@ -132,7 +132,7 @@ fn certificates_that_are_not_believed() -> Result<()> {
 #[test]
 fn credentials_that_are_old_or_wrong() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let authority = Authority::new(lab.dir(), "clients")?;
     let expired = authority.client("old", "apivip", &[], Validity::Expired)?;
     let kubeconfig = written(&lab, "expired.yaml", plane.authority(), User::Files(expired))?;
@@ -150,7 +150,7 @@ fn credentials_that_are_old_or_wrong() -> Result<()> {
 #[test]
 fn exactly_the_missing_permission_is_named() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let kubeconfig = plane.kubeconfig()?;
     let deny = |denied: &[&str]| {
         let denied: Vec<String> = denied.iter().map(|what| (*what).to_owned()).collect();
@@ -164,10 +164,8 @@ fn exactly_the_missing_permission_is_named() -> Result<()> {
         "{:#}",
         checked.report
     );
-    // Endpoints are read only where there are no slices.
-    let endpoints = deny(&["list endpoints", "watch endpoints"]);
-    plane.fleet()?.on(1, |control| async move { control.adjust(endpoints).await })?;
-    ensure!(run(&lab, &kubeconfig)?.code == Some(GOOD), "endpoints need not be readable");
+    plane.fleet()?.on(1, |control| async move { control.adjust(|faults| faults.denied.clear()).await })?;
+    ensure!(run(&lab, &kubeconfig)?.code == Some(GOOD), "it does not recover");
 
     // The list itself is refused, and reviews say nothing of it.
     let refused =
@@ -177,9 +175,21 @@ fn exactly_the_missing_permission_is_named() -> Result<()> {
 }
 
 #[test]
+fn a_server_without_slices_is_too_old() -> Result<()> {
+    let lab = Lab::start(LabOptions { apiservers: 1, ..LabOptions::default() })?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Simulated)?;
+    let unknown = Canned { resource: Some(Resource::EndpointSlices), ..Canned::status(404) };
+    plane.fleet()?.on(1, |control| async move { control.answer(Some(unknown)).await })?;
+    let checked = bad(&lab, &plane.kubeconfig()?)?;
+    checked.expect("api-read", "fail", &["(404)", "Kubernetes 1.21 or later is needed"])?;
+    ensure!(checked.with_verdicts(&["fail"]) == ["api-read"], "{:#}", checked.report);
+    Ok(())
+}
+
+#[test]
 fn a_server_that_is_unready_or_has_another_clock() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let kubeconfig = plane.kubeconfig()?;
     plane.fleet()?.on(2, |control| async move { control.readyz(500).await })?;
     let checked = run(&lab, &kubeconfig)?;
@@ -219,7 +229,7 @@ fn masked(text: &str) -> String {
 #[test]
 fn the_table_for_people_is_stable_and_aligned() -> Result<()> {
     let lab = Lab::start(LabOptions { apiservers: 2, ..LabOptions::default() })?;
-    let plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let kubeconfig = plane.kubeconfig()?.display().to_string();
     lab.node().sysctls(&[("net/ipv4/conf/all/rp_filter", "0"), ("net/ipv4/ip_forward", "0")])?;
     lab.node().sysctls(&[("net/ipv4/conf/eth0/rp_filter", "0"), ("net/ipv4/conf/pod1/rp_filter", "0")])?;

@@ -7,5 +7,5 @@ use crate::shared::coexistence;
 
 #[test]
 fn the_virtual_ip_is_ours_whoever_came_first() -> Result<()> {
-    coexistence::either_may_come_first(Variant::SimulatedSlices)
+    coexistence::either_may_come_first(Variant::Simulated)
 }

@@ -47,7 +47,7 @@ fn v4(boot: &ColdBoot<'_>, numbers: &[u8]) -> Vec<SocketAddr> {
 #[test]
 fn seeds_serve_the_virtual_ips_and_are_probed_while_the_api_cannot_be_read() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let mut boot = ColdBoot::start(&lab, Variant::SimulatedSlices, true)?;
+    let mut boot = ColdBoot::start(&lab, Variant::Simulated, true)?;
     let seeds = format!("{SEEDS_V4},{SEEDS_V6}");
     let ranges = ["--service-cidr", "10.96.0.0/12", "--service-cidr", "fd00:10:96::/108"];
     let options = boot.options(&[&["--seed", &seeds], &ranges[..]].concat())?;
@@ -91,7 +91,7 @@ fn seeds_serve_the_virtual_ips_and_are_probed_while_the_api_cannot_be_read() -> 
 #[test]
 fn saved_state_is_programmed_while_no_apiserver_lives() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut boot = ColdBoot::start(&lab, Variant::SimulatedSlices, true)?;
+    let mut boot = ColdBoot::start(&lab, Variant::Simulated, true)?;
     boot.may_read(true)?;
     let (vip, all) = (boot.vip(), v4(&boot, &[1, 2, 3]));
     let options = boot.options(&["--seed", "192.0.2.13:6443"])?;
@@ -131,7 +131,7 @@ fn saved_state_is_programmed_while_no_apiserver_lives() -> Result<()> {
 #[test]
 fn a_first_full_list_ends_what_was_saved_and_what_was_seeded() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let boot = ColdBoot::start(&lab, Variant::SimulatedSlices, true)?;
+    let boot = ColdBoot::start(&lab, Variant::Simulated, true)?;
     boot.may_read(true)?;
     boot.plane.publish_apiservers(&[1])?;
     let (vip, all) = (boot.vip(), v4(&boot, &[1, 2, 3]));
@@ -177,7 +177,7 @@ fn a_first_full_list_ends_what_was_saved_and_what_was_seeded() -> Result<()> {
 #[test]
 fn an_api_that_publishes_nothing_leaves_what_seeds_serve() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let boot = ColdBoot::start(&lab, Variant::SimulatedSlices, false)?;
+    let boot = ColdBoot::start(&lab, Variant::Simulated, false)?;
     boot.may_read(true)?;
     let (vip, all) = (boot.vip(), v4(&boot, &[1, 2, 3]));
     let options = boot.options(&["--seed", SEEDS_V4, "--vip", "10.96.0.1:443"])?;

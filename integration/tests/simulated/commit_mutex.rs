@@ -7,5 +7,5 @@ use crate::shared::commit_mutex;
 
 #[test]
 fn a_commit_that_waits_delays_nothing_else() -> Result<()> {
-    commit_mutex::waits_and_delays_nothing(Variant::SimulatedSlices)
+    commit_mutex::waits_and_delays_nothing(Variant::Simulated)
 }

@@ -16,18 +16,18 @@ const LOOKED: Duration = Duration::from_secs(45);
 
 #[test]
 fn every_change_is_put_right_at_once_and_its_culprit_is_named() -> Result<()> {
-    drift::every_change_is_put_right(Variant::SimulatedSlices)
+    drift::every_change_is_put_right(Variant::Simulated)
 }
 
 #[test]
 fn a_fight_is_damped_and_lost_events_mean_a_look() -> Result<()> {
-    drift::a_fight_is_damped(Variant::SimulatedSlices)
+    drift::a_fight_is_damped(Variant::Simulated)
 }
 
 #[test]
 fn who_hears_of_no_change_looks_at_the_regular_time() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let faults = NftFault::build(lab.dir())?;
     faults.set(Fault::Deaf)?;
     scenario.options = faults.in_daemon(scenario.options.arg("--table-owner=off"));

@@ -32,7 +32,7 @@ const SLOW: Duration = Duration::from_secs(5);
 #[test]
 fn all_that_flap_each_second_keep_their_place_and_their_idle_clients() -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &["--selftest-interval=off"])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &["--selftest-interval=off"])?;
     let idle = Mix { idle: 40, watch: 0, upload: 0, download: 0, ..Mix::default() };
     let mut crowd = stage.everybody(&idle)?;
     let begin = Instant::now();
@@ -68,7 +68,7 @@ fn all_that_flap_each_second_keep_their_place_and_their_idle_clients() -> Result
 #[test]
 fn two_and_all_that_are_unready_or_slow_cut_nobody() -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &["--readyz-interval=1s"])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &["--readyz-interval=1s"])?;
     let timeout = Duration::from_secs(60);
     let mut crowd =
         stage.everybody(&Mix { fresh_every: Some(Duration::from_millis(50)), timeout, ..mix() })?;
@@ -108,7 +108,7 @@ fn all_are_up(status: &serde_json::Value) -> bool {
 #[test]
 fn all_killed_or_stopped_keep_their_place_and_serve_when_they_are_back() -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &[])?;
     for fault in [Fault::Killed, Fault::Stopped] {
         let mut crowd = stage.everybody(&mix())?;
         let inflicted = stage.inflict(&mut crowd, fault, &ALL)?;

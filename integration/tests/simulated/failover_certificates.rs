@@ -38,7 +38,7 @@ fn two_that_flap_each_second_are_damped() -> Result<()> {
 /// Connections are reset during one second, and served during the next.
 fn flaps(families: Families, numbers: &[u8]) -> Result<()> {
     let lab = lab(families)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &[1, 2, 3], &[])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &[1, 2, 3], &[])?;
     let mut crowd = stage.everybody(&mix())?;
     let commits = |stage: &Failover<'_>| stage.daemon.metric("apivip_commits_total{outcome=\"ok\"}");
     let before = commits(&stage)?;

@@ -24,7 +24,7 @@ const LOOKED: Duration = Duration::from_secs(4);
 fn a_drain_timeout_ends_the_flows_of_one_that_stays_unready() -> Result<()> {
     let lab = lab(Families::Dual)?;
     let options = ["--drain-timeout", "2s", "--readyz-interval", "1s"];
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &options)?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &options)?;
     let (outcome, _) = leave(&mut stage, Fault::Unready, &[2], &mix())?;
     let told = outcome.expect_told(&addresses(&lab, &[2]))?;
     ensure!(told.first_ms >= DRAINED, "flows ended before the time to drain was over: {told:?}");
@@ -37,7 +37,7 @@ fn a_drain_timeout_ends_the_flows_of_one_that_stays_unready() -> Result<()> {
 fn local_first_prefers_the_nodes_own_apiserver_while_it_is_up() -> Result<()> {
     let options = LabOptions { families: Families::Dual, node_is_apiserver: true, ..LabOptions::default() };
     let lab = Lab::start(options)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &[1], &["--balance", "local-first"])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &[1], &["--balance", "local-first"])?;
     stage.plane.publish_apiservers(&ALL)?;
     let listed =
         |frontend: &Value| frontend["backends"].as_array().is_some_and(|backends| backends.len() == 3);
@@ -54,7 +54,7 @@ fn local_first_prefers_the_nodes_own_apiserver_while_it_is_up() -> Result<()> {
 #[test]
 fn a_rehearsal_probes_and_says_what_it_would_do_and_does_nothing() -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &[])?;
     let mut crowd = stage.everybody(&mix())?;
     stage.daemon.stop()?;
     let options = DaemonOptions::kubeconfig(stage.plane.kubeconfig()?).arg("--dry-run");

@@ -69,7 +69,7 @@ fn one_that_is_not_heard_is_left_and_no_new_connection_fails() -> Result<()> {
 #[test]
 fn what_became_of_the_clients_is_counted_by_method_and_stage() -> Result<()> {
     let lab = lab(Families::V4)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &[1, 2, 3], &[])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &[1, 2, 3], &[])?;
     leave(&mut stage, Fault::Unplugged, &[2], &mix())?;
     // A few clients may be told by their own kernels before.
     stage.daemon.process().wait_for_line("told the clients of an apiserver that is gone", TOLD)?;

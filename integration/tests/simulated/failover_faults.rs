@@ -39,7 +39,7 @@ fn expect(lab: &Lab, plane: &ControlPlane<'_>, i: u8, path: &str, exit: i32, sta
 #[test]
 fn each_fault_is_what_it_says_and_heals() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     for (fault, exit, status) in [
         (Fault::Paused, TIMED_OUT, "slow"),
         (Fault::Unplugged, TIMED_OUT, "slow"),
@@ -91,7 +91,7 @@ fn each_fault_is_what_it_says_and_heals() -> Result<()> {
 #[test]
 fn clients_of_a_healthy_fleet_report_nothing_else() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     plane.serve_half_closed()?;
     let direct: Vec<IpAddr> = (1..=3).flat_map(|i| lab.apiserver_addresses(i)).collect();
     let targets: Vec<SocketAddr> = direct.into_iter().map(|ip| SocketAddr::new(ip, 6443)).collect();

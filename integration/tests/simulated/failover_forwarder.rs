@@ -27,7 +27,7 @@ fn start(lab: &Lab) -> Result<Failover<'_>> {
     // All the crowd is at one apiserver, and its daemon unoptimised: on a busy machine some probes are late.
     let mut arguments = vec!["--mode", "forwarder", "--readyz-interval", "1s", "--probe-fall", "6"];
     arguments.extend(LISTEN.iter().flat_map(|address| ["--listen", address]));
-    Failover::start(lab, Variant::SimulatedSlices, &ALL, &arguments)
+    Failover::start(lab, Variant::Simulated, &ALL, &arguments)
 }
 
 /// Clients in the Pod, and on the node where they also dial the node-local endpoints.

@@ -38,7 +38,7 @@ const ALL: [u8; 3] = [1, 2, 3];
 #[test]
 fn nothing_is_cut_while_all_apiservers_or_the_nodes_own_link_are_away() -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &[])?;
     // Whoever meets one fault may, with its retransmissions further and further apart, meet the next one as well.
     let timeout = Duration::from_secs(60);
     let mut crowd =
@@ -78,7 +78,7 @@ fn cut_off(
     begin: impl Fn() -> Result<()>,
     end: impl Fn() -> Result<()>,
 ) -> Result<()> {
-    let mut stage = Failover::start(lab, Variant::SimulatedSlices, &ALL, &[])?;
+    let mut stage = Failover::start(lab, Variant::Simulated, &ALL, &[])?;
     let timeout = Duration::from_secs(60);
     let crowd = stage.everybody(&Mix { fresh_every: Some(Duration::from_millis(50)), timeout, ..mix() })?;
     begin()?;
@@ -133,7 +133,7 @@ fn wait_drained(lab: &Lab, stage: &mut Failover<'_>, i: u8) -> Result<()> {
 #[test]
 fn unready_and_withdrawn_apiservers_drain() -> Result<()> {
     let lab = lab(Families::V4)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &[])?;
     let mut crowd = stage.everybody(&mix())?;
     stage.inflict(&mut crowd, Fault::Unready, &[1])?;
     wait_drained(&lab, &mut stage, 1)?;
@@ -156,7 +156,7 @@ fn unready_and_withdrawn_apiservers_drain() -> Result<()> {
 #[test]
 fn slow_apiservers_keep_their_clients() -> Result<()> {
     let lab = lab(Families::V6)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &[1], &[])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &[1], &[])?;
     let mut crowd = stage.everybody(&mix())?;
     let inflicted = stage.inflict(&mut crowd, Fault::Slow, &[1])?;
     thread::sleep(ASKED);
@@ -173,7 +173,7 @@ fn slow_apiservers_keep_their_clients() -> Result<()> {
 #[test]
 fn a_clock_that_is_wrong_for_all_cuts_nobody_off() -> Result<()> {
     let lab = lab(Families::V4)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &[])?;
     // Only what does not look at certificates can be served.
     let mut crowd = stage.everybody(&Mix {
         fresh: Fresh::Tcp,

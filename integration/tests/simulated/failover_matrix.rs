@@ -15,7 +15,7 @@ const ALL: [u8; 3] = [1, 2, 3];
 /// One fault follows the other on the same node, for so many apiservers that one is left.
 fn in_turn(faults: &[(Fault, [u8; 2])]) -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &[])?;
     for (fault, numbers) in faults {
         let (_, inflicted) = leave(&mut stage, *fault, numbers, &mix())?;
         stage.heal(inflicted)?;
@@ -39,7 +39,7 @@ fn two_that_nobody_should_believe_are_left() -> Result<()> {
 #[test]
 fn the_watched_one_is_left_like_any_other() -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &[])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &[])?;
     for fault in
         [Fault::Unplugged, Fault::Paused, Fault::Killed, Fault::OutboundLost, Fault::ForeignCertificate]
     {
@@ -64,7 +64,7 @@ fn the_watched_one_is_left_like_any_other() -> Result<()> {
 #[test]
 fn one_that_drains_can_die() -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &["--readyz-interval=1s"])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &["--readyz-interval=1s"])?;
     let crowd = stage.everybody(&Mix { fresh_every: Some(Duration::from_millis(50)), ..mix() })?;
     let drains = Fault::Unready.inflict(&mut stage.plane, &[2])?;
     stage.wait_for_backends(&[1, 3])?;

@@ -127,7 +127,7 @@ fn nearest_leads_to_those_with_the_shortest_way() -> Result<()> {
     let options = LabOptions { families: Families::Dual, long_cables: true, ..LabOptions::default() };
     let lab = Lab::start(options)?;
     let arguments = ["--balance=nearest", "--probe-interval=200ms", "--selftest-interval=off"];
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &ALL, &arguments)?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &arguments)?;
     for (i, delay) in [(1, NEAR), (2, FAR), (3, FAR)] {
         lab.set_delay(i, delay)?;
     }

@@ -49,7 +49,7 @@ const WATCHED: Duration = Duration::from_secs(4);
 const SERVED: u64 = 4_000;
 
 fn started(lab: &Lab) -> Result<Failover<'_>> {
-    Failover::start(lab, Variant::SimulatedSlices, &[1, 2, 3], &[])
+    Failover::start(lab, Variant::Simulated, &[1, 2, 3], &[])
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn busy_clients_behind_a_second_nat_are_told() -> Result<()> {
 fn busy_clients_are_told_without_a_raw_socket() -> Result<()> {
     let lab = lab(Families::V4)?;
     let wrapper = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw"];
-    let mut stage = Failover::start_with(&lab, Variant::SimulatedSlices, &[1, 2, 3], |options| {
+    let mut stage = Failover::start_with(&lab, Variant::Simulated, &[1, 2, 3], |options| {
         options.wrapper = wrapper.map(str::to_owned).to_vec();
     })?;
     unreached(&mut stage, lab.pod(1), lab::addresses::pod(1, Family::V4), Some("not-permitted"))?;

@@ -7,5 +7,5 @@ use crate::shared::forwarder_drift;
 
 #[test]
 fn what_the_forwarder_needs_is_made_again() -> Result<()> {
-    forwarder_drift::is_made_again(Variant::SimulatedSlices)
+    forwarder_drift::is_made_again(Variant::Simulated)
 }

@@ -78,7 +78,7 @@ fn local_routes(lab: &Lab, verb: &str) -> Result<()> {
 fn a_local_route_leads_to_a_listener_and_back_without_a_commit() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
     local_routes(&lab, "add")?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let listener = Listener::start(&lab)?;
     local_routes(&lab, "del")?;
     let daemon = scenario.daemon()?;
@@ -112,7 +112,7 @@ fn a_local_route_leads_to_a_listener_and_back_without_a_commit() -> Result<()> {
 #[test]
 fn an_address_of_an_interface_does_not_hide_the_apiservers() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = scenario.daemon()?;
     for device in ["lo", "ipvs0"] {
         if device == "ipvs0" {

@@ -12,7 +12,7 @@ fn a_node_that_is_an_apiserver_reaches_itself_and_the_others() -> Result<()> {
         node_is_apiserver: true,
         ..LabOptions::default()
     })?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1])?;
     let mut daemon = scenario.daemon()?;
     scenario.expect_everybody("with the node as the only apiserver")?;
     daemon.stop()?;
@@ -34,7 +34,7 @@ fn route_through_node(lab: &Lab) -> Result<()> {
 fn an_apiserver_that_is_led_to_itself_gets_its_answer() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
     route_through_node(&lab)?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[2])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[2])?;
     let _daemon = scenario.daemon()?;
     for family in lab.families().iter().copied() {
         scenario.expect("from the only apiserver", lab.apiserver(2), addresses::node(family))?;
@@ -46,7 +46,7 @@ fn an_apiserver_that_is_led_to_itself_gets_its_answer() -> Result<()> {
 fn an_apiserver_outside_of_the_cluster_cidr_reaches_all_of_them() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
     route_through_node(&lab)?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     for family in lab.families().iter().copied() {
         scenario.options = scenario.options.arg(format!("--cluster-cidr={}", addresses::pod_range(family)));
     }

@@ -40,7 +40,7 @@ fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
     let names = names.map(|name| format!("+{}", name.trim_start_matches("CAP_").to_lowercase()));
     let bounds = format!("-all,{}", names.collect::<Vec<_>>().join(","));
     let lab = lab(Families::V4)?;
-    let mut stage = Failover::start_with(&lab, Variant::SimulatedSlices, &[1, 2, 3], |options| {
+    let mut stage = Failover::start_with(&lab, Variant::Simulated, &[1, 2, 3], |options| {
         let wrapper = ["setpriv", "--no-new-privs", "--bounding-set", &bounds];
         options.wrapper = wrapper.iter().map(ToString::to_string).collect();
     })?;
@@ -98,7 +98,7 @@ fn the_service_manager_is_told() -> Result<()> {
     let path = lab.dir().join("notify");
     let manager = UnixDatagram::bind(&path).context("bind the manager's socket")?;
     manager.set_read_timeout(Some(PATIENCE))?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2])?;
     let environment =
         [("NOTIFY_SOCKET", path.display().to_string()), ("WATCHDOG_USEC", "2000000".to_owned())];
     scenario.options.environment.extend(environment.map(|(name, value)| (name.to_owned(), value)));
@@ -127,7 +127,7 @@ fn promtool_takes_rules_and_metrics_and_prometheus_scrapes_them() -> Result<()> 
         command::run(promtool, "")?;
     }
     let lab = lab(Families::V4)?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let daemon = scenario.daemon()?;
     let node = lab.node();
     let classic = node.run("curl", &["-sS", "--fail", "-m", "10", "-H", "Accept: text/plain", METRICS])?;

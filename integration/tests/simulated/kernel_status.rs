@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[test]
 fn without_a_daemon_people_read_addresses() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = scenario.daemon()?;
     scenario.expect_everybody("before it stops")?;
     let dead = scenario.plane.apiservers(3);

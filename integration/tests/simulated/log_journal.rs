@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[test]
 fn priorities_go_before_lines_where_stderr_is_what_the_manager_named() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     // Where the harness lets the daemon's stderr lead.
     let stderr = lab.dir().join("apivip.stderr");
     let log = File::create(&stderr).and_then(|file| file.metadata()).context("make the log")?;

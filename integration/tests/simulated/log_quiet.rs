@@ -66,7 +66,7 @@ fn settled(lab: &Lab, options: &DaemonOptions) -> Result<Daemon> {
 #[test]
 fn an_idle_daemon_says_nothing() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let daemon = settled(&lab, &options(&scenario))?;
     let tests = "apivip_selftest_answers_total{component=\"rules\"}";
     let (before, tested) = (events(&daemon)?, daemon.metric(tests)?);
@@ -83,7 +83,7 @@ fn an_idle_daemon_says_nothing() -> Result<()> {
 #[test]
 fn an_api_that_is_away_is_told_once_for_each_failure() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = settled(&lab, &options(&scenario))?;
     let before = events(&daemon)?.len();
     let kubeconfig = scenario.options.kubeconfig.clone().context("a kubeconfig")?;
@@ -119,7 +119,7 @@ fn an_api_that_is_away_is_told_once_for_each_failure() -> Result<()> {
 #[test]
 fn a_dead_apiserver_is_told_once() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = settled(&lab, &options(&scenario))?;
     let before = events(&daemon)?.len();
     scenario.plane.kill(3)?;
@@ -145,7 +145,7 @@ fn a_dead_apiserver_is_told_once() -> Result<()> {
 fn rules_that_the_kernel_refuses_are_told_once() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
     let faults = NftFault::build(lab.dir())?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let options = faults.in_daemon(options(&scenario).arg("--mode=nftables"));
     let mut daemon = settled(&lab, &options)?;
     let before = events(&daemon)?.len();

@@ -121,7 +121,7 @@ fn kubeconfig(scenario: &Scenario<'_>, lab: &Lab, user: &str) -> Result<PathBuf>
 #[test]
 fn no_secret_is_told_whatever_becomes_of_it() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let foreign = Authority::new(lab.dir(), "foreign")?;
     for Credential { what, user, secrets, accepted } in credentials(&lab, scenario.plane.token())? {
         let path = kubeconfig(&scenario, &lab, &user)?;

@@ -16,13 +16,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_cluster_becomes_dual_stack_gets_64_endpoints_and_moves_to_another_port() -> Result<()> {
-    growth::dual_stack_64_endpoints_and_another_port(Variant::SimulatedSlices)
+    growth::dual_stack_64_endpoints_and_another_port(Variant::Simulated)
 }
 
 #[test]
 fn a_credential_plugin_is_asked_for_each_session() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let token = scenario.plane.token();
     let (plugin, asked) = (lab.dir().join("plugin"), lab.dir().join("asked"));
     let credential = format!(

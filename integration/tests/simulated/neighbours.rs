@@ -7,10 +7,10 @@ use crate::shared::neighbours;
 
 #[test]
 fn firewalls_zones_and_strict_settings_stand_in_nobodys_way() -> Result<()> {
-    neighbours::stand_in_nobodys_way(Variant::SimulatedSlices)
+    neighbours::stand_in_nobodys_way(Variant::Simulated)
 }
 
 #[test]
 fn what_the_manual_names_as_an_obstacle_is_one_until_it_is_gone() -> Result<()> {
-    neighbours::are_obstacles_as_the_manual_says(Variant::SimulatedSlices)
+    neighbours::are_obstacles_as_the_manual_says(Variant::Simulated)
 }

@@ -36,7 +36,7 @@ struct Stage<'lab> {
 
 impl<'lab> Stage<'lab> {
     fn start(lab: &'lab Lab) -> Result<Self> {
-        let mut scenario = Scenario::start(lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+        let mut scenario = Scenario::start(lab, Variant::Simulated, &[1, 2, 3])?;
         let faults = NftFault::build(lab.dir())?;
         scenario.options = faults.in_daemon(scenario.options).arg("--mode").arg("nftables");
         let daemon = scenario.daemon()?;
@@ -107,7 +107,7 @@ fn a_hanging_commit_waits_and_then_arrives() -> Result<()> {
 #[test]
 fn without_netfilter_sockets_no_daemon_starts_on_nf_tables() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let faults = NftFault::build(lab.dir())?;
     faults.set(Fault::NoSocket)?;
     let options = faults.in_daemon(scenario.options).arg("--mode").arg("nftables");

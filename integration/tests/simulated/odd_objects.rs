@@ -22,17 +22,17 @@ const BAD: [(&str, &str); 6] = [
 
 #[test]
 fn the_last_good_rules_stay_when_the_api_publishes_none_and_the_status_says_why() -> Result<()> {
-    odd_objects::leave_the_last_good_rules(Variant::SimulatedSlices)
+    odd_objects::leave_the_last_good_rules(Variant::Simulated)
 }
 
 #[test]
 fn a_service_recreated_with_other_addresses_moves_the_rules_in_one_transaction() -> Result<()> {
-    odd_objects::move_the_rules_at_once(Variant::SimulatedSlices, Families::Dual)
+    odd_objects::move_the_rules_at_once(Variant::Simulated, Families::Dual)
 }
 
 #[test]
 fn with_client_affinity_one_pod_always_meets_the_same_apiserver() -> Result<()> {
-    odd_objects::keep_a_client_with_its_apiserver(Variant::SimulatedSlices)
+    odd_objects::keep_a_client_with_its_apiserver(Variant::Simulated)
 }
 
 fn publish(plane: &mut ControlPlane<'_>, good: IpAddr) -> Result<()> {
@@ -46,5 +46,5 @@ fn publish(plane: &mut ControlPlane<'_>, good: IpAddr) -> Result<()> {
 
 #[test]
 fn addresses_that_must_not_be_programmed_are_told_and_the_good_ones_work() -> Result<()> {
-    odd_objects::name_addresses_that_are_not_programmed(Variant::SimulatedSlices, &BAD, publish)
+    odd_objects::name_addresses_that_are_not_programmed(Variant::Simulated, &BAD, publish)
 }

@@ -24,7 +24,7 @@ const AWAY: Duration = Duration::from_secs(5);
 
 fn survive(outage: impl Fn(&Fleet) -> Result<()>, end: impl Fn(&Fleet) -> Result<()>) -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
     let mut daemon = Daemon::start(lab.node(), lab.dir(), &options)?;
     daemon.wait_for_status("the API in sync", NOTICED, |status| status["api"]["state"] == "synced")?;

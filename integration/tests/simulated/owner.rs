@@ -11,23 +11,23 @@ use crate::shared::owner::{self, LIMIT, owned};
 
 #[test]
 fn an_owner_comes_and_goes_and_no_connection_breaks() -> Result<()> {
-    owner::comes_and_goes(Variant::SimulatedSlices, "echo", ECHO_SERVICE_PORT)
+    owner::comes_and_goes(Variant::Simulated, "echo", ECHO_SERVICE_PORT)
 }
 
 #[test]
 fn others_leave_an_owned_table_alone_and_may_flush_an_orphan() -> Result<()> {
-    owner::is_left_alone(Variant::SimulatedSlices)
+    owner::is_left_alone(Variant::Simulated)
 }
 
 #[test]
 fn a_daemon_that_drains_has_let_the_table_go() -> Result<()> {
-    owner::is_let_go(Variant::SimulatedSlices)
+    owner::is_let_go(Variant::Simulated)
 }
 
 #[test]
 fn without_owners_in_the_kernel_the_table_is_plain() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let faults = NftFault::build(lab.dir())?;
     faults.set(Fault::NoOwner)?;
     scenario.options = faults.in_daemon(scenario.options);

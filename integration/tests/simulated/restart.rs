@@ -10,7 +10,7 @@ use crate::shared::restart;
 
 #[test]
 fn no_connection_fails_while_the_daemon_is_stopped_killed_and_restarted() -> Result<()> {
-    restart::no_connection_fails(Variant::SimulatedSlices, "echo", ECHO_SERVICE_PORT)
+    restart::no_connection_fails(Variant::Simulated, "echo", ECHO_SERVICE_PORT)
 }
 
 /// A slice as the daemon has it already, except for what means nothing to it.
@@ -23,5 +23,5 @@ fn annotate(plane: &mut ControlPlane<'_>, value: &str) -> Result<()> {
 
 #[test]
 fn an_input_that_means_the_same_programs_nothing() -> Result<()> {
-    restart::the_same_programs_nothing(Variant::SimulatedSlices, annotate)
+    restart::the_same_programs_nothing(Variant::Simulated, annotate)
 }

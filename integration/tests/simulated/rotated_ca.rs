@@ -7,5 +7,5 @@ use crate::shared::rotated_ca;
 
 #[test]
 fn a_ca_is_rotated_and_no_connection_fails() -> Result<()> {
-    rotated_ca::no_connection_fails(Variant::SimulatedSlices)
+    rotated_ca::no_connection_fails(Variant::Simulated)
 }

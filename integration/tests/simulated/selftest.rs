@@ -58,7 +58,7 @@ fn translate(node: &Namespace, to: SocketAddr) -> Result<()> {
 #[test]
 fn apivips_own_ways_are_named_and_cost_an_apiserver_one_request_each() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = Daemon::start(lab.node(), lab.dir(), &options(&scenario))?;
     for (vip, backend) in [(VIP, "192.0.2.1"), ("[fd00:10:96::1]:443", "[2001:db8::1")] {
         let test = wait_for(&mut daemon, vip, "rules", true)?;
@@ -99,7 +99,7 @@ fn daemon_metric(node: &Namespace, name: &str) -> u64 {
 #[test]
 fn a_neighbour_in_the_way_is_named() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2])?;
     let node = lab.node();
     let mut daemon = Daemon::start(node, lab.dir(), &options(&scenario))?;
     for vip in VIPS {
@@ -186,7 +186,7 @@ fn a_neighbour_that_rejects_the_node_is_named() -> Result<()> {
 #[test]
 fn a_local_listener_is_named() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let node = lab.node();
     // To bind an IPv6 address takes more than a route to it.
     node.sysctls(&[("net/ipv6/ip_nonlocal_bind", "1")])?;
@@ -224,7 +224,7 @@ fn a_local_listener_is_named() -> Result<()> {
 fn a_socket_load_balancer_is_named() -> Result<()> {
     for (at, vip) in VIPS.into_iter().enumerate() {
         let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-        let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+        let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
         let balancer = SocketBalancer::build(&lab)?;
         let backend = scenario.plane.apiservers(2)[at];
         let behind = balancer.in_daemon(options(&scenario), vip.parse()?, backend);

@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 #[test]
 fn a_second_daemon_refuses_and_names_the_first() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
     let first = Daemon::start(lab.node(), lab.dir(), &options)?;
     let second = run_to_end(lab.node(), lab.dir(), &options, LIMIT)?;
@@ -27,7 +27,7 @@ fn a_second_daemon_refuses_and_names_the_first() -> Result<()> {
 #[test]
 fn cleanup_on_exit_removes_the_table_and_without_it_the_table_stays() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
     Daemon::start(lab.node(), lab.dir(), &options)?.stop()?;
     let tables = lab.node().nft_text("tables")?;
@@ -42,7 +42,7 @@ fn cleanup_on_exit_removes_the_table_and_without_it_the_table_stays() -> Result<
 #[test]
 fn without_the_capability_the_daemon_says_so_in_one_line() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let mut run = lab.node().command("setpriv");
     run.args(["--inh-caps=-all", "--bounding-set=-net_admin"]).arg(command::program("apivip")?);
     run.arg("run").arg("--kubeconfig").arg(plane.kubeconfig()?);

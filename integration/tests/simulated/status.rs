@@ -52,7 +52,7 @@ fn wait_for_health(daemon: &mut Daemon) -> Result<Value> {
 #[test]
 fn the_exit_code_tells_healthy_from_degraded_from_no_answer() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = scenario.daemon()?;
     let healthy = wait_for_health(&mut daemon)?;
     ensure!(
@@ -87,7 +87,7 @@ fn the_exit_code_tells_healthy_from_degraded_from_no_answer() -> Result<()> {
 #[test]
 fn a_forwarder_that_was_chosen_is_no_problem() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let mut scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     scenario.options = scenario.options.arg("--mode=forwarder");
     let mut daemon = Daemon::spawn(lab.node(), lab.dir(), &scenario.options)?;
     daemon.wait_for_dataplane("forwarder", LIMIT)?;
@@ -115,7 +115,7 @@ fn on_terminal(lab: &Lab, daemon: &Daemon, (rows, columns): (u16, u16), words: &
 fn a_terminal_is_redrawn_in_place_and_in_colour() -> Result<()> {
     const HOME: &str = "\x1b[H";
     let lab = Lab::start(LabOptions::default())?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = scenario.daemon()?;
     wait_for_health(&mut daemon)?;
     let shown = on_terminal(&lab, &daemon, (50, 200), "timeout 10 STATUS --watch")?;

@@ -39,7 +39,7 @@ fn restarts(systemd: &Systemd<'_>) -> Result<u32> {
 #[test]
 fn the_unit_does_all_its_work_under_systemd() -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let servers = Servers::start(&lab)?;
     servers.publish(&scenario.plane, &[1, 2, 3])?;
     let unit = include_str!("../../../docs/install/apivip.service");

@@ -48,7 +48,7 @@ fn vips(lab: &Lab) -> Vec<SocketAddr> {
 #[test]
 fn bytes_are_shown_while_the_kernel_counts_them() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let scenario = Scenario::start(&lab, Variant::SimulatedSlices, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     lab.node().sysctls(&[(ACCOUNTING, "0")])?;
     let mut daemon = scenario.daemon()?;
     let mut open = Vec::new();

@@ -22,7 +22,7 @@ fn status(code: u16) -> ApiError {
 
 fn sync(reporter: &mut Reporter, address: Option<SocketAddr>) {
     reporter.watching(Resource::Service, address);
-    reporter.watching(Resource::Endpoints, address);
+    reporter.watching(Resource::Slices, address);
 }
 
 #[test]
@@ -46,11 +46,11 @@ fn a_failure_is_logged_when_it_starts_or_changes_and_so_is_its_end() {
     assert_eq!(
         lines,
         [
-            "INFO the Kubernetes API is read address=192.0.2.11:6443 api=Endpoints",
+            "INFO the Kubernetes API is read address=192.0.2.11:6443",
             &failure(500, 11),
             &failure(500, 12),
             &failure(503, 11),
-            "INFO the Kubernetes API is read again address=192.0.2.12:6443 api=Endpoints after_seconds=0 failures=7",
+            "INFO the Kubernetes API is read again address=192.0.2.12:6443 after_seconds=0 failures=7",
             &failure(500, 11),
         ]
     );
@@ -82,6 +82,6 @@ fn the_state_follows_both_watches() {
     assert_eq!((connection.state, connection.address), (State::Synced, server(12)));
     assert_eq!((connection.reconnects, connection.events, connection.last_error.clone()), (2, 1, None));
     let json = serde_json::to_value(&connection).unwrap();
-    assert_eq!((&json["state"], &json["api"]), (&"synced".into(), &"endpoints".into()));
+    assert_eq!(json["state"], "synced");
     assert!(json["since"].is_u64());
 }

@@ -31,10 +31,10 @@ fn a_list_keeps_only_what_was_selected() {
 fn an_empty_list_says_that_nothing_exists() {
     for items in [r#","items":null"#, r#","items":[]"#, ""] {
         let body = format!(
-            r#"{{"kind":"EndpointsList","apiVersion":"v1","metadata":{{"resourceVersion":"7"}}{items}}}"#
+            r#"{{"kind":"ServiceList","apiVersion":"v1","metadata":{{"resourceVersion":"7"}}{items}}}"#
         );
-        let listed = list(Resource::Endpoints, &key(), body.as_bytes()).unwrap();
-        assert_eq!(listed.change, Change::Endpoints(None));
+        let listed = list(Resource::Service, &key(), body.as_bytes()).unwrap();
+        assert_eq!(listed.change, Change::Service(None));
     }
 }
 
@@ -85,11 +85,11 @@ fn another_service_changes_nothing_but_the_version() {
 
 #[test]
 fn bookmarks_and_failures_are_told_apart() {
-    let bookmark = r#"{"kind":"Endpoints","apiVersion":"v1","metadata":{"resourceVersion":"11"}}"#;
-    let found = event(Resource::Endpoints, &key(), &line("BOOKMARK", bookmark)).unwrap();
+    let bookmark = r#"{"kind":"Service","apiVersion":"v1","metadata":{"resourceVersion":"11"}}"#;
+    let found = event(Resource::Service, &key(), &line("BOOKMARK", bookmark)).unwrap();
     assert_eq!(found, Event::Bookmark("11".into()));
     let status = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"code":410,"reason":"Expired","message":"too old"}"#;
-    let found = event(Resource::Endpoints, &key(), &line("ERROR", status)).unwrap();
+    let found = event(Resource::Service, &key(), &line("ERROR", status)).unwrap();
     assert_eq!(found, Event::Failed { code: 410, message: "too old".into() });
 }
 

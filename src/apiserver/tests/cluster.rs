@@ -44,7 +44,6 @@ struct Fault {
 
 struct State {
     version: u64,
-    has_slices: bool,
     backends: Vec<SocketAddr>,
     faults: Vec<Fault>,
     watchers: Vec<(String, UnboundedSender<Bytes>)>,
@@ -58,18 +57,9 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(backends: &[SocketAddr]) -> Self {
-        let state = State {
-            version: 100,
-            has_slices: true,
-            backends: backends.to_vec(),
-            faults: Vec::new(),
-            watchers: Vec::new(),
-        };
+        let state =
+            State { version: 100, backends: backends.to_vec(), faults: Vec::new(), watchers: Vec::new() };
         Self { state: Arc::new(Mutex::new(state)) }
-    }
-
-    pub(crate) fn serve_slices(&self, yes: bool) {
-        self.state.lock().unwrap().has_slices = yes;
     }
 
     pub(crate) fn fault(&self, target: &str, times: usize, reply: Reply) {
@@ -82,14 +72,13 @@ impl Cluster {
 
     /// Changes the endpoints, with an event to every watcher of them.
     pub(crate) fn set_backends(&self, backends: &[SocketAddr]) {
-        let (slice, endpoints) = {
+        let slice = {
             let mut state = self.state.lock().unwrap();
             state.version += 1;
             state.backends = backends.to_vec();
-            (state.slice(), state.endpoints())
+            state.slice()
         };
         self.send("endpointslices", &event("MODIFIED", &slice));
-        self.send("/endpoints?", &event("MODIFIED", &endpoints));
     }
 
     /// Sends a bookmark of the next version to every watcher. Returns that version.
@@ -157,16 +146,11 @@ impl State {
     }
 
     fn usual(&self, target: &str) -> Reply {
-        if target.contains("endpointslices") && !self.has_slices {
-            return Reply::status(404, "the server could not find the requested resource");
-        }
         if target.contains("watch=true") {
             return Reply::Watch(Bytes::new());
         }
         let (kind, api, item) = if target.contains("endpointslices") {
             ("EndpointSliceList", "discovery.k8s.io/v1", self.slice())
-        } else if target.contains("/endpoints?") {
-            ("EndpointsList", "v1", self.endpoints())
         } else {
             ("ServiceList", "v1", self.service())
         };
@@ -199,14 +183,6 @@ impl State {
             self.addresses(|ip| format!(r#"{{"addresses":["{ip}"],"conditions":{{"ready":true}}}}"#));
         format!(
             r#"{{"kind":"EndpointSlice","apiVersion":"discovery.k8s.io/v1",{metadata},"addressType":"IPv4","endpoints":[{addresses}],"ports":[{{"name":"https","port":{port},"protocol":"TCP"}}]}}"#
-        )
-    }
-
-    fn endpoints(&self) -> String {
-        let metadata = self.metadata("kubernetes");
-        let (addresses, port) = self.addresses(|ip| format!(r#"{{"ip":"{ip}"}}"#));
-        format!(
-            r#"{{"kind":"Endpoints","apiVersion":"v1",{metadata},"subsets":[{{"addresses":[{addresses}],"ports":[{{"name":"https","port":{port},"protocol":"TCP"}}]}}]}}"#
         )
     }
 

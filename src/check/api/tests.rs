@@ -39,7 +39,7 @@ fn snapshot(service: ServiceStatus, backends: &[SocketAddr]) -> Arc<Snapshot> {
 }
 
 fn allowed(answer: &Result<bool, Denied>) -> Vec<Permission> {
-    let all = [Resource::Service, Resource::Slices, Resource::Endpoints];
+    let all = [Resource::Service, Resource::Slices];
     let of = |resource| ["list", "watch"].map(|verb| Permission { resource, verb, allowed: answer.clone() });
     all.into_iter().flat_map(of).collect()
 }
@@ -56,10 +56,7 @@ fn good() -> Api {
         unresolved: Vec::new(),
         examined: vec![ready(200, Some(0))],
         name: "kubernetes.default.svc".to_owned(),
-        audience: Some(Ok((
-            one(),
-            Audience { permissions: allowed(&Ok(true)), slices: Some(true), snapshot },
-        ))),
+        audience: Some(Ok((one(), Audience { permissions: allowed(&Ok(true)), snapshot }))),
         service: ServiceKey::default(),
         kubeconfig: None,
         now: NOW,
@@ -166,27 +163,20 @@ fn exactly_the_missing_verb_is_named() {
 }
 
 #[test]
-fn endpoints_matter_only_where_there_are_no_slices() {
-    let with = |slices, answer: Result<bool, Denied>| {
+fn an_apiserver_that_does_not_say_what_it_allows_is_told_from_one_that_knows_nobody() {
+    let with = |answer: Denied| {
         let snapshot = Ok(snapshot(ServiceStatus::Found, &[one()]));
-        let audience = Audience { permissions: allowed(&answer), slices, snapshot };
-        let all = findings(&Api { audience: Some(Ok((one(), audience))), ..good() });
-        let of = all.into_iter().filter(|finding| finding.id == "permission");
-        of.filter_map(|finding| Some((finding.subject?, finding.verdict))).collect::<Vec<_>>()
+        let audience = Audience { permissions: allowed(&Err(answer)), snapshot };
+        of(&Api { audience: Some(Ok((one(), audience))), ..good() }, "permission")
     };
-    let names = |found: Vec<(String, Verdict)>| found.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
-    assert!(names(with(Some(true), Ok(true))).iter().all(|name| !name.ends_with("endpoints")));
-    assert!(names(with(Some(false), Ok(true))).contains(&"watch endpoints".to_owned()));
-    let credentials = Err(Denied::Credentials("the token".to_owned()));
-    assert!(with(None, credentials).iter().all(|(_, verdict)| *verdict == Verdict::Fail));
-    let silent = Err(Denied::Unanswered("broke".to_owned()));
-    assert!(with(None, silent).iter().all(|(_, verdict)| *verdict == Verdict::Unknown));
+    assert_eq!(with(Denied::Credentials("the token".to_owned())), Verdict::Fail);
+    assert_eq!(with(Denied::Unanswered("broke".to_owned())), Verdict::Unknown);
 }
 
 #[test]
 fn what_is_published_is_judged() {
     let with = |snapshot| {
-        let audience = Audience { permissions: Vec::new(), slices: Some(true), snapshot };
+        let audience = Audience { permissions: Vec::new(), snapshot };
         of(&Api { audience: Some(Ok((one(), audience))), ..good() }, "api-read")
     };
     assert_eq!(with(Err("not allowed (403)".to_owned())), Verdict::Fail);

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::model::objects::{EndpointSlice, Endpoints};
+use crate::model::objects::EndpointSlice;
 
 fn service(spec: serde_json::Value) -> Option<Service> {
     Some(serde_json::from_value(json!({"metadata": {"name": "kubernetes"}, "spec": spec})).unwrap())
@@ -27,7 +27,7 @@ fn slice(family: &str, endpoints: serde_json::Value) -> EndpointSlice {
 
 fn view(service: Option<Service>, slices: Vec<EndpointSlice>) -> ClusterView {
     let slices = slices.into_iter().enumerate().map(|(i, s)| (format!("kubernetes-{i}"), s)).collect();
-    ClusterView { service, published: Published::Slices(slices) }
+    ClusterView { service, slices }
 }
 
 fn build(view: &ClusterView) -> Snapshot {
@@ -71,19 +71,6 @@ fn ports_are_matched_by_name() {
     assert_eq!(snapshot.frontends.len(), 2);
     assert_eq!(backends_of(&snapshot, "10.96.0.1:443"), ["192.0.2.11:6443"]);
     assert_eq!(backends_of(&snapshot, "10.96.0.1:8443"), ["192.0.2.11:9443"]);
-}
-
-#[test]
-fn endpoints_of_an_old_server_serve_as_well() {
-    let endpoints: Endpoints = serde_json::from_value(json!({
-        "subsets": [{"addresses": [{"ip": "192.0.2.11"}, {"ip": "2001:db8::11"}], "notReadyAddresses": [{"ip": "192.0.2.12"}],
-                     "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}]}],
-    }))
-    .unwrap();
-    let view = ClusterView { service: plain_service(), published: Published::Endpoints(Some(endpoints)) };
-    let snapshot = build(&view);
-    assert_eq!(backends_of(&snapshot, "10.96.0.1:443"), ["192.0.2.11:6443"]);
-    assert_eq!(backends_of(&snapshot, "[fd00:10:96::1]:443"), ["[2001:db8::11]:6443"]);
 }
 
 #[test]
@@ -236,7 +223,7 @@ proptest! {
         let names = |slices: Vec<EndpointSlice>| -> BTreeMap<String, EndpointSlice> {
             slices.into_iter().enumerate().map(|(i, s)| (i.to_string(), s)).collect()
         };
-        let of = |slices| ClusterView { service: plain_service(), published: Published::Slices(names(slices)) };
+        let of = |slices| ClusterView { service: plain_service(), slices: names(slices) };
         prop_assert_eq!(build(&of(slices)), build(&of(reversed)));
     }
 }

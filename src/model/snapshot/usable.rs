@@ -1,4 +1,4 @@
-//! Endpoints that may serve, collected from slices or subsets by port name and address family.
+//! Endpoints that may serve, collected from slices by port name and address family.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -39,7 +39,7 @@ impl Usable {
             for address in &endpoint.addresses {
                 match family {
                     Some(family) => {
-                        self.add(address, Some(family), &slice.ports, ready, judge, rejected);
+                        self.add(address, family, &slice.ports, ready, judge, rejected);
                     }
                     None => {
                         rejected.insert(rejection(address, None, RejectReason::NotAnIpSlice));
@@ -49,16 +49,16 @@ impl Usable {
         }
     }
 
-    pub(super) fn add(
+    fn add(
         &mut self,
         text: &str,
-        family: Option<Family>,
+        family: Family,
         ports: &[EndpointPort],
         ready: bool,
         judge: Judge<'_>,
         rejected: &mut BTreeSet<Rejection>,
     ) {
-        let ip = match address::backend(text, family, judge.vips, judge.options.allow_loopback) {
+        let ip = match address::backend(text, Some(family), judge.vips, judge.options.allow_loopback) {
             Ok(ip) => ip,
             Err(reason) => {
                 rejected.insert(rejection(text, None, reason));

@@ -41,7 +41,7 @@ impl Stage {
     pub(crate) fn build() -> Result<Self> {
         let lab = Lab::start(LabOptions { apiservers: 3, ..LabOptions::default() })?;
         let authority = Authority::new(lab.dir(), "ca")?;
-        let fleet = Fleet::start(&lab, &authority, true)?;
+        let fleet = Fleet::start(&lab, &authority)?;
         let kubeconfig = lab.dir().join("kubeconfig");
         let server = format!("https://{}:{API_PORT}", lab.apiserver_address(1, Family::V4));
         let verify = Verify::File(authority.certificate().to_owned());

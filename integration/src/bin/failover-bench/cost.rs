@@ -36,7 +36,7 @@ impl Cost {
     /// Measures and prints.
     pub fn print(&self) -> Result<()> {
         let lab = lab(Families::V4)?;
-        let mut stage = Failover::start(&lab, Variant::RealEndpoints, &[1, 2, 3], &[])?;
+        let mut stage = Failover::start(&lab, Variant::Real, &[1, 2, 3], &[])?;
         let plane = stage.plane.real()?;
         let (apiserver, target) = (plane.apiserver_pid(PROBED)?, plane.address(PROBED));
         let authority = plane.authority().certificate().to_owned();

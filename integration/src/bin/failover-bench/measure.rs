@@ -69,7 +69,7 @@ pub struct Measured {
 pub fn measure(case: &Case, foreign: u32) -> Result<Measured> {
     let lab = lab(Families::V4)?;
     foreign::fill_conntrack(lab.node(), lab.dir(), foreign)?;
-    let mut stage = Failover::start(&lab, Variant::SimulatedSlices, &[1, 2, 3], &[])?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &[1, 2, 3], &[])?;
     let mix = Mix {
         fresh_every: Some(Duration::from_millis(10)),
         timeout: Duration::from_secs(5),

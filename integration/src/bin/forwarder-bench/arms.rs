@@ -91,7 +91,7 @@ fn on_node(port: u16) -> SocketAddr {
 }
 
 fn apivip<'lab>(lab: &'lab Lab, servers: &Servers) -> Result<(SocketAddr, Running<'lab>)> {
-    let mut scenario = Scenario::start(lab, Variant::SimulatedSlices, &[1])?;
+    let mut scenario = Scenario::start(lab, Variant::Simulated, &[1])?;
     servers.publish(&scenario.plane, &[1])?;
     scenario.options = scenario.options.arg("--mode").arg("forwarder");
     let mut daemon = Daemon::spawn(lab.node(), lab.dir(), &scenario.options)?;

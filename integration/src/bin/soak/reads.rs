@@ -46,7 +46,7 @@ pub struct Amount {
 /// Starts a control plane and a reader, and feeds it.
 pub fn feed(amount: Amount) -> Result<()> {
     let lab = Lab::start(LabOptions { apiservers: 1, ..LabOptions::default() })?;
-    let mut plane = ControlPlane::serving(&lab, Variant::SimulatedSlices)?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Simulated)?;
     let mut reader = lab.node().command(command::program("soak")?);
     reader.args(["--reconnects", &amount.reconnects.to_string(), "--events", &amount.events.to_string()]);
     for kubeconfig in kubeconfigs(&lab, &plane)? {

@@ -81,7 +81,7 @@ pub struct Stage<'lab> {
 
 impl<'lab> Stage<'lab> {
     pub fn start(lab: &'lab Lab) -> Result<Self> {
-        let plane = ControlPlane::serving(lab, Variant::SimulatedSlices)?;
+        let plane = ControlPlane::serving(lab, Variant::Simulated)?;
         let files = Credentials::new(lab, &plane)?;
         let daemon = Daemon::start(lab.node(), lab.dir(), &files.options(false).arg(OPEN))?;
         let vips = lab.vips().into_iter().map(|vip| SocketAddr::new(vip, SERVICE_PORT)).collect();

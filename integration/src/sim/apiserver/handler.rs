@@ -45,7 +45,7 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let uri = request.uri();
-    let what = route(request.method(), uri.path(), uri.query().unwrap_or_default(), state.slices_v1);
+    let what = route(request.method(), uri.path(), uri.query().unwrap_or_default());
     state.log.write(connection.peer, connection.local, logged(&request));
     state.count(verb_of(&what, &request), uri.path());
     let faults = state.faults.borrow().clone();
@@ -77,7 +77,7 @@ fn answer(
     match what {
         Route::Ready => health("readyz", faults.readyz),
         Route::Live => health("livez", faults.livez),
-        Route::Version => version(state.slices_v1),
+        Route::Version => version(),
         Route::OpenApi => full(StatusCode::OK, JSON, vec![b' '; OPENAPI_BYTES]),
         Route::Bad(message) => status::answer(400, &message, Value::Null),
         Route::NotAllowed => {
@@ -181,9 +181,8 @@ fn dated(mut answer: Answer, faults: &Faults) -> Answer {
     answer
 }
 
-fn version(slices_v1: bool) -> Answer {
-    let minor = if slices_v1 { "30" } else { "20" };
-    let body = json!({"major": "1", "minor": minor, "gitVersion": format!("v1.{minor}.0-sim"), "platform": "linux/amd64"});
+fn version() -> Answer {
+    let body = json!({"major": "1", "minor": "37", "gitVersion": "v1.37.0-sim", "platform": "linux/amd64"});
     full(StatusCode::OK, JSON, body.to_string())
 }
 

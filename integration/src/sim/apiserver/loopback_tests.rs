@@ -57,13 +57,11 @@ async fn lists_and_watches_over_both_protocols() {
 #[tokio::test]
 async fn empty_lists_are_null_and_unknown_paths_404() {
     let fixture = Fixture::new();
-    let mut config = fixture.config("old");
-    config.no_discovery_v1 = true;
-    let bound = super::start(config).await.unwrap();
+    let (bound, _control) = fixture.apiserver("a").await;
     let mut client = fixture.client(bound.api[0], H2).await;
     let (status, list) = client.json(SERVICES).await;
     assert_eq!((status.as_u16(), &list["items"]), (200, &serde_json::Value::Null));
-    assert_eq!(client.text(SLICES).await.0, 404);
+    assert_eq!(client.text("/api/v1/namespaces/default/endpoints").await.0, 404);
     let (status, object) = client.json(&format!("{SERVICES}/kubernetes")).await;
     assert_eq!((status.as_u16(), object["reason"].as_str()), (404, Some("NotFound")));
     let (status, object) = client.json(&format!("{SERVICES}?resourceVersion=99")).await;

@@ -56,8 +56,6 @@ pub struct Config {
     pub access_log: Option<PathBuf>,
     /// Plain TCP ports that greet and echo.
     pub echo: Vec<SocketAddr>,
-    /// Answers 404 for `discovery.k8s.io/v1`, as Kubernetes 1.20 does.
-    pub no_discovery_v1: bool,
 }
 
 /// A running server. Dropping it closes its sockets and resets its connections, as a killed process does.

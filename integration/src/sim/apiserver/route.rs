@@ -96,7 +96,6 @@ impl Kind {
 pub fn kind_of(resource: Resource) -> Kind {
     match resource {
         Resource::Services => Kind { plural: "services", kind: "Service", api_version: "v1" },
-        Resource::Endpoints => Kind { plural: "endpoints", kind: "Endpoints", api_version: "v1" },
         Resource::EndpointSlices => {
             Kind { plural: "endpointslices", kind: "EndpointSlice", api_version: "discovery.k8s.io/v1" }
         }
@@ -129,7 +128,7 @@ impl ResourceRequest {
 }
 
 /// Reads a request line.
-pub fn route(method: &Method, path: &str, query: &str, slices_v1: bool) -> Route {
+pub fn route(method: &Method, path: &str, query: &str) -> Route {
     match path.trim_end_matches('/') {
         "/readyz" => return Route::Ready,
         "/livez" | "/healthz" => return Route::Live,
@@ -138,7 +137,7 @@ pub fn route(method: &Method, path: &str, query: &str, slices_v1: bool) -> Route
         REVIEWS if method == Method::POST => return Route::Review,
         _ => {}
     }
-    let Some((resource, namespace, name)) = resource_path(path, slices_v1) else { return Route::Unknown };
+    let Some((resource, namespace, name)) = resource_path(path) else { return Route::Unknown };
     if method != Method::GET {
         return Route::NotAllowed;
     }
@@ -148,11 +147,11 @@ pub fn route(method: &Method, path: &str, query: &str, slices_v1: bool) -> Route
     }
 }
 
-fn resource_path(path: &str, slices_v1: bool) -> Option<(Resource, Option<String>, Option<String>)> {
+fn resource_path(path: &str) -> Option<(Resource, Option<String>, Option<String>)> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let (slices, rest) = match parts.as_slice() {
         ["api", "v1", rest @ ..] => (false, rest),
-        ["apis", "discovery.k8s.io", "v1", rest @ ..] if slices_v1 => (true, rest),
+        ["apis", "discovery.k8s.io", "v1", rest @ ..] => (true, rest),
         _ => return None,
     };
     let (namespace, rest) = match rest {
@@ -166,7 +165,6 @@ fn resource_path(path: &str, slices_v1: bool) -> Option<(Resource, Option<String
     };
     let resource = match (plural, slices) {
         ("services", false) => Resource::Services,
-        ("endpoints", false) => Resource::Endpoints,
         ("endpointslices", true) => Resource::EndpointSlices,
         _ => return None,
     };

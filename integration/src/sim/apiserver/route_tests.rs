@@ -3,7 +3,7 @@
 use super::*;
 
 fn resource(path: &str, query: &str) -> ResourceRequest {
-    match route(&Method::GET, path, query, true) {
+    match route(&Method::GET, path, query) {
         Route::Resource(request) => *request,
         other => panic!("{path}?{query} gave {other:?}"),
     }
@@ -36,20 +36,20 @@ fn a_list_by_label() {
 
 #[test]
 fn one_object_and_all_namespaces() {
-    assert_eq!(resource("/api/v1/namespaces/default/endpoints/kubernetes", "").verb, Verb::Get);
+    assert_eq!(resource("/api/v1/namespaces/default/services/kubernetes", "").verb, Verb::Get);
     assert_eq!(resource("/api/v1/services", "").scope.namespace, None);
 }
 
 #[test]
 fn what_is_not_served() {
-    let unknown = |path: &str, slices| route(&Method::GET, path, "", slices) == Route::Unknown;
-    assert!(unknown("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", false));
-    assert!(unknown("/api/v1/namespaces/default/pods", true));
-    assert!(unknown("/api/v1/namespaces/default/endpointslices", true));
+    let unknown = |path: &str| route(&Method::GET, path, "") == Route::Unknown;
+    assert!(unknown("/apis/discovery.k8s.io/v1beta1/namespaces/default/endpointslices"));
+    assert!(unknown("/api/v1/namespaces/default/pods"));
+    assert!(unknown("/api/v1/namespaces/default/endpointslices"));
     let services = "/api/v1/namespaces/default/services";
-    assert_eq!(route(&Method::POST, services, "", true), Route::NotAllowed);
-    assert!(matches!(route(&Method::GET, services, "resourceVersion=x", true), Route::Bad(_)));
-    assert!(matches!(route(&Method::GET, services, "fieldSelector=spec.a%3D1", true), Route::Bad(_)));
+    assert_eq!(route(&Method::POST, services, ""), Route::NotAllowed);
+    assert!(matches!(route(&Method::GET, services, "resourceVersion=x"), Route::Bad(_)));
+    assert!(matches!(route(&Method::GET, services, "fieldSelector=spec.a%3D1"), Route::Bad(_)));
 }
 
 #[test]

@@ -23,7 +23,6 @@ const MAX_PATHS: usize = 500;
 /// The shared state.
 pub(super) struct State {
     pub(super) name: String,
-    pub(super) slices_v1: bool,
     /// Accepted bearer tokens; `None` when nobody is asked for credentials.
     pub(super) tokens: Option<Vec<String>>,
     /// Who signs client certificates.
@@ -48,7 +47,6 @@ impl State {
         let asks = config.client_ca.is_some() || !config.tokens.is_empty();
         Self {
             name: config.name.clone(),
-            slices_v1: !config.no_discovery_v1,
             tokens: asks.then(|| config.tokens.clone()),
             client_ca: config.client_ca.clone(),
             api: Arc::default(),

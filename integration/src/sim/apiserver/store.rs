@@ -194,7 +194,6 @@ fn key_of(object: &Value) -> Result<Key, String> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let resource = match (text("/apiVersion").as_str(), text("/kind").as_str()) {
         ("v1", "Service") => Resource::Services,
-        ("v1", "Endpoints") => Resource::Endpoints,
         ("discovery.k8s.io/v1", "EndpointSlice") => Resource::EndpointSlices,
         (version, kind) => return Err(format!("{version:?} {kind:?} is not simulated")),
     };

@@ -6,8 +6,6 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -33,7 +31,6 @@ pub(super) struct Kept {
 
 /// A connection that got through.
 enum Open {
-    Idle(TcpStream),
     Silent(Box<Session>),
     Busy(Box<Session>, Vec<u8>),
     Pipelined(Box<Session>, Vec<u8>),
@@ -91,7 +88,7 @@ async fn open(
     let request = match kind {
         Kind::Upload => busy::request(https, Direction::Up),
         Kind::Download => busy::request(https, Direction::Down),
-        Kind::Pipelined => busy::small_request(https),
+        Kind::Pipelined | Kind::Idle | Kind::Fresh => busy::small_request(https),
         Kind::Watch | Kind::HalfClosed => {
             let mut session = https.open(stream).await?;
             session.write(&https.get(WATCH)).await?;
@@ -102,32 +99,23 @@ async fn open(
             }
             return Ok(Open::Silent(Box::new(session)));
         }
-        Kind::Idle | Kind::Fresh => return Ok(Open::Idle(stream)),
     };
     let mut session = https.open(stream).await?;
     busy::exchange(&mut session, &request, || journal.progress(entry)).await?;
     let session = Box::new(session);
-    Ok(if kind == Kind::Pipelined { Open::Pipelined(session, request) } else { Open::Busy(session, request) })
+    Ok(match kind {
+        Kind::Upload | Kind::Download => Open::Busy(session, request),
+        Kind::Pipelined => Open::Pipelined(session, request),
+        _ => Open::Silent(session),
+    })
 }
 
 async fn keep(journal: Arc<Journal>, entry: Entry, open: Open) {
     let progress = || journal.progress(entry);
     let broken = match open {
-        Open::Idle(stream) => idle(stream).await,
         Open::Silent(mut session) => session.drain(progress).await,
         Open::Busy(mut session, request) => busy::go_on(&mut session, &request, progress).await,
         Open::Pipelined(mut session, request) => busy::pipeline(&mut session, &request, progress).await,
     };
     journal.broke(entry, broken);
-}
-
-async fn idle(mut stream: TcpStream) -> Broken {
-    let mut byte = [0];
-    loop {
-        match stream.read(&mut byte).await {
-            Ok(0) => return Broken::Closed,
-            Ok(_) => {}
-            Err(error) => return Failure::io("read", &error).into(),
-        }
-    }
 }

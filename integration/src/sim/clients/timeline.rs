@@ -14,7 +14,8 @@ pub use crate::sim::load::report::Reason;
 pub enum Kind {
     /// One of many short ones.
     Fresh,
-    /// TCP, and nothing said.
+    /// One small request over TLS, and nothing after its answer. A kube-apiserver closes a connection on which nothing was
+    /// ever asked after 32 s, and this one after 90 s.
     Idle,
     /// A watch over TLS on which nothing happens.
     Watch,

@@ -61,7 +61,7 @@ pub(crate) struct Stage<'lab> {
 
 impl<'lab> Stage<'lab> {
     pub(crate) fn build(lab: &'lab Lab) -> Result<Self> {
-        let control_plane = ControlPlane::start(lab, Variant::SimulatedSlices)?;
+        let control_plane = ControlPlane::start(lab, Variant::Simulated)?;
         control_plane.put_service(&[addresses::vip(Family::V4)], false)?;
         control_plane.publish_apiservers(&[1, 2])?;
         let kubeconfig = control_plane.kubeconfig()?;

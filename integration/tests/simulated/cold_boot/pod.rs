@@ -48,7 +48,7 @@ fn in_a_pod(boot: &ColdBoot<'_>, folder: &Path) -> Result<DaemonOptions> {
 #[test]
 fn a_pod_dials_what_a_seed_stands_for_and_the_virtual_ip_never() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let boot = ColdBoot::start(&lab, Variant::SimulatedSlices, true)?;
+    let boot = ColdBoot::start(&lab, Variant::Simulated, true)?;
     let hosts = |text: &str| fs::write(lab.dir().join("hosts"), format!("127.0.0.1 localhost\n{text}\n"));
     hosts("")?;
     let options = in_a_pod(&boot, lab.dir())?;
@@ -77,7 +77,7 @@ fn a_pod_dials_what_a_seed_stands_for_and_the_virtual_ip_never() -> Result<()> {
 #[test]
 fn the_forwarder_serves_seeds_as_rules_do() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let boot = ColdBoot::start(&lab, Variant::SimulatedSlices, true)?;
+    let boot = ColdBoot::start(&lab, Variant::Simulated, true)?;
     let arguments = ["--seed", "192.0.2.12:6443", "--vip", "10.96.0.1:443", "--mode", "forwarder"];
     let mut daemon = boot.spawn(&boot.options(&arguments)?)?;
     let seed = boot.plane.apiservers(2);

@@ -48,7 +48,7 @@ fn on_a_disk(options: &DaemonOptions, folder: &Path, mount: &str, more: &str) ->
 #[test]
 fn whatever_is_wrong_with_the_state_the_daemon_warns_and_works() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
-    let boot = ColdBoot::start(&lab, Variant::SimulatedSlices, true)?;
+    let boot = ColdBoot::start(&lab, Variant::Simulated, true)?;
     boot.may_read(true)?;
     let options = boot.options(&["--seed", "192.0.2.11:6443"])?;
     works_and_keeps(&boot, &options, "apivip starts")?;

@@ -1,8 +1,7 @@
-//! Both forms of endpoints, the resourceVersions that are asked for, and both forms of 410.
+//! What an apiserver is asked for, over which connections, with which resourceVersions, and both forms of 410.
 
 use super::cluster::{Reply, event, status};
 use super::running::{eventually, one};
-use crate::apiserver::Api;
 
 const SERVICES: &str = "/api/v1/namespaces/default/services?fieldSelector=metadata.name%3Dkubernetes";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices\
@@ -37,7 +36,7 @@ async fn slices_are_listed_from_the_cache_and_watched_over_one_connection() {
     assert_eq!((first.snapshot.generation, second.snapshot.generation), (1, 2));
     assert!(second.received > first.received);
     let connection = running.connection(|c| c.events == 1).await;
-    assert_eq!((connection.api, connection.address), (Api::Slices, Some(fake.address)));
+    assert_eq!(connection.address, Some(fake.address));
 }
 
 #[tokio::test]
@@ -51,28 +50,19 @@ async fn http1_needs_no_more_than_two_connections() {
 }
 
 #[tokio::test]
-async fn without_slices_endpoints_do_and_every_session_decides_anew() {
-    let (cluster, fake, mut running) = one(&["h2"]).await;
-    cluster.serve_slices(false);
+async fn a_server_without_slices_is_too_old_and_is_told_so() {
+    let (cluster, _fake, mut running) = one(&["h2"]).await;
+    cluster.fault("endpointslices", usize::MAX, Reply::status(404, "page not found"));
     outlast_a_short_watch().await;
-    // The watch of slices is refused, the list decides, Endpoints take over without a new session.
     cluster.end_watches();
-    let connection = running.connection(|c| c.api == Api::Endpoints).await;
-    assert_eq!(connection.reconnects, 0);
+    let connection = running.connection(|c| c.reconnects == 2).await;
+    let error = connection.last_error.unwrap_or_default();
+    assert!(error.ends_with("(404): Kubernetes 1.21 or later is needed"), "{error}");
+    cluster.heal();
     running.synced(&cluster).await;
     let other = "127.0.0.9:6443".parse().unwrap();
     cluster.set_backends(&[other]);
     running.backends(&[other]).await;
-    // The next session finds slices again, and takes nothing for known.
-    cluster.serve_slices(true);
-    cluster.send("services", "broken\n");
-    running.connection(|c| c.api == Api::Slices).await;
-    running.synced(&cluster).await;
-    assert_eq!(running.connection.borrow().reconnects, 1);
-    let third = "127.0.0.10:6443".parse().unwrap();
-    cluster.set_backends(&[third]);
-    running.backends(&[third]).await;
-    drop(fake);
 }
 
 #[tokio::test]
@@ -132,24 +122,4 @@ async fn a_lagging_server_is_asked_for_the_newest() {
     running.synced(&cluster).await;
     eventually("a list", || fake.asked().iter().any(|asked| asked.ends_with(SLICES))).await;
     running.synced(&cluster).await;
-}
-
-#[tokio::test]
-async fn a_server_that_gains_slices_is_noticed_within_the_session() {
-    let (cluster, _fake, mut running) = one(&["h2"]).await;
-    cluster.serve_slices(false);
-    outlast_a_short_watch().await;
-    cluster.end_watches();
-    running.connection(|c| c.api == Api::Endpoints).await;
-    running.synced(&cluster).await;
-    // A server that ends its watches to be replaced: the connection is made anew without a word to the session.
-    cluster.serve_slices(true);
-    outlast_a_short_watch().await;
-    cluster.end_watches();
-    let connection = running.connection(|c| c.api == Api::Slices).await;
-    assert_eq!(connection.reconnects, 0);
-    running.synced(&cluster).await;
-    let other = "127.0.0.9:6443".parse().unwrap();
-    cluster.set_backends(&[other]);
-    running.backends(&[other]).await;
 }
