@@ -12,6 +12,7 @@ mod etcd;
 mod failover;
 mod forwarder;
 mod install;
+mod kube_proxy;
 mod lab;
 mod network;
 mod node;
