@@ -16,5 +16,6 @@ mod kube_proxy;
 mod lab;
 mod network;
 mod node;
+mod node_pods;
 mod plugins;
 mod scenarios;

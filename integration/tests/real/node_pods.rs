@@ -1,0 +1,195 @@
+//! Pods on a real node: one that reaches the API by what every Pod is given, and apivip itself as docs/install has it, as a
+//! DaemonSet that is rolled out under connections, and as a static Pod.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use integration::clients::{Clients, Mix};
+use integration::command;
+use integration::lab::Lab;
+use integration::real::cached;
+use integration::real::node::cluster::{self, Cluster, condition};
+use integration::real::node::image::on_this_machine;
+use integration::real::node::{Image, MANIFESTS, NAME};
+use serde_json::Value;
+
+/// The image that docs/install leaves to its reader.
+const PLACEHOLDER: &str = "image: apivip:0.1.0";
+const IMAGE: &str = "apivip.test/apivip:1";
+const TOOLS: &str = "apivip.test/tools:1";
+
+const SET: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets/apivip";
+
+/// New connections go on for so long after a new Pod is ready.
+const AFTERWARDS: Duration = Duration::from_secs(3);
+
+/// What any Pod may want to know of the API, by its service account and the environment that the kubelet gives it. It needs the
+/// right to read this Service, and is given nothing else.
+const ASKING: &str = r#"
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: view, namespace: default}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}
+subjects: [{kind: ServiceAccount, name: default, namespace: default}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: asking, namespace: default}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: asking
+    image: apivip.test/tools:1
+    command: [sh, -e, -c]
+    args:
+    - |
+      account=/var/run/secrets/kubernetes.io/serviceaccount
+      kubectl get service kubernetes --output name
+      curl --silent --show-error --fail --max-time 30 --cacert $account/ca.crt \
+          --header "Authorization: Bearer $(cat $account/token)" \
+          https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/api/v1/namespaces/default/services/kubernetes
+"#;
+
+fn install(name: &str) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/install").join(name);
+    fs::read_to_string(path).with_context(|| format!("read {name}"))
+}
+
+/// As it stands in docs/install, but for the image.
+fn with_image(name: &str) -> Result<String> {
+    let text = install(name)?;
+    ensure!(text.contains(PLACEHOLDER), "{name} has no {PLACEHOLDER}");
+    Ok(text.replace(PLACEHOLDER, &format!("image: {IMAGE}")))
+}
+
+fn import(cluster: &Cluster<'_>, lab: &Lab) -> Result<()> {
+    let apivip = Image::new(lab.dir(), "apivip", IMAGE)?;
+    let apivip = apivip.program(&command::program("apivip")?, "/usr/local/bin/apivip")?;
+    cluster.node.import(apivip.entrypoint(&["/usr/local/bin/apivip"]))?;
+    let mut tools =
+        Image::new(lab.dir(), "tools", TOOLS)?.program(&cached("kubectl")?, "/usr/local/bin/kubectl")?;
+    for tool in ["sh", "cat", "curl"] {
+        tools = tools.program(&on_this_machine(tool)?, &format!("/bin/{tool}"))?;
+    }
+    cluster.node.import(tools)
+}
+
+/// New connections and watches through the virtual IP, from a Pod's place and from the node.
+struct Witnesses(Vec<Clients>);
+
+impl Witnesses {
+    fn start(cluster: &Cluster<'_>, lab: &Lab, name: &str) -> Result<Self> {
+        let mix = Mix { idle: 0, upload: 0, download: 0, ..Mix::default() };
+        let vip = [(lab.vips()[0], 443).into()];
+        let start = |from, place| {
+            Clients::start(from, lab.dir(), &format!("{name}-{place}"), &cluster.plane, &vip, &mix)
+        };
+        Ok(Self(vec![start(lab.pod(1), "pod")?, start(lab.node(), "node")?]))
+    }
+
+    fn finish_clean(mut self) -> Result<()> {
+        self.0.iter_mut().try_for_each(Clients::stop)?;
+        for clients in self.0 {
+            let timeline = clients.finish()?;
+            let failed: Vec<_> = timeline.connections.iter().filter(|c| c.failed()).collect();
+            let count = timeline.connections.len();
+            println!(
+                "{count} connections, {} failed, the longest took {} ms",
+                failed.len(),
+                timeline.longest_ms(0)
+            );
+            ensure!(
+                failed.is_empty(),
+                "{} of {count} connections failed: {:#?}",
+                failed.len(),
+                &failed[..failed.len().min(5)]
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether all Pods of the newest form are ready, and no older one is left.
+fn rolled_out(set: &Value) -> bool {
+    let status = &set["status"];
+    status["observedGeneration"] == set["metadata"]["generation"]
+        && ["desiredNumberScheduled", "updatedNumberScheduled", "numberReady", "currentNumberScheduled"]
+            .iter()
+            .all(|key| status[key] == 1)
+}
+
+/// The Pod of the DaemonSet.
+fn pod(cluster: &mut Cluster<'_>) -> Result<Value> {
+    let path = "/api/v1/namespaces/kube-system/pods?labelSelector=app.kubernetes.io%2Fname%3Dapivip";
+    let one = |list: &Value| list["items"].as_array().is_some_and(|items| items.len() == 1);
+    Ok(cluster.wait("one Pod of apivip", path, one)?["items"][0].clone())
+}
+
+/// A rollout by `change`, under connections of which none may fail.
+fn roll_out(cluster: &mut Cluster<'_>, lab: &Lab, name: &str, change: &[&str]) -> Result<()> {
+    let before = pod(cluster)?["metadata"]["uid"].clone();
+    let witnesses = Witnesses::start(cluster, lab, name)?;
+    cluster.kubectl(change)?;
+    cluster.wait(&format!("the rollout {name}"), SET, rolled_out)?;
+    let after = pod(cluster)?;
+    ensure!(after["metadata"]["uid"] != before, "{name}: no Pod was replaced");
+    thread::sleep(AFTERWARDS);
+    witnesses.finish_clean().context(name.to_owned())?;
+    println!("{name}: the new container was started {} times", 1 + restarts(&after));
+    Ok(())
+}
+
+fn restarts(pod: &Value) -> u64 {
+    pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn a_daemon_set_serves_pods_and_is_rolled_out_under_connections() -> Result<()> {
+    let lab = cluster::lab(2)?;
+    let mut cluster = Cluster::start(&lab)?;
+    import(&cluster, &lab)?;
+    for name in ["rbac.yaml", "daemonset.yaml"] {
+        let text = if name == "rbac.yaml" { install(name)? } else { with_image(name)? };
+        cluster.kubectl_reading(&["apply", "-f", "-"], &text)?;
+    }
+    cluster.wait("a DaemonSet that is ready", SET, rolled_out)?;
+    ensure!(restarts(&pod(&mut cluster)?) == 0, "the container was started more than once");
+
+    cluster.kubectl_reading(&["apply", "-f", "-"], ASKING)?;
+    let log = cluster.outcome("default", "asking")?;
+    ensure!(log.contains("service/kubernetes") && log.contains("\"clusterIP\":"), "the Pod wrote {log}");
+
+    let restart = ["rollout", "restart", "daemonset/apivip", "-n", "kube-system"];
+    roll_out(&mut cluster, &lab, "one-unavailable", &restart)?;
+    let surge = r#"{"spec":{"updateStrategy":{"rollingUpdate":{"maxSurge":1,"maxUnavailable":0}}}}"#;
+    cluster.kubectl(&["patch", "daemonset/apivip", "-n", "kube-system", "--patch", surge])?;
+    roll_out(&mut cluster, &lab, "one-more", &restart)?;
+
+    let witnesses = Witnesses::start(&cluster, &lab, "static")?;
+    cluster.kubectl(&["delete", "daemonset/apivip", "-n", "kube-system"])?;
+    start_static_pod(&mut cluster, &lab)?;
+    witnesses.finish_clean().context("from a DaemonSet to a static Pod")
+}
+
+fn start_static_pod(cluster: &mut Cluster<'_>, lab: &Lab) -> Result<()> {
+    let gone = "/api/v1/namespaces/kube-system/pods?labelSelector=app.kubernetes.io%2Fname%3Dapivip";
+    cluster.wait("the end of the DaemonSet's Pod", gone, |list| {
+        list["items"].as_array().is_some_and(Vec::is_empty)
+    })?;
+    let folder = cluster.node.path("/etc/apivip");
+    fs::create_dir(&folder).context("make the folder of the kubeconfig")?;
+    let kubeconfig = cluster.plane.real()?.kubeconfig(1)?;
+    fs::copy(kubeconfig, folder.join("kubeconfig")).context("copy the kubeconfig")?;
+    // The kubelet reads what appears: whole, or not at all.
+    let written = lab.dir().join("static-pod.yaml");
+    fs::write(&written, with_image("static-pod.yaml")?).context("write the manifest")?;
+    fs::copy(&written, cluster.node.path(MANIFESTS).join("apivip.yaml")).context("copy the manifest")?;
+    let path = format!("/api/v1/namespaces/kube-system/pods/apivip-{NAME}");
+    let pod =
+        cluster.wait("a static Pod that is ready", &path, |pod| condition(pod, "Ready") == Some("True"))?;
+    ensure!(restarts(&pod) == 0, "the container was started more than once");
+    Ok(())
+}
