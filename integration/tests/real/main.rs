@@ -16,6 +16,7 @@ mod kube_proxy;
 mod lab;
 mod network;
 mod node;
+mod node_leases;
 mod node_pods;
 mod plugins;
 mod scenarios;
