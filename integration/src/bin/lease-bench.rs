@@ -22,9 +22,9 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     println!(
-        "| the virtual IP is served by | unplugged | oldest lease of the node | node stays ready | leases lost |"
+        "| the virtual IP is served by | unplugged | connections to it | oldest lease of the node | node stays ready | leases lost |"
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|");
     for arm in [Arm::Apivip, Arm::KubeProxy] {
         let lab = cluster::lab(3)?;
         let mut leases = Leases::start(&lab, arm)?;

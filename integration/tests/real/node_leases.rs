@@ -16,7 +16,9 @@ fn no_lease_is_lost_while_each_apiserver_is_unplugged_in_turn() -> Result<()> {
     let mut leases = Leases::start(&lab, Arm::Apivip)?;
     for i in 1..=3 {
         let outage = leases.unplug(i, LEASE)?;
-        println!("apiserver {i} unplugged: oldest lease of the node | ready | lost leases: {outage}");
+        println!(
+            "apiserver {i} unplugged: connections to it | oldest lease of the node | ready | lost leases: {outage}"
+        );
         ensure!(outage.lost.is_empty(), "apiserver {i} unplugged: {:?} lost their leases", outage.lost);
         ensure!(
             outage.oldest < LEASE,

@@ -1,19 +1,21 @@
 //! Pods on a real node: one that reaches the API by what every Pod is given, and apivip itself as docs/install has it, as a
 //! DaemonSet that is rolled out under connections, and as a static Pod.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use apivip::model::types::Family;
 use integration::clients::{Clients, Mix};
 use integration::command;
-use integration::lab::Lab;
-use integration::real::cached;
-use integration::real::node::cluster::{self, Cluster, condition};
+use integration::lab::{Lab, addresses};
+use integration::real::node::cluster::{self, Cluster, PATIENCE, condition};
 use integration::real::node::image::on_this_machine;
 use integration::real::node::{Image, MANIFESTS, NAME};
+use integration::real::{ADMIN_TOKEN, cached};
 use serde_json::Value;
 
 /// The image that docs/install leaves to its reader.
@@ -25,6 +27,9 @@ const SET: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets/apivip";
 
 /// New connections go on for so long after a new Pod is ready.
 const AFTERWARDS: Duration = Duration::from_secs(3);
+
+/// Watches of each place's clients.
+const WATCHES: usize = 6;
 
 /// What any Pod may want to know of the API, by its service account and the environment that the kubelet gives it. It needs the
 /// right to read this Service, and is given nothing else.
@@ -81,8 +86,8 @@ fn import(cluster: &Cluster<'_>, lab: &Lab) -> Result<()> {
 struct Witnesses(Vec<Clients>);
 
 impl Witnesses {
-    fn start(cluster: &Cluster<'_>, lab: &Lab, name: &str) -> Result<Self> {
-        let mix = Mix { idle: 0, upload: 0, download: 0, ..Mix::default() };
+    fn start(cluster: &Cluster<'_>, lab: &Lab, name: &str, watch: usize) -> Result<Self> {
+        let mix = Mix { idle: 0, watch, upload: 0, download: 0, ..Mix::default() };
         let vip = [(lab.vips()[0], 443).into()];
         let start = |from, place| {
             Clients::start(from, lab.dir(), &format!("{name}-{place}"), &cluster.plane, &vip, &mix)
@@ -129,9 +134,9 @@ fn pod(cluster: &mut Cluster<'_>) -> Result<Value> {
 }
 
 /// A rollout by `change`, under connections of which none may fail.
-fn roll_out(cluster: &mut Cluster<'_>, lab: &Lab, name: &str, change: &[&str]) -> Result<()> {
+fn roll_out(cluster: &mut Cluster<'_>, lab: &Lab, name: &str, watch: usize, change: &[&str]) -> Result<()> {
     let before = pod(cluster)?["metadata"]["uid"].clone();
-    let witnesses = Witnesses::start(cluster, lab, name)?;
+    let witnesses = Witnesses::start(cluster, lab, name, watch)?;
     cluster.kubectl(change)?;
     cluster.wait(&format!("the rollout {name}"), SET, rolled_out)?;
     let after = pod(cluster)?;
@@ -162,16 +167,67 @@ fn a_daemon_set_serves_pods_and_is_rolled_out_under_connections() -> Result<()> 
     let log = cluster.outcome("default", "asking")?;
     ensure!(log.contains("service/kubernetes") && log.contains("\"clusterIP\":"), "the Pod wrote {log}");
 
+    let sources = cluster.plane.real()?.audit_source_ips(1, "system:serviceaccount:default:default")?;
+    let others = cluster.plane.real()?.audit_source_ips(2, "system:serviceaccount:default:default")?;
+    let sources: BTreeSet<_> = sources.into_iter().chain(others).collect();
+    let own = pod_address(&mut cluster, "asking")?;
+    ensure!(sources == [own.clone()].into(), "the apiservers saw {sources:?}, and the Pod is {own}");
+
+    for kind in ["Readiness", "Liveness"] {
+        wait_for_probes(&lab, kind)?;
+    }
+
     let restart = ["rollout", "restart", "daemonset/apivip", "-n", "kube-system"];
-    roll_out(&mut cluster, &lab, "one-unavailable", &restart)?;
+    roll_out(&mut cluster, &lab, "one-unavailable", WATCHES, &restart)?;
     let surge = r#"{"spec":{"updateStrategy":{"rollingUpdate":{"maxSurge":1,"maxUnavailable":0}}}}"#;
     cluster.kubectl(&["patch", "daemonset/apivip", "-n", "kube-system", "--patch", surge])?;
-    roll_out(&mut cluster, &lab, "one-more", &restart)?;
+    roll_out(&mut cluster, &lab, "one-more", WATCHES, &restart)?;
 
-    let witnesses = Witnesses::start(&cluster, &lab, "static")?;
+    // A forwarder that ends resets what it carries once its grace is over, so that watches are not for this.
+    let forward =
+        r#"[{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":"--mode=forwarder"}]"#;
+    let patch = ["patch", "daemonset/apivip", "-n", "kube-system", "--type", "json", "--patch", forward];
+    roll_out(&mut cluster, &lab, "to-the-forwarder", WATCHES, &patch)?;
+    roll_out(&mut cluster, &lab, "forwarder", 0, &restart)?;
+    let rules = r#"[{"op":"remove","path":"/spec/template/spec/containers/0/args/3"}]"#;
+    let patch = ["patch", "daemonset/apivip", "-n", "kube-system", "--type", "json", "--patch", rules];
+    roll_out(&mut cluster, &lab, "back-to-nftables", 0, &patch)?;
+
+    let witnesses = Witnesses::start(&cluster, &lab, "static", WATCHES)?;
     cluster.kubectl(&["delete", "daemonset/apivip", "-n", "kube-system"])?;
     start_static_pod(&mut cluster, &lab)?;
     witnesses.finish_clean().context("from a DaemonSet to a static Pod")
+}
+
+fn pod_address(cluster: &mut Cluster<'_>, name: &str) -> Result<String> {
+    let path = format!("/api/v1/namespaces/default/pods/{name}");
+    let pod = cluster.plane.real()?.client(1).get(&path)?;
+    Ok(pod["status"]["podIP"].as_str().context("the Pod has no address")?.to_owned())
+}
+
+/// Waits until the kubelet's own metrics count a probe of this kind that apivip has answered well, and fails on one that it has
+/// not. Until it serves, readiness may fail.
+fn wait_for_probes(lab: &Lab, kind: &str) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let authorization = format!("Authorization: Bearer {ADMIN_TOKEN}");
+        let url = format!("https://{}:10250/metrics/probes", addresses::node(Family::V4));
+        let curl = ["-sS", "--fail", "--insecure", "--noproxy", "*", "-m", "20", "-H", &authorization, &url];
+        let metrics = lab.node().run("curl", &curl)?;
+        let count = |result: &str| {
+            let labels = [format!("probe_type=\"{kind}\""), format!("result=\"{result}\"")];
+            metrics.lines().any(|line| {
+                line.starts_with("prober_probe_total{container=\"apivip\"")
+                    && labels.iter().all(|label| line.contains(label))
+            })
+        };
+        ensure!(kind == "Readiness" || !count("failed"), "a probe failed:\n{metrics}");
+        if count("successful") {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "no {kind} probe was answered:\n{metrics}");
+        thread::sleep(Duration::from_millis(500));
+    }
 }
 
 fn start_static_pod(cluster: &mut Cluster<'_>, lab: &Lab) -> Result<()> {

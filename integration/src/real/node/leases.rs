@@ -3,6 +3,7 @@
 //! In: who serves the virtual IP. Out: for each outage how old the node's lease became, and which leases were lost.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,8 @@ pub enum Arm {
 /// What an outage did.
 #[derive(Clone, Debug, Default)]
 pub struct Outage {
+    /// Connections through the virtual IP that led to the apiserver when it was unplugged.
+    pub flows: usize,
     /// The greatest age of the node's lease.
     pub oldest: Duration,
     /// The controllers that lost their lease.
@@ -91,8 +94,9 @@ impl<'lab> Leases<'lab> {
         let others = i % self.lab.options().apiservers + 1;
         let client = self.cluster.plane.real()?.client(others);
         let before = holders(&client)?;
+        let flows = self.flows(self.cluster.plane.apiservers(i)[0])?;
         let inflicted = Fault::Unplugged.inflict(&mut self.cluster.plane, &[i])?;
-        let mut outage = Outage::default();
+        let mut outage = Outage { flows, ..Outage::default() };
         self.look(&client, lasting, &mut outage)?;
         inflicted.heal(&mut self.cluster.plane)?;
         let all: Vec<_> =
@@ -108,6 +112,14 @@ impl<'lab> Leases<'lab> {
             }
         }
         Ok(outage)
+    }
+
+    /// How many established connections of the node lead through the virtual IP to this apiserver.
+    fn flows(&self, apiserver: SocketAddr) -> Result<usize> {
+        let (vip, apiserver) = (self.lab.vips()[0].to_string(), apiserver.ip().to_string());
+        let filter =
+            ["-L", "-p", "tcp", "--state", "ESTABLISHED", "--orig-dst", &vip, "--reply-src", &apiserver];
+        Ok(self.lab.node().run("conntrack", &filter)?.lines().count())
     }
 
     fn look(&mut self, client: &Client<'_>, lasting: Duration, outage: &mut Outage) -> Result<()> {
@@ -131,7 +143,7 @@ impl fmt::Display for Outage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lost = if self.lost.is_empty() { "none".to_owned() } else { self.lost.join(", ") };
         let ready = if self.not_ready { "no" } else { "yes" };
-        write!(f, "{:.1} s | {ready} | {lost}", self.oldest.as_secs_f64())
+        write!(f, "{} | {:.1} s | {ready} | {lost}", self.flows, self.oldest.as_secs_f64())
     }
 }
 

@@ -10,6 +10,7 @@ pub mod kube_proxy;
 mod kubelet;
 pub mod leases;
 mod sandbox;
+pub mod services;
 
 use std::ffi::OsString;
 use std::fs;
