@@ -3,27 +3,21 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use apivip::model::types::Family;
+use integration::admin::{self, Answer};
 use integration::clients::{Clients, Mix};
-use integration::command;
 use integration::lab::{Lab, addresses};
 use integration::real::node::cluster::{self, Cluster, PATIENCE, condition};
 use integration::real::node::image::on_this_machine;
-use integration::real::node::{Image, MANIFESTS, NAME};
+use integration::real::node::{Image, MANIFESTS, NAME, install};
 use integration::real::{ADMIN_TOKEN, cached};
 use serde_json::Value;
 
-/// The image that docs/install leaves to its reader.
-const PLACEHOLDER: &str = "image: apivip:0.1.0";
-const IMAGE: &str = "apivip.test/apivip:1";
 const TOOLS: &str = "apivip.test/tools:1";
-
-const SET: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets/apivip";
 
 /// New connections go on for so long after a new Pod is ready.
 const AFTERWARDS: Duration = Duration::from_secs(3);
@@ -58,22 +52,8 @@ spec:
           https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/api/v1/namespaces/default/services/kubernetes
 "#;
 
-fn install(name: &str) -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/install").join(name);
-    fs::read_to_string(path).with_context(|| format!("read {name}"))
-}
-
-/// As it stands in docs/install, but for the image.
-fn with_image(name: &str) -> Result<String> {
-    let text = install(name)?;
-    ensure!(text.contains(PLACEHOLDER), "{name} has no {PLACEHOLDER}");
-    Ok(text.replace(PLACEHOLDER, &format!("image: {IMAGE}")))
-}
-
 fn import(cluster: &Cluster<'_>, lab: &Lab) -> Result<()> {
-    let apivip = Image::new(lab.dir(), "apivip", IMAGE)?;
-    let apivip = apivip.program(&command::program("apivip")?, "/usr/local/bin/apivip")?;
-    cluster.node.import(apivip.entrypoint(&["/usr/local/bin/apivip"]))?;
+    install::import(cluster, lab.dir())?;
     let mut tools =
         Image::new(lab.dir(), "tools", TOOLS)?.program(&cached("kubectl")?, "/usr/local/bin/kubectl")?;
     for tool in ["sh", "cat", "curl"] {
@@ -117,38 +97,18 @@ impl Witnesses {
     }
 }
 
-/// Whether all Pods of the newest form are ready, and no older one is left.
-fn rolled_out(set: &Value) -> bool {
-    let status = &set["status"];
-    status["observedGeneration"] == set["metadata"]["generation"]
-        && ["desiredNumberScheduled", "updatedNumberScheduled", "numberReady", "currentNumberScheduled"]
-            .iter()
-            .all(|key| status[key] == 1)
-}
-
-/// The Pod of the DaemonSet.
-fn pod(cluster: &mut Cluster<'_>) -> Result<Value> {
-    let path = "/api/v1/namespaces/kube-system/pods?labelSelector=app.kubernetes.io%2Fname%3Dapivip";
-    let one = |list: &Value| list["items"].as_array().is_some_and(|items| items.len() == 1);
-    Ok(cluster.wait("one Pod of apivip", path, one)?["items"][0].clone())
-}
-
 /// A rollout by `change`, under connections of which none may fail.
 fn roll_out(cluster: &mut Cluster<'_>, lab: &Lab, name: &str, watch: usize, change: &[&str]) -> Result<()> {
-    let before = pod(cluster)?["metadata"]["uid"].clone();
+    let before = install::pod(cluster)?["metadata"]["uid"].clone();
     let witnesses = Witnesses::start(cluster, lab, name, watch)?;
     cluster.kubectl(change)?;
-    cluster.wait(&format!("the rollout {name}"), SET, rolled_out)?;
-    let after = pod(cluster)?;
+    cluster.wait(&format!("the rollout {name}"), install::SET, install::rolled_out)?;
+    let after = install::pod(cluster)?;
     ensure!(after["metadata"]["uid"] != before, "{name}: no Pod was replaced");
     thread::sleep(AFTERWARDS);
     witnesses.finish_clean().context(name.to_owned())?;
-    println!("{name}: the new container was started {} times", 1 + restarts(&after));
+    println!("{name}: the new container was started {} times", 1 + install::restarts(&after));
     Ok(())
-}
-
-fn restarts(pod: &Value) -> u64 {
-    pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0)
 }
 
 #[test]
@@ -156,12 +116,8 @@ fn a_daemon_set_serves_pods_and_is_rolled_out_under_connections() -> Result<()> 
     let lab = cluster::lab(2)?;
     let mut cluster = Cluster::start(&lab)?;
     import(&cluster, &lab)?;
-    for name in ["rbac.yaml", "daemonset.yaml"] {
-        let text = if name == "rbac.yaml" { install(name)? } else { with_image(name)? };
-        cluster.kubectl_reading(&["apply", "-f", "-"], &text)?;
-    }
-    cluster.wait("a DaemonSet that is ready", SET, rolled_out)?;
-    ensure!(restarts(&pod(&mut cluster)?) == 0, "the container was started more than once");
+    install::apply(&mut cluster)?;
+    wait_until_synced(&lab)?;
 
     cluster.kubectl_reading(&["apply", "-f", "-"], ASKING)?;
     let log = cluster.outcome("default", "asking")?;
@@ -231,21 +187,25 @@ fn wait_for_probes(lab: &Lab, kind: &str) -> Result<()> {
 }
 
 fn start_static_pod(cluster: &mut Cluster<'_>, lab: &Lab) -> Result<()> {
-    let gone = "/api/v1/namespaces/kube-system/pods?labelSelector=app.kubernetes.io%2Fname%3Dapivip";
-    cluster.wait("the end of the DaemonSet's Pod", gone, |list| {
-        list["items"].as_array().is_some_and(Vec::is_empty)
-    })?;
+    let gone = |list: &Value| list["items"].as_array().is_some_and(Vec::is_empty);
+    cluster.wait("the end of the DaemonSet's Pod", install::PODS, gone)?;
     let folder = cluster.node.path("/etc/apivip");
     fs::create_dir(&folder).context("make the folder of the kubeconfig")?;
     let kubeconfig = cluster.plane.real()?.kubeconfig(1)?;
     fs::copy(kubeconfig, folder.join("kubeconfig")).context("copy the kubeconfig")?;
     // The kubelet reads what appears: whole, or not at all.
     let written = lab.dir().join("static-pod.yaml");
-    fs::write(&written, with_image("static-pod.yaml")?).context("write the manifest")?;
+    fs::write(&written, install::manifest("static-pod.yaml")?).context("write the manifest")?;
     fs::copy(&written, cluster.node.path(MANIFESTS).join("apivip.yaml")).context("copy the manifest")?;
     let path = format!("/api/v1/namespaces/kube-system/pods/apivip-{NAME}");
     let pod =
         cluster.wait("a static Pod that is ready", &path, |pod| condition(pod, "Ready") == Some("True"))?;
-    ensure!(restarts(&pod) == 0, "the container was started more than once");
-    Ok(())
+    ensure!(install::restarts(&pod) == 0, "the container was started more than once");
+    wait_until_synced(lab)
+}
+
+/// Waits until the daemon, whichever Pod it runs in, has read the API with the credentials that the Pod was given.
+fn wait_until_synced(lab: &Lab) -> Result<()> {
+    let synced = |answer: &Answer| answer.body.lines().any(|line| line == "apivip_api_synced 1");
+    admin::wait_for(lab.node(), "/metrics", "a daemon that reads the API", PATIENCE, synced).map(drop)
 }

@@ -6,6 +6,7 @@ pub mod cluster;
 mod containerd;
 pub mod controllers;
 pub mod image;
+pub mod install;
 pub mod kube_proxy;
 mod kubelet;
 pub mod leases;
