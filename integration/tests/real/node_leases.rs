@@ -14,11 +14,13 @@ const LEASE: Duration = Duration::from_secs(40);
 fn no_lease_is_lost_while_each_apiserver_is_unplugged_in_turn() -> Result<()> {
     let lab = cluster::lab(3)?;
     let mut leases = Leases::start(&lab, Arm::Apivip)?;
+    let mut met = 0;
     for i in 1..=3 {
         let outage = leases.unplug(i, LEASE)?;
         println!(
             "apiserver {i} unplugged: connections to it | oldest lease of the node | ready | lost leases: {outage}"
         );
+        met += outage.flows;
         ensure!(outage.lost.is_empty(), "apiserver {i} unplugged: {:?} lost their leases", outage.lost);
         ensure!(
             outage.oldest < LEASE,
@@ -27,5 +29,7 @@ fn no_lease_is_lost_while_each_apiserver_is_unplugged_in_turn() -> Result<()> {
         );
         ensure!(!outage.not_ready, "apiserver {i} unplugged: the API took the node for dead");
     }
+    // Whoever is not led to one of them is led to another.
+    ensure!(met > 0, "no connection led to an apiserver when it was unplugged");
     Ok(())
 }
