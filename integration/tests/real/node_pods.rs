@@ -25,8 +25,8 @@ const AFTERWARDS: Duration = Duration::from_secs(3);
 /// Rollouts of a forwarder, of which one must be in time.
 const TRIES: u32 = 4;
 
-/// Watches of each place's clients.
-const WATCHES: usize = 6;
+/// Watches, and idle connections, of each place's clients.
+const KEPT: usize = 6;
 
 /// What any Pod may want to know of the API, by its service account and the environment that the kubelet gives it. It needs the
 /// right to read this Service, and is given nothing else.
@@ -65,12 +65,13 @@ fn import(cluster: &Cluster<'_>, lab: &Lab) -> Result<()> {
     cluster.node.import(tools)
 }
 
-/// New connections and watches through the virtual IP, from a Pod's place and from the node.
+/// New connections, watches and idle ones through the virtual IP, from a Pod's place and from the node.
 struct Witnesses(Vec<Clients>);
 
 impl Witnesses {
-    fn start(cluster: &Cluster<'_>, lab: &Lab, name: &str, watch: usize) -> Result<Self> {
-        let mix = Mix { idle: 0, watch, upload: 0, download: 0, ..Mix::default() };
+    /// `kept` is the number of watches, and of connections that are idle after a request.
+    fn start(cluster: &Cluster<'_>, lab: &Lab, name: &str, kept: usize) -> Result<Self> {
+        let mix = Mix { idle: kept, watch: kept, upload: 0, download: 0, ..Mix::default() };
         let vip = [(lab.vips()[0], 443).into()];
         let start = |from, place| {
             Clients::start(from, lab.dir(), &format!("{name}-{place}"), &cluster.plane, &vip, &mix)
@@ -119,9 +120,9 @@ fn roll_out(
     change: &[&str],
 ) -> Result<bool> {
     let before = install::pod(cluster)?["metadata"]["uid"].clone();
-    // A forwarder that ends resets what it carries once its grace is over, so that watches are not for it.
-    let watches = if replaced == Replaced::Programs { WATCHES } else { 0 };
-    let witnesses = Witnesses::start(cluster, lab, name, watches)?;
+    // A forwarder that ends resets what it carries once its grace is over.
+    let kept = if replaced == Replaced::Programs { KEPT } else { 0 };
+    let witnesses = Witnesses::start(cluster, lab, name, kept)?;
     cluster.kubectl(change)?;
     cluster.wait(&format!("the rollout {name}"), install::SET, install::rolled_out)?;
     let after = install::pod(cluster)?;
@@ -176,7 +177,7 @@ fn a_daemon_set_serves_pods_and_is_rolled_out_under_connections() -> Result<()> 
     let patch = ["patch", "daemonset/apivip", "-n", "kube-system", "--type", "json", "--patch", rules];
     roll_out(&mut cluster, &lab, "back-to-nftables", Replaced::Forwards, &patch)?;
 
-    let witnesses = Witnesses::start(&cluster, &lab, "static", WATCHES)?;
+    let witnesses = Witnesses::start(&cluster, &lab, "static", KEPT)?;
     cluster.kubectl(&["delete", "daemonset/apivip", "-n", "kube-system"])?;
     start_static_pod(&mut cluster, &lab)?;
     witnesses.finish_clean().context("from a DaemonSet to a static Pod")

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -90,14 +89,9 @@ impl<'lab> Cluster<'lab> {
 
     /// The same with an input, for `-f -`.
     pub fn kubectl_reading(&self, words: &[&str], input: &str) -> Result<String> {
-        command::run(self.kubectl_command(words)?, input)
-    }
-
-    /// The same as a command, for what takes longer.
-    pub fn kubectl_command(&self, words: &[&str]) -> Result<Command> {
         let mut kubectl = self.lab.fabric().command(cached("kubectl")?);
         kubectl.arg("--kubeconfig").arg(&self.admin).args(words);
-        Ok(kubectl)
+        command::run(kubectl, input)
     }
 
     /// Waits until the object at a path of the API is as `wanted` says, and returns it; `what` names that in an error.

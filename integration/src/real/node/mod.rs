@@ -16,12 +16,11 @@ pub mod services;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::lab::Lab;
-use crate::process::{Signal, Spawned};
+use crate::process::Spawned;
 use sandbox::Sandbox;
 
 pub use image::Image;
@@ -29,9 +28,6 @@ pub use kubelet::MANIFESTS;
 
 /// The name of the node in the API.
 pub const NAME: &str = "node";
-
-/// Longest until something that takes seconds is done on a busy machine.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// A running node.
 #[derive(Debug)]
@@ -60,15 +56,6 @@ impl<'lab> Node<'lab> {
     pub fn start_kubelet(&mut self, kubeconfig: &Path, authority: &Path) -> Result<()> {
         self.kubelet = Some(kubelet::start(self.lab, &self.sandbox, NAME, kubeconfig, authority)?);
         Ok(())
-    }
-
-    /// Kills the kubelet with SIGKILL and waits until it is gone. Containers run on.
-    pub fn kill_kubelet(&mut self) -> Result<()> {
-        let mut nsenter = self.kubelet.take().context("no kubelet runs")?;
-        let pid = sandbox::program_behind(&nsenter)?;
-        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).context("a pid")?;
-        rustix::process::kill_process(pid, Signal::KILL).context("kill the kubelet")?;
-        nsenter.wait(LIMIT).map(drop)
     }
 
     /// Where a file of the node stands for this process. `inside` is absolute.

@@ -112,11 +112,6 @@ impl Drop for Sandbox {
     }
 }
 
-/// The id of the program that runs behind `nsenter`, as it is seen outside.
-pub(super) fn program_behind(nsenter: &Spawned) -> Result<u32> {
-    only_child(nsenter.pid())
-}
-
 fn only_child(pid: u32) -> Result<u32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let deadline = Instant::now() + LIMIT;
