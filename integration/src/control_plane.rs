@@ -68,6 +68,12 @@ impl<'lab> ControlPlane<'lab> {
         Ok(Self { lab, plane })
     }
 
+    /// Starts real apiservers that publish themselves, as those of a cluster do.
+    pub fn self_published(lab: &'lab Lab) -> Result<Self> {
+        let options = RealOptions { endpoints: EndpointsBy::Apiservers };
+        Ok(Self { lab, plane: Plane::Real(RealControlPlane::start(lab, options)?) })
+    }
+
     /// Writes a kubeconfig that names apiserver 1, and returns its path.
     pub fn kubeconfig(&self) -> Result<PathBuf> {
         self.kubeconfig_naming(SocketAddr::new(self.lab.apiserver_addresses(1)[0], PORT))

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,19 @@ impl Spawned {
     /// Starts `command`. Its output goes to `NAME.stdout` and `NAME.stderr` in `folder`, after what an earlier
     /// process of that name wrote.
     pub fn start(name: &str, mut command: Command, folder: &Path) -> Result<Self> {
+        command.stdin(Stdio::null());
+        Self::start_as_is(name, command, folder)
+    }
+
+    /// The same for a program that reads what is written here. Its input ends when this process does, if not before.
+    pub fn start_with_input(name: &str, mut command: Command, folder: &Path) -> Result<(Self, ChildStdin)> {
+        command.stdin(Stdio::piped());
+        let mut started = Self::start_as_is(name, command, folder)?;
+        let input = started.child.stdin.take().context("a pipe has two ends")?;
+        Ok((started, input))
+    }
+
+    fn start_as_is(name: &str, mut command: Command, folder: &Path) -> Result<Self> {
         let open = |stream: &str| -> Result<(PathBuf, File)> {
             let path = folder.join(format!("{name}.{stream}"));
             let file = File::options().create(true).append(true).open(&path);
@@ -50,7 +63,6 @@ impl Spawned {
         let (stdout, out) = open("stdout")?;
         let (stderr, err) = open("stderr")?;
         let child = command
-            .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
             .spawn()

@@ -6,6 +6,7 @@
 mod apiserver;
 mod client;
 mod etcd;
+pub mod node;
 mod objects;
 mod programs;
 
