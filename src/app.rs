@@ -33,6 +33,7 @@ use crate::readyz::Identity;
 use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::report::Report;
 
+mod demand;
 mod kernel;
 mod known;
 mod selftest;
@@ -177,11 +178,14 @@ impl Bound {
             api_in,
             connection_in,
         ));
-        let keeper = known.start(&args, api, reports, &mut tasks);
+        let keeper = known.start(&args, api, reports.clone(), &mut tasks);
         tasks.spawn(admin::serve(admin, args.admin.admin_listen.0, sources));
+        let (in_use_in, in_use) = mpsc::unbounded_channel();
+        tasks.spawn(demand::watch(reports.clone(), Arc::clone(&carrier.stats), in_use_in));
         let asking = probe::Inputs {
             identity,
             suspects: carrier.suspects,
+            in_use,
             kernel: Arc::new(OwnKernel::open()),
             observer: Arc::clone(&metrics) as Arc<dyn Observer>,
         };

@@ -247,6 +247,8 @@ fn run_command(node: &Namespace, program: &Path, folder: &Path, options: &Daemon
     }
     command.arg("--run-dir").arg(folder.join("run")).arg("--state-dir").arg(folder.join(STATE_DIR));
     command.args(&options.arguments);
+    // A test must not wait for a minute until what changed by itself is seen.
+    command.envs([("APIVIP_READYZ_INTERVAL", "10s"), ("APIVIP_SELFTEST_INTERVAL", "5s")]);
     command.envs(options.environment.iter().map(|(key, value)| (key, value)));
     command
 }

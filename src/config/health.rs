@@ -14,8 +14,9 @@ pub struct HealthArgs {
     #[arg(long, env = "APIVIP_PROBE_INTERVAL", value_name = "DURATION", value_parser = interval, default_value = "1s")]
     pub probe_interval: Duration,
 
-    /// How often each apiserver's process is pinged (HTTP/2 PING) over the connection that is kept open, from 100ms to 60s
-    #[arg(long, env = "APIVIP_PING_INTERVAL", value_name = "DURATION", value_parser = interval, default_value = "3s")]
+    /// How often each apiserver is pinged (HTTP/2 PING) while this node opens no connections to it, from 100ms to 60s; while it
+    /// does, at each --probe-interval
+    #[arg(long, env = "APIVIP_PING_INTERVAL", value_name = "DURATION", value_parser = interval, default_value = "15s")]
     pub ping_interval: Duration,
 
     /// How often each apiserver is asked for /readyz where nothing speaks against it, from 1s to 75s

@@ -9,7 +9,8 @@
 //!
 //! What tells of an apiserver, the cheapest for it first: the end of the kept connection (its process died); the kernel's
 //! keepalive, which the other host's kernel answers (its host died, or the way to it); PINGs, which its process answers (it
-//! hangs); `/readyz` (it is not ready).
+//! hangs); `/readyz` (it is not ready). PINGs follow use: who opens connections to an apiserver that hangs is waiting for it, and
+//! where nobody does, nobody is.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,7 +45,8 @@ pub struct ProbeConfig {
     /// Between two probes of a backend that is Down, or to which no connection is kept. Each is up to a tenth longer or
     /// shorter, so that nodes do not march in step.
     pub interval: Duration,
-    /// Between two PINGs on a kept-open connection, with the same jitter; each node begins elsewhere in it.
+    /// Between two PINGs on a kept-open connection to a backend that nobody uses, with the same jitter; each node begins
+    /// elsewhere in it.
     pub ping_interval: Duration,
     /// Between two questions for `/readyz` on a kept-open connection, with the same jitter.
     pub readyz_interval: Duration,
@@ -86,6 +88,9 @@ pub struct Inputs {
     pub identity: watch::Receiver<Identity>,
     /// Backends that could not be reached by somebody else; they are asked at once.
     pub suspects: mpsc::UnboundedReceiver<Backend>,
+    /// Backends to which connections were just led: whether their processes answer is asked at once, and not more often
+    /// than at each [`ProbeConfig::interval`].
+    pub in_use: mpsc::UnboundedReceiver<Backend>,
     /// This node's kernel.
     pub kernel: Arc<dyn Kernel>,
     /// Who counts.

@@ -15,7 +15,7 @@ use super::ports::Ports;
 use super::request::Question;
 use super::timetable::{Intervals, Timetable};
 use super::view;
-use super::worker::{Event, State, What, Worker};
+use super::worker::{Event, Order, State, What, Worker};
 use super::{Inputs, ProbeConfig};
 use crate::model::health::machine::{Directive, Health};
 use crate::model::health::{Cue, HealthView, Outcome};
@@ -36,7 +36,7 @@ pub(super) struct Scheduler {
     health: Health,
     ports: Ports,
     snapshot: Option<Arc<Snapshot>>,
-    workers: BTreeMap<Backend, watch::Sender<Directive>>,
+    workers: BTreeMap<Backend, watch::Sender<Order>>,
     tasks: JoinSet<()>,
     events: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
@@ -48,6 +48,7 @@ enum Woken {
     Published(bool),
     Event(Event),
     Suspect(Backend),
+    InUse(Backend),
     Deadline,
     Unwanted,
 }
@@ -85,6 +86,11 @@ impl Scheduler {
                 }
                 Woken::Event(event) => self.learn(event),
                 Woken::Suspect(backend) => self.suspect(self.ports.asked_at(backend)),
+                Woken::InUse(backend) => {
+                    if let Some(worker) = self.workers.get(&self.ports.asked_at(backend)) {
+                        worker.send_modify(|order| order.in_use = Some(Instant::now()));
+                    }
+                }
                 Woken::Deadline => self.pass(),
             }
         }
@@ -99,6 +105,7 @@ impl Scheduler {
             () = self.views.closed() => Woken::Unwanted,
             Some(event) = self.inbox.recv() => Woken::Event(event),
             Some(backend) = self.inputs.suspects.recv() => Woken::Suspect(backend),
+            Some(backend) = self.inputs.in_use.recv() => Woken::InUse(backend),
             () = async {
                 match deadline {
                     Some(at) => sleep_until(Instant::from_std(at)).await,
@@ -164,8 +171,8 @@ impl Scheduler {
             match self.workers.get(&backend) {
                 Some(worker) => {
                     worker.send_if_modified(|known| {
-                        let changed = *known != directive;
-                        *known = directive;
+                        let changed = known.directive != directive;
+                        known.directive = directive;
                         changed
                     });
                 }
@@ -175,13 +182,13 @@ impl Scheduler {
     }
 
     fn start(&mut self, backend: Backend, directive: Directive) {
-        let (sender, receiver) = watch::channel(directive);
+        let (sender, orders) = watch::channel(Order { directive, in_use: None });
         let ProbeConfig { interval, readyz_interval, ref server_name, .. } = self.config;
         let intervals = Intervals { probe: interval, readyz: readyz_interval };
         let worker = Worker {
             target: Target { address: backend, name: server_name.clone(), question: self.question.clone() },
             identity: self.inputs.identity.clone(),
-            directive: receiver,
+            orders,
             kernel: Arc::clone(&self.inputs.kernel),
             events: self.events.clone(),
             times: Timetable::new(self.beat.clone(), intervals, Instant::now().into_std()),

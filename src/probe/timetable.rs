@@ -79,6 +79,7 @@ pub(super) struct Timetable {
     beat: Beat,
     intervals: Intervals,
     ping: Instant,
+    pinged: Option<Instant>,
     look: Instant,
     readyz: Instant,
     /// The next probe of a backend that is asked at each interval.
@@ -95,6 +96,7 @@ impl Timetable {
             beat,
             intervals,
             ping: now,
+            pinged: None,
             look: now,
             readyz: now,
             regular: now,
@@ -111,6 +113,13 @@ impl Timetable {
         self.ping = self.beat.after(now, chance);
         self.readyz = now + self.intervals.readyz.mul_f64(chance);
         self.look = now + KEEPALIVE + limit;
+    }
+
+    /// Connections were just led to this backend: whether its process answers is worth a question now, if it was not asked
+    /// within the interval of probes.
+    pub(super) fn in_use(&mut self, now: Instant) {
+        let rested = self.pinged.map_or(now, |pinged| pinged + self.intervals.probe);
+        self.ping = self.ping.min(rested.max(now));
     }
 
     /// The host was heard so long ago: the next look is when it should have been heard again.
@@ -146,7 +155,10 @@ impl Timetable {
     pub(super) fn started(&mut self, action: Action, link: Option<Link>, now: Instant, chance: f64) {
         match action {
             // At the beat, or late: the next one is the one after that.
-            Action::Ping => self.ping = self.beat.after(now + self.beat.interval() / 2, chance),
+            Action::Ping => {
+                self.pinged = Some(now);
+                self.ping = self.beat.after(now + self.beat.interval() / 2, chance);
+            }
             Action::Ask => self.readyz = now + about(self.intervals.readyz, chance),
             Action::Fresh => {
                 self.fresh = Some(now);

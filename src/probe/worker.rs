@@ -1,6 +1,6 @@
 //! The prober of one backend: keeps a connection open, asks over it, and makes fresh ones when in doubt.
 //!
-//! In: a [`Directive`], as whom to ask. Out: [`Event`]s. It ends when its directive's sender is dropped.
+//! In: an [`Order`], as whom to ask. Out: [`Event`]s. It ends when the sender of its orders is dropped.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -37,6 +37,14 @@ const SHORT_LIVED: u32 = 3;
 /// what it verifies tokens with refuses good ones, too.
 const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
+/// What a worker is to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    pub(super) directive: Directive,
+    /// When connections were last seen to be led to the backend.
+    pub(super) in_use: Option<Instant>,
+}
+
 /// What a worker found.
 #[derive(Debug)]
 pub(super) struct Event {
@@ -56,7 +64,7 @@ pub(super) enum What {
 pub(super) struct Worker {
     pub(super) target: Target,
     pub(super) identity: watch::Receiver<Identity>,
-    pub(super) directive: watch::Receiver<Directive>,
+    pub(super) orders: watch::Receiver<Order>,
     pub(super) kernel: Arc<dyn Kernel>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) times: Timetable,
@@ -74,6 +82,7 @@ pub(super) struct State {
     refused: Option<(Credentials, Instant)>,
     /// The last fresh probe could not be made; that was logged.
     hampered: bool,
+    in_use: Option<Instant>,
 }
 
 /// What was made beside the kept-open connection.
@@ -86,7 +95,7 @@ enum Landed {
 enum Woken {
     News(News),
     Landed(Landed),
-    Directive(bool),
+    Order(bool),
     Identity,
     Time,
 }
@@ -94,14 +103,18 @@ enum Woken {
 impl Worker {
     pub(super) async fn run(mut self) {
         loop {
-            let directive = *self.directive.borrow_and_update();
+            let Order { directive, in_use } = *self.orders.borrow_and_update();
+            if in_use > self.state.in_use {
+                self.state.in_use = in_use;
+                self.times.in_use(Instant::now().into_std());
+            }
             let wake = self.start_what_is_due(directive).await;
             match self.wait(wake).await {
                 Woken::News(news) => self.heard(news).await,
                 Woken::Landed(Landed::Probe(attempt)) => self.landed(attempt).await,
                 Woken::Landed(Landed::Connection(kept)) => self.adopt(kept, None),
-                Woken::Directive(true) => {}
-                Woken::Directive(false) => return,
+                Woken::Order(true) => {}
+                Woken::Order(false) => return,
                 Woken::Identity => self.credentials_changed(),
                 Woken::Time => self.check_deadlines(Instant::now()).await,
             }
@@ -210,7 +223,7 @@ impl Worker {
                 }
             } => Woken::News(news),
             Some(landed) = flying.next() => Woken::Landed(landed),
-            changed = self.directive.changed() => Woken::Directive(changed.is_ok()),
+            changed = self.orders.changed() => Woken::Order(changed.is_ok()),
             Ok(()) = self.identity.changed() => Woken::Identity,
             () = async {
                 match wake {
@@ -306,7 +319,7 @@ impl Worker {
             Some(held) => held.is_mute(),
         };
         if let Some(kept) = kept.filter(|_| wanted) {
-            let limit = self.directive.borrow().timeout;
+            let limit = self.orders.borrow().directive.timeout;
             self.times.kept(now.into_std(), limit, rand::random());
             self.state.held = Some(Held::new(kept, shown, now, rand::random()));
         }

@@ -44,7 +44,7 @@ struct Arguments {
     #[arg(long, default_value_t = 100)]
     rate: u32,
     /// Between two PINGs, in ms
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 15_000)]
     ping_interval: u64,
     /// Between two questions for `/readyz`, in ms
     #[arg(long, default_value_t = 60_000)]
@@ -85,7 +85,8 @@ async fn main() -> Result<()> {
         }));
         let (suspects_in, suspects) = mpsc::unbounded_channel();
         let (identity_in, identity) = watch::channel(identity.clone());
-        let inputs = Inputs { identity, suspects, kernel: Arc::new(()), observer: Arc::new(()) };
+        let in_use = mpsc::unbounded_channel().1;
+        let inputs = Inputs { identity, suspects, in_use, kernel: Arc::new(()), observer: Arc::new(()) };
         let config = config.clone();
         tasks.spawn(async move {
             probe::run(config, inputs, published, views_in).await;

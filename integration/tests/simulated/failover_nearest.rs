@@ -126,7 +126,7 @@ fn expect_a_small_change_to_move_nothing(stage: &mut Failover<'_>) -> Result<()>
 fn nearest_leads_to_those_with_the_shortest_way() -> Result<()> {
     let options = LabOptions { families: Families::Dual, long_cables: true, ..LabOptions::default() };
     let lab = Lab::start(options)?;
-    let arguments = ["--balance=nearest", "--probe-interval=200ms", "--selftest-interval=off"];
+    let arguments = ["--balance=nearest", "--ping-interval=200ms", "--selftest-interval=off"];
     let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &arguments)?;
     for (i, delay) in [(1, NEAR), (2, FAR), (3, FAR)] {
         lab.set_delay(i, delay)?;

@@ -73,6 +73,7 @@ impl Probing {
         let inputs = Inputs {
             identity: asked_as,
             suspects: suspected,
+            in_use: mpsc::unbounded_channel().1,
             kernel: Arc::new(()),
             observer: Arc::clone(&counted) as _,
         };

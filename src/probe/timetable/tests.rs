@@ -143,6 +143,24 @@ fn one_that_keeps_no_connection_is_asked_at_once_and_no_more_often_than_each_int
 }
 
 #[test]
+fn one_that_is_in_use_is_pinged_at_once_and_no_more_often_than_it_is_probed() {
+    let intervals = Intervals { probe: INTERVAL, readyz: READYZ };
+    let now = Instant::now();
+    let mut times = Timetable::new(Beat::new(Duration::from_secs(15), now, 0.5), intervals, now);
+    times.kept(now, LIMIT, 0.5);
+    let ping =
+        |times: &Timetable| times.plan(directive(Pace::Steady), OPEN, false, false).ping.unwrap() - now;
+    assert!(ping(&times) > Duration::from_secs(7));
+    times.in_use(now + ms(10));
+    assert_eq!(ping(&times), ms(10));
+    times.started(Action::Ping, OPEN, now + ms(10), 0.5);
+    times.in_use(now + ms(500));
+    assert_eq!(ping(&times), ms(1010));
+    times.started(Action::Ping, OPEN, now + ms(1010), 0.5);
+    assert!(ping(&times) > Duration::from_secs(7), "nobody uses it any more");
+}
+
+#[test]
 fn over_a_connection_without_requests_only_pings_go_and_fresh_probes_ask() {
     let (mut times, now) = fresh_table();
     let mute = Some(Link { may_ping: true, mute: true, ..QUIET });
