@@ -1,42 +1,46 @@
-//! The probers of many nodes in one process, all of them asking one apiserver. Prints `ready` once all have a
-//! connection, then works until it is killed.
+//! What many nodes ask of one apiserver of three, in one process, with the daemon's own code: all of them keep a connection to
+//! it, with PINGs and `/readyz`; a third of them watch the Service there; and a third of all self-tests end there. Prints
+//! `ready` once all have a connection, then works until it is killed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use apivip::apiserver::TLS_NAME;
+use apivip::apiserver::{self, Access, ApiConfig, Connection, TLS_NAME};
+use apivip::model::desired::{DesiredFrontend, DesiredState, SourcePolicy};
 use apivip::model::health::machine::HealthOptions;
 use apivip::model::health::{HealthView, State};
+use apivip::model::merge::Alternatives;
 use apivip::model::published::Published;
-use apivip::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
+use apivip::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
+use apivip::model::types::{Backend, Family, ServiceKey, Vip};
 use apivip::probe::{self, Inputs, ProbeConfig};
-use apivip::readyz::{Credentials, Identity};
-use clap::Parser;
+use apivip::readyz::Identity;
+use apivip::report::Report;
+use apivip::selftest::{self, Evidence, Observer, Results, SelfTestConfig, Trace};
+use clap::{Parser, ValueEnum};
 use integration::lab::addresses::vip;
 use integration::process::raise_descriptors;
-use integration::tls;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Longest until the first answer of the last one.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
+/// Apiservers of the cluster: each node watches one of them, and its self-test ends at one of them.
+const APISERVERS: u32 = 3;
 
 #[derive(Parser)]
 struct Arguments {
     /// The apiserver
     #[arg(long)]
     target: SocketAddr,
-    /// The CA of its certificate
-    #[arg(long)]
-    ca: PathBuf,
-    /// The bearer token that each of them shows; without it they are strangers
-    #[arg(long)]
-    token: Option<String>,
+    /// What the nodes reach it with
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: PathBuf,
     /// How many nodes
     #[arg(long)]
     nodes: u32,
@@ -49,20 +53,55 @@ struct Arguments {
     /// Between two questions for `/readyz`, in ms
     #[arg(long, default_value_t = 60_000)]
     readyz_interval: u64,
+    /// Between two self-tests of a node, in ms
+    #[arg(long, default_value_t = 60_000)]
+    selftest_interval: u64,
+    /// What to leave out; repeatable
+    #[arg(long)]
+    without: Vec<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Probes,
+    Watches,
+    SelfTests,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     raise_descriptors()?;
-    let authorization = match &arguments.token {
-        Some(token) => Some(format!("Bearer {token}").try_into().context("the token")?),
-        None => None,
-    };
-    let identity = Identity {
-        trust: tls::client_config(&arguments.ca, &[])?,
-        credentials: Credentials::new(None, authorization),
-    };
+    let access = apiserver::load(Some(&arguments.kubeconfig), None).await?;
+    let identity = access.identity().await.map_err(anyhow::Error::msg)?;
+    let (mut tasks, mut views) = (JoinSet::new(), Vec::new());
+    let takes = |part| !arguments.without.contains(&part);
+    for node in 0..arguments.nodes {
+        if takes(Part::Probes) {
+            views.push(probes(&arguments, &identity, &mut tasks)?);
+        }
+        if takes(Part::Watches) && node % APISERVERS == 0 {
+            watches(&access, &identity, &mut tasks)?;
+        }
+        if takes(Part::SelfTests) {
+            self_tests(&arguments, &identity, &mut tasks)?;
+        }
+        sleep(Duration::from_secs(1) / arguments.rate).await;
+    }
+    for view in &mut views {
+        let up = view.wait_for(|view| view.as_ref().is_some_and(|view| is_up(view, arguments.target)));
+        timeout(LIMIT, up).await.context("an apiserver that is up in time")??;
+    }
+    println!("ready");
+    tasks.join_next().await;
+    bail!("a node ended")
+}
+
+fn probes(
+    arguments: &Arguments,
+    identity: &Identity,
+    tasks: &mut JoinSet<()>,
+) -> Result<watch::Receiver<Option<HealthView>>> {
     let config = ProbeConfig {
         interval: Duration::from_secs(1),
         ping_interval: Duration::from_millis(arguments.ping_interval),
@@ -75,33 +114,98 @@ async fn main() -> Result<()> {
             drain_timeout: None,
         },
     };
-    let mut tasks = JoinSet::new();
-    let mut views = Vec::new();
-    for _ in 0..arguments.nodes {
-        let (views_in, view) = watch::channel(None);
-        let (snapshots, published) = watch::channel(Some(Published {
-            snapshot: Arc::new(snapshot(arguments.target)),
-            received: Instant::now().into_std(),
-        }));
-        let (suspects_in, suspects) = mpsc::unbounded_channel();
-        let (identity_in, identity) = watch::channel(identity.clone());
-        let in_use = mpsc::unbounded_channel().1;
-        let inputs = Inputs { identity, suspects, in_use, kernel: Arc::new(()), observer: Arc::new(()) };
-        let config = config.clone();
-        tasks.spawn(async move {
-            probe::run(config, inputs, published, views_in).await;
-            drop((snapshots, suspects_in, identity_in));
-        });
-        views.push(view);
-        sleep(Duration::from_secs(1) / arguments.rate).await;
+    let (views_in, view) = watch::channel(None);
+    let (snapshots, published) = watch::channel(Some(Published {
+        snapshot: Arc::new(snapshot(arguments.target)),
+        received: Instant::now().into_std(),
+    }));
+    let (suspects_in, suspects) = mpsc::unbounded_channel();
+    let (identity_in, identity) = watch::channel(identity.clone());
+    let in_use = mpsc::unbounded_channel().1;
+    let inputs = Inputs { identity, suspects, in_use, kernel: Arc::new(()), observer: Arc::new(()) };
+    tasks.spawn(async move {
+        probe::run(config, inputs, published, views_in).await;
+        drop((snapshots, suspects_in, identity_in));
+    });
+    Ok(view)
+}
+
+fn watches(access: &Access, identity: &Identity, tasks: &mut JoinSet<()>) -> Result<()> {
+    let (access_in, access) = watch::channel(Arc::new(access.clone()));
+    let (alternatives_in, alternatives) = watch::channel(Alternatives::default());
+    let (views_in, views) = watch::channel(None);
+    let (snapshots_in, snapshots) = watch::channel(None);
+    let config = ApiConfig {
+        access,
+        service: service()?,
+        snapshot: SnapshotOptions::default(),
+        alternatives,
+        views,
+        identity: Arc::new(watch::channel(identity.clone()).0),
+    };
+    tasks.spawn(async move {
+        apiserver::run(config, snapshots_in, watch::channel(Connection::default()).0).await;
+        drop((access_in, alternatives_in, views_in, snapshots));
+    });
+    Ok(())
+}
+
+/// As the other apiservers get their share, this one is asked at each third interval.
+fn self_tests(arguments: &Arguments, identity: &Identity, tasks: &mut JoinSet<()>) -> Result<()> {
+    let config = SelfTestConfig {
+        interval: Duration::from_millis(arguments.selftest_interval) * APISERVERS,
+        server_name: TLS_NAME.try_into().context("the server's name")?,
+    };
+    let frontend = DesiredFrontend {
+        vip: arguments.target,
+        port_name: "https".into(),
+        affinity: Affinity::None,
+        backends: vec![arguments.target],
+        dead: Vec::new(),
+        guard: false,
+    };
+    let state = DesiredState {
+        service: service()?,
+        frontends: vec![frontend],
+        source: SourcePolicy::default(),
+        forwarding: false,
+    };
+    let (reports_in, reports) =
+        watch::channel(Report { programmed: Some(Arc::new(state)), ..Report::default() });
+    let (identity_in, identity) = watch::channel(identity.clone());
+    let (results_in, results) = watch::channel(Results::new());
+    tasks.spawn(async move {
+        selftest::run(config, identity, reports, Arc::new(Blind), Arc::new(Blind), results_in).await;
+        drop((reports_in, identity_in, results));
+    });
+    Ok(())
+}
+
+/// Sees nothing of a connection, and says nothing.
+struct Blind;
+
+impl Evidence for Blind {
+    fn expect(&self, _: u16) {}
+
+    fn accepted(&self, _: u16) -> Option<SocketAddr> {
+        None
     }
-    for view in &mut views {
-        let up = view.wait_for(|view| view.as_ref().is_some_and(|view| is_up(view, arguments.target)));
-        timeout(LIMIT, up).await.context("an apiserver that is up in time")??;
+
+    fn counted(&self, _: &BTreeSet<Backend>) -> Option<BTreeMap<Backend, u64>> {
+        None
     }
-    println!("ready");
-    tasks.join_next().await;
-    bail!("a prober ended")
+
+    fn trace(&self, _: SocketAddr, _: Vip, _: &BTreeSet<Backend>) -> Option<Trace> {
+        None
+    }
+}
+
+impl Observer for Blind {
+    fn tested(&self, _: Vip, _: &Results) {}
+}
+
+fn service() -> Result<ServiceKey> {
+    "default/kubernetes".parse().map_err(anyhow::Error::msg)
 }
 
 fn is_up(view: &HealthView, target: SocketAddr) -> bool {
@@ -110,7 +214,7 @@ fn is_up(view: &HealthView, target: SocketAddr) -> bool {
 
 fn snapshot(target: SocketAddr) -> Snapshot {
     let frontend = Frontend {
-        vip: SocketAddr::new(vip(apivip::model::types::Family::V4), 443),
+        vip: SocketAddr::new(vip(Family::V4), 443),
         port_name: "https".into(),
         affinity: Affinity::None,
         backends: vec![target],

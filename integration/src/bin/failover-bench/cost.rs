@@ -39,22 +39,24 @@ impl Cost {
         let mut stage = Failover::start(&lab, Variant::Real, &[1, 2, 3], &[])?;
         let plane = stage.plane.real()?;
         let (apiserver, target) = (plane.apiserver_pid(PROBED)?, plane.address(PROBED));
-        let authority = plane.authority().certificate().to_owned();
+        let kubeconfig = stage.plane.kubeconfig_naming(target)?;
         thread::sleep(SETTLE);
         let [daemon, alone] = shares([stage.daemon.pid(), apiserver])?;
         println!("idle daemon: {:.3} % of a core over {} s", daemon * 100.0, STRETCH.as_secs());
-        println!("apiserver {PROBED}: {:.2} % of a core with 1 node", alone * 100.0);
+        let resident = resident_mib(apiserver)?;
+        println!("apiserver {PROBED}: {:.2} % of a core with 1 node; {resident} MiB resident", alone * 100.0);
         for nodes in &self.nodes {
             let mut command = lab.node().command(command::program("probers")?);
-            command.arg("--target").arg(target.to_string()).arg("--ca").arg(&authority);
+            command.arg("--target").arg(target.to_string()).arg("--kubeconfig").arg(&kubeconfig);
             command.arg("--nodes").arg(nodes.to_string()).args(&self.probers);
             let mut probers = Spawned::start(&format!("probers-{nodes}"), command, lab.dir())?;
             probers.wait_for_line("ready", Duration::from_secs(u64::from(*nodes)))?;
             thread::sleep(SETTLE);
             let [probed] = shares([apiserver])?;
+            let resident = resident_mib(apiserver)?;
             let more = probed - alone;
             println!(
-                "with {nodes} more nodes: {:.1} % of a core more, {:.1} us a second for each of them",
+                "with {nodes} more nodes: {:.1} % of a core more, {:.1} us a second for each of them; {resident} MiB resident",
                 more * 100.0,
                 more / f64::from(*nodes) * 1e6
             );
@@ -76,6 +78,15 @@ fn shares<const N: usize>(processes: [u32; N]) -> Result<[f64; N]> {
         *share = ran as f64 / begin.elapsed().as_nanos() as f64;
     }
     Ok(shares)
+}
+
+/// `VmRSS` of a process, in MiB.
+fn resident_mib(process: u32) -> Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().context("parse VmRSS")?;
+    Ok(kib / 1024)
 }
 
 /// How long the threads of a process have run, as proc_pid_schedstat has it: its first field.
