@@ -20,6 +20,7 @@ use crate::pki::{Authority, KeyFiles, Validity};
 use crate::real::{APIVIP_TOKEN, EndpointsBy, PORT, RealControlPlane, RealOptions};
 use crate::sim::access_log::What;
 use crate::sim::fleet::{Fleet, TOKEN};
+use crate::wire::Server;
 
 /// The port that clients dial.
 pub const SERVICE_PORT: u16 = 443;
@@ -177,6 +178,28 @@ impl<'lab> ControlPlane<'lab> {
             Plane::Simulated { fleet, .. } => fleet.stop(i),
             Plane::Real(real) => real.stop_apiserver(i),
         }
+    }
+
+    /// Sends SIGTERM to apiserver `i`, which may live on while requests are under way.
+    pub fn terminate(&mut self, i: u8) -> Result<()> {
+        match &mut self.plane {
+            Plane::Simulated { fleet, .. } => fleet.stop(i),
+            Plane::Real(real) => real.terminate_apiserver(i),
+        }
+    }
+
+    /// Whether the process of apiserver `i` has ended.
+    pub fn has_ended(&mut self, i: u8) -> Result<bool> {
+        match &mut self.plane {
+            Plane::Simulated { fleet, .. } => fleet.has_ended(i),
+            Plane::Real(real) => real.apiserver_has_ended(i),
+        }
+    }
+
+    /// Apiserver `i` for a client that looks at the wire, at its first address.
+    pub fn wire(&self, i: u8) -> Server {
+        let at = SocketAddr::new(self.lab.apiserver_addresses(i)[0], PORT);
+        Server::new(at, self.authority(), self.token())
     }
 
     /// Stops apiserver `i` from running: its sockets stay open and nothing answers.

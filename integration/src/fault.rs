@@ -30,7 +30,7 @@ const TABLE: &str = "fault";
 pub enum Fault {
     /// SIGKILL.
     Killed,
-    /// SIGTERM: unready for half a second, then no new connections, GOAWAY, the end.
+    /// SIGTERM: unready for a moment, then no new connections, GOAWAY, and the end once no watch is open.
     Stopped,
     /// SIGSTOP: the kernel still accepts connections, and nobody answers.
     Paused,

@@ -38,3 +38,4 @@ pub mod streams;
 pub mod svg;
 pub mod systemd;
 pub mod tls;
+pub mod wire;

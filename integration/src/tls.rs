@@ -20,6 +20,13 @@ use rustls::{
 /// What a kube-apiserver offers by ALPN, in its order.
 pub const ALPN_H2_AND_HTTP1: &[&[u8]] = &[b"h2", b"http/1.1"];
 
+/// Verifies client certificates that `ca` has signed.
+pub fn client_verifier(ca: &Path) -> Result<Arc<dyn ClientCertVerifier>> {
+    let roots = Arc::new(root_store(ca)?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
+    verifier.with_context(|| format!("use client CA {}", ca.display()))
+}
+
 /// A server that asks for client certificates when `client_ca` is given and verifies those it gets.
 ///
 /// A client without a certificate is let in: it may still present a bearer token.

@@ -24,7 +24,7 @@ struct Arguments {
     /// Key, PEM
     #[arg(long)]
     key: PathBuf,
-    /// CA of client certificates, PEM
+    /// CA of good client certificates, PEM
     #[arg(long)]
     client_ca: Option<PathBuf>,
     /// Accepted bearer token; repeatable

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
+use serde_json::Value;
 
 use super::{ControlPlane, Plane, SERVICE_PORT, Variant};
 use crate::daemon::Daemon;
@@ -12,6 +13,9 @@ use crate::lab::Lab;
 use crate::real::PORT;
 use crate::sim::fleet::{endpoint_ports, service_ports};
 use crate::sim::objects::Port;
+
+/// The collection of slices.
+const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 
 /// The name of the port that the API has.
 const HTTPS: &str = "https";
@@ -49,6 +53,17 @@ impl<'lab> ControlPlane<'lab> {
         endpoints.push(endpoint);
         self.put_service_with(&self.lab.vips(), &services, false)?;
         self.publish_with(&self.addresses(numbers), &endpoints)
+    }
+
+    /// Writes one more slice of the Service, which must not be there yet.
+    pub fn add_slice(&self, slice: &Value) -> Result<()> {
+        match &self.plane {
+            Plane::Simulated { fleet, .. } => fleet.on_all(|control| {
+                let slice = slice.clone();
+                async move { control.put(&slice, None).await.map(drop) }
+            }),
+            Plane::Real(real) => real.writer()?.post(SLICES, slice).map(drop),
+        }
     }
 
     /// Waits until a daemon leads every virtual IP to these apiservers and nobody else.

@@ -164,6 +164,12 @@ impl<'lab> Apiserver<'lab> {
         Ok(())
     }
 
+    /// Whether it has ended, by itself or by an earlier signal.
+    pub(super) fn has_ended(&mut self) -> Result<bool> {
+        let Some(process) = &mut self.process else { return Ok(true) };
+        Ok(process.exited()?.is_some())
+    }
+
     /// Kills it with SIGKILL and waits until it is gone.
     pub(super) fn kill(&mut self) -> Result<()> {
         self.running()?.kill()?;

@@ -9,6 +9,7 @@ mod etcd;
 pub mod node;
 mod objects;
 mod programs;
+mod signals;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -161,26 +162,6 @@ impl<'lab> RealControlPlane<'lab> {
     pub fn kill_apiservers(&mut self, numbers: &[u8]) -> Result<()> {
         numbers.iter().try_for_each(|i| self.apiserver(*i)?.signal(Signal::STOP))?;
         numbers.iter().try_for_each(|i| self.apiserver(*i)?.kill())
-    }
-
-    /// Stops apiserver `i` from running: its sockets stay open and nothing answers.
-    pub fn pause_apiserver(&mut self, i: u8) -> Result<()> {
-        self.apiserver(i)?.signal(Signal::STOP)
-    }
-
-    /// Lets a paused apiserver run on.
-    pub fn resume_apiserver(&mut self, i: u8) -> Result<()> {
-        self.apiserver(i)?.signal(Signal::CONT)
-    }
-
-    /// Stops etcd from running: its connections stay open and nothing answers.
-    pub fn pause_etcd(&mut self) -> Result<()> {
-        self.etcd.signal(Signal::STOP)
-    }
-
-    /// Lets it run on.
-    pub fn resume_etcd(&mut self) -> Result<()> {
-        self.etcd.signal(Signal::CONT)
     }
 
     /// The process of apiserver `i`.

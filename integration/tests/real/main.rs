@@ -4,6 +4,7 @@
 mod shared;
 
 mod audit;
+mod behaviours;
 mod check;
 mod cluster;
 mod cold_boot;

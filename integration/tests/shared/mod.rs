@@ -2,6 +2,7 @@
 //! differs there.
 
 pub(crate) mod addresses;
+pub(crate) mod behaviours;
 pub(crate) mod clock;
 pub(crate) mod coexistence;
 pub(crate) mod commit_mutex;

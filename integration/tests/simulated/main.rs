@@ -17,6 +17,7 @@ mod bad_input_cleanup;
 mod bad_input_commands;
 mod bad_input_kubeconfig;
 mod bad_input_server;
+mod behaviours;
 mod changes;
 mod check;
 mod check_api;

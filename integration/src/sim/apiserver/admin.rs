@@ -111,8 +111,7 @@ fn reset(state: &State, reset: Reset) -> Result<Vec<u8>, Refused> {
 }
 
 fn certificate(state: &State, files: Certificate) -> Result<Vec<u8>, Refused> {
-    let loaded =
-        tls::server_config(&files.cert, &files.key, state.client_ca.as_deref(), tls::ALPN_H2_AND_HTTP1);
+    let loaded = tls::curious_server_config(&files.cert, &files.key, tls::ALPN_H2_AND_HTTP1);
     state.show(loaded.map_err(|error| Refused(format!("{error:#}")))?);
     json(&files)
 }

@@ -6,11 +6,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
+use super::activity::Sent;
+use super::identity::{Identity, identify};
 use super::route::{ResourceRequest, Route, Verb, route};
 use super::server::Connection;
 use super::state::State;
@@ -29,21 +31,14 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 type Answer = Response<AnswerBody>;
 
-/// Who asks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Identity {
-    Known,
-    Anonymous,
-    /// A token that nobody issued: refused everywhere, even where anonymous requests are welcome.
-    Wrong,
-}
-
 /// Answers one request.
 pub(super) async fn handle(
     state: Arc<State>,
     connection: Connection,
     request: Request<Incoming>,
-) -> Result<Answer, Infallible> {
+) -> Result<Response<Sent>, Infallible> {
+    let busy = connection.activity.begin();
+    let http2 = request.version() == Version::HTTP_2;
     let uri = request.uri();
     let what = route(request.method(), uri.path(), uri.query().unwrap_or_default());
     state.log.write(connection.peer, connection.local, logged(&request));
@@ -52,24 +47,34 @@ pub(super) async fn handle(
     if faults.delay_ms > 0 {
         tokio::time::sleep(Duration::from_millis(faults.delay_ms)).await;
     }
-    let identity = identify(&state, connection, request.headers());
-    if what == Route::Review && identity == Identity::Known {
-        return Ok(dated(reviewed(request.into_body(), &faults.denied).await, &faults));
+    let identity = identify(&state, &connection, request.headers());
+    let answer = if what == Route::Review && identity == Identity::Known {
+        reviewed(request.into_body(), &faults.denied).await
+    } else {
+        answer(&state, &connection, &request, what, identity, &faults)
+    };
+    if http2 && (identity != Identity::Known || answer.status() == StatusCode::UNAUTHORIZED) {
+        connection.stranger.notify_one();
     }
-    Ok(dated(answer(&state, connection, &request, what, identity, &faults), &faults))
+    Ok(dated(answer, &faults).map(|body| Sent::new(body, busy)))
 }
 
 fn answer(
     state: &Arc<State>,
-    connection: Connection,
+    connection: &Connection,
     request: &Request<Incoming>,
     what: Route,
     identity: Identity,
     faults: &Faults,
 ) -> Answer {
-    let public = matches!(what, Route::Ready | Route::Live | Route::Version) && faults.anonymous_health;
-    if identity == Identity::Wrong || (identity == Identity::Anonymous && !public) {
-        return status::answer(401, "Unauthorized", Value::Null);
+    let public = matches!(what, Route::Ready | Route::Live | Route::Version);
+    match identity {
+        Identity::Known => {}
+        Identity::Anonymous if faults.anonymous_health && public => {}
+        Identity::Anonymous if faults.anonymous_health => {
+            return status::forbidden(request, &what, status::ANONYMOUS);
+        }
+        Identity::Anonymous | Identity::Wrong => return status::answer(401, "Unauthorized", Value::Null),
     }
     if let Some(answer) = ordered(faults, &what, request.uri().path()) {
         return answer;
@@ -83,23 +88,14 @@ fn answer(
         Route::NotAllowed => {
             status::answer(405, "the server does not allow this method on the resource", Value::Null)
         }
+        // Who may read nothing else does not learn what else there is.
+        Route::Unknown if state.tokens.is_some() => status::forbidden(request, &what, status::TOKEN_USER),
         Route::Unknown | Route::Review => full(StatusCode::NOT_FOUND, TEXT, "404 page not found\n"),
         Route::Resource(resource) => match resource.verb {
             Verb::Get => object(state, &resource),
             Verb::List => list(state, &resource),
             Verb::Watch => watch::start(state, connection.peer, &path_and_query(request), *resource, faults),
         },
-    }
-}
-
-fn identify(state: &State, connection: Connection, headers: &HeaderMap) -> Identity {
-    let Some(tokens) = &state.tokens else { return Identity::Known };
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    match given.map(|value| value.strip_prefix("Bearer ").unwrap_or_default()) {
-        Some(token) if tokens.iter().any(|known| known == token) => Identity::Known,
-        Some(_) => Identity::Wrong,
-        None if connection.certified => Identity::Known,
-        None => Identity::Anonymous,
     }
 }
 

@@ -10,9 +10,11 @@ pub mod selector;
 pub mod status;
 pub mod store;
 
+mod activity;
 mod admin;
 mod echo;
 mod handler;
+mod identity;
 mod server;
 mod state;
 mod watch;
@@ -29,11 +31,14 @@ use tokio::task::JoinSet;
 
 use super::access_log::AccessLog;
 use super::listen;
+use super::protocol::{Inject, Injection};
 use crate::tls;
 use state::State;
 
-/// How long requests under way may take once the server has stopped to accept.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// How long requests under way may take once the server has stopped to accept; then watches are ended.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(60);
+/// How long the ends of those watches may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What a simulated apiserver is started with.
 #[derive(Clone, Debug, Default)]
@@ -46,7 +51,7 @@ pub struct Config {
     pub cert: PathBuf,
     /// Its key, PEM.
     pub key: PathBuf,
-    /// Who signs client certificates; absent means that none is asked for.
+    /// Who signs client certificates; absent means that none is good. They are asked for in any case.
     pub client_ca: Option<PathBuf>,
     /// Bearer tokens that are accepted. Without tokens and client CA nobody is asked for credentials.
     pub tokens: Vec<String>,
@@ -69,16 +74,29 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Ends as a kube-apiserver does: unready for `delay` while it serves on, then no more connections, GOAWAY to
-    /// those that speak HTTP/2, and the requests under way are waited for, watches not for ever.
+    /// Ends as a kube-apiserver does: unready for `delay` while it serves on, then no more connections, GOAWAY to those that
+    /// speak HTTP/2, the end of those that carry no request, and the requests under way go on. What is left of them after
+    /// a minute is ended cleanly.
     pub async fn shut_down(self, delay: Duration) {
         self.state.faults.send_modify(|faults| faults.readyz = 500);
         tokio::time::sleep(delay).await;
         self.state.closing.send_replace(true);
-        let deadline = Instant::now() + SHUTDOWN_GRACE;
-        while self.state.api.opened().open > 0 && Instant::now() < deadline {
+        if !self.finished(SHUTDOWN_GRACE).await {
+            self.state.watches.inject(&Inject { resource: None, what: Injection::Close });
+            self.finished(LAST_WORDS).await;
+        }
+    }
+
+    /// Whether no connection is left, waiting for that as long as `limit`.
+    async fn finished(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while self.state.api.opened().open > 0 {
+            if Instant::now() >= deadline {
+                return false;
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        true
     }
 }
 
@@ -92,10 +110,9 @@ impl Drop for Bound {
 
 /// Binds every socket and starts to serve.
 pub async fn start(config: Config) -> Result<Bound> {
-    let tls =
-        tls::server_config(&config.cert, &config.key, config.client_ca.as_deref(), tls::ALPN_H2_AND_HTTP1)?;
+    let tls = tls::curious_server_config(&config.cert, &config.key, tls::ALPN_H2_AND_HTTP1)?;
     let log = AccessLog::open(&config.name, config.access_log.as_deref())?;
-    let state = Arc::new(State::new(&config, tls, log));
+    let state = Arc::new(State::new(&config, tls, log)?);
     let mut tasks = JoinSet::new();
     let mut api = Vec::new();
     for addr in &config.listen {

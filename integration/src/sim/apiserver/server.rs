@@ -1,6 +1,7 @@
 //! The HTTPS port: accept, TLS handshake, HTTP/1.1 or HTTP/2.
 //!
-//! In: TCP connections. Out: requests for [`super::handler`], each with what is known of its connection.
+//! In: TCP connections. Out: requests for [`super::handler`], each with what is known of its connection. A connection that
+//! has to end is ended as kube-apiserver does it: GOAWAY over HTTP/2, and what is under way goes on.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -11,21 +12,26 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
+use super::activity::{self, Activity};
 use super::connections::Gated;
 use super::handler;
+use super::identity::{self, Certificate};
 use super::state::State;
 use crate::sim::access_log::What;
 use crate::sim::listen;
 
 /// What is known of the connection that a request came over.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
-    /// The client has shown a certificate, and it was verified.
-    pub(super) certified: bool,
+    pub(super) certificate: Certificate,
+    pub(super) activity: Arc<Activity>,
+    /// Told when a stranger asked over it, which ends it over HTTP/2: against CVE-2023-44487.
+    pub(super) stranger: Arc<Notify>,
 }
 
 /// Serves one listener until the server shuts down.
@@ -44,25 +50,31 @@ fn accepted(stream: TcpStream, peer: SocketAddr, state: &Arc<State>) {
     state.log.write(peer, local, What::Connection);
     let Some(stream) = state.api.admit(stream) else { return };
     let reset = stream.reset_signal();
-    let connection = Connection { peer, local, certified: false };
     let state = state.clone();
     tokio::spawn(async move {
         tokio::select! {
-            () = serve_connection(stream, connection, state) => {}
+            () = serve_connection(stream, peer, local, state) => {}
             () = reset.told() => {}
         }
     });
 }
 
-async fn serve_connection(stream: Gated, connection: Connection, state: Arc<State>) {
-    let Ok(stream) = TlsAcceptor::from(state.tls()).accept(stream).await else {
+async fn serve_connection(stream: Gated, peer: SocketAddr, local: SocketAddr, state: Arc<State>) {
+    let shaken = TlsAcceptor::from(state.tls()).accept(stream);
+    let Ok(Ok(stream)) = tokio::time::timeout(activity::FIRST_REQUEST, shaken).await else {
         state.tls_failed.fetch_add(1, Ordering::Relaxed);
         return;
     };
     state.tls_done.fetch_add(1, Ordering::Relaxed);
-    let certified = stream.get_ref().1.peer_certificates().is_some();
-    let connection = Connection { certified, ..connection };
-    let service = service_fn(|request| handler::handle(state.clone(), connection, request));
+    let tls = stream.get_ref().1;
+    let connection = Connection {
+        peer,
+        local,
+        certificate: identity::certificate(state.client_verifier.as_deref(), tls.peer_certificates()),
+        activity: Arc::new(Activity::new(tls.alpn_protocol() == Some(b"h2"))),
+        stranger: Arc::default(),
+    };
+    let service = service_fn(|request| handler::handle(state.clone(), connection.clone(), request));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().half_close(state.faults.borrow().half_close);
     let mut closing = state.closing.subscribe();
@@ -70,7 +82,10 @@ async fn serve_connection(stream: Gated, connection: Connection, state: Arc<Stat
     tokio::select! {
         // A client that goes away in the middle is its own business.
         _ = served.as_mut() => return,
-        _ = closing.wait_for(|closing| *closing) => served.as_mut().graceful_shutdown(),
+        _ = closing.wait_for(|closing| *closing) => {}
+        () = connection.stranger.notified() => {}
+        () = connection.activity.idle() => {}
     }
+    served.as_mut().graceful_shutdown();
     let _ = served.await;
 }

@@ -3,11 +3,12 @@
 //! In: changes from the control socket and counts from the handlers. Out: the store and faults as they are now.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::Result;
 use rustls::ServerConfig;
+use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::watch;
 
 use super::Config;
@@ -16,6 +17,7 @@ use super::store::Store;
 use super::watches::Watches;
 use crate::sim::access_log::AccessLog;
 use crate::sim::protocol::{Faults, RequestCount};
+use crate::tls;
 
 /// Different paths that are counted one by one; later ones count as `other`.
 const MAX_PATHS: usize = 500;
@@ -25,8 +27,8 @@ pub(super) struct State {
     pub(super) name: String,
     /// Accepted bearer tokens; `None` when nobody is asked for credentials.
     pub(super) tokens: Option<Vec<String>>,
-    /// Who signs client certificates.
-    pub(super) client_ca: Option<PathBuf>,
+    /// Judges client certificates; without it none is good.
+    pub(super) client_verifier: Option<Arc<dyn ClientCertVerifier>>,
     pub(super) api: Arc<Connections>,
     pub(super) echo: Arc<Connections>,
     pub(super) tls_done: AtomicU64,
@@ -43,12 +45,12 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(config: &Config, tls: Arc<ServerConfig>, log: AccessLog) -> Self {
+    pub(super) fn new(config: &Config, tls: Arc<ServerConfig>, log: AccessLog) -> Result<Self> {
         let asks = config.client_ca.is_some() || !config.tokens.is_empty();
-        Self {
+        Ok(Self {
             name: config.name.clone(),
             tokens: asks.then(|| config.tokens.clone()),
-            client_ca: config.client_ca.clone(),
+            client_verifier: config.client_ca.as_deref().map(tls::client_verifier).transpose()?,
             api: Arc::default(),
             echo: Arc::default(),
             tls_done: AtomicU64::new(0),
@@ -61,7 +63,7 @@ impl State {
             store: Mutex::default(),
             changed: watch::Sender::new(0),
             requests: Mutex::default(),
-        }
+        })
     }
 
     /// What the next handshake is done with.

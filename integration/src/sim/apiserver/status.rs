@@ -2,14 +2,17 @@
 //!
 //! In: code and message. Out: the JSON of `v1 Status`, as answer or as ERROR event.
 
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::route::ResourceRequest;
+use super::route::{ResourceRequest, Route};
 use crate::sim::body::{AnswerBody, full};
 
 /// The user that a valid token stands for.
 pub const TOKEN_USER: &str = "system:serviceaccount:kube-system:apivip";
+
+/// The user that a request without any credentials is.
+pub const ANONYMOUS: &str = "system:anonymous";
 
 /// A failure Status; `details` is added when it is not null.
 pub fn object(code: u16, message: &str, details: Value) -> Value {
@@ -38,7 +41,7 @@ pub fn answer(code: u16, message: &str, details: Value) -> Response<AnswerBody> 
 pub fn for_request(code: u16, request: &ResourceRequest) -> Response<AnswerBody> {
     match code {
         401 => answer(401, "Unauthorized", Value::Null),
-        403 => answer(403, &forbidden(request, TOKEN_USER), details(request)),
+        403 => answer(403, &may_not(request, TOKEN_USER), details(request)),
         404 => answer(404, &format!("{} not found", request.subject()), details(request)),
         410 => answer(410, "The resourceVersion for the provided watch is too old.", Value::Null),
         429 => answer(429, "Too many requests, please try again later.", json!({"retryAfterSeconds": 1})),
@@ -64,8 +67,36 @@ pub fn too_large(asked: u64, current: u64) -> Response<AnswerBody> {
     answer(504, &format!("Timeout: Too large resource version: {asked}, current: {current}"), details)
 }
 
+/// What a real server says to a user who may not do this.
+pub fn forbidden<B>(request: &Request<B>, what: &Route, user: &str) -> Response<AnswerBody> {
+    if let Route::Resource(request) = what {
+        return answer(403, &may_not(request, user), details(request));
+    }
+    let path = request.uri().path();
+    let (verb, parts) = (request.method().as_str().to_lowercase(), path.split('/').skip(1));
+    let (group, parts) = match parts.collect::<Vec<_>>().as_slice() {
+        ["api", _, parts @ ..] => (String::new(), parts.to_vec()),
+        ["apis", group, _, parts @ ..] => ((*group).to_owned(), parts.to_vec()),
+        _ => (String::new(), Vec::new()),
+    };
+    let (place, plural) = match parts.as_slice() {
+        ["namespaces", namespace, plural, ..] => (format!("in the namespace \"{namespace}\""), *plural),
+        [plural, ..] => ("at the cluster scope".to_owned(), *plural),
+        [] => {
+            let sentence = format!("forbidden: User \"{user}\" cannot {verb} path \"{path}\"");
+            return answer(403, &sentence, json!({}));
+        }
+    };
+    let verb = if verb == "get" { "list" } else { &verb };
+    let subject = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+    let sentence = format!(
+        "{subject} is forbidden: User \"{user}\" cannot {verb} resource \"{plural}\" in API group \"{group}\" {place}"
+    );
+    answer(403, &sentence, json!({ "kind": plural }))
+}
+
 /// The authorizer's sentence.
-fn forbidden(request: &ResourceRequest, user: &str) -> String {
+fn may_not(request: &ResourceRequest, user: &str) -> String {
     let place = match &request.scope.namespace {
         Some(namespace) => format!("in the namespace \"{namespace}\""),
         None => "at the cluster scope".to_owned(),

@@ -115,7 +115,7 @@ impl Stream {
         Instant::now() + Duration::from_millis(self.faults.borrow_and_update().bookmark_ms.max(1))
     }
 
-    /// Version 0 means: whatever you have, as ADDED events.
+    /// Version 0, or none, means: whatever you have, as ADDED events, and a bookmark that says that this was all.
     async fn send_present(&mut self) -> Step {
         let (objects, version) = {
             let store = self.state.store();
@@ -125,7 +125,7 @@ impl Stream {
             self.send_event("ADDED", &object).await?;
         }
         self.seen = version;
-        Ok(())
+        self.send_bookmark_with(json!({"k8s.io/initial-events-end": "true"})).await
     }
 
     async fn send_news(&mut self) -> Step {
@@ -150,15 +150,22 @@ impl Stream {
     }
 
     async fn send_bookmark(&mut self) -> Step {
+        self.send_bookmark_with(Value::Null).await
+    }
+
+    async fn send_bookmark_with(&mut self, annotations: Value) -> Step {
         if !self.request.bookmarks {
             return Ok(());
         }
         let kind = self.request.kind();
-        let object = json!({
+        let mut object = json!({
             "kind": kind.kind,
             "apiVersion": kind.api_version,
-            "metadata": {"resourceVersion": self.seen.to_string(), "creationTimestamp": null},
+            "metadata": {"resourceVersion": self.seen.to_string()},
         });
+        if !annotations.is_null() {
+            object["metadata"]["annotations"] = annotations;
+        }
         self.send_event("BOOKMARK", &object).await
     }
 
