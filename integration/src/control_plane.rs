@@ -229,6 +229,14 @@ impl<'lab> ControlPlane<'lab> {
         }
     }
 
+    /// Makes versions from before its start too old for apiserver `i`, which a real one has done with that.
+    pub fn forget_history(&mut self, i: u8) -> Result<()> {
+        match &mut self.plane {
+            Plane::Simulated { fleet, .. } => fleet.forget_history(i),
+            Plane::Real(_) => Ok(()),
+        }
+    }
+
     /// Whether it is simulated.
     pub fn is_simulated(&self) -> bool {
         matches!(self.plane, Plane::Simulated { .. })

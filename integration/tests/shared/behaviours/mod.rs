@@ -37,6 +37,7 @@ pub(crate) fn are_met(lab: &Lab, plane: &mut ControlPlane<'_>) -> Result<()> {
         watches::follow(lab, plane).context("lists and watches")?;
         ends::killed(lab, plane, 3).context("SIGKILL")?;
         plane.start_again(3)?;
+        plane.forget_history(3)?;
         let third = plane.wire(3);
         wire::inside(from, || watches::too_old(&third)).context("a version that is too old")?;
         ends::terminated(lab, plane, 2).context("SIGTERM")?;
