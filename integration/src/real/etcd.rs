@@ -22,7 +22,7 @@ pub(super) fn start(lab: &Lab) -> Result<(Spawned, String)> {
     let mut command = lab.fabric().command(super::cached("etcd")?);
     command.args(["--name", "lab", "--logger", "zap", "--log-level", "warn"]);
     // The data dies with the lab, so it may be lost with the machine.
-    command.arg("--unsafe-no-fsync").arg("--data-dir").arg(&data);
+    command.env("ETCD_UNSAFE_NO_FSYNC", "true").arg("--data-dir").arg(&data);
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("lab={peer}")]);
