@@ -8,6 +8,7 @@ mod publish;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -30,6 +31,9 @@ pub const SERVER_NAME: &str = "kubernetes.default.svc";
 
 /// How the requests of [`ControlPlane::fetch`] are told from the daemon's.
 const USER_AGENT: &str = "lab-client";
+
+/// Longest until all real apiservers have published themselves. It takes up to 10 s, the interval of their reconciler.
+const PUBLISHED: Duration = Duration::from_secs(60);
 
 /// The kinds of control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +76,12 @@ impl<'lab> ControlPlane<'lab> {
     /// Starts real apiservers that publish themselves, as those of a cluster do.
     pub fn self_published(lab: &'lab Lab) -> Result<Self> {
         let options = RealOptions { endpoints: EndpointsBy::Apiservers };
-        Ok(Self { lab, plane: Plane::Real(RealControlPlane::start(lab, options)?) })
+        let real = RealControlPlane::start(lab, options)?;
+        let mut made = Self { lab, plane: Plane::Real(real) };
+        // One after the other publishes itself, and whoever starts last knows of all.
+        let all: Vec<_> = (1..=lab.options().apiservers).map(|i| made.apiservers(i)[0]).collect();
+        made.real()?.wait_for_endpoints(&all, PUBLISHED)?;
+        Ok(made)
     }
 
     /// Writes a kubeconfig that names apiserver 1, and returns its path.

@@ -163,6 +163,11 @@ impl Daemon {
         format!("{}{}", self.process.stdout(), self.process.stderr())
     }
 
+    /// The last lines of its output, to be shown with an error.
+    pub fn tail(&self) -> String {
+        self.process.tail()
+    }
+
     /// The process, for signals and for lines of its log.
     pub fn process(&mut self) -> &mut Spawned {
         &mut self.process

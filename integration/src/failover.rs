@@ -93,14 +93,7 @@ impl<'lab> Failover<'lab> {
 
     /// Starts clients of other addresses, in turn.
     pub fn crowd_at(&self, from: &[(&Namespace, Vec<SocketAddr>)], mix: &Mix) -> Result<Crowd> {
-        let mut clients = Vec::new();
-        for (namespace, targets) in from {
-            let number = CROWDS.fetch_add(1, Ordering::Relaxed);
-            let name = format!("clients-{number}-{}", namespace.name());
-            let started = Clients::start(namespace, self.lab.dir(), &name, &self.plane, targets, mix)?;
-            clients.push((namespace.name().to_owned(), started));
-        }
-        Ok(Crowd { clients, led_to: translations(self.lab)?, moments: Moments::now() })
+        Crowd::start(self.lab, &self.plane, from, mix)
     }
 
     /// Starts clients of every kind in pod 1 and on the node.
@@ -110,10 +103,7 @@ impl<'lab> Failover<'lab> {
 
     /// Lets it happen, and notes when. A program that does it takes a while to start.
     pub fn inflict(&mut self, crowd: &mut Crowd, fault: Fault, numbers: &[u8]) -> Result<Inflicted> {
-        crowd.moments = Moments::now();
-        let inflicted = fault.inflict(&mut self.plane, numbers);
-        crowd.moments.complete_us = monotonic_us();
-        inflicted
+        crowd.suffer(&mut self.plane, fault, numbers)
     }
 
     /// Undoes it. Simulated apiservers that start again serve clients that have closed their half, as before.
@@ -151,6 +141,36 @@ impl<'lab> Failover<'lab> {
 }
 
 impl Crowd {
+    /// Starts clients of these addresses in these namespaces, and looks whom the node leads them to.
+    pub fn start(
+        lab: &Lab,
+        plane: &ControlPlane<'_>,
+        from: &[(&Namespace, Vec<SocketAddr>)],
+        mix: &Mix,
+    ) -> Result<Self> {
+        let mut clients = Vec::new();
+        for (namespace, targets) in from {
+            let number = CROWDS.fetch_add(1, Ordering::Relaxed);
+            let name = format!("clients-{number}-{}", namespace.name());
+            let started = Clients::start(namespace, lab.dir(), &name, plane, targets, mix)?;
+            clients.push((namespace.name().to_owned(), started));
+        }
+        Ok(Self { clients, led_to: translations(lab)?, moments: Moments::now() })
+    }
+
+    /// Lets it happen, and notes when. A program that does it takes a while to start.
+    pub fn suffer(
+        &mut self,
+        plane: &mut ControlPlane<'_>,
+        fault: Fault,
+        numbers: &[u8],
+    ) -> Result<Inflicted> {
+        self.moments = Moments::now();
+        let inflicted = fault.inflict(plane, numbers);
+        self.moments.complete_us = monotonic_us();
+        inflicted
+    }
+
     /// Where conntrack cannot tell, because the forwarder carries the connections, the test does: all that are kept
     /// lead to this backend.
     #[must_use]

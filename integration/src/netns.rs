@@ -6,9 +6,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{self, Command};
-use std::sync::Once;
+use std::process::{self, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Once, OnceLock};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -19,8 +19,26 @@ use crate::command;
 /// How the name of a lab's folder begins; the pid of its owner follows.
 pub(crate) const FOLDER_PREFIX: &str = "apivip-lab-";
 
+/// Waits for the end of this process, `$0`, and then ends what it left and deletes its namespaces and the folders of its labs
+/// below `$1`.
+const GUARD: &str = r#"
+cat >/dev/null
+for name in $(ls /run/netns | grep "^apivip-$0-"); do
+    for attempt in 1 2 3 4 5; do
+        pids=$(ip netns pids "$name")
+        [ -n "$pids" ] || break
+        kill -KILL $pids
+        sleep 0.1
+    done
+    ip netns delete "$name"
+done
+rm -rf "$1-$0-"*
+"#;
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 static SWEPT: Once = Once::new();
+/// What the guard reads. It ends with this process, however that ends.
+static GUARDED: OnceLock<ChildStdin> = OnceLock::new();
 
 /// A network namespace named `apivip-PID-NUMBER-ROLE`.
 #[derive(Debug)]
@@ -35,11 +53,12 @@ impl Namespace {
     }
 
     /// Makes one namespace per role, in that order. They share a number, so that one lab's namespaces are seen to
-    /// belong together. The first call of a process also deletes what dead processes left behind.
+    /// belong together. The first call of a process also sees to it that all of it ends with the process, even if that is killed,
+    /// and deletes what dead processes left behind nevertheless.
     pub fn create_all<S: AsRef<str>>(roles: &[S]) -> Result<Vec<Self>> {
         require_root()?;
         let mut swept = Ok(());
-        SWEPT.call_once(|| swept = sweep_stale());
+        SWEPT.call_once(|| swept = sweep_stale().and_then(|()| guard()));
         swept?;
         let prefix = format!("apivip-{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let made: Vec<Self> =
@@ -147,7 +166,19 @@ pub(crate) fn ip_batch(lines: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the namespaces, and the folders of labs, that test processes left behind when they were killed.
+fn guard() -> Result<()> {
+    // In a session of its own: what interrupts the test from a terminal is not to end it before it has cleaned up.
+    let mut command = Command::new("setsid");
+    command.args(["sh", "-c", GUARD, &process::id().to_string()]);
+    command.arg(std::env::temp_dir().join(FOLDER_PREFIX.trim_end_matches('-')));
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().context("start a guard")?;
+    let input = child.stdin.take().context("a pipe has two ends")?;
+    GUARDED.set(input).map_err(|_| anyhow!("a process has one guard"))
+}
+
+/// Deletes the namespaces, and the folders of labs, that test processes left behind when they were killed together with their
+/// guards.
 fn sweep_stale() -> Result<()> {
     for name in names_in(Path::new("/run/netns")) {
         if owner_is_dead(&name, "apivip-") {

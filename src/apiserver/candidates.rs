@@ -123,7 +123,7 @@ impl Candidates {
         slots
     }
 
-    /// Takes over which apiservers are alive and not ready while another one is: they are dialled last.
+    /// Takes over which apiservers are not ready, or do not answer, while another one is ready: they are dialled last.
     pub(super) fn distrust(&mut self, unready: BTreeSet<SocketAddr>) {
         self.unready = unready;
     }

@@ -35,9 +35,10 @@ use crate::readyz;
 /// keepalive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// HTTP/2 PING: pause between two, and how long the answer may take. A process that hangs is noticed within their sum; a host
-/// that is gone, by the kernel's keepalive, which costs the apiserver nothing, within seconds (see the dialer).
-const PING: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(5));
+/// HTTP/2 PING: pause between two, and how long the answer may take. A process that hangs is noticed within their sum, where
+/// probes have not noticed it before; a host that is gone, by the kernel's keepalive, which costs the apiserver nothing, within
+/// seconds (see the dialer).
+const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
 
 /// HTTP/2 flow-control window per stream, in bytes: what one watch can make us hold before it is read.
 const WINDOW: u32 = 256 << 10;

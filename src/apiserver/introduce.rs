@@ -16,25 +16,27 @@ const PERIOD: Duration = Duration::from_secs(2);
 
 /// Tells them what the client shows now, and from then on whenever that changes.
 pub(super) async fn keep(client: &Client, identity: &Sender<Identity>) -> Infallible {
-    let mut failing = false;
+    let mut failures = 0_u32;
     loop {
         match client.credentials().await {
             Ok(credentials) => {
-                failing = false;
+                failures = 0;
                 identity.send_if_modified(|identity| {
                     let changed = identity.credentials != credentials;
                     identity.credentials = credentials;
                     changed
                 });
             }
-            Err(cause) if !failing => {
-                failing = true;
-                tracing::warn!(
-                    cause,
-                    "no credentials to ask apiservers for their health with; the last ones are used"
-                );
+            Err(cause) => {
+                failures = failures.saturating_add(1);
+                // Once, another request may have been running the credential plugin.
+                if failures == 2 || !client.renews_credentials() {
+                    tracing::warn!(
+                        cause,
+                        "no credentials to ask apiservers for their health with; the last ones are used"
+                    );
+                }
             }
-            Err(_) => {}
         }
         if !client.renews_credentials() {
             return std::future::pending().await;

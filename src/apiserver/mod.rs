@@ -121,7 +121,7 @@ async fn read(access: &mut Receiver<Arc<Access>>, views: &mut Views, hub: &Hub) 
             () = readiness::lost(views, hub) => {
                 let mut candidates = hub.candidates();
                 let address = candidates.address().map(tracing::field::display);
-                tracing::warn!(address, "the apiserver that was read is not ready; one that is ready is read now");
+                tracing::warn!(address, "the apiserver that was read is not ready or does not answer; one that is ready is read now");
                 candidates.failed();
                 hub.reporter().moved();
                 continue;

@@ -1,4 +1,5 @@
-//! Which apiservers this node opens connections to: the table's counters and the forwarder's, looked at each second.
+//! Which apiservers this node opens connections to: the table's counters and the forwarder's, looked at each second, and four
+//! times a second while it opens some.
 //!
 //! In: what is programmed. Out: each backend that got connections since the last look.
 
@@ -7,16 +8,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::dataplane::nft::socket::NftSocket;
 use crate::forwarder::{Origin, Stats};
 use crate::model::types::Backend;
 use crate::report::Report;
 
-/// A look takes the kernel less than 0.1 ms. Prober and client notice a hanging apiserver this much later at the most.
-const PERIOD: Duration = Duration::from_secs(1);
+/// Between two looks while nobody opens connections. A look takes the kernel less than 0.1 ms. Prober and client notice a hanging
+/// apiserver this much later at the most.
+const IDLE: Duration = Duration::from_secs(1);
+/// Between two looks while somebody does, or did within [`REMEMBERED`].
+const BUSY: Duration = Duration::from_millis(250);
+const REMEMBERED: Duration = Duration::from_secs(5);
 
-/// Looks until nobody listens. What the kernel does not tell is not missed: PINGs are rarer then.
+/// Looks until nobody listens. What the kernel does not tell is not missed: pings are rarer then.
 pub(super) async fn watch(
     reports: watch::Receiver<Report>,
     stats: Arc<Stats>,
@@ -25,7 +31,7 @@ pub(super) async fn watch(
     let mut rules = NftSocket::open().inspect_err(|error| {
         tracing::debug!(%error, "the table's counters cannot be read to see which apiservers are in use");
     });
-    let (mut counted, mut accepted) = (BTreeMap::new(), 0);
+    let (mut counted, mut accepted, mut used) = (BTreeMap::new(), 0, None::<Instant>);
     while !in_use.is_closed() {
         let backends = backends(&reports.borrow());
         let now = rules.as_mut().ok().and_then(|rules| rules.counters(&backends).ok()).unwrap_or_default();
@@ -33,10 +39,14 @@ pub(super) async fn watch(
         // The forwarder does not say whom it dialled.
         let led = if forwarded > accepted { backends } else { rose(&counted, &now) };
         (counted, accepted) = (now, forwarded);
+        if !led.is_empty() {
+            used = Some(Instant::now());
+        }
         for backend in led {
             let _ = in_use.send(backend);
         }
-        tokio::time::sleep(PERIOD).await;
+        let busy = used.is_some_and(|used| used.elapsed() < REMEMBERED);
+        tokio::time::sleep(if busy { BUSY } else { IDLE }).await;
     }
 }
 

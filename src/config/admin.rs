@@ -16,7 +16,7 @@ pub struct AdminArgs {
     pub admin_listen: OrOff<SocketAddr>,
 
     /// Between two connections of the daemon's own to each virtual IP, or off
-    #[arg(long, env = "APIVIP_SELFTEST_INTERVAL", value_name = "DURATION", default_value = "1m", value_parser = interval)]
+    #[arg(long, env = "APIVIP_SELFTEST_INTERVAL", value_name = "DURATION", default_value = "5m", value_parser = interval)]
     pub selftest_interval: OrOff<Duration>,
 }
 

@@ -14,13 +14,13 @@ pub struct HealthArgs {
     #[arg(long, env = "APIVIP_PROBE_INTERVAL", value_name = "DURATION", value_parser = interval, default_value = "1s")]
     pub probe_interval: Duration,
 
-    /// How often each apiserver is pinged (HTTP/2 PING) while this node opens no connections to it, from 100ms to 60s; while it
-    /// does, at each --probe-interval
-    #[arg(long, env = "APIVIP_PING_INTERVAL", value_name = "DURATION", value_parser = interval, default_value = "15s")]
+    /// How often each apiserver is pinged (OPTIONS *) while this node opens no connections to it, from 100ms to 75s; while it
+    /// does, up to four times a second
+    #[arg(long, env = "APIVIP_PING_INTERVAL", value_name = "DURATION", value_parser = ping_interval, default_value = "75s")]
     pub ping_interval: Duration,
 
-    /// How often each apiserver is asked for /readyz where nothing speaks against it, from 1s to 75s
-    #[arg(long, env = "APIVIP_READYZ_INTERVAL", value_name = "DURATION", value_parser = readyz_interval, default_value = "60s")]
+    /// How often each apiserver is asked for /readyz where nothing speaks against it, from 1s to 1h
+    #[arg(long, env = "APIVIP_READYZ_INTERVAL", value_name = "DURATION", value_parser = readyz_interval, default_value = "10m")]
     pub readyz_interval: Duration,
 
     /// Failed probes in a row before an apiserver is down
@@ -82,10 +82,13 @@ fn interval(text: &str) -> Result<Duration, String> {
     within(text, Duration::from_millis(100)..=Duration::from_secs(60), "100ms to 60s")
 }
 
-/// kube-apiserver ends a connection over which it was not asked for 90 s (its IdleTimeout), and each interval may be a tenth
-/// longer.
+/// kube-apiserver ends a connection that had no request for 90 s (its IdleTimeout), and each interval may be a tenth longer.
+fn ping_interval(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_millis(100)..=Duration::from_secs(75), "100ms to 75s")
+}
+
 fn readyz_interval(text: &str) -> Result<Duration, String> {
-    within(text, Duration::from_secs(1)..=Duration::from_secs(75), "1s to 75s")
+    within(text, Duration::from_secs(1)..=Duration::from_secs(3600), "1s to 1h")
 }
 
 fn within(text: &str, range: RangeInclusive<Duration>, words: &str) -> Result<Duration, String> {
@@ -115,7 +118,9 @@ mod tests {
     fn an_interval_is_neither_a_flood_nor_a_nap() {
         assert!(interval("99ms").is_err() && interval("61s").is_err());
         assert_eq!(interval("100ms"), Ok(Duration::from_millis(100)));
-        assert!(readyz_interval("999ms").is_err() && readyz_interval("76s").is_err());
-        assert_eq!(readyz_interval("75s"), Ok(Duration::from_secs(75)));
+        assert!(ping_interval("99ms").is_err() && ping_interval("76s").is_err());
+        assert_eq!(ping_interval("75s"), Ok(Duration::from_secs(75)));
+        assert!(readyz_interval("999ms").is_err() && readyz_interval("3601s").is_err());
+        assert_eq!(readyz_interval("1h"), Ok(Duration::from_secs(3600)));
     }
 }

@@ -27,7 +27,7 @@ pub enum FailReason {
     Refused,
     /// The connection was reset or closed before the answer was whole.
     Reset,
-    /// TCP, TLS or a PING was not answered in time.
+    /// TCP, TLS or a ping was not answered in time.
     Timeout,
     /// No route, or a router or neighbour said so (ENETUNREACH, EHOSTUNREACH and their like).
     Unreachable,
@@ -74,7 +74,7 @@ impl fmt::Display for FailReason {
 /// What one probe found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// A PING was answered: the process runs. Says nothing of its readiness, and does not end a suspicion.
+    /// A ping was answered: the process runs. Says nothing of its readiness, and does not end a suspicion.
     Alive,
     /// `/readyz` says 200, or 401 or 403, which say nothing of it ([`Answered::readiness_known`]).
     Ready,
@@ -126,7 +126,7 @@ pub struct Probe {
     pub finished: Instant,
     /// What it found.
     pub outcome: Outcome,
-    /// One round trip to the backend, if one was measured: of the TCP handshake or of a PING.
+    /// One round trip to the backend, if one was measured: of the TCP handshake or of a ping.
     pub round_trip: Option<Duration>,
     /// How long TCP and TLS took, if they came about; `None` on a connection that was open before.
     pub handshake: Option<Duration>,

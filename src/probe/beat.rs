@@ -1,4 +1,4 @@
-//! When a node sends its PINGs: to all backends at the same instants, so that it wakes once for all of them.
+//! When a node sends its pings: to all backends at the same instants, so that it wakes once for all of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,7 +76,7 @@ mod tests {
         }
     }
 
-    /// As one that serves for a second and refuses for a second: whatever the phase, before long a PING comes in the
+    /// As one that serves for a second and refuses for a second: whatever the phase, before long a ping comes in the
     /// middle of the second that refuses.
     #[test]
     fn no_fault_of_twice_the_interval_stays_in_step() {

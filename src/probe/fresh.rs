@@ -1,7 +1,7 @@
-//! One probe over a connection of its own: TCP, TLS, `GET /readyz`; and a connection that is opened to be kept without a
-//! request.
+//! One probe over a connection of its own: TCP, TLS, `GET /readyz`; and a connection that is opened to be kept without that
+//! question.
 //!
-//! In: whom to ask, as whom, and how long TCP and TLS, or a PING, may take. Out: what was found, and the connection, if it can
+//! In: whom to ask, as whom, and how long TCP and TLS, or a ping, may take. Out: what was found, and the connection, if it can
 //! be kept.
 //!
 //! kube-apiserver answers an HTTP/2 request of a client that it does not know with the end of the connection (since 1.29, and
@@ -174,8 +174,8 @@ async fn once(
     }
 }
 
-/// Opens a connection, without credentials, to keep it without a request: its end, its silence and, with HTTP/2, its PINGs
-/// tell of the apiserver what can be told without being known to it.
+/// Opens a connection, without credentials, over which `/readyz` is never asked for: its end, its silence and its pings tell of the
+/// apiserver what can be told without being known to it.
 pub(super) async fn hold(target: Target, trust: Arc<ClientConfig>, limit: Duration) -> Option<Box<Kept>> {
     match open(&target, &trust, None, limit).await {
         Ok(shaken) => Some(shaken.kept),
@@ -194,7 +194,7 @@ async fn open(
     limit: Duration,
 ) -> Result<Shaken, BoxError> {
     let started = Instant::now();
-    // HTTP/2 where the server has it, for its PINGs.
+    // HTTP/2 where the server has it: a ping is answered while a question is not.
     let tls = readyz::settings(trust, credentials, &[b"h2", b"http/1.1"]);
     // The answer is looked for before the clock: after a pause of this process both are there.
     let shaken = timeout(limit, shake_hands(target, tls)).await;
@@ -215,7 +215,7 @@ async fn shake_hands(
     Ok((Box::new(kept), round_trip, local))
 }
 
-/// Asks for `/readyz`. While there is no answer PINGs tell a process that is busy from one that is gone, each in
+/// Asks for `/readyz`. While there is no answer pings over HTTP/2 tell a process that is busy from one that is gone, each in
 /// `limit`: hands that were shaken say nothing of a cable that was cut since.
 async fn ask(
     mut kept: Box<Kept>,
@@ -237,7 +237,7 @@ async fn ask(
                 }
                 if now >= answer_by {
                     kept.take_back();
-                    return (Found::Late, kept.can_ping().then_some(kept));
+                    return (Found::Late, kept.multiplexes().then_some(kept));
                 }
                 kept.ping(now);
                 ping_at = now + limit;

@@ -1,21 +1,17 @@
 //! The connection that a worker keeps open: what was shown on it, what is awaited on it, and when another one should take its
 //! place.
 //!
-//! One that was opened with credentials is asked over. One without carries no request, since an apiserver ends a connection
-//! over which a stranger asks; it is replaced before the server ends it for that.
+//! One that was opened with credentials is asked over. One without carries pings only, since an apiserver ends a connection over
+//! which a stranger asks. Pings keep either open: kube-apiserver ends a connection that had no request for 90 s.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::beat::about;
 use super::kept::Kept;
-use super::timetable::{Action, Link};
+use super::timetable::Link;
 use crate::readyz::Credentials;
 
-/// kube-apiserver ends a connection without a request after 32 s over HTTP/1.1 (its ReadHeaderTimeout), and after 90 s over
-/// HTTP/2 (its IdleTimeout, which PINGs do not renew). Another one is there before that.
-const WITHOUT_REQUEST: (Duration, Duration) = (Duration::from_secs(25), Duration::from_secs(70));
 /// Certificates are often renewed on all nodes at once. Each node waits so long at the most.
 const SPREAD: Duration = Duration::from_secs(5);
 /// When a try to replace the connection is over, with or without another one.
@@ -32,17 +28,12 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Kept from `now` on, and opened with those credentials, or to carry no request. `chance` is from 0 up to 1.
-    pub(super) fn new(kept: Box<Kept>, shown: Option<Credentials>, now: Instant, chance: f64) -> Self {
-        let (h1, h2) = WITHOUT_REQUEST;
-        let renew_at = match shown {
-            Some(_) => None,
-            None => Some(now + about(if kept.can_ping() { h2 } else { h1 }, chance)),
-        };
-        Self { kept, since: now, pong_by: None, answer_by: None, shown, renew_at }
+    /// Kept from `now` on, and opened with those credentials, or to carry pings only.
+    pub(super) fn new(kept: Box<Kept>, shown: Option<Credentials>, now: Instant) -> Self {
+        Self { kept, since: now, pong_by: None, answer_by: None, shown, renew_at: None }
     }
 
-    /// Whether it carries no request.
+    /// Whether it carries pings only.
     pub(super) fn is_mute(&self) -> bool {
         self.shown.is_none()
     }
@@ -73,12 +64,12 @@ impl Held {
 
     /// How the timetable sees it.
     pub(super) fn link(&self, usable: Option<&Credentials>) -> Link {
-        let by = if usable.is_some() { Action::Fresh } else { Action::Hold };
         Link {
-            may_ping: self.kept.can_ping() && self.kept.pinged().is_none(),
+            may_ping: self.kept.may_ping(),
             asking: self.kept.asked().is_some(),
+            busy: self.kept.is_busy(),
             mute: self.is_mute(),
-            renew: self.renew_at.map(|at| (at.into_std(), by)),
+            renew: self.renew_at.filter(|_| usable.is_some()).map(Instant::into_std),
         }
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use h2::{Ping, PingPong};
 use http::HeaderValue;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -37,7 +36,7 @@ const BODY_TIME: Duration = Duration::from_millis(50);
 /// What happened on the connection.
 #[derive(Debug)]
 pub(super) enum News {
-    /// The PING of that time was answered.
+    /// `OPTIONS *` of that time was answered, with whatever status.
     Pong(Instant),
     /// `/readyz`, asked at `asked`, was answered.
     Answer {
@@ -58,8 +57,10 @@ struct Answer {
     last: bool,
 }
 
+type Answering = BoxFuture<'static, Result<Answer, BoxError>>;
+
 enum Requests {
-    H2(h2::client::SendRequest<Bytes>, PingPong),
+    H2(h2::client::SendRequest<Bytes>),
     H1(hyper::client::conn::http1::SendRequest<Empty<Bytes>>),
 }
 
@@ -72,8 +73,8 @@ pub(super) struct Kept {
     question: Question,
     allowance: Allowance,
     ends: Option<(SocketAddr, SocketAddr)>,
-    pinged: Option<Instant>,
-    asked: Option<(Instant, BoxFuture<'static, Result<Answer, BoxError>>)>,
+    pinged: Option<(Instant, Answering)>,
+    asked: Option<(Instant, Answering)>,
 }
 
 impl Kept {
@@ -93,14 +94,24 @@ impl Kept {
         self.ends
     }
 
-    /// Whether PINGs can be sent.
-    pub(super) fn can_ping(&self) -> bool {
-        matches!(self.requests, Requests::H2(..))
+    /// Whether several requests may be under way: HTTP/2.
+    pub(super) fn multiplexes(&self) -> bool {
+        matches!(self.requests, Requests::H2(_))
     }
 
-    /// When the PING was sent that is not answered yet.
+    /// Whether a ping can be sent now.
+    pub(super) fn may_ping(&self) -> bool {
+        self.pinged.is_none() && (self.multiplexes() || self.asked.is_none())
+    }
+
+    /// Whether a ping is under way that leaves no room for a question.
+    pub(super) fn is_busy(&self) -> bool {
+        self.pinged.is_some() && !self.multiplexes()
+    }
+
+    /// When the ping was sent that is not answered yet.
     pub(super) fn pinged(&self) -> Option<Instant> {
-        self.pinged
+        self.pinged.as_ref().map(|(at, _)| *at)
     }
 
     /// When `/readyz` was asked for, if that is not answered yet.
@@ -108,21 +119,27 @@ impl Kept {
         self.asked.as_ref().map(|(at, _)| *at)
     }
 
-    /// Sends a PING, unless one is on its way.
+    /// Sends `OPTIONS *`, if it can be sent now.
     pub(super) fn ping(&mut self, now: Instant) {
-        let Requests::H2(_, pings) = &mut self.requests else { return };
-        self.allowance.renew();
-        if self.pinged.is_none() && pings.send_ping(Ping::opaque()).is_ok() {
-            self.pinged = Some(now);
+        if !self.may_ping() {
+            return;
         }
+        self.allowance.renew();
+        let answer = match &mut self.requests {
+            Requests::H2(sender) => ask_h2(sender.clone(), self.question.ping_h2()).boxed(),
+            Requests::H1(sender) => ask_h1(sender.send_request(self.question.ping_h1())).boxed(),
+        };
+        self.pinged = Some((now, answer));
     }
 
     /// Asks for `/readyz`, as the bearer of what the header says. An earlier question is taken back.
     pub(super) fn ask(&mut self, now: Instant, authorization: Option<&HeaderValue>) {
         self.allowance.renew();
         let answer = match &mut self.requests {
-            Requests::H2(sender, _) => ask_h2(sender.clone(), self.question.h2(authorization)).boxed(),
-            Requests::H1(sender) => ask_h1(sender.send_request(self.question.h1(authorization))).boxed(),
+            Requests::H2(sender) => ask_h2(sender.clone(), self.question.readyz_h2(authorization)).boxed(),
+            Requests::H1(sender) => {
+                ask_h1(sender.send_request(self.question.readyz_h1(authorization))).boxed()
+            }
         };
         self.asked = Some((now, answer));
     }
@@ -154,11 +171,17 @@ impl Kept {
                 Err(error) => News::Unanswered(asked, self.why(&error)),
             });
         }
-        if let (Some(sent), Requests::H2(_, pings)) = (self.pinged, &mut self.requests)
-            && let Poll::Ready(Ok(_)) = pings.poll_pong(cx)
+        if let Some((sent, answer)) = &mut self.pinged
+            && let Poll::Ready(result) = answer.poll_unpin(cx)
         {
+            let sent = *sent;
             self.pinged = None;
-            return Poll::Ready(News::Pong(sent));
+            match result {
+                Ok(_) => return Poll::Ready(News::Pong(sent)),
+                // The server refused this request alone, which its process did.
+                Err(error) if is_refusal(&error) => return Poll::Ready(News::Pong(sent)),
+                Err(error) => self.ended = Some(Some(self.why(&error))),
+            }
         }
         match self.ended {
             Some(reason) => Poll::Ready(News::Ended(reason.unwrap_or(FailReason::Reset))),
@@ -172,10 +195,14 @@ impl Kept {
     }
 }
 
+fn is_refusal(error: &BoxError) -> bool {
+    error.downcast_ref::<h2::Error>().is_some_and(|error| error.is_reset() && error.is_remote())
+}
+
 type Opened = (BoxFuture<'static, Option<FailReason>>, Requests);
 
 async fn open_h2(stream: TlsStream<Metered>) -> Result<Opened, BoxError> {
-    let (sender, mut connection) = h2::client::Builder::new()
+    let (sender, connection) = h2::client::Builder::new()
         .initial_window_size(WINDOW)
         .max_header_list_size(HEADERS)
         .max_concurrent_streams(0)
@@ -183,14 +210,13 @@ async fn open_h2(stream: TlsStream<Metered>) -> Result<Opened, BoxError> {
         .enable_push(false)
         .handshake(stream)
         .await?;
-    let pings = connection.ping_pong().ok_or("HTTP/2 without PINGs")?;
     let driver = async move {
         match connection.await {
             Ok(()) => None,
             Err(error) => Some(reason(&error)),
         }
     };
-    Ok((driver.boxed(), Requests::H2(sender, pings)))
+    Ok((driver.boxed(), Requests::H2(sender)))
 }
 
 async fn open_h1(stream: TlsStream<Metered>) -> Result<Opened, BoxError> {

@@ -1,4 +1,4 @@
-//! When the next PING, question, look or fresh probe of one backend is due.
+//! When the next ping, question, look or fresh probe of one backend is due.
 //!
 //! In: the directive, what the kept-open connection is doing, what was started when. Out: a [`Plan`]. Chance is an
 //! argument: a number from 0 up to, not including, 1.
@@ -11,13 +11,19 @@ use crate::model::health::machine::{Directive, Pace};
 
 /// Between two starts of a burst.
 const BURST: Duration = Duration::from_millis(50);
-/// The longest pause between two tries to open a connection that carries no request.
+/// Between two starts while dials are refused.
+const RUSH: Duration = Duration::from_millis(10);
+/// Between two pings to a backend that is in use. A ping that stays unanswered and the burst that follows take 0.65 s: whoever
+/// opened a connection in the moment in which a cable was cut sends its SYN again after 1 s (RFC 6298), and must find another
+/// backend then.
+const IN_USE: Duration = Duration::from_millis(200);
+/// The longest pause between two tries to open a connection that carries pings only.
 const HOLD_MAX: Duration = Duration::from_secs(30);
 
 /// What can be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// A PING on the kept-open connection.
+    /// `OPTIONS *` on the kept-open connection.
     Ping,
     /// `/readyz` on the kept-open connection.
     Ask,
@@ -25,21 +31,23 @@ pub(super) enum Action {
     Fresh,
     /// Whether the host acknowledges the kernel's keepalive.
     Look,
-    /// A connection that carries no request.
+    /// A connection that carries pings only.
     Hold,
 }
 
 /// The state of the kept-open connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Link {
-    /// It can send PINGs, and none is unanswered.
+    /// A ping can be sent.
     pub(super) may_ping: bool,
     /// `/readyz` is asked for and not answered.
     pub(super) asking: bool,
-    /// It carries no request: who asks makes a fresh probe.
+    /// A ping is under way that leaves no room for a question: HTTP/1.1.
+    pub(super) busy: bool,
+    /// It carries pings only: who asks makes a fresh probe.
     pub(super) mute: bool,
-    /// Another connection should take its place from then on, made in this way.
-    pub(super) renew: Option<(Instant, Action)>,
+    /// The connection of a fresh probe should take its place from then on.
+    pub(super) renew: Option<Instant>,
 }
 
 /// What is due when; times in the past are due now.
@@ -90,7 +98,7 @@ pub(super) struct Timetable {
 }
 
 impl Timetable {
-    /// Nothing was started yet: the first probe is due `now`. The beat is that of PINGs.
+    /// Nothing was started yet: the first probe is due `now`. The beat is that of pings.
     pub(super) fn new(beat: Beat, intervals: Intervals, now: Instant) -> Self {
         Self {
             beat,
@@ -106,19 +114,19 @@ impl Timetable {
         }
     }
 
-    /// A connection is kept from `now` on. It is asked anywhere in the interval from now, and its PINGs begin with this
+    /// A connection is kept from `now` on. It is asked anywhere in the interval from now, and its pings begin with this
     /// node's next beat: nodes that all connected when the apiserver came up must not ask in step. The host may take `limit` to
-    /// acknowledge a keepalive.
-    pub(super) fn kept(&mut self, now: Instant, limit: Duration, chance: f64) {
-        self.ping = self.beat.after(now, chance);
+    /// acknowledge a keepalive. Over an `unasked` one there was no request: kube-apiserver waits 32 s for the first.
+    pub(super) fn kept(&mut self, now: Instant, limit: Duration, unasked: bool, chance: f64) {
+        self.ping = if unasked { now } else { self.beat.after(now, chance) };
         self.readyz = now + self.intervals.readyz.mul_f64(chance);
         self.look = now + KEEPALIVE + limit;
     }
 
     /// Connections were just led to this backend: whether its process answers is worth a question now, if it was not asked
-    /// within the interval of probes.
+    /// a moment ago.
     pub(super) fn in_use(&mut self, now: Instant) {
-        let rested = self.pinged.map_or(now, |pinged| pinged + self.intervals.probe);
+        let rested = self.pinged.map_or(now, |pinged| pinged + IN_USE);
         self.ping = self.ping.min(rested.max(now));
     }
 
@@ -145,7 +153,7 @@ impl Timetable {
         self.regular = now;
     }
 
-    /// The next try to open a connection that carries no request, after so many that ended soon.
+    /// The next try to open a connection that carries pings only, after so many that ended soon.
     pub(super) fn hold_again(&mut self, now: Instant, ended_soon: u32, chance: f64) {
         let pause = self.intervals.probe.saturating_mul(1 << ended_soon.min(16)).min(HOLD_MAX);
         self.hold = now + about(pause, chance);
@@ -174,7 +182,7 @@ impl Timetable {
         }
     }
 
-    /// What to do. `crowded`: no further fresh probe fits. `stranger`: a connection is kept only without requests.
+    /// What to do. `crowded`: no further fresh probe fits. `stranger`: a connection is kept for pings only.
     pub(super) fn plan(
         &self,
         directive: Directive,
@@ -187,24 +195,23 @@ impl Timetable {
         let mute = link.is_some_and(|link| link.mute);
         let (ask, fresh) = match (directive.pace, link) {
             (Pace::Burst, _) => (None, Some(self.fresh.map_or(self.regular, |latest| latest + BURST))),
+            (Pace::Rush, _) => (None, Some(self.fresh.map_or(self.regular, |latest| latest + RUSH))),
             (Pace::Steady | Pace::Watchful, None) => (None, owed.or(Some(self.regular))),
-            (_, Some(_)) if owed.is_some() && (directive.afresh || mute) => (None, owed),
+            (_, Some(link)) if owed.is_some() && (directive.afresh || mute || link.busy) => (None, owed),
             (_, Some(_)) if owed.is_some() => (owed, None),
             (Pace::Watchful, Some(_)) if mute => (None, Some(self.readyz.min(self.regular))),
             (Pace::Steady, Some(_)) if mute => (None, Some(self.readyz)),
-            (_, Some(link)) if link.asking => (None, None),
+            (_, Some(link)) if link.asking || link.busy => (None, None),
             (Pace::Watchful, Some(_)) => (Some(self.readyz.min(self.regular)), None),
             (Pace::Steady, Some(_)) => (Some(self.readyz), None),
         };
-        let renew =
-            |wanted| link.and_then(|link| link.renew).filter(|(_, by)| *by == wanted).map(|(at, _)| at);
-        let hold = if link.is_none() && stranger { Some(self.hold) } else { renew(Action::Hold) };
+        let renew = link.and_then(|link| link.renew);
         Plan {
             ping: link.and_then(|link| link.may_ping.then_some(self.ping)),
             look: link.map(|_| self.look),
             ask,
-            fresh: fresh.into_iter().chain(renew(Action::Fresh)).min().filter(|_| !crowded),
-            hold,
+            fresh: fresh.into_iter().chain(renew).min().filter(|_| !crowded),
+            hold: (link.is_none() && stranger).then_some(self.hold),
         }
     }
 }

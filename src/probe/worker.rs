@@ -54,7 +54,7 @@ pub(super) struct Event {
 
 #[derive(Debug)]
 pub(super) enum What {
-    /// Something speaks against it: the connection ended, or a PING was not answered in time.
+    /// Something speaks against it: the connection ended, or a ping was not answered in time.
     Cue(Instant, Cue),
     /// A probe was decided.
     Probed(Probe),
@@ -88,7 +88,7 @@ pub(super) struct State {
 /// What was made beside the kept-open connection.
 enum Landed {
     Probe(Attempt),
-    /// A connection to be kept without a request, if it came about.
+    /// A connection to be kept for pings only, if it came about.
     Connection(Option<Box<Kept>>),
 }
 
@@ -180,8 +180,7 @@ impl Worker {
                 held.answer_by = Some(now + PATIENCE);
             }
             (Action::Look, Some(_)) => self.look(now, limit).await,
-            (Action::Hold, held) => {
-                held.iter_mut().for_each(|held| held.replacement_begun(now));
+            (Action::Hold, _) => {
                 self.times.hold_again(now.into_std(), self.state.short_lived, rand::random());
                 let trust = Arc::clone(&self.identity.borrow().trust);
                 self.state.flying.push(hold(target, trust, limit).map(Landed::Connection).boxed());
@@ -316,12 +315,12 @@ impl Worker {
         let wanted = match &self.state.held {
             None => true,
             Some(held) if shown.is_some() => held.is_outdated(usable.as_ref()),
-            Some(held) => held.is_mute(),
+            Some(_) => false,
         };
         if let Some(kept) = kept.filter(|_| wanted) {
             let limit = self.orders.borrow().directive.timeout;
-            self.times.kept(now.into_std(), limit, rand::random());
-            self.state.held = Some(Held::new(kept, shown, now, rand::random()));
+            self.times.kept(now.into_std(), limit, shown.is_none(), rand::random());
+            self.state.held = Some(Held::new(kept, shown, now));
         }
     }
 
@@ -342,8 +341,8 @@ impl Worker {
         }
         tracing::debug!(address = %self.target.address, unanswered, silent, "a kept-open connection is silent");
         match held.kept.asked() {
-            // Its PINGs are answered: it lives, and is not fit for new connections.
-            Some(asked) if !silent && held.kept.can_ping() => {
+            // Its pings are answered: it lives, and is not fit for new connections.
+            Some(asked) if !silent && held.kept.multiplexes() => {
                 held.kept.take_back();
                 held.answer_by = None;
                 self.probed(asked, now, Outcome::Unready, None, None).await;

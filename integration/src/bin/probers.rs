@@ -1,5 +1,5 @@
 //! What many nodes ask of one apiserver of three, in one process, with the daemon's own code: all of them keep a connection to
-//! it, with PINGs and `/readyz`; a third of them watch the Service there; and a third of all self-tests end there. Prints
+//! it, with pings and `/readyz`; a third of them watch the Service there; and a third of all self-tests end there. Prints
 //! `ready` once all have a connection, then works until it is killed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,14 +47,14 @@ struct Arguments {
     /// How many nodes start each second
     #[arg(long, default_value_t = 100)]
     rate: u32,
-    /// Between two PINGs, in ms
-    #[arg(long, default_value_t = 15_000)]
+    /// Between two pings, in ms
+    #[arg(long, default_value_t = 75_000)]
     ping_interval: u64,
     /// Between two questions for `/readyz`, in ms
-    #[arg(long, default_value_t = 60_000)]
+    #[arg(long, default_value_t = 600_000)]
     readyz_interval: u64,
     /// Between two self-tests of a node, in ms
-    #[arg(long, default_value_t = 60_000)]
+    #[arg(long, default_value_t = 300_000)]
     selftest_interval: u64,
     /// What to leave out; repeatable
     #[arg(long)]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong, RecvStream};
-use http::{Request, header};
+use http::{Request, Uri, header};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -95,17 +95,27 @@ impl Http2 {
         Ok(Watch { body: answer.into_body(), ahead: Vec::new() })
     }
 
+    /// Sends `OPTIONS *` as a stranger, and returns the status of the answer.
+    pub async fn options(&mut self) -> Result<u16> {
+        let uri = Uri::builder().scheme("https").authority(self.authority.to_string()).path_and_query("*");
+        let request = Request::options(uri.build().context("name the server as a whole")?);
+        Ok(self.send("OPTIONS *", request.body(())?).await?.status().as_u16())
+    }
+
     async fn start(&mut self, path: &str, token: Option<&str>) -> Result<http::Response<RecvStream>> {
         let mut request = Request::get(format!("https://{}{path}", self.authority));
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
+        self.send(path, request.body(())?).await
+    }
+
+    async fn send(&mut self, what: &str, request: Request<()>) -> Result<http::Response<RecvStream>> {
         let sender = soon("a free stream", self.sender.clone().ready()).await?;
-        let mut sender = sender.with_context(|| format!("send {path} after {:?}", self.seen()))?;
-        let (answer, _) =
-            sender.send_request(request.body(())?, true).with_context(|| format!("send {path}"))?;
-        let answer = soon(&format!("an answer to {path}"), answer).await?;
-        answer.with_context(|| format!("read the answer to {path} after {:?}", self.seen()))
+        let mut sender = sender.with_context(|| format!("send {what} after {:?}", self.seen()))?;
+        let (answer, _) = sender.send_request(request, true).with_context(|| format!("send {what}"))?;
+        let answer = soon(&format!("an answer to {what}"), answer).await?;
+        answer.with_context(|| format!("read the answer to {what} after {:?}", self.seen()))
     }
 
     /// Sends a PING and waits for its answer.

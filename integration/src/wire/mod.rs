@@ -130,7 +130,15 @@ impl ResolvesClientCert for Asked {
 /// Asks over HTTP/1.1 and reads the answer's head, and its body where its length is told.
 pub async fn get_http1(stream: &mut TlsStream<TcpStream>, path: &str, token: Option<&str>) -> Result<String> {
     let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {SERVER_NAME}\r\n{token}\r\n");
+    ask_http1(stream, &format!("GET {path} HTTP/1.1\r\nHost: {SERVER_NAME}\r\n{token}\r\n")).await
+}
+
+/// Sends `OPTIONS *` over HTTP/1.1 as a stranger, and reads the answer.
+pub async fn options_http1(stream: &mut TlsStream<TcpStream>) -> Result<String> {
+    ask_http1(stream, &format!("OPTIONS * HTTP/1.1\r\nHost: {SERVER_NAME}\r\n\r\n")).await
+}
+
+async fn ask_http1(stream: &mut TlsStream<TcpStream>, request: &str) -> Result<String> {
     stream.write_all(request.as_bytes()).await.context("send a request")?;
     let mut answer = Vec::new();
     loop {

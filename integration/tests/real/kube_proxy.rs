@@ -96,7 +96,13 @@ impl<'lab> Stage<'lab> {
         thread::sleep(KILLED);
         for timeline in finish(clients)? {
             let failed = timeline.failures(timeline.at_ms(fault), LEFT, u64::MAX);
-            ensure!(failed.is_empty(), "{name}: {} connections failed: {:#?}", failed.len(), failed.first());
+            ensure!(
+                failed.is_empty(),
+                "{name}: {} connections failed: {:#?}\n{}",
+                failed.len(),
+                failed.first(),
+                daemon.tail()
+            );
         }
         self.plane.start_again(victim)?;
         self.wait_published()?;

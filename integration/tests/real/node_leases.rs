@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use integration::real::node::arm::Arm;
 use integration::real::node::cluster;
-use integration::real::node::leases::{Arm, Leases};
+use integration::real::node::leases::Leases;
 
 /// After which the API takes a node whose lease was not renewed for dead.
 const LEASE: Duration = Duration::from_secs(40);
@@ -21,7 +22,12 @@ fn no_lease_is_lost_while_each_apiserver_is_unplugged_in_turn() -> Result<()> {
             "apiserver {i} unplugged: connections to it | oldest lease of the node | ready | lost leases: {outage}"
         );
         met += outage.flows;
-        ensure!(outage.lost.is_empty(), "apiserver {i} unplugged: {:?} lost their leases", outage.lost);
+        ensure!(
+            outage.lost.is_empty(),
+            "apiserver {i} unplugged: {:?} lost their leases\n{}",
+            outage.lost,
+            outage.logs
+        );
         ensure!(
             outage.oldest < LEASE,
             "apiserver {i} unplugged: the node's lease was {:?} old",

@@ -11,13 +11,10 @@ use apivip::model::types::Family;
 use integration::admin::{self, Answer};
 use integration::clients::{Clients, Mix};
 use integration::lab::{Lab, addresses};
+use integration::real::ADMIN_TOKEN;
 use integration::real::node::cluster::{self, Cluster, PATIENCE, condition};
-use integration::real::node::image::on_this_machine;
-use integration::real::node::{Image, MANIFESTS, NAME, install};
-use integration::real::{ADMIN_TOKEN, cached};
+use integration::real::node::{MANIFESTS, NAME, asking, install};
 use serde_json::Value;
-
-const TOOLS: &str = "apivip.test/tools:1";
 
 /// New connections go on for so long after a new Pod is ready.
 const AFTERWARDS: Duration = Duration::from_secs(3);
@@ -27,43 +24,6 @@ const TRIES: u32 = 4;
 
 /// Watches, and idle connections, of each place's clients.
 const KEPT: usize = 6;
-
-/// What any Pod may want to know of the API, by its service account and the environment that the kubelet gives it. It needs the
-/// right to read this Service, and is given nothing else.
-const ASKING: &str = r#"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: view, namespace: default}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}
-subjects: [{kind: ServiceAccount, name: default, namespace: default}]
----
-apiVersion: v1
-kind: Pod
-metadata: {name: asking, namespace: default}
-spec:
-  restartPolicy: Never
-  containers:
-  - name: asking
-    image: apivip.test/tools:1
-    command: [sh, -e, -c]
-    args:
-    - |
-      account=/var/run/secrets/kubernetes.io/serviceaccount
-      kubectl get service kubernetes --output name
-      curl --silent --show-error --fail --max-time 30 --cacert $account/ca.crt \
-          --header "Authorization: Bearer $(cat $account/token)" \
-          https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT/api/v1/namespaces/default/services/kubernetes
-"#;
-
-fn import(cluster: &Cluster<'_>, lab: &Lab) -> Result<()> {
-    install::import(cluster, lab.dir())?;
-    let mut tools =
-        Image::new(lab.dir(), "tools", TOOLS)?.program(&cached("kubectl")?, "/usr/local/bin/kubectl")?;
-    for tool in ["sh", "cat", "curl"] {
-        tools = tools.program(&on_this_machine(tool)?, &format!("/bin/{tool}"))?;
-    }
-    cluster.node.import(tools)
-}
 
 /// New connections, watches and idle ones through the virtual IP, from a Pod's place and from the node.
 struct Witnesses(Vec<Clients>);
@@ -141,12 +101,11 @@ fn roll_out(
 fn a_daemon_set_serves_pods_and_is_rolled_out_under_connections() -> Result<()> {
     let lab = cluster::lab(2)?;
     let mut cluster = Cluster::start(&lab)?;
-    import(&cluster, &lab)?;
+    install::import(&cluster, lab.dir())?;
     install::apply(&mut cluster)?;
     wait_until_synced(&lab)?;
 
-    cluster.kubectl_reading(&["apply", "-f", "-"], ASKING)?;
-    let log = cluster.outcome("default", "asking")?;
+    let log = asking::asks(&mut cluster, lab.dir())?;
     ensure!(log.contains("service/kubernetes") && log.contains("\"clusterIP\":"), "the Pod wrote {log}");
 
     let sources = cluster.plane.real()?.audit_source_ips(1, "system:serviceaccount:default:default")?;

@@ -64,15 +64,17 @@ fn hub() -> Hub {
 const BEHIND: [State; 3] = [State::Draining, State::Up, State::Unknown];
 
 #[tokio::test(start_paused = true)]
-async fn an_unready_apiserver_is_left_after_a_while_and_dialled_last() {
-    let (sender, mut views) = watch::channel(None);
-    let hub = hub();
-    assert!(timeout(NEARLY * 2, lost(&mut views, &hub)).await.is_err(), "nothing is known of it");
-    sender.send_replace(view(BEHIND));
-    assert!(timeout(NEARLY, lost(&mut views, &hub)).await.is_err(), "it was left in haste");
-    assert!(timeout(NEARLY * 2, lost(&mut views, &hub)).await.is_ok());
-    let endpoint = |last| Slot::Endpoint(address(last));
-    assert_eq!(hub.candidates().slots(), [endpoint(12), endpoint(13), Slot::Bootstrap, endpoint(11)]);
+async fn an_apiserver_that_is_unready_or_silent_is_left_after_a_while_and_dialled_last() {
+    for state in [State::Draining, State::Down] {
+        let (sender, mut views) = watch::channel(None);
+        let hub = hub();
+        assert!(timeout(NEARLY * 2, lost(&mut views, &hub)).await.is_err(), "nothing is known of it");
+        sender.send_replace(view([state, State::Up, State::Unknown]));
+        assert!(timeout(NEARLY, lost(&mut views, &hub)).await.is_err(), "it was left in haste");
+        assert!(timeout(NEARLY * 2, lost(&mut views, &hub)).await.is_ok());
+        let endpoint = |last| Slot::Endpoint(address(last));
+        assert_eq!(hub.candidates().slots(), [endpoint(12), endpoint(13), Slot::Bootstrap, endpoint(11)]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

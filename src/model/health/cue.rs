@@ -5,7 +5,7 @@
 pub enum Cue {
     /// Its kept-open connection ended.
     Ended,
-    /// A PING, or the question for `/readyz` over HTTP/1.1, was not answered in time.
+    /// A ping, or the question for `/readyz` over HTTP/1.1, was not answered in time.
     Silent,
     /// The host did not acknowledge the kernel's keepalive in time.
     Unacknowledged,

@@ -29,7 +29,7 @@ pub struct HealthOptions {
 /// How a backend is to be probed now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// The kept-open connection with its PINGs is enough, and `/readyz` now and then. Without one: a fresh probe at
+    /// The kept-open connection with its pings is enough, and `/readyz` now and then. Without one: a fresh probe at
     /// each interval.
     Steady,
     /// `/readyz` at each interval, over the kept-open connection or a fresh one: the backend is Down, or waits for its
@@ -37,6 +37,8 @@ pub enum Pace {
     Watchful,
     /// A fresh probe every 50 ms: a decision is near.
     Burst,
+    /// A fresh probe every 10 ms: a decision is near, and the last one was refused, which costs the backend's host a packet.
+    Rush,
 }
 
 /// What the prober of one backend is to do.
@@ -44,7 +46,7 @@ pub enum Pace {
 pub struct Directive {
     /// How often.
     pub pace: Pace,
-    /// How long TCP and TLS together, or a PING, may take.
+    /// How long TCP and TLS together, or a ping, may take.
     pub timeout: Duration,
     /// A probe must have been started at or after this time; if none was, one is due now.
     pub not_before: Option<Instant>,
@@ -87,7 +89,7 @@ impl Health {
         }
     }
 
-    /// Something speaks against a backend: its connection ended, or a PING was not answered.
+    /// Something speaks against a backend: its connection ended, or a ping was not answered.
     pub fn cue(&mut self, backend: Backend, now: Instant, cue: Cue) {
         if let Some(tracker) = self.backends.get_mut(&backend) {
             tracker.cue(now, cue);
@@ -161,6 +163,7 @@ impl Health {
         let withdrawn = tracker.withdrawn_unasked();
         Some(Directive {
             pace: match tracker.state {
+                _ if tracker.is_pending(self.thresholds()) && tracker.is_refusing() => Pace::Rush,
                 _ if tracker.is_pending(self.thresholds()) => Pace::Burst,
                 State::Down => Pace::Watchful,
                 _ if tracker.run.is_some() || tracker.is_held_down() => Pace::Watchful,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{FailReason, Outcome, Probe};
 
-/// Probes in a burst are 50 ms apart; this many starts outlast any decision.
+/// Probes in a burst are 50 ms apart, or 10 ms and decided at once; this many starts outlast any decision.
 const KEPT: usize = 64;
 /// If no other backend answered for so long after the first failure, this node itself was cut off. Other backends
 /// are asked at once, and a round trip has a floor of 300 ms: this is beyond it.
@@ -24,7 +24,7 @@ const AT_ONCE: Duration = Duration::from_millis(200);
 /// What another backend was seen to do. Each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Deed {
-    /// It answered a PING: the way there works, and its process runs.
+    /// It answered a ping: the way there works, and its process runs.
     Lives,
     /// It answered `/readyz`.
     Answers,
@@ -44,7 +44,7 @@ impl Deed {
     }
 
     /// What another one must do to speak against a backend that fails like this: what this one cannot. A PONG is
-    /// enough against one that no handshake and no PING gets through to, and against no other. A connection that was
+    /// enough against one that no handshake and no ping gets through to, and against no other. A connection that was
     /// open before says nothing of certificates: with a wrong clock, or after a change of the CA, all go on there.
     fn missed_by(reason: Option<FailReason>) -> Self {
         use FailReason as Why;

@@ -117,6 +117,7 @@ fn a_killed_process_is_down_after_two_failures_that_a_witness_saw_begin() {
     let demand = story.health.directive(backend(B)).unwrap();
     assert_eq!(demand.not_before, Some(story.at(1000)), "the witness is asked");
     story.fail(A, 1000);
+    assert_eq!(story.pace(A), Pace::Rush, "to be refused costs nobody anything");
     story.fail(A, 1050);
     assert_eq!(story.state(A), State::Up, "nobody bears witness");
     story.probe(B, 990, 1060, Outcome::Ready);

@@ -228,7 +228,7 @@ impl Tracker {
         }
     }
 
-    /// How long the next handshake, or PING, may take. While nobody answers, ever longer: perhaps all are slow.
+    /// How long the next handshake, or ping, may take. While nobody answers, ever longer: perhaps all are slow.
     pub fn timeout(&self, thresholds: Thresholds) -> Duration {
         let usual = self.handshake.map_or(TIMEOUT_MIN, |time| time * 4).max(TIMEOUT_MIN);
         let doublings = match &self.run {
@@ -249,6 +249,11 @@ impl Tracker {
             (None, State::Draining) => self.removed.is_none() && (1..thresholds.rise).contains(&self.ready),
             (None, State::Down) => self.ready.max(self.unready) < thresholds.rise,
         }
+    }
+
+    /// Whether nobody listens there, by the last probe.
+    pub fn is_refusing(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.reason == Some(FailReason::Refused))
     }
 
     /// Whether it is ready again and only the hold-down keeps it from being Up.

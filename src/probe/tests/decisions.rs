@@ -59,7 +59,7 @@ async fn a_lone_server_that_is_slow_is_used() {
         .await;
 }
 
-/// PINGs of one that is slow are no evidence against another that is as slow.
+/// Pings of one that is slow are no evidence against another that is as slow.
 #[tokio::test]
 async fn where_all_are_slow_none_is_worse_than_another() {
     let pki = Pki::new("cluster");
@@ -79,7 +79,7 @@ async fn where_all_are_slow_none_is_worse_than_another() {
         .await;
 }
 
-/// An apiserver without its etcd: PINGs and handshakes as ever, and `/readyz` late, or never.
+/// An apiserver without its etcd: Pings and handshakes as ever, and `/readyz` late, or never.
 #[tokio::test]
 async fn one_that_never_says_whether_it_is_ready_drains_until_its_cable_is_cut() {
     let pki = Pki::new("cluster");

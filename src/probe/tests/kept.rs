@@ -25,22 +25,28 @@ async fn one_connection_serves_all_questions() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     let more = h2.connections() + h1.connections() - before;
     assert!(more <= 2, "{more} further connections; one for each interval would be 26");
-    assert!(probing.counted.of("alive") >= 4, "PINGs each 300 ms for 4 s");
+    assert!(probing.counted.of("alive") >= 4, "pings each 300 ms for 4 s");
     assert!((2..=12).contains(&h2.questions()) && (2..=12).contains(&h1.questions()), "readyz each second");
     let health = probing.view().backends[&h2.address];
     assert!(health.answering && health.round_trip.is_some_and(|time| time < Duration::from_secs(1)));
+}
+
+/// Two servers that are asked and Up.
+async fn two_up(pki: &Pki, protocol: &str) -> (Server, Server, Probing) {
+    let one = Server::start(pki.server(&[protocol])).await;
+    let other = Server::start(pki.server(&[protocol])).await;
+    let mut probing = Probing::start(config(), pki.client());
+    let backends = [one.address, other.address];
+    probing.publish(&backends);
+    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Up)).await;
+    (one, other, probing)
 }
 
 #[tokio::test]
 async fn a_killed_process_is_down_at_once() {
     let pki = Pki::new("cluster");
     for protocol in ["h2", "http/1.1"] {
-        let victim = Server::start(pki.server(&[protocol])).await;
-        let witness = Server::start(pki.server(&[protocol])).await;
-        let mut probing = Probing::start(config(), pki.client());
-        let backends = [victim.address, witness.address];
-        probing.publish(&backends);
-        probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Up)).await;
+        let (victim, witness, mut probing) = two_up(&pki, protocol).await;
         let killed = std::time::Instant::now();
         let address = victim.kill().await;
         let view = probing.until_state(address, State::Down).await;
@@ -58,19 +64,16 @@ async fn a_killed_process_is_down_at_once() {
 #[tokio::test]
 async fn a_server_that_stops_reading_is_down() {
     let pki = Pki::new("cluster");
-    let (victim, witness) =
-        (Server::start(pki.server(&["h2"])).await, Server::start(pki.server(&["h2"])).await);
-    let mut probing = Probing::start(config(), pki.client());
-    let backends = [victim.address, witness.address];
-    probing.publish(&backends);
-    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Up)).await;
-    let stopped = std::time::Instant::now();
-    victim.fall_silent();
-    let view = probing.until_state(victim.address, State::Down).await;
-    let took = view.backends[&victim.address].since - stopped;
-    println!("Down {took:?} after it stopped, with a PING each 300 ms");
-    assert!(took < Duration::from_secs(10), "about 1 s: {took:?}");
-    assert_eq!(view.state(witness.address), State::Up);
+    for protocol in ["h2", "http/1.1"] {
+        let (victim, witness, mut probing) = two_up(&pki, protocol).await;
+        let stopped = std::time::Instant::now();
+        victim.fall_silent();
+        let view = probing.until_state(victim.address, State::Down).await;
+        let took = view.backends[&victim.address].since - stopped;
+        println!("{protocol}: Down {took:?} after it stopped, with a ping each 300 ms");
+        assert!(took < Duration::from_secs(10), "about 1 s: {took:?}");
+        assert_eq!(view.state(witness.address), State::Up);
+    }
 }
 
 /// The first connections end with GOAWAY, as an apiserver's do that is stopped, or that sheds connections.

@@ -140,7 +140,7 @@ async fn a_server_that_stops_after_the_handshake_is_not_waited_for() {
     server.fall_silent();
     let probe = asking.await.probe.unwrap();
     assert_eq!(probe.outcome, Outcome::Failed(FailReason::Timeout));
-    assert!(probe.finished - probe.started < PATIENCE, "PINGs tell");
+    assert!(probe.finished - probe.started < PATIENCE, "pings tell");
     assert_eq!(waiting.count(), 0);
 }
 

@@ -3,7 +3,7 @@ use super::*;
 const INTERVAL: Duration = Duration::from_secs(1);
 const READYZ: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_millis(300);
-const QUIET: Link = Link { may_ping: false, asking: false, mute: false, renew: None };
+const QUIET: Link = Link { may_ping: false, asking: false, busy: false, mute: false, renew: None };
 const OPEN: Option<Link> = Some(Link { may_ping: true, ..QUIET });
 
 fn ms(ms: u64) -> Duration {
@@ -32,6 +32,7 @@ fn a_burst_begins_at_once_and_goes_on_each_50_ms() {
     assert_eq!(next(&times, directive(Pace::Burst), None), (now, Action::Fresh));
     times.started(Action::Fresh, OPEN, now, 0.5);
     assert_eq!(next(&times, directive(Pace::Burst), None), (now + ms(50), Action::Fresh));
+    assert_eq!(next(&times, directive(Pace::Rush), None), (now + ms(10), Action::Fresh));
     assert_eq!(next(&times, directive(Pace::Steady), None), (now + INTERVAL, Action::Fresh));
     assert_eq!(times.plan(directive(Pace::Burst), None, true, false).next(), None, "crowded");
 }
@@ -40,7 +41,7 @@ fn a_burst_begins_at_once_and_goes_on_each_50_ms() {
 fn a_kept_connection_is_pinged_each_interval_and_asked_each_ten() {
     let (mut times, now) = fresh_table();
     times.started(Action::Fresh, OPEN, now, 0.5);
-    times.kept(now, LIMIT, 0.25);
+    times.kept(now, LIMIT, false, 0.25);
     let (first, action) = next(&times, directive(Pace::Steady), OPEN);
     assert_eq!(action, Action::Ping);
     assert!((ms(250)..=ms(350)).contains(&(first - now)), "{:?}", first - now);
@@ -61,7 +62,7 @@ fn questions_are_an_interval_apart_give_or_take_a_tenth() {
     let asked_only = Some(QUIET);
     for (chance, expected) in [(0.0, 9_000), (0.5, 10_000), (0.999_999, 10_999)] {
         let (mut times, now) = fresh_table();
-        times.kept(now, LIMIT, chance);
+        times.kept(now, LIMIT, false, chance);
         times.started(Action::Ask, OPEN, now, chance);
         let (at, action) = next(&times, directive(Pace::Steady), asked_only);
         assert_eq!(((at - now).as_millis(), action), (expected, Action::Ask));
@@ -72,8 +73,8 @@ fn questions_are_an_interval_apart_give_or_take_a_tenth() {
 fn pings_to_all_backends_are_due_at_the_same_instants() {
     let (mut one, now) = fresh_table();
     let mut other = one.clone();
-    one.kept(now, LIMIT, 0.1);
-    other.kept(now + ms(20), LIMIT, 0.9);
+    one.kept(now, LIMIT, false, 0.1);
+    other.kept(now + ms(20), LIMIT, false, 0.9);
     let asked = Some(Link { may_ping: true, asking: true, ..QUIET });
     for _ in 0..100 {
         let (due, action) = next(&one, directive(Pace::Steady), asked);
@@ -98,7 +99,7 @@ fn a_watched_one_is_asked_each_interval() {
 fn a_witness_is_asked_at_once_and_once() {
     let (mut times, now) = fresh_table();
     times.started(Action::Ask, OPEN, now, 0.5);
-    times.kept(now, LIMIT, 0.5);
+    times.kept(now, LIMIT, false, 0.5);
     let demanded = now + ms(20);
     let demand = Directive { not_before: Some(demanded), ..directive(Pace::Steady) };
     let asking = Some(Link { may_ping: true, asking: true, ..QUIET });
@@ -112,7 +113,7 @@ fn a_witness_is_asked_at_once_and_once() {
 fn a_witness_of_certificates_shakes_hands_once() {
     let (mut times, now) = fresh_table();
     times.started(Action::Fresh, OPEN, now, 0.5);
-    times.kept(now, LIMIT, 0.5);
+    times.kept(now, LIMIT, false, 0.5);
     let demanded = now + ms(20);
     let demand = Directive { not_before: Some(demanded), afresh: true, ..directive(Pace::Steady) };
     times.started(Action::Ask, OPEN, demanded, 0.5);
@@ -143,28 +144,29 @@ fn one_that_keeps_no_connection_is_asked_at_once_and_no_more_often_than_each_int
 }
 
 #[test]
-fn one_that_is_in_use_is_pinged_at_once_and_no_more_often_than_it_is_probed() {
+fn one_that_is_in_use_is_pinged_at_once_and_no_more_often_than_five_times_a_second() {
     let intervals = Intervals { probe: INTERVAL, readyz: READYZ };
     let now = Instant::now();
     let mut times = Timetable::new(Beat::new(Duration::from_secs(15), now, 0.5), intervals, now);
-    times.kept(now, LIMIT, 0.5);
+    times.kept(now, LIMIT, false, 0.5);
     let ping =
         |times: &Timetable| times.plan(directive(Pace::Steady), OPEN, false, false).ping.unwrap() - now;
     assert!(ping(&times) > Duration::from_secs(7));
     times.in_use(now + ms(10));
     assert_eq!(ping(&times), ms(10));
     times.started(Action::Ping, OPEN, now + ms(10), 0.5);
-    times.in_use(now + ms(500));
-    assert_eq!(ping(&times), ms(1010));
-    times.started(Action::Ping, OPEN, now + ms(1010), 0.5);
+    times.in_use(now + ms(100));
+    assert_eq!(ping(&times), ms(210));
+    times.started(Action::Ping, OPEN, now + ms(210), 0.5);
     assert!(ping(&times) > Duration::from_secs(7), "nobody uses it any more");
 }
 
 #[test]
-fn over_a_connection_without_requests_only_pings_go_and_fresh_probes_ask() {
+fn over_a_connection_without_credentials_only_pings_go_at_once_and_fresh_probes_ask() {
     let (mut times, now) = fresh_table();
     let mute = Some(Link { may_ping: true, mute: true, ..QUIET });
-    times.kept(now, LIMIT, 0.5);
+    times.kept(now, LIMIT, true, 0.5);
+    assert_eq!(next(&times, directive(Pace::Steady), mute), (now, Action::Ping));
     let (mut at, mut pings, mut fresh) = (now, 0, 0);
     while at < now + Duration::from_secs(60) {
         let (due, action) = next(&times, directive(Pace::Steady), mute);
@@ -198,20 +200,29 @@ fn a_stranger_without_a_connection_opens_one_ever_more_rarely() {
 }
 
 #[test]
-fn a_connection_is_replaced_in_the_way_that_it_says() {
+fn a_connection_is_replaced_when_it_says() {
     let (mut times, now) = fresh_table();
     times.started(Action::Fresh, None, now, 0.5);
-    times.kept(now, LIMIT, 0.5);
-    for action in [Action::Fresh, Action::Hold] {
-        let link = Link { renew: Some((now, action)), ..QUIET };
-        assert_eq!(next(&times, directive(Pace::Steady), Some(link)), (now, action));
-    }
+    times.kept(now, LIMIT, false, 0.5);
+    let link = Link { renew: Some(now + ms(20)), ..QUIET };
+    assert_eq!(next(&times, directive(Pace::Steady), Some(link)), (now + ms(20), Action::Fresh));
+}
+
+#[test]
+fn while_a_ping_leaves_no_room_only_who_must_know_asks_and_afresh() {
+    let (mut times, now) = fresh_table();
+    times.kept(now, LIMIT, false, 0.0);
+    let busy = Some(Link { busy: true, ..QUIET });
+    let Plan { ask, fresh, .. } = times.plan(directive(Pace::Watchful), busy, false, false);
+    assert_eq!((ask, fresh), (None, None));
+    let demand = Directive { not_before: Some(now + ms(20)), ..directive(Pace::Steady) };
+    assert_eq!(next(&times, demand, busy), (now + ms(20), Action::Fresh));
 }
 
 #[test]
 fn the_kernel_is_asked_when_the_host_should_have_been_heard_again() {
     let (mut times, now) = fresh_table();
-    times.kept(now, LIMIT, 0.5);
+    times.kept(now, LIMIT, false, 0.5);
     let look = |times: &Timetable| times.plan(directive(Pace::Steady), OPEN, false, false).look.unwrap();
     assert_eq!(look(&times) - now, ms(1300));
     times.looked(now + ms(1300), ms(250), LIMIT);

@@ -1,14 +1,16 @@
 //! What `scripts/demo` shows: a node, a pod and three simulated apiservers, each in a network namespace, and the daemon
-//! at work between them. Everything that it makes goes when it ends.
+//! at work between them; with `--real`, the same on a real cluster. Everything that it makes goes when it ends.
 
 mod print;
+mod real;
 mod stage;
 
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use integration::command::{self, COMMAND_LIMIT};
 use integration::daemon::{Daemon, DaemonOptions};
 use integration::netns::Namespace;
@@ -17,6 +19,14 @@ use print::{act, lines, say, typed};
 use stage::{REMOVED_AFTER, SECONDS, Stage, VIP};
 
 fn main() -> Result<()> {
+    match std::env::args().nth(1).as_deref() {
+        None => simulated(),
+        Some("--real") => real::show(),
+        Some(other) => bail!("{other} is not known; --real is"),
+    }
+}
+
+fn simulated() -> Result<()> {
     let stage = Stage::build()?;
     scenery();
     without(&stage)?;
@@ -105,15 +115,20 @@ fn removal(stage: &Stage, daemon: &Daemon) -> Result<()> {
 fn inspect(stage: &Stage, daemon: &Daemon) -> Result<()> {
     act("What an operator asks the daemon.");
     typed("apivip status");
-    let mut status = Command::new(command::program("apivip")?);
-    status.arg("status").arg("--run-dir").arg(daemon.run_dir());
-    let shown = command::finish(status, "", COMMAND_LIMIT)?;
-    ensure!(matches!(shown.status.code(), Some(0 | 3)), "apivip status: {}", shown.stderr.trim());
-    lines(&shown.stdout);
+    lines(&status(daemon.run_dir())?);
     act("What an operator sees in the kernel, with any nft. The comments say what each chain is for.");
     typed("nft list table inet apivip");
     lines(&stage.lab.node().run("nft", &["list", "table", "inet", "apivip"])?);
     Ok(())
+}
+
+/// What `apivip status` prints, whether all is well or not.
+fn status(run_dir: &Path) -> Result<String> {
+    let mut status = Command::new(command::program("apivip")?);
+    status.arg("status").arg("--run-dir").arg(run_dir);
+    let shown = command::finish(status, "", COMMAND_LIMIT)?;
+    ensure!(matches!(shown.status.code(), Some(0 | 3)), "apivip status: {}", shown.stderr.trim());
+    Ok(shown.stdout)
 }
 
 fn crash(stage: &Stage, daemon: &mut Daemon) -> Result<()> {

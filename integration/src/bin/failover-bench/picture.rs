@@ -1,13 +1,13 @@
 //! The timeline of failovers as a picture. Pure.
-//! In: what became of every new connection. Out: SVG, one bar chart per fault on a common time axis, and beside each
-//! what kube-proxy is published to do.
+//! In: what became of every new connection. Out: SVG, one bar chart per fault and server on a common time axis.
 
 use integration::svg::{rect, text};
 
-use crate::measure::{AFTER, BEFORE, Fate, Measured};
+use crate::beside::{AFTER, BEFORE, Measured};
+use crate::judged::Fate;
 
 /// Milliseconds of one bar.
-const BAR_MS: i64 = 250;
+const BAR_MS: i64 = 500;
 const LEFT: f64 = 150.0;
 const WIDTH: f64 = 700.0;
 const PANEL: f64 = 70.0;
@@ -19,10 +19,6 @@ const LATE: &str = "#e0a030";
 const FAILED: &str = "#c0392b";
 const TOLD: &str = "#5b4fa0";
 
-/// What kube-proxy is published to do when an apiserver is killed or unplugged.
-const PUBLISHED: &str =
-    "a third of new connections fails for 13 to 17 s; established ones hang for about 15 minutes";
-
 /// Milliseconds after the fault to pixels.
 fn x(ms: f64) -> f64 {
     let before = BEFORE.as_secs_f64() * 1000.0;
@@ -31,7 +27,7 @@ fn x(ms: f64) -> f64 {
 
 /// Draws it.
 pub fn draw(all: &[Measured]) -> String {
-    let panels = all.len() + 1;
+    let panels = all.len();
     let height = TOP + STEP * panels as f64 + 40.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 900 {height}\" font-family=\"sans-serif\" \
@@ -41,7 +37,7 @@ pub fn draw(all: &[Measured]) -> String {
         &mut svg,
         20.0,
         24.0,
-        "One of three apiservers fails at 0 s: what becomes of connections to the virtual IP",
+        "One of three kube-apiservers fails at 0 s: what becomes of connections to the virtual IP",
     );
     for (i, (colour, words)) in [
         (SERVED, "new, served at once"),
@@ -59,17 +55,16 @@ pub fn draw(all: &[Measured]) -> String {
     for (i, measured) in all.iter().enumerate() {
         panel(&mut svg, TOP + STEP * i as f64, measured);
     }
-    published(&mut svg, TOP + STEP * all.len() as f64);
     svg.push_str("</svg>\n");
     svg
 }
 
 fn panel(svg: &mut String, top: f64, measured: &Measured) {
-    text(svg, 20.0, top + 20.0, "apivip");
-    label(svg, top + 38.0, measured.title);
+    label(svg, top + 10.0, &measured.arm.to_string());
+    label(svg, top + 42.0, measured.title);
     let (from, until) = (-BEFORE.as_millis().cast_signed() as i64, AFTER.as_millis().cast_signed() as i64);
     for begin in (from..until).step_by(BAR_MS as usize) {
-        let within = measured.fates.iter().filter(|(at, _)| (begin..begin + BAR_MS).contains(at));
+        let within = measured.judged.fates.iter().filter(|(at, _)| (begin..begin + BAR_MS).contains(at));
         let total = within.clone().count();
         if total == 0 {
             continue;
@@ -77,27 +72,13 @@ fn panel(svg: &mut String, top: f64, measured: &Measured) {
         let share = |fate| within.clone().filter(|(_, f)| *f == fate).count() as f64 / total as f64;
         bar(svg, top, begin, [share(Fate::Served), share(Fate::Late), share(Fate::Failed)]);
     }
-    let mut ends: Vec<u64> = measured.ends.iter().map(|end| end / 20 * 20).collect();
+    let mut ends: Vec<u64> = measured.judged.ends.iter().map(|end| end / 20 * 20).collect();
     ends.sort_unstable();
     ends.dedup();
     for end in ends {
         rect(svg, (x(end as f64), top + PANEL + 3.0, 2.0, 8.0), TOLD);
     }
     axis(svg, top);
-}
-
-/// Drawn from words, not from a measurement.
-fn published(svg: &mut String, top: f64) {
-    text(svg, 20.0, top + 20.0, "kube-proxy");
-    label(svg, top + 38.0, "killed or unplugged,");
-    label(svg, top + 52.0, "as published");
-    let (from, until) = (-BEFORE.as_millis().cast_signed() as i64, AFTER.as_millis().cast_signed() as i64);
-    for begin in (from..until).step_by(BAR_MS as usize) {
-        let failing = if (0..15_000).contains(&begin) { 1.0 / 3.0 } else { 0.0 };
-        bar(svg, top, begin, [1.0 - failing, 0.0, failing]);
-    }
-    axis(svg, top);
-    text(svg, LEFT, top + PANEL + 40.0, PUBLISHED);
 }
 
 fn bar(svg: &mut String, top: f64, begin: i64, shares: [f64; 3]) {
@@ -113,7 +94,7 @@ fn bar(svg: &mut String, top: f64, begin: i64, shares: [f64; 3]) {
 }
 
 fn axis(svg: &mut String, top: f64) {
-    for second in (0..=AFTER.as_secs()).step_by(2) {
+    for second in (0..=AFTER.as_secs()).step_by(5) {
         let at = x(second as f64 * 1000.0);
         text(svg, at - 5.0, top + PANEL + 24.0, &format!("{second} s"));
     }

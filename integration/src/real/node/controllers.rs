@@ -62,15 +62,15 @@ impl<'lab> Controllers<'lab> {
         Spawned::start(name, command, self.lab.dir())
     }
 
-    /// Starts those again that have ended, as they do when they lose their lease, and names them.
-    pub fn revive(&mut self) -> Result<Vec<&'static str>> {
+    /// Starts those again that have ended, as they do when they lose their lease, and names them with the end of their log.
+    pub fn revive(&mut self) -> Result<Vec<(&'static str, String)>> {
         let mut ended = Vec::new();
         for index in 0..self.processes.len() {
             let (name, process) = &mut self.processes[index];
             let name = *name;
             if process.exited()?.is_some() {
+                ended.push((name, process.tail()));
                 self.processes[index].1 = self.run(name)?;
-                ended.push(name);
             }
         }
         Ok(ended)

@@ -13,26 +13,16 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::NAME;
+use super::arm::{Arm, Server};
 use super::cluster::{self, Cluster, PATIENCE};
 use super::controllers::NAMES;
-use super::kube_proxy::{self, KubeProxy, Mode};
 use crate::control_plane::ControlPlane;
-use crate::daemon::{Daemon, DaemonOptions};
 use crate::fault::Fault;
 use crate::lab::Lab;
-use crate::real::{Client, PORT};
+use crate::real::Client;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// Who serves the virtual IP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arm {
-    /// apivip.
-    Apivip,
-    /// kube-proxy in nftables mode, which calls apiserver 1.
-    KubeProxy,
-}
 
 /// What an outage did.
 #[derive(Clone, Debug, Default)]
@@ -41,8 +31,12 @@ pub struct Outage {
     pub flows: usize,
     /// The greatest age of the node's lease.
     pub oldest: Duration,
-    /// The controllers that lost their lease.
-    pub lost: Vec<&'static str>,
+    /// Each age of it that was seen, and how long after the apiserver was unplugged.
+    pub ages: Vec<(Duration, Duration)>,
+    /// The controllers that lost their lease, and how long after that it was seen.
+    pub lost: Vec<(&'static str, Duration)>,
+    /// What those said that ended, and what apivip did.
+    pub logs: String,
     /// Whether the API took the node for one that is not ready.
     pub not_ready: bool,
 }
@@ -52,35 +46,16 @@ pub struct Outage {
 pub struct Leases<'lab> {
     lab: &'lab Lab,
     cluster: Cluster<'lab>,
-    _server: Server<'lab>,
-}
-
-#[derive(Debug)]
-enum Server<'lab> {
-    Apivip(#[expect(dead_code, reason = "it ends with the cluster")] Daemon),
-    KubeProxy(#[expect(dead_code, reason = "it ends with the cluster")] KubeProxy<'lab>),
+    server: Server<'lab>,
 }
 
 impl<'lab> Leases<'lab> {
     /// Starts everything, and waits until each lease is held.
     pub fn start(lab: &'lab Lab, arm: Arm) -> Result<Self> {
         let mut plane = ControlPlane::self_published(lab)?;
-        kube_proxy::register_node(&plane.real()?.client(1), lab)?;
-        let server = match arm {
-            Arm::Apivip => {
-                let mut options = DaemonOptions::kubeconfig(plane.kubeconfig()?);
-                for i in 1..=lab.options().apiservers {
-                    options = options.arg(format!("--seed={}:{PORT}", lab.apiserver_addresses(i)[0]));
-                }
-                Server::Apivip(Daemon::start(lab.node(), lab.dir(), &options)?)
-            }
-            Arm::KubeProxy => {
-                let kubeconfig = kube_proxy::kubeconfig(&mut plane)?;
-                Server::KubeProxy(KubeProxy::start(lab, Mode::Nftables, &kubeconfig)?)
-            }
-        };
+        let server = Server::start(lab, &mut plane, arm)?;
         let cluster = Cluster::behind_the_vip(lab, plane)?;
-        let mut made = Self { lab, cluster, _server: server };
+        let mut made = Self { lab, cluster, server };
         for path in NAMES.map(controller_lease) {
             made.cluster.wait("a leader", &path, |lease| holder(lease).is_some())?;
         }
@@ -96,19 +71,20 @@ impl<'lab> Leases<'lab> {
         let before = holders(&client)?;
         let flows = self.flows(self.cluster.plane.apiservers(i)[0])?;
         let inflicted = Fault::Unplugged.inflict(&mut self.cluster.plane, &[i])?;
+        let begin = Instant::now();
         let mut outage = Outage { flows, ..Outage::default() };
-        self.look(&client, lasting, &mut outage)?;
+        self.look(&client, begin, lasting, &mut outage)?;
         inflicted.heal(&mut self.cluster.plane)?;
         let all: Vec<_> =
             (1..=self.lab.options().apiservers).map(|i| self.cluster.plane.apiservers(i)[0]).collect();
         let deadline = Instant::now() + PATIENCE;
         while self.cluster.plane.real()?.wait_for_endpoints(&all, Duration::ZERO).is_err() {
             ensure!(Instant::now() < deadline, "apiserver {i} is not published any more");
-            self.look(&client, PAUSE, &mut outage)?;
+            self.look(&client, begin, PAUSE, &mut outage)?;
         }
         for ((name, before), (_, now)) in before.into_iter().zip(holders(&client)?) {
-            if before != now && !outage.lost.contains(&name) {
-                outage.lost.push(name);
+            if before != now {
+                outage.lose(name, begin);
             }
         }
         Ok(outage)
@@ -122,16 +98,24 @@ impl<'lab> Leases<'lab> {
         Ok(self.lab.node().run("conntrack", &filter)?.lines().count())
     }
 
-    fn look(&mut self, client: &Client<'_>, lasting: Duration, outage: &mut Outage) -> Result<()> {
+    fn look(
+        &mut self,
+        client: &Client<'_>,
+        begin: Instant,
+        lasting: Duration,
+        outage: &mut Outage,
+    ) -> Result<()> {
         let end = Instant::now() + lasting;
         while Instant::now() < end {
-            outage.oldest = outage.oldest.max(age(&client.get(&node_lease())?)?);
+            let age = age(&client.get(&node_lease())?)?;
+            outage.oldest = outage.oldest.max(age);
+            outage.ages.push((begin.elapsed(), age));
             let node = client.get(&format!("/api/v1/nodes/{NAME}"))?;
             outage.not_ready |= cluster::condition(&node, "Ready") != Some("True");
-            for name in self.cluster.controllers.revive()? {
-                if !outage.lost.contains(&name) {
-                    outage.lost.push(name);
-                }
+            for (name, log) in self.cluster.controllers.revive()? {
+                let (now, server) = (OffsetDateTime::now_utc(), self.server.tail());
+                outage.logs += &format!("{name} had ended at {now}:\n{log}\n{server}\n");
+                outage.lose(name, begin);
             }
             thread::sleep(PAUSE);
         }
@@ -139,20 +123,20 @@ impl<'lab> Leases<'lab> {
     }
 }
 
-impl fmt::Display for Outage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lost = if self.lost.is_empty() { "none".to_owned() } else { self.lost.join(", ") };
-        let ready = if self.not_ready { "no" } else { "yes" };
-        write!(f, "{} | {:.1} s | {ready} | {lost}", self.flows, self.oldest.as_secs_f64())
+impl Outage {
+    fn lose(&mut self, name: &'static str, begin: Instant) {
+        if !self.lost.iter().any(|(lost, _)| *lost == name) {
+            self.lost.push((name, begin.elapsed()));
+        }
     }
 }
 
-impl fmt::Display for Arm {
+impl fmt::Display for Outage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Apivip => "apivip",
-            Self::KubeProxy => "kube-proxy, nftables",
-        })
+        let lost: Vec<&str> = self.lost.iter().map(|(name, _)| *name).collect();
+        let lost = if lost.is_empty() { "none".to_owned() } else { lost.join(", ") };
+        let ready = if self.not_ready { "no" } else { "yes" };
+        write!(f, "{} | {:.1} s | {ready} | {lost}", self.flows, self.oldest.as_secs_f64())
     }
 }
 

@@ -2,6 +2,8 @@
 //! In: a lab and a control plane. Out: a [`Node`] whose Pods come and go as the API says; dropping it ends all of them, and so
 //! does the end of the test, however it comes.
 
+pub mod arm;
+pub mod asking;
 pub mod cluster;
 mod containerd;
 pub mod controllers;
@@ -25,6 +27,7 @@ use sandbox::Sandbox;
 
 pub use image::Image;
 pub use kubelet::MANIFESTS;
+pub use sandbox::hierarchies;
 
 /// The name of the node in the API.
 pub const NAME: &str = "node";

@@ -130,7 +130,7 @@ fn only_child(pid: u32) -> Result<u32> {
 }
 
 /// Where the hierarchies of cgroups are mounted, of either version.
-fn hierarchies() -> Result<Vec<PathBuf>> {
+pub fn hierarchies() -> Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let found: Vec<PathBuf> = fields

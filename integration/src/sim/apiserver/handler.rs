@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Version, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -38,6 +38,10 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Sent>, Infallible> {
     let busy = connection.activity.begin();
+    // The HTTP server of Go answers this itself, whoever asks.
+    if request.method() == Method::OPTIONS && request.uri().path() == "*" {
+        return Ok(full(StatusCode::OK, TEXT, "").map(|body| Sent::new(body, busy)));
+    }
     let http2 = request.version() == Version::HTTP_2;
     let uri = request.uri();
     let what = route(request.method(), uri.path(), uri.query().unwrap_or_default());

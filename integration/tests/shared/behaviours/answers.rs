@@ -3,6 +3,8 @@
 //! Seen: over HTTP/2 each answer to somebody unknown, be it 200, 401 or 403, comes with GOAWAY (no error), and the
 //! connection takes no second request (feature gate UnauthenticatedHTTP2DOSMitigation). Over HTTP/1.1 it does. Paths
 //! and resources that a user may not read are 403, whether they exist or not.
+//!
+//! `OPTIONS *` is answered 200 without a body by the HTTP server of Go itself: nobody is sent away for it.
 
 use anyhow::{Result, ensure};
 use integration::wire::{self, Answer, Server};
@@ -17,6 +19,7 @@ const MISSING: [&str; 4] = [
 pub(super) async fn are_those_of_kubernetes(server: &Server) -> Result<()> {
     strangers_are_sent_away(server).await?;
     known_clients_stay(server).await?;
+    anybody_may_ping(server).await?;
     refusals_are_status_objects(server).await?;
     http1_connections_stay(server).await
 }
@@ -44,6 +47,21 @@ async fn known_clients_stay(server: &Server) -> Result<()> {
     // Its answer comes after anything that the server said before.
     connection.ping().await?;
     ensure!(connection.seen() == Default::default(), "a known client was sent away: {:?}", connection.seen());
+    Ok(())
+}
+
+async fn anybody_may_ping(server: &Server) -> Result<()> {
+    let mut connection = server.http2().await?;
+    for _ in 0..3 {
+        ensure!(connection.options().await? == 200, "OPTIONS * over HTTP/2");
+    }
+    connection.ping().await?;
+    ensure!(connection.seen() == Default::default(), "sent away for OPTIONS *: {:?}", connection.seen());
+    let mut stream = server.http1().await?;
+    for _ in 0..3 {
+        let answer = wire::options_http1(&mut stream).await?;
+        ensure!(answer.starts_with("HTTP/1.1 200 "), "OPTIONS * over HTTP/1.1: {answer:?}");
+    }
     Ok(())
 }
 

@@ -61,7 +61,7 @@ fn a_witness_does_what_the_failing_one_cannot() {
 #[test]
 fn an_answer_that_crossed_the_end_of_an_outage_is_a_witness_from_then_on() {
     let mut story = both_up();
-    // All is lost from 1000 until 2000. A PING to B is sent again until it gets through.
+    // All is lost from 1000 until 2000. A ping to B is sent again until it gets through.
     for started in [1500, 1600, 1700, 1800, 1900] {
         story.probe(A, started, started + 300, Outcome::Failed(FailReason::Timeout));
     }

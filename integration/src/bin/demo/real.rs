@@ -1,0 +1,107 @@
+//! What `scripts/demo --real` shows: the same on a real cluster of one node, with kubelet, containerd and Pods.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use integration::clients::{Clients, Mix};
+use integration::control_plane::SERVICE_PORT;
+use integration::fault::Fault;
+use integration::lab::Lab;
+use integration::real::node::cluster::{self, Cluster};
+use integration::real::node::{asking, install};
+use integration::sim::clients::timeline::monotonic_us;
+
+use crate::print::{act, lines, say, typed};
+use crate::status;
+
+/// The apiserver that loses its cable, and for how long.
+const UNPLUGGED: u8 = 2;
+const OUTAGE: Duration = Duration::from_secs(20);
+/// Between two looks at a status that is about to change.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Longest until the status says what it is waited for. It takes a second or two.
+const SEEN: Duration = Duration::from_secs(30);
+
+/// Shows it.
+pub(crate) fn show() -> Result<()> {
+    act("The scene: three kube-apiservers with etcd, controllers, and a node with kubelet and containerd.");
+    let lab = cluster::lab(3)?;
+    let mut cluster = Cluster::start(&lab)?;
+    kubectl(&cluster, "get nodes -o wide")?;
+    act("Nobody serves the API's virtual IP: there is no kube-proxy.");
+    let asked = lab.node().run("curl", &["-sS", "--max-time", "3", &format!("https://{}/", lab.vips()[0])]);
+    ensure!(asked.is_err(), "the virtual IP answers before apivip has started");
+    lines("curl: (28) Connection timed out");
+    act("apivip is installed as docs/install has it.");
+    install::import(&cluster, lab.dir())?;
+    typed("kubectl apply -f docs/install/rbac.yaml -f docs/install/daemonset.yaml");
+    install::apply(&mut cluster)?;
+    kubectl(&cluster, "get pods -A -o wide")?;
+    act("A Pod with nothing but its service account asks the API, by the address that every Pod is given.");
+    lines(first(&asking::asks(&mut cluster, lab.dir())?, 1));
+    outage(&lab, &mut cluster)?;
+    act("What an operator sees in the kernel.");
+    typed("nft list table inet apivip");
+    lines(&lab.node().run("nft", &["list", "table", "inet", "apivip"])?);
+    Ok(())
+}
+
+fn outage(lab: &Lab, cluster: &mut Cluster<'_>) -> Result<()> {
+    act(
+        "The cable of one apiserver is pulled, while a Pod and the node open connections and hold idle ones.",
+    );
+    let mix = Mix { fresh_every: Some(Duration::from_millis(20)), idle: 30, watch: 6, ..Mix::default() };
+    let vip = [SocketAddr::new(lab.vips()[0], SERVICE_PORT)];
+    let start = |from, name| Clients::start(from, lab.dir(), name, &cluster.plane, &vip, &mix);
+    let clients = [("the Pod", start(lab.pod(1), "pod")?), ("the node", start(lab.node(), "node")?)];
+    thread::sleep(Duration::from_secs(2));
+    let (begin, cut) = (Instant::now(), monotonic_us());
+    let inflicted = Fault::Unplugged.inflict(&mut cluster.plane, &[UNPLUGGED])?;
+    typed("apivip status");
+    lines(&noticed(cluster, begin)?);
+    thread::sleep(OUTAGE.saturating_sub(begin.elapsed()));
+    say(&format!("What became of their connections within {} s:", OUTAGE.as_secs()));
+    for (who, mut clients) in clients {
+        clients.stop()?;
+        let timeline = clients.finish()?;
+        let fault = timeline.at_ms(cut);
+        let new = timeline.fresh().filter(|c| c.started_ms >= fault).count();
+        let failed = timeline.failures(fault, 0, u64::MAX).len();
+        let told: Vec<u64> = timeline.kept().filter_map(|c| c.ended_ms?.checked_sub(fault)).collect();
+        let mut line = format!("{who}: {failed} of {new} new connections failed, ");
+        // Writing to a String cannot fail.
+        let _ = write!(line, "the slowest took {} ms; ", timeline.longest_ms(fault));
+        let _ = match told.iter().max() {
+            Some(last) => write!(line, "{} open ones to it were told after {last} ms at most", told.len()),
+            None => write!(line, "none of its open ones led there"),
+        };
+        lines(&line);
+    }
+    kubectl(cluster, "get nodes")?;
+    inflicted.heal(&mut cluster.plane)
+}
+
+/// What apivip says once it has noticed.
+fn noticed(cluster: &Cluster<'_>, begin: Instant) -> Result<String> {
+    loop {
+        let text = status(&cluster.node.path("/run/apivip"))?;
+        if text.contains("down") || begin.elapsed() > SEEN {
+            return Ok(text);
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn kubectl(cluster: &Cluster<'_>, words: &str) -> Result<()> {
+    typed(&format!("kubectl {words}"));
+    lines(&cluster.kubectl(&words.split(' ').collect::<Vec<_>>())?);
+    Ok(())
+}
+
+fn first(text: &str, count: usize) -> &str {
+    let end = text.match_indices('\n').nth(count - 1).map_or(text.len(), |(at, _)| at);
+    &text[..end]
+}
