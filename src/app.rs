@@ -174,6 +174,7 @@ impl Bound {
                 alternatives: known.gather.alternatives(),
                 views: views.clone(),
                 identity: identity_in,
+                ping_interval: apiserver::PING_INTERVAL,
             },
             api_in,
             connection_in,

@@ -35,10 +35,12 @@ use crate::readyz;
 /// keepalive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// HTTP/2 PING: pause between two, and how long the answer may take. A process that hangs is noticed within their sum, where
-/// probes have not noticed it before; a host that is gone, by the kernel's keepalive, which costs the apiserver nothing, within
-/// seconds (see the dialer).
-const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(5));
+/// The usual pause between two PINGs of HTTP/2. A process that hangs is noticed within it and [`PING_TIMEOUT`], where probes have
+/// not noticed it before; a host that is gone, by the kernel's keepalive, which costs the apiserver nothing, within seconds (see
+/// the dialer).
+pub const PING_INTERVAL: Duration = Duration::from_secs(60);
+/// How long the answer to one may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// HTTP/2 flow-control window per stream, in bytes: what one watch can make us hold before it is read.
 const WINDOW: u32 = 256 << 10;
@@ -63,8 +65,12 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Reads the credentials. Nothing is dialled before the first request.
-    pub(super) async fn open(access: &Access, candidates: &Arc<Mutex<Candidates>>) -> Result<Self, ApiError> {
+    /// Reads the credentials. Nothing is dialled before the first request; then a PING is sent at each `ping_interval`.
+    pub(super) async fn open(
+        access: &Access,
+        candidates: &Arc<Mutex<Candidates>>,
+        ping_interval: Duration,
+    ) -> Result<Self, ApiError> {
         let prepared = access::prepare(access).await.map_err(ApiError::Prepare)?;
         let certificate = Arc::clone(&prepared.tls.client_auth_cert_resolver);
         let expected = Expected { name: access.tls_name().to_owned(), ca: access.ca().to_owned() };
@@ -78,8 +84,8 @@ impl Client {
         let http = legacy::Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
-            .http2_keep_alive_interval(PING.0)
-            .http2_keep_alive_timeout(PING.1)
+            .http2_keep_alive_interval(ping_interval)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
             .http2_keep_alive_while_idle(true)
             .http2_initial_stream_window_size(WINDOW)
             .http2_initial_connection_window_size(2 * WINDOW)

@@ -44,6 +44,7 @@ mod versions;
 mod watch;
 
 pub use access::{Access, AccessError, Credentials, Expiry, Lifetime, TLS_NAME, load};
+pub use client::PING_INTERVAL;
 pub use connection::{Connection, State};
 pub use renewal::follow;
 
@@ -73,12 +74,15 @@ pub struct ApiConfig {
     pub views: Receiver<Option<HealthView>>,
     /// As whom probes and self-tests ask: the credentials of each session are put into it.
     pub identity: Arc<Sender<Identity>>,
+    /// Between two PINGs on a connection, usually [`PING_INTERVAL`].
+    pub ping_interval: Duration,
 }
 
 /// Reads the API until nobody listens for snapshots any more, or until the task is aborted. Publishes once both first
 /// lists are complete, and after every change that gives a different snapshot, with the next generation.
 pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connection: Sender<Connection>) {
-    let ApiConfig { mut access, service, snapshot, mut alternatives, mut views, identity } = config;
+    let ApiConfig { mut access, service, snapshot, mut alternatives, mut views, identity, ping_interval } =
+        config;
     let hub = Hub {
         key: service,
         candidates: Arc::new(Mutex::new(Candidates::new(rand::random_range(0..usize::MAX)))),
@@ -86,6 +90,7 @@ pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connec
         reporter: Mutex::new(Reporter::new(connection)),
         snapshots,
         identity,
+        ping_interval,
         offered: Notify::new(),
     };
     hub.candidates().offer(alternatives.borrow_and_update().clone());

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::access::Access;
 use super::candidates::Candidates;
-use super::client::Client;
+use super::client::{Client, PING_INTERVAL};
 use super::decode::Change;
 use super::error::{ApiError, one_line};
 use super::list::list;
@@ -68,7 +68,7 @@ pub async fn ask(
     let mut only = Candidates::new(0);
     only.offer(Alternatives { addresses: BTreeSet::from([address]), ..Alternatives::default() });
     let candidates = Arc::new(Mutex::new(only));
-    let client = Client::open(access, &candidates).await.map_err(|error| error.to_string())?;
+    let client = Client::open(access, &candidates, PING_INTERVAL).await.map_err(|error| error.to_string())?;
     let (service, slices, permissions) = tokio::join!(
         list(&client, Resource::Service, key, &ListFrom::Cache),
         list(&client, Resource::Slices, key, &ListFrom::Cache),

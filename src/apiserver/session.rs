@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
@@ -44,6 +44,8 @@ pub(super) struct Hub {
     pub(super) snapshots: watch::Sender<Option<Published>>,
     /// As whom probes and self-tests ask.
     pub(super) identity: Arc<watch::Sender<Identity>>,
+    /// Between two PINGs.
+    pub(super) ping_interval: Duration,
     /// There are other alternatives to published endpoints now.
     pub(super) offered: Notify,
 }
@@ -106,7 +108,7 @@ pub(super) async fn run(
     hub: &Hub,
 ) -> Result<Infallible, ApiError> {
     hub.reporter().waits_for(access.plugin());
-    let client = Client::open(access, &hub.candidates).await;
+    let client = Client::open(access, &hub.candidates, hub.ping_interval).await;
     hub.reporter().waits_for(None);
     let client = client?;
     let introduced = introduce::keep(&client, &hub.identity);

@@ -142,6 +142,7 @@ fn watches(access: &Access, identity: &Identity, tasks: &mut JoinSet<()>) -> Res
         alternatives,
         views,
         identity: Arc::new(watch::channel(identity.clone()).0),
+        ping_interval: apiserver::PING_INTERVAL,
     };
     tasks.spawn(async move {
         apiserver::run(config, snapshots_in, watch::channel(Connection::default()).0).await;

@@ -57,6 +57,7 @@ fn hub() -> Hub {
         reporter: Mutex::new(Reporter::new(watch::channel(Connection::default()).0)),
         snapshots: watch::channel(None).0,
         identity: Arc::new(watch::channel(Identity::anonymous(Arc::new(nobody))).0),
+        ping_interval: crate::apiserver::PING_INTERVAL,
         offered: Notify::new(),
     }
 }

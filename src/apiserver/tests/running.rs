@@ -67,6 +67,9 @@ pub(crate) async fn start(bootstrap: SocketAddr, ca_pem: &str) -> Running {
     start_with(access, folder)
 }
 
+/// Silence is noticed after it and the 5 s that an answer may take.
+const PING: Duration = Duration::from_secs(2);
+
 fn start_with(access: Access, folder: TempDir) -> Running {
     let (snapshot_sender, snapshots) = watch::channel(None);
     let (connection_sender, connection) = watch::channel(Connection::default());
@@ -80,6 +83,7 @@ fn start_with(access: Access, folder: TempDir) -> Running {
         alternatives: watch::channel(Alternatives::default()).1,
         views: watch::channel(None).1,
         identity: Arc::clone(&identity),
+        ping_interval: PING,
     };
     let task = tokio::spawn(async move {
         tokio::join!(run(config, snapshot_sender, connection_sender), follow(&access_sender, &identity));

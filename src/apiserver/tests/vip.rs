@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -62,6 +63,7 @@ impl Pod {
             reporter: Mutex::new(Reporter::new(reporter)),
             snapshots,
             identity: Arc::new(watch::channel(Identity::anonymous(Arc::new(access.trust().unwrap()))).0),
+            ping_interval: Duration::from_secs(2),
             offered: tokio::sync::Notify::new(),
         });
         let shared = Arc::clone(&hub);

@@ -115,7 +115,15 @@ pub async fn read(amount: Amount, kubeconfigs: &[PathBuf]) -> Result<()> {
     let identity = Arc::new(watch::channel(first.identity().await.map_err(anyhow::Error::msg)?).0);
     let views = watch::channel(None).1;
     tokio::spawn(apiserver::run(
-        ApiConfig { access, service, snapshot, alternatives, views, identity },
+        ApiConfig {
+            access,
+            service,
+            snapshot,
+            alternatives,
+            views,
+            identity,
+            ping_interval: apiserver::PING_INTERVAL,
+        },
         snapshots_in,
         connection_in,
     ));
