@@ -40,7 +40,7 @@ struct Case {
 
 const CASES: [Case; 5] = [
     Case { title: "killed", fault: Fault::Killed, own: false },
-    Case { title: "killed, the one that is watched", fault: Fault::Killed, own: true },
+    Case { title: "killed, the watched one", fault: Fault::Killed, own: true },
     Case { title: "unplugged", fault: Fault::Unplugged, own: false },
     Case { title: "stands still (SIGSTOP)", fault: Fault::Paused, own: false },
     Case { title: "stopped (SIGTERM)", fault: Fault::Stopped, own: false },

@@ -38,6 +38,7 @@ pub fn draw(rows: &[(Arm, Vec<Outage>)], lasting: Duration) -> String {
         lasting.as_secs()
     );
     text(&mut svg, 20.0, 24.0, &title);
+    text(&mut svg, 20.0, 42.0, "Below each outage: the controllers that lost leadership in it, and when");
     for (row, (arm, outages)) in rows.iter().enumerate() {
         let top = TOP + STEP * row as f64;
         for (i, words) in arm.to_string().split(", ").enumerate() {
@@ -69,6 +70,6 @@ fn panel(svg: &mut String, (left, top): (f64, f64), number: usize, outage: &Outa
     text(svg, left, top + HEIGHT + 16.0, &format!("apiserver {number} unplugged"));
     for (i, (name, at)) in outage.lost.iter().enumerate() {
         let down = top + HEIGHT + 32.0 + 14.0 * i as f64;
-        text(svg, left, down, &format!("{name} lost leadership at {} s", at.as_secs()));
+        text(svg, left, down, &format!("{name}: after {} s", at.as_secs()));
     }
 }
