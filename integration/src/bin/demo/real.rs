@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use integration::clients::{Clients, Mix};
 use integration::control_plane::SERVICE_PORT;
 use integration::fault::Fault;
@@ -33,8 +33,9 @@ pub(crate) fn show() -> Result<()> {
     kubectl(&cluster, "get nodes -o wide")?;
     act("Nobody serves the API's virtual IP: there is no kube-proxy.");
     let asked = lab.node().run("curl", &["-sS", "--max-time", "3", &format!("https://{}/", lab.vips()[0])]);
-    ensure!(asked.is_err(), "the virtual IP answers before apivip has started");
-    lines("curl: (28) Connection timed out");
+    let Err(error) = asked else { bail!("the virtual IP answers before apivip has started") };
+    let said = format!("{error:#}");
+    lines(said.find("curl: ").map_or(said.as_str(), |at| &said[at..]));
     act("apivip is installed as docs/install has it.");
     install::import(&cluster, lab.dir())?;
     typed("kubectl apply -f docs/install/rbac.yaml -f docs/install/daemonset.yaml");
