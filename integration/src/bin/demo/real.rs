@@ -42,7 +42,8 @@ pub(crate) fn show() -> Result<()> {
     install::apply(&mut cluster)?;
     kubectl(&cluster, "get pods -A -o wide")?;
     act("A Pod with nothing but its service account asks the API, by the address that every Pod is given.");
-    lines(first(&asking::asks(&mut cluster, lab.dir())?, 1));
+    let log = asking::asks(&mut cluster, lab.dir())?;
+    lines(log.lines().next().unwrap_or_default());
     outage(&lab, &mut cluster)?;
     act("What an operator sees in the kernel.");
     typed("nft list table inet apivip");
@@ -100,9 +101,4 @@ fn kubectl(cluster: &Cluster<'_>, words: &str) -> Result<()> {
     typed(&format!("kubectl {words}"));
     lines(&cluster.kubectl(&words.split(' ').collect::<Vec<_>>())?);
     Ok(())
-}
-
-fn first(text: &str, count: usize) -> &str {
-    let end = text.match_indices('\n').nth(count - 1).map_or(text.len(), |(at, _)| at);
-    &text[..end]
 }

@@ -6,13 +6,12 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use integration::clients::Mix;
 use integration::control_plane::{ControlPlane, SERVICE_PORT};
 use integration::failover::Crowd;
 use integration::failover::trial::addresses;
 use integration::fault::Fault;
-use integration::lab::Lab;
 use integration::real::node::arm::{Arm, Server};
 use integration::real::node::cluster;
 use integration::real::node::kube_proxy::Mode;
@@ -26,9 +25,7 @@ pub const AFTER: Duration = Duration::from_secs(45);
 
 const ARMS: [Arm; 3] = [Arm::Apivip, Arm::KubeProxy(Mode::Nftables), Arm::KubeProxy(Mode::Iptables)];
 
-/// Longest until all apiservers are published. It takes some seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// By then whoever serves the virtual IP knows of that.
+/// By then whoever serves the virtual IP knows of all apiservers.
 const SETTLE: Duration = Duration::from_secs(5);
 
 struct Case {
@@ -75,7 +72,7 @@ fn suffer(arm: Arm, case: &Case) -> Result<Judged> {
     let lab = cluster::lab(3)?;
     let mut plane = ControlPlane::self_published(&lab)?;
     let mut server = Server::start(&lab, &mut plane, arm)?;
-    wait_until_whole(&lab, &mut plane)?;
+    thread::sleep(SETTLE);
     let watched = server.watched(&plane)?;
     let concerned = if case.own { watched } else { watched % lab.options().apiservers + 1 };
     let mix = Mix {
@@ -93,16 +90,4 @@ fn suffer(arm: Arm, case: &Case) -> Result<Judged> {
     thread::sleep(AFTER.saturating_sub(begin.elapsed()));
     let outcome = crowd.finish()?;
     Ok(Judged::new(&outcome, &addresses(&lab, &[concerned])))
-}
-
-/// Waits until all apiservers are published and used.
-fn wait_until_whole(lab: &Lab, plane: &mut ControlPlane<'_>) -> Result<()> {
-    let all: Vec<_> = (1..=lab.options().apiservers).map(|i| plane.apiservers(i)[0]).collect();
-    let deadline = Instant::now() + PATIENCE;
-    while plane.real()?.wait_for_endpoints(&all, Duration::ZERO).is_err() {
-        ensure!(Instant::now() < deadline, "not all of {all:?} are published");
-        thread::sleep(Duration::from_millis(500));
-    }
-    thread::sleep(SETTLE);
-    Ok(())
 }
