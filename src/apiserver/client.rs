@@ -35,9 +35,9 @@ use crate::readyz;
 /// keepalive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The usual pause between two PINGs of HTTP/2. A process that hangs is noticed within it and [`PING_TIMEOUT`], where probes have
-/// not noticed it before; a host that is gone, by the kernel's keepalive, which costs the apiserver nothing, within seconds (see
-/// the dialer).
+/// The usual pause between two PINGs of HTTP/2. A process that hangs is noticed within it and the 5 s that an answer may take, where
+/// probes have not noticed it before; a host that is gone, by the kernel's keepalive, which costs the apiserver nothing, within
+/// seconds (see the dialer).
 pub const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the answer to one may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
