@@ -24,11 +24,11 @@ use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Dataplane, DataplaneError, Host};
 use crate::forwarder::{Forwarder, ForwarderError, ForwarderOptions, Stats};
 use crate::handover::{self, Inherited};
+use crate::health::{self, Observer, ProbeConfig};
 use crate::lock::{Lock, LockError};
 use crate::metrics::Metrics;
 use crate::model::types::Backend;
 use crate::notify::Notifier;
-use crate::probe::{self, Observer, ProbeConfig};
 use crate::readyz::Identity;
 use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::report::Report;
@@ -183,14 +183,15 @@ impl Bound {
         tasks.spawn(admin::serve(admin, args.admin.admin_listen.0, sources));
         let (in_use_in, in_use) = mpsc::unbounded_channel();
         tasks.spawn(demand::watch(reports.clone(), Arc::clone(&carrier.stats), in_use_in));
-        let asking = probe::Inputs {
+        let asking = health::Inputs {
             identity,
             suspects: carrier.suspects,
             in_use,
             kernel: Arc::new(OwnKernel::open()),
+            clients: Arc::new(()),
             observer: Arc::clone(&metrics) as Arc<dyn Observer>,
         };
-        tasks.spawn(probe::run(probes, asking, snapshots, views_in));
+        tasks.spawn(health::run(probes, asking, snapshots, views_in));
         let policy = args.table.policy();
         let (drains, predecessor) = watch::channel(carrier.predecessor.is_some());
         match carrier.predecessor {

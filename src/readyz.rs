@@ -110,13 +110,13 @@ pub fn tells_readiness(status: u16) -> bool {
     !matches!(status, 401 | 403)
 }
 
-/// What an HTTP status says. 401 and 403 come from an apiserver that does not let the caller see it: it is alive, and taken
+/// What an HTTP status says. Whoever answers in HTTP, over TLS with a certificate that was verified, is alive: under load, where
+/// priority and fairness is off, kube-apiserver says 429. 401 and 403 come from an apiserver that does not let the caller see it: it is alive, and taken
 /// for ready, since nothing else is known ([`tells_readiness`]).
 pub fn outcome(status: u16) -> Outcome {
     match status {
         200 | 401 | 403 => Outcome::Ready,
-        500..=599 => Outcome::Unready,
-        _ => Outcome::Failed(FailReason::Protocol),
+        _ => Outcome::Unready,
     }
 }
 

@@ -53,8 +53,10 @@ fn learn(views: &mut Views, hub: &Hub) {
 /// The apiservers that are not ready, or do not answer, where another one is ready.
 fn unready(view: &HealthView) -> BTreeSet<SocketAddr> {
     let all = view.snapshot.apiservers();
-    let any = all.iter().any(|backend| view.state(*backend) == State::Up);
-    let is_unready = |backend: &SocketAddr| matches!(view.state(*backend), State::Draining | State::Down);
+    let any = all.iter().any(|backend| view.state(*backend) == State::Healthy);
+    let is_unready = |backend: &SocketAddr| {
+        matches!(view.state(*backend), State::Draining | State::Suspect | State::Failed)
+    };
     all.into_iter().filter(|backend| any && is_unready(backend)).collect()
 }
 

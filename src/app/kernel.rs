@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::dataplane::flows::lookup::OwnConnections;
-use crate::probe::Kernel;
+use crate::health::Kernel;
 
 /// This node. What its kernel does not tell is no evidence, and no reason not to start.
 pub(super) struct OwnKernel(Mutex<Option<OwnConnections>>);

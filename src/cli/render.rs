@@ -52,13 +52,16 @@ pub fn desired(args: &RenderArgs) -> anyhow::Result<(DesiredState, Vec<String>)>
 fn health(snapshot: Snapshot, dead: &[Backend]) -> HealthView {
     let now = Instant::now();
     let down = BackendHealth {
-        state: State::Down,
+        state: State::Failed,
         since: now,
         noticed: now,
         cue: Cue::Probe,
         published: true,
         answering: false,
         ending: true,
+        ask: None,
+        silent_since: None,
+        withheld: None,
         failing: Some(FailReason::Timeout),
         round_trip: None,
         held_until: None,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::model::health::machine::HealthOptions;
+use crate::model::health::HealthOptions;
 
 /// How apiservers are asked whether they live, and what follows.
 #[derive(Clone, Debug, Args)]
@@ -23,11 +23,11 @@ pub struct HealthArgs {
     #[arg(long, env = "APIVIP_READYZ_INTERVAL", value_name = "DURATION", value_parser = readyz_interval, default_value = "10m")]
     pub readyz_interval: Duration,
 
-    /// Failed probes in a row before an apiserver is down
+    /// Unanswered probes in a row before a silent apiserver gets no new connections; a refusal is enough at once
     #[arg(long, env = "APIVIP_PROBE_FALL", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=32), default_value_t = 2)]
     pub probe_fall: u32,
 
-    /// Good probes in a row before an apiserver is up again
+    /// Good probes in a row before an apiserver gets new connections again
     #[arg(long, env = "APIVIP_PROBE_RISE", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=32), default_value_t = 2)]
     pub probe_rise: u32,
 
@@ -35,13 +35,22 @@ pub struct HealthArgs {
     #[arg(long, env = "APIVIP_PROBE_SERVER_NAME", value_name = "NAME")]
     pub probe_server_name: Option<String>,
 
-    /// How long an apiserver is probed on after it was removed from the Service's endpoints
-    #[arg(long, env = "APIVIP_REMOVAL_GRACE", value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    /// How long an apiserver is probed on, at least, after it was removed from the Service's endpoints; until its last flow is gone
+    #[arg(long, env = "APIVIP_REMOVAL_GRACE", value_name = "DURATION", value_parser = duration, default_value = "3m")]
     pub removal_grace: Duration,
 
     /// End the flows of an apiserver that has drained for so long; without it they stay until it ends them itself
     #[arg(long, env = "APIVIP_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     pub drain_timeout: Option<Duration>,
+
+    /// After how long of silence the connections to an apiserver may be ended, from 2s to 10m: only if another one on another
+    /// node answers meanwhile, and clients' own connections show no sign of life either
+    #[arg(long, env = "APIVIP_SILENCE_TIMEOUT", value_name = "DURATION", value_parser = silence_timeout, default_value = "5s")]
+    pub silence_timeout: Duration,
+
+    /// Each node waits a random part of this before it ends or asks connections, up to 1m
+    #[arg(long, env = "APIVIP_FLOW_KILL_SPREAD", value_name = "DURATION", value_parser = spread, default_value = "1s")]
+    pub flow_kill_spread: Duration,
 
     /// The most flows of dead apiservers to end in one second
     #[arg(long, env = "APIVIP_FLOW_KILL_RATE", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000), default_value_t = 5000)]
@@ -56,6 +65,8 @@ impl HealthArgs {
             rise: self.probe_rise,
             removal_grace: self.removal_grace,
             drain_timeout: self.drain_timeout,
+            silence_timeout: self.silence_timeout,
+            kill_spread: self.flow_kill_spread,
         }
     }
 }
@@ -91,6 +102,14 @@ fn readyz_interval(text: &str) -> Result<Duration, String> {
     within(text, Duration::from_secs(1)..=Duration::from_secs(3600), "1s to 1h")
 }
 
+fn silence_timeout(text: &str) -> Result<Duration, String> {
+    within(text, Duration::from_secs(2)..=Duration::from_secs(600), "2s to 10m")
+}
+
+fn spread(text: &str) -> Result<Duration, String> {
+    within(text, Duration::ZERO..=Duration::from_secs(60), "0s to 1m")
+}
+
 fn within(text: &str, range: RangeInclusive<Duration>, words: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
     if !range.contains(&interval) {
@@ -121,6 +140,9 @@ mod tests {
         assert!(ping_interval("99ms").is_err() && ping_interval("76s").is_err());
         assert_eq!(ping_interval("75s"), Ok(Duration::from_secs(75)));
         assert!(readyz_interval("999ms").is_err() && readyz_interval("3601s").is_err());
+        assert!(silence_timeout("1s").is_err() && silence_timeout("11m").is_err());
+        assert_eq!(silence_timeout("5s"), Ok(Duration::from_secs(5)));
+        assert!(spread("61s").is_err() && spread("0s").is_ok());
         assert_eq!(readyz_interval("1h"), Ok(Duration::from_secs(3600)));
     }
 }

@@ -10,8 +10,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{Metrics, Reason};
 use crate::dataplane::flows::{KillReport, Remaining};
+use crate::health::Observer;
 use crate::model::health::{FailReason, State};
-use crate::probe::Observer;
 
 /// Seconds. A probe takes a millisecond; a cut cable is decided in two seconds; flows are given 15 s.
 const BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];

@@ -47,10 +47,12 @@ fn route(view: &HealthView, frontend: &DesiredFrontend) -> Route {
     all.extend(view.backends.keys().filter(related));
     let mut others: Vec<Backend> = all.into_iter().filter(|b| !frontend.backends.contains(b)).collect();
     others.sort_by_key(|backend| match view.state(*backend) {
-        State::Up => 0,
-        State::Unknown => 1,
-        State::Draining => 2,
-        State::Down => 3,
+        State::Healthy => 0,
+        State::Late => 1,
+        State::Unknown => 2,
+        State::Draining => 3,
+        State::Suspect => 4,
+        State::Failed => 5,
     });
     Route { backends: frontend.backends.clone(), others, affinity: frontend.affinity }
 }

@@ -1,7 +1,5 @@
 //! The words of health: what a probe found, what state a backend is in, and the [`HealthView`] that goes to the
-//! reconciler.
-//!
-//! [`machine::Health`] turns probes into states; time is an argument everywhere.
+//! reconciler. The room `health` decides about them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,11 +11,10 @@ use serde::Serialize;
 use super::snapshot::Snapshot;
 use super::types::Backend;
 pub use cue::Cue;
+pub use withheld::Withheld;
 
 mod cue;
-pub mod machine;
-mod run;
-mod tracker;
+mod withheld;
 
 /// Why a probe failed. A closed set: these are labels of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -35,7 +32,7 @@ pub enum FailReason {
     Tls,
     /// The certificate does not chain to the cluster's CA, has expired, is not yet valid, or carries another name.
     BadCertificate,
-    /// What came back is not HTTP, or is an answer that no apiserver gives.
+    /// What came back is not HTTP.
     Protocol,
 }
 
@@ -78,10 +75,10 @@ pub enum Outcome {
     Alive,
     /// `/readyz` says 200, or 401 or 403, which say nothing of it ([`Answered::readiness_known`]).
     Ready,
-    /// `/readyz` says 5xx, or nothing in a patience of seconds while the process lives: not to be given new
-    /// connections.
+    /// `/readyz` says something else (429, 5xx, any other status), or nothing in a patience of seconds while the process
+    /// lives: not to be given new connections.
     Unready,
-    /// No answer that an apiserver would give.
+    /// No answer in HTTP.
     Failed(FailReason),
 }
 
@@ -136,33 +133,46 @@ pub struct Probe {
     pub answered: Option<Answered>,
 }
 
-/// The state of a backend.
+/// The state of a backend. Leaving the path is cheap and reversible, and follows from weak evidence; established
+/// connections are ended in one state only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Not probed yet: gets new connections while no other is [`State::Up`], or if it is programmed already and nothing
+    /// Not probed yet: gets new connections while no other is [`State::Healthy`], or if it is programmed already and nothing
     /// speaks against it.
     Unknown,
-    /// Answers and is ready: gets new connections.
-    Up,
-    /// Alive, but unready or removed from the endpoints: keeps its connections and gets no new ones.
+    /// Answers in time and is ready: gets new connections.
+    Healthy,
+    /// Answers late: gets new connections unless at least half of the published ones, rounded up, answer in time.
+    Late,
+    /// Alive, but unready or removed from the endpoints: keeps its connections and gets no new ones while another one is there.
     Draining,
-    /// Does not answer while another backend does.
-    Down,
+    /// Refuses, or is silent, while another backend answers: gets no new connections and keeps the established ones.
+    Suspect,
+    /// Gone beyond doubt: its established connections are ended.
+    Failed,
 }
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Unknown, Self::Up, Self::Draining, Self::Down];
+    pub const ALL: [Self; 6] =
+        [Self::Unknown, Self::Healthy, Self::Late, Self::Draining, Self::Suspect, Self::Failed];
 
     /// The label in logs, status and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
-            Self::Up => "up",
+            Self::Healthy => "healthy",
+            Self::Late => "late",
             Self::Draining => "draining",
-            Self::Down => "down",
+            Self::Suspect => "suspect",
+            Self::Failed => "failed",
         }
+    }
+
+    /// Whether no new connection can be expected to succeed there.
+    pub fn is_out(self) -> bool {
+        matches!(self, Self::Suspect | Self::Failed)
     }
 }
 
@@ -170,6 +180,23 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
     }
+}
+
+/// What the operator configured.
+#[derive(Clone, Copy, Debug)]
+pub struct HealthOptions {
+    /// Unanswered probes before a silent backend is [`State::Suspect`], or unready ones before it drains. At least 1.
+    pub fall: u32,
+    /// Answered probes in a row before a backend is [`State::Healthy`] again. At least 1.
+    pub rise: u32,
+    /// How long a backend that is no longer published is probed on.
+    pub removal_grace: Duration,
+    /// After how long of draining the remaining flows are ended; `None`: never.
+    pub drain_timeout: Option<Duration>,
+    /// After how long of silence established connections may be ended.
+    pub silence_timeout: Duration,
+    /// Each node waits a random part of it more, before it ends flows or has them ask.
+    pub kill_spread: Duration,
 }
 
 /// The health of one backend, as others see it.
@@ -185,10 +212,16 @@ pub struct BackendHealth {
     pub cue: Cue,
     /// Whether the control plane publishes it.
     pub published: bool,
-    /// Whether its latest probe was answered. A backend that is Down and answers waits for its hold-down to end.
+    /// Whether its latest probe was answered. A backend that is Suspect and answers waits for its hold-down to end.
     pub answering: bool,
-    /// Its established flows are to be ended: it is Down beyond doubt, or has drained for long enough.
+    /// Its established flows are to be ended: it is Failed, or has drained for as long as the operator wants.
     pub ending: bool,
+    /// When its established flows were last to be asked whether they still stand.
+    pub ask: Option<Instant>,
+    /// Since when nothing was heard of it, while questions are unanswered.
+    pub silent_since: Option<Instant>,
+    /// Why its established flows are not ended, where it has been silent for longer than the timeout.
+    pub withheld: Option<Withheld>,
     /// Why its latest probe failed, while it does.
     pub failing: Option<FailReason>,
     /// Smoothed round trip.
@@ -222,5 +255,24 @@ impl HealthView {
     }
 }
 
+/// The health of a backend in this state, as tests of what follows from it need it.
 #[cfg(test)]
-pub(crate) mod tests;
+pub(crate) fn sample(state: State) -> BackendHealth {
+    let now = Instant::now();
+    BackendHealth {
+        state,
+        since: now,
+        noticed: now,
+        cue: Cue::Probe,
+        published: true,
+        answering: !state.is_out(),
+        ending: state == State::Failed,
+        ask: None,
+        silent_since: None,
+        withheld: None,
+        failing: state.is_out().then_some(FailReason::Timeout),
+        round_trip: Some(Duration::from_millis(1)),
+        held_until: None,
+        answered: None,
+    }
+}

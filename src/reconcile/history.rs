@@ -93,13 +93,19 @@ impl History {
             let (decision_ms, commit_ms) = (millis(decision), millis(commit));
             let (from, to, cue) = (change.from.label(), change.to.label(), change.cue.label());
             match change.to {
-                State::Down => {
+                State::Suspect => {
                     tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver does not answer: new connections go to others");
+                }
+                State::Failed => {
+                    tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver is gone beyond doubt: its clients are told");
+                }
+                State::Late => {
+                    tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver answers late");
                 }
                 State::Draining => {
                     tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver drains: it keeps its connections and gets no new ones");
                 }
-                State::Unknown | State::Up => {
+                State::Unknown | State::Healthy => {
                     tracing::info!(%backend, from, to, cue, decision_ms, commit_ms, "an apiserver answers and is ready");
                 }
             }
@@ -170,7 +176,7 @@ struct Cause<'a> {
 }
 
 fn ends_flows(state: State) -> bool {
-    matches!(state, State::Down | State::Draining)
+    matches!(state, State::Failed | State::Draining)
 }
 
 /// What became of all flows, with those of an order that was told before. What that one left open, the new one found.
@@ -228,7 +234,7 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::dataplane::flows::Remaining;
-    use crate::model::health::tests::health;
+    use crate::model::health::sample as health;
     use crate::model::snapshot::{ServiceStatus, Snapshot};
 
     const BACKEND: ([u8; 4], u16) = ([192, 0, 2, 11], 6443);
@@ -262,31 +268,31 @@ mod tests {
     #[test]
     fn the_end_of_flows_belongs_to_the_change_that_caused_it() {
         let (mut history, metrics) = (History::default(), Metrics::default());
-        for state in [State::Up, State::Down, State::Up] {
+        for state in [State::Healthy, State::Suspect, State::Healthy] {
             show(&mut history, state);
             history.committed(Instant::now(), &metrics);
         }
         ended(&mut history, 5, 0, true);
-        assert_eq!(told(&history), [(State::Up, None), (State::Down, Some((5, 0)))]);
+        assert_eq!(told(&history), [(State::Healthy, None), (State::Suspect, Some((5, 0)))]);
     }
 
     #[test]
     fn what_was_told_before_the_commit_belongs_to_the_change_that_waits_for_it() {
         let (mut history, metrics) = (History::default(), Metrics::default());
-        for state in [State::Up, State::Down, State::Up] {
+        for state in [State::Healthy, State::Suspect, State::Healthy] {
             show(&mut history, state);
             history.committed(Instant::now(), &metrics);
         }
-        show(&mut history, State::Down);
+        show(&mut history, State::Suspect);
         ended(&mut history, 7, 2, false);
-        let earlier = (State::Down, None);
-        assert_eq!(told(&history), [(State::Up, None), earlier], "it waits");
+        let earlier = (State::Suspect, None);
+        assert_eq!(told(&history), [(State::Healthy, None), earlier], "it waits");
         history.committed(Instant::now(), &metrics);
-        assert_eq!(told(&history), [(State::Down, Some((7, 2))), (State::Up, None), earlier]);
+        assert_eq!(told(&history), [(State::Suspect, Some((7, 2))), (State::Healthy, None), earlier]);
         // The order begins again: it finds what was left, and one more.
         ended(&mut history, 3, 0, false);
-        assert_eq!(told(&history)[0], (State::Down, Some((8, 0))));
+        assert_eq!(told(&history)[0], (State::Suspect, Some((8, 0))));
         ended(&mut history, 0, 0, false);
-        assert_eq!(told(&history)[0], (State::Down, Some((8, 0))), "nothing is news");
+        assert_eq!(told(&history)[0], (State::Suspect, Some((8, 0))), "nothing is news");
     }
 }

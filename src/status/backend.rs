@@ -18,13 +18,15 @@ use crate::report::Report;
 pub struct BackendStatus {
     /// Address and port.
     pub address: Backend,
-    /// `up`, `draining`, `down`, or `unknown` if it has not been probed.
+    /// `healthy`, `late`, `draining`, `suspect`, `failed`, or `unknown` if it has not been probed.
     pub state: String,
     /// Seconds since it entered that state.
     pub since_seconds: Option<u64>,
     /// Why its latest probe failed, while it does.
     pub failing: Option<String>,
-    /// Seconds for which it must go on answering before it is up again, after it failed repeatedly.
+    /// Why its established connections are left alone, where it has been silent for longer than `--silence-timeout`.
+    pub withheld: Option<String>,
+    /// Seconds for which it must go on answering before it is healthy again, after it failed repeatedly.
     pub hold_down_seconds: Option<u64>,
     /// As whom it took the daemon in its latest answer to `/readyz`: `authenticated`, `anonymous` where there are no credentials to
     /// show, or `refused` where it does not know them.
@@ -85,6 +87,7 @@ pub(super) fn of(
             state: health.map_or(State::Unknown, |h| h.state).label().to_owned(),
             since_seconds: health.map(|h| h.since.elapsed().as_secs()),
             failing: health.and_then(|h| h.failing).map(|reason: FailReason| reason.label().to_owned()),
+            withheld: health.and_then(|h| h.withheld).map(|why| why.to_string()),
             hold_down_seconds: health.and_then(|h| h.held_until).and_then(seconds_left),
             caller: health.and_then(|h| h.answered).map(|answered| answered.caller.label().to_owned()),
             readiness_known: health.and_then(|h| h.answered).map(|answered| answered.readiness_known),

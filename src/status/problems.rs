@@ -136,10 +136,24 @@ fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {
         return Some((what, "look why it comes and goes"));
     }
     match backend.state.as_str() {
-        "down" => {
+        "suspect" => {
             let reason = backend.failing.as_deref().unwrap_or("no answer");
-            let todo = "look at that apiserver and the way to it; others serve its clients";
-            Some((format!("{address} is down for {since}: {reason}"), todo))
+            let kept =
+                backend.withheld.as_deref().map(|why| format!("; its connections are left alone: {why}"));
+            let todo = "look at that apiserver and the way to it; new connections go to others";
+            Some((
+                format!("{address} does not answer for {since}: {reason}{}", kept.unwrap_or_default()),
+                todo,
+            ))
+        }
+        "failed" => {
+            let todo =
+                "look at that apiserver and the way to it; its clients were told, and others serve them";
+            Some((format!("{address} is gone for {since}"), todo))
+        }
+        "late" => {
+            let todo = "see what keeps it busy; it keeps its connections";
+            Some((format!("{address} answers late for {since}"), todo))
         }
         "draining" => {
             let todo = "ask it why, at /readyz?verbose; it keeps its connections and gets no new ones";

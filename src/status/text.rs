@@ -153,8 +153,8 @@ impl Text {
 
     fn backend(&self, backend: &BackendStatus) -> Vec<Cell> {
         let paint = match backend.state.as_str() {
-            "up" => Paint::Good,
-            "down" => Paint::Bad,
+            "healthy" => Paint::Good,
+            "suspect" | "failed" => Paint::Bad,
             _ => Paint::Doubtful,
         };
         let since = backend.since_seconds.map(duration).unwrap_or_default();
@@ -232,7 +232,7 @@ pub fn note(backend: &BackendStatus) -> String {
 fn remarks(backend: &BackendStatus) -> Vec<String> {
     let failing = backend.failing.as_ref().map(|reason| format!("probes fail: {reason}"));
     let held = backend.hold_down_seconds.map(|seconds| format!("answers again, held down for {seconds}s"));
-    let is_spared = !backend.used && backend.state == "up";
+    let is_spared = !backend.used && backend.state == "healthy";
     let spared = is_spared.then(|| "spared by --balance".to_owned());
     let caller = match backend.caller.as_deref() {
         Some("anonymous") => Some("asked without credentials".to_owned()),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use apivip::apiserver::{self, Access, ApiConfig, Connection, TLS_NAME};
+use apivip::health::{self, Inputs, ProbeConfig};
 use apivip::model::desired::{DesiredFrontend, DesiredState, SourcePolicy};
 use apivip::model::health::machine::HealthOptions;
 use apivip::model::health::{HealthView, State};
@@ -17,7 +18,6 @@ use apivip::model::merge::Alternatives;
 use apivip::model::published::Published;
 use apivip::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
 use apivip::model::types::{Backend, Family, ServiceKey, Vip};
-use apivip::probe::{self, Inputs, ProbeConfig};
 use apivip::readyz::Identity;
 use apivip::report::Report;
 use apivip::selftest::{self, Evidence, Observer, Results, SelfTestConfig, Trace};

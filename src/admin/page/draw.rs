@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 
 use super::{Escaped, class};
 use crate::admin::trend::{SAMPLES, Sample, Trend};
-use crate::model::health::State;
+
 use crate::status::{BackendStatus, FrontendStatus, milliseconds};
 
 /// Width and height of an apiserver's box, and from one to the next.
@@ -149,7 +149,7 @@ fn spark(out: &mut String, samples: &[Sample], (x, y): (i32, i32)) -> fmt::Resul
     let mut from = 0;
     while let Some((state, _)) = samples.get(from) {
         let length = samples[from..].iter().take_while(|(other, _)| other == state).count();
-        let class = class(state.label(), *state != State::Down);
+        let class = class(state.label(), !state.is_out());
         let (left, width) = (at(from), at(from + length) - at(from));
         write!(
             out,

@@ -36,8 +36,8 @@ impl<T: Display> Display for Escaped<T> {
 /// How a state looks: the class, and nothing that colour alone would say.
 fn class(state: &str, used: bool) -> &'static str {
     match (state, used) {
-        ("up" | "unknown", true) => "ok",
-        ("up" | "unknown", false) => "idle",
+        ("healthy" | "late" | "unknown", true) => "ok",
+        ("healthy" | "late" | "unknown", false) => "idle",
         ("draining", _) => "warn",
         _ => "bad",
     }

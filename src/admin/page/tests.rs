@@ -18,7 +18,8 @@ fn backend(last: u8, state: &str, used: bool) -> BackendStatus {
         address: ([192, 0, 2, last], 6443).into(),
         state: state.to_owned(),
         since_seconds: Some(61),
-        failing: (state == "down").then(|| "timeout".to_owned()),
+        failing: (state == "failed").then(|| "timeout".to_owned()),
+        withheld: None,
         hold_down_seconds: None,
         caller: Some("authenticated".to_owned()),
         readiness_known: Some(true),
@@ -67,7 +68,11 @@ fn status() -> Status {
         port_name: "https".to_owned(),
         client_affinity: false,
         guard: true,
-        backends: vec![backend(11, "up", true), backend(12, "down", false), backend(13, "up", true)],
+        backends: vec![
+            backend(11, "healthy", true),
+            backend(12, "failed", false),
+            backend(13, "healthy", true),
+        ],
     }];
     status
 }
@@ -79,13 +84,15 @@ fn html(status: &Status) -> String {
 #[test]
 fn the_path_is_drawn_with_states_and_shares() {
     let html = html(&status());
-    for text in ["Serving</b>", "192.0.2.12:6443", "down, timeout", "up \u{b7} 50 %", "0.31ms", "on node-1"] {
+    for text in
+        ["Serving</b>", "192.0.2.12:6443", "failed, timeout", "healthy \u{b7} 50 %", "0.31ms", "on node-1"]
+    {
         assert!(html.contains(text), "{text:?} is missing in\n{html}");
     }
     assert!(!html.contains("{{"), "{html}");
     // One drawing for broad windows and one for narrow ones.
     assert_eq!(html.matches("<svg ").count(), 2);
-    assert!(html.contains("192.0.2.12:6443: down, none of new connections"), "{html}");
+    assert!(html.contains("192.0.2.12:6443: failed, none of new connections"), "{html}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::*;
 use crate::apiserver::candidates::{Candidates, Slot};
 use crate::apiserver::connection::{Connection, Reporter};
 use crate::apiserver::store::Store;
-use crate::model::health::tests::health;
+use crate::model::health::sample as health;
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
 use crate::readyz::Identity;
 
@@ -62,15 +62,15 @@ fn hub() -> Hub {
     }
 }
 
-const BEHIND: [State; 3] = [State::Draining, State::Up, State::Unknown];
+const BEHIND: [State; 3] = [State::Draining, State::Healthy, State::Unknown];
 
 #[tokio::test(start_paused = true)]
 async fn an_apiserver_that_is_unready_or_silent_is_left_after_a_while_and_dialled_last() {
-    for state in [State::Draining, State::Down] {
+    for state in [State::Draining, State::Suspect] {
         let (sender, mut views) = watch::channel(None);
         let hub = hub();
         assert!(timeout(NEARLY * 2, lost(&mut views, &hub)).await.is_err(), "nothing is known of it");
-        sender.send_replace(view([state, State::Up, State::Unknown]));
+        sender.send_replace(view([state, State::Healthy, State::Unknown]));
         assert!(timeout(NEARLY, lost(&mut views, &hub)).await.is_err(), "it was left in haste");
         assert!(timeout(NEARLY * 2, lost(&mut views, &hub)).await.is_ok());
         let endpoint = |last| Slot::Endpoint(address(last));
@@ -84,7 +84,7 @@ async fn nobody_is_left_who_is_ready_again_or_where_nobody_else_is_ready() {
     let hub = hub();
     let waits = async {
         tokio::time::sleep(NEARLY).await;
-        sender.send_replace(view([State::Up; 3]));
+        sender.send_replace(view([State::Healthy; 3]));
         tokio::time::sleep(NEARLY).await;
         // The first of them counts from here.
         sender.send_replace(view(BEHIND));

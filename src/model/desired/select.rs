@@ -64,11 +64,17 @@ pub(super) fn select(
     Selection { backends, dead: dead.into_iter().collect(), hold }
 }
 
-/// Those that are Up. One that was not probed yet waits for that, so that an endpoint which leads nowhere costs no
-/// connection; those that are programmed already share until something speaks against them, and at the start all do.
+/// Those that answer in time and are ready, and with them those that answer late, unless at least half of the published ones,
+/// rounded up, answer in time: so overload of one does not run through all. One that was not probed yet waits for that, so that an
+/// endpoint which leads nowhere costs no connection; those that are programmed already share until something speaks against them,
+/// and at the start all do.
 fn up(view: &HealthView, pool: &[Backend], earlier: Option<&DesiredFrontend>) -> Vec<Backend> {
+    let is = |backend: &Backend, state: State| view.backends.get(backend).is_some_and(|h| h.state == state);
+    let healthy = pool.iter().filter(|backend| is(backend, State::Healthy)).count();
+    let enough = healthy >= pool.len().div_ceil(2);
     let usable = |backend: &Backend| match view.backends.get(backend) {
-        Some(health) if health.state == State::Up => true,
+        Some(health) if health.state == State::Healthy => true,
+        Some(health) if health.state == State::Late => !enough,
         Some(health) if health.state != State::Unknown || health.failing.is_some() => false,
         _ => earlier.is_none_or(|earlier| earlier.backends.contains(backend)),
     };

@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::model::desired::SourcePolicy;
-use crate::model::health::tests::health;
+use crate::model::health::sample as health;
 use crate::model::snapshot::{Frontend, ServiceStatus, Snapshot};
 
 fn at(host: u8, port: u16) -> Backend {
@@ -49,7 +49,8 @@ fn state(used: &[u8], dead: &[u8]) -> DesiredState {
 
 #[test]
 fn those_that_share_come_first_and_the_dead_last() {
-    let view = view(&[(11, State::Up), (12, State::Down), (13, State::Draining), (14, State::Draining)]);
+    let view =
+        view(&[(11, State::Healthy), (12, State::Failed), (13, State::Draining), (14, State::Draining)]);
     let routes = routes(&view, &state(&[11], &[12]));
     let https = &routes.vips[&vip(443)];
     assert_eq!(https.backends, [at(11, 6443)]);

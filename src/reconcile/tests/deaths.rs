@@ -22,12 +22,15 @@ fn view(down: &[u8]) -> HealthView {
     let health = |last: u8| {
         let is_down = down.contains(&last);
         let health = BackendHealth {
-            state: if is_down { State::Down } else { State::Up },
+            state: if is_down { State::Failed } else { State::Healthy },
             since: now,
             noticed: now,
             cue: Cue::Probe,
             published: true,
             answering: !is_down,
+            ask: None,
+            silent_since: None,
+            withheld: None,
             ending: is_down,
             failing: is_down.then_some(FailReason::Refused),
             round_trip: None,

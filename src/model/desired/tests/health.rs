@@ -1,6 +1,6 @@
 //! What health does to the choice of backends.
 use super::*;
-use crate::model::health::tests::health;
+use crate::model::health::sample as health;
 use crate::model::health::{BackendHealth, State};
 
 const VIP: &str = "10.96.0.1:443";
@@ -33,29 +33,37 @@ fn vip() -> Vip {
 
 #[test]
 fn only_those_that_are_up_get_new_connections() {
-    use State::{Down, Draining, Unknown, Up};
-    assert_eq!(choice(&three([Up, Up, Up]), None), (vec![11, 12, 13], vec![], vec![]));
-    assert_eq!(choice(&three([Up, Unknown, Up]), None).0, [11, 12, 13], "nothing was programmed yet");
-    let without = desire(&three([Up, Draining, Up]), None, &NodeView::default(), &policy()).0;
-    assert_eq!(choice(&three([Up, Unknown, Up]), Some(&without)).0, [11, 13], "it may lead nowhere");
+    use State::{Draining, Failed, Healthy, Unknown};
+    assert_eq!(choice(&three([Healthy, Healthy, Healthy]), None), (vec![11, 12, 13], vec![], vec![]));
+    assert_eq!(
+        choice(&three([Healthy, Unknown, Healthy]), None).0,
+        [11, 12, 13],
+        "nothing was programmed yet"
+    );
+    let without = desire(&three([Healthy, Draining, Healthy]), None, &NodeView::default(), &policy()).0;
+    assert_eq!(
+        choice(&three([Healthy, Unknown, Healthy]), Some(&without)).0,
+        [11, 13],
+        "it may lead nowhere"
+    );
     assert_eq!(choice(&three([Unknown, Draining, Unknown]), None), (vec![11, 13], vec![], vec![]));
     assert_eq!(
-        choice(&three([Up, Draining, Up]), None),
+        choice(&three([Healthy, Draining, Healthy]), None),
         (vec![11, 13], vec![], vec![]),
         "it keeps its flows"
     );
-    assert_eq!(choice(&three([Down, Draining, Up]), None), (vec![13], vec![11], vec![]));
+    assert_eq!(choice(&three([Failed, Draining, Healthy]), None), (vec![13], vec![11], vec![]));
     let hold = vec![Hold::NoneReady { vip: vip() }];
-    assert_eq!(choice(&three([Down, Draining, Down]), None), (vec![12], vec![11, 13], hold));
+    assert_eq!(choice(&three([Failed, Draining, Failed]), None), (vec![12], vec![11, 13], hold));
 }
 
 /// As after a start: the table that was found, or the first one, has them all.
 #[test]
 fn one_that_is_programmed_shares_until_something_speaks_against_it() {
-    use State::{Unknown, Up};
+    use State::{Healthy, Unknown};
     let last = desire(&three([Unknown; 3]), None, &NodeView::default(), &policy()).0;
     assert_eq!(lasts(&last.frontends[0].backends), [11, 12, 13]);
-    let mut view = three([Up, Unknown, Unknown]);
+    let mut view = three([Healthy, Unknown, Unknown]);
     assert_eq!(choice(&view, Some(&last)).0, [11, 12, 13]);
     view.backends
         .insert(backend(13), BackendHealth { failing: Some(FailReason::Timeout), ..health(Unknown) });
@@ -69,24 +77,24 @@ fn one_that_is_programmed_shares_until_something_speaks_against_it() {
 
 #[test]
 fn when_all_are_down_the_last_good_ones_stay_and_no_flow_is_ended() {
-    use State::{Down, Up};
-    let last = desire(&three([Up, Down, Up]), None, &NodeView::default(), &policy()).0;
+    use State::{Failed, Healthy};
+    let last = desire(&three([Healthy, Failed, Healthy]), None, &NodeView::default(), &policy()).0;
     let hold = vec![Hold::NoneAnswers { vip: vip(), reason: Some(FailReason::Timeout) }];
-    assert_eq!(choice(&three([Down, Down, Down]), Some(&last)), (vec![11, 13], vec![], hold.clone()));
-    assert_eq!(choice(&three([Down, Down, Down]), None), (vec![11, 12, 13], vec![], hold));
+    assert_eq!(choice(&three([Failed, Failed, Failed]), Some(&last)), (vec![11, 13], vec![], hold.clone()));
+    assert_eq!(choice(&three([Failed, Failed, Failed]), None), (vec![11, 12, 13], vec![], hold));
 }
 
 #[test]
 fn one_that_answers_again_is_better_than_none() {
-    let mut view = three([State::Down, State::Down, State::Down]);
-    let held = BackendHealth { answering: true, ending: false, failing: None, ..health(State::Down) };
+    let mut view = three([State::Failed, State::Failed, State::Failed]);
+    let held = BackendHealth { answering: true, ending: false, failing: None, ..health(State::Failed) };
     view.backends.insert(backend(12), held);
     assert_eq!(choice(&view, None), (vec![12], vec![11, 13], vec![Hold::NoneReady { vip: vip() }]));
 }
 
 #[test]
 fn certificates_that_nobody_can_verify_are_told_apart_from_silence() {
-    let mut view = three([State::Up, State::Up, State::Up]);
+    let mut view = three([State::Healthy, State::Healthy, State::Healthy]);
     for health in view.backends.values_mut() {
         health.failing = Some(FailReason::BadCertificate);
     }
@@ -98,28 +106,28 @@ fn certificates_that_nobody_can_verify_are_told_apart_from_silence() {
 
 #[test]
 fn a_removed_one_is_used_only_when_no_published_one_answers() {
-    let mut view = three([State::Up, State::Down, State::Down]);
+    let mut view = three([State::Healthy, State::Failed, State::Failed]);
     let removed = BackendHealth { published: false, ..health(State::Draining) };
     view.backends.insert(backend(14), removed);
     assert_eq!(choice(&view, None), (vec![11], vec![12, 13], vec![]));
-    view.backends.insert(backend(11), health(State::Down));
+    view.backends.insert(backend(11), health(State::Failed));
     assert_eq!(choice(&view, None).0, [14]);
-    view.backends.insert(backend(11), health(State::Up));
-    view.backends.insert(backend(14), BackendHealth { published: false, ..health(State::Down) });
+    view.backends.insert(backend(11), health(State::Healthy));
+    view.backends.insert(backend(14), BackendHealth { published: false, ..health(State::Failed) });
     assert_eq!(choice(&view, None).1, [12, 13, 14], "its flows hang like any other's");
 }
 
 #[test]
 fn an_emptied_service_still_follows_the_health_of_its_last_backends() {
-    let good = desire(&three([State::Up; 3]), None, &NodeView::default(), &policy()).0;
+    let good = desire(&three([State::Healthy; 3]), None, &NodeView::default(), &policy()).0;
     for service in [ServiceStatus::Missing, ServiceStatus::Found] {
         let frontends = if service == ServiceStatus::Found { vec![frontend(VIP, &[])] } else { vec![] };
         let mut view = view(&snapshot(service, frontends));
-        view.backends = three([State::Up, State::Down, State::Up]).backends;
+        view.backends = three([State::Healthy, State::Failed, State::Healthy]).backends;
         let (backends, dead, holds) = choice(&view, Some(&good));
         assert_eq!((backends, dead, holds.len()), (vec![11, 13], vec![12], 1));
         let (before, _) = desire(&view, Some(&good), &NodeView::default(), &policy());
-        view.backends = three([State::Up; 3]).backends;
+        view.backends = three([State::Healthy; 3]).backends;
         assert_eq!(choice(&view, Some(&before)).0, [11, 12, 13], "it came back");
     }
 }
@@ -151,7 +159,7 @@ proptest! {
                 prop_assert!(frontend.backends.is_sorted() && frontend.dead.is_sorted());
                 prop_assert!(frontend.dead.iter().all(|b| !frontend.backends.contains(b)));
                 let nobody = frontend.backends.iter().all(|b| {
-                    view.backends.get(b).is_some_and(|h| h.state == State::Down && !h.answering)
+                    view.backends.get(b).is_some_and(|h| h.state == State::Failed && !h.answering)
                 });
                 prop_assert!(!nobody || frontend.dead.is_empty(), "no flow is ended while all are down");
             }

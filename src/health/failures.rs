@@ -1,22 +1,17 @@
-//! A run of failures of one backend, and what other backends say meanwhile: is it the backend, or is it this node?
+//! A run of failures of one backend, and what other backends say meanwhile: is it the backend, or is it this node? Pure.
+//!
+//! It decides about the path only. What it takes to end established connections is in `silence`.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{FailReason, Outcome, Probe};
+use crate::model::health::{FailReason, Outcome, Probe};
 
 /// Probes in a burst are 50 ms apart, or 10 ms and decided at once; this many starts outlast any decision.
 const KEPT: usize = 64;
 /// If no other backend answered for so long after the first failure, this node itself was cut off. Other backends
 /// are asked at once, and a round trip has a floor of 300 ms: this is beyond it.
 const OUTAGE: Duration = Duration::from_millis(750);
-/// After such an outage neighbours are found one by one; the kernel asks 3 times, 1 s apart (mcast_solicit,
-/// retrans_time_ms in Documentation/networking/ip-sysctl.rst). No flow is ended on evidence from that time.
-const SETTLING: Duration = Duration::from_secs(4);
-
-/// Whoever does not answer for so long, while only others do that are no proof of the way there (see [`Eyes`]), is given up.
-const GIVEN_UP: Duration = Duration::from_secs(30);
-
 /// An answer that took less was not sent again by any kernel (TCP_RTO_MIN): the way there was open when it was asked.
 /// A later one may have been asked while all was lost, and crossed the end of that by a retransmission.
 const AT_ONCE: Duration = Duration::from_millis(200);
@@ -56,15 +51,6 @@ impl Deed {
     }
 }
 
-/// How much a witness says of the way from this node to the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Eyes {
-    /// It is reached as the failing one is: on another node, by the same address family.
-    Near,
-    /// It runs on this node itself, or is reached by the other family: its answer is none of the way that failed.
-    Elsewhere,
-}
-
 /// Failures in a row.
 #[derive(Clone, Debug)]
 pub(super) struct Run {
@@ -77,26 +63,23 @@ pub(super) struct Run {
     starts: VecDeque<Instant>,
     /// Since when another backend was first seen to do this, or more, by [`Deed`].
     first: [Option<Instant>; 3],
-    /// The same of those that are [`Eyes::Near`].
-    near: [Option<Instant>; 3],
     /// When the last probe began that saw so.
     last: [Option<Instant>; 3],
-    /// Until when others are still on their way back after an outage of all, of all whose answers count, and of those that
-    /// are [`Eyes::Near`].
-    settling: [Option<Instant>; 2],
     proven: bool,
 }
 
 impl Run {
     pub fn new(since: Instant) -> Self {
-        let (first, near, last, settling) = Default::default();
-        let (reason, failures, starts) = (None, 0, VecDeque::new());
-        Self { since, reason, failures, starts, first, near, last, settling, proven: false }
+        let (first, last) = Default::default();
+        Self { since, reason: None, failures: 0, starts: VecDeque::new(), first, last, proven: false }
     }
 
-    /// A probe that began at `started` failed.
+    /// A probe that began at `started` failed, or is overdue, or both, one after the other.
     pub fn failed(&mut self, started: Instant, reason: FailReason) {
         self.reason = Some(reason);
+        if self.starts.contains(&started) {
+            return;
+        }
         self.failures = self.failures.saturating_add(1);
         if self.starts.len() == KEPT {
             self.starts.pop_front();
@@ -105,26 +88,15 @@ impl Run {
     }
 
     /// A probe saw another backend do this.
-    pub fn witnessed(&mut self, probe: &Probe, deed: Deed, eyes: Eyes) {
+    pub fn witnessed(&mut self, probe: &Probe, deed: Deed) {
         if probe.started >= self.since {
             let took = probe.finished.saturating_duration_since(probe.started);
             let from = if took < AT_ONCE { probe.started } else { probe.finished };
-            let near = if eyes == Eyes::Near { &mut self.near[..=deed as usize] } else { &mut [] };
-            for first in self.first[..=deed as usize].iter_mut().chain(near) {
+            for first in &mut self.first[..=deed as usize] {
                 *first = Some(first.map_or(from, |first| first.min(from)));
             }
             for last in &mut self.last[..=deed as usize] {
                 *last = (*last).max(Some(probe.started));
-            }
-        }
-    }
-
-    /// Another backend answers at `now`, where nobody had since these moments: of all others, and of those that are
-    /// [`Eyes::Near`]. Whoever went a moment later than this one has borne witness against it before.
-    pub fn relit(&mut self, now: Instant, dark: [Option<Instant>; 2]) {
-        for (settling, dark) in self.settling.iter_mut().zip(dark) {
-            if dark.is_some_and(|dark| now.saturating_duration_since(dark.max(self.since)) > OUTAGE) {
-                settling.get_or_insert(now + SETTLING);
             }
         }
     }
@@ -165,24 +137,14 @@ impl Run {
         self.proven
     }
 
-    /// Whether it is proven that not this node is cut off, nor was a moment ago, when it finds its neighbours one by one, and
-    /// apiservers that all were away come back one by one.
-    pub fn is_certain(&self, fall: u32) -> bool {
-        // Whoever refuses was reached.
-        let reached = !matches!(self.reason, None | Some(FailReason::Timeout | FailReason::Unreachable));
-        let (witness, settling) = match reached {
-            true => (self.witness(), self.settling[0]),
-            false => (self.near[self.needs() as usize], self.settling[1]),
-        };
-        let from = match witness {
-            Some(witness) if witness.duration_since(self.since) > OUTAGE => witness + SETTLING,
-            Some(witness) => witness,
-            None => self.since + GIVEN_UP,
-        };
-        self.proven && self.failed_from(from.max(settling.unwrap_or(from))) >= fall
+    /// Whether a witness answered so soon that this node was not cut off: whoever comes back a moment later than another one after
+    /// an outage of this node did not flap.
+    pub fn is_its_own(&self) -> bool {
+        self.witness().is_some_and(|witness| witness.duration_since(self.since) <= OUTAGE)
     }
 
-    fn failed_from(&self, from: Instant) -> u32 {
-        u32::try_from(self.starts.iter().filter(|start| **start >= from).count()).unwrap_or(u32::MAX)
+    /// Whether it fails by silence, and not by an answer that is none.
+    pub fn is_silent(&self) -> bool {
+        matches!(self.reason, None | Some(FailReason::Timeout | FailReason::Unreachable))
     }
 }

@@ -1,11 +1,13 @@
 //! Asks every candidate apiserver whether it is alive, and publishes a [`HealthView`].
 //!
 //! In: snapshots, as whom to ask and whom to trust, how often to ask. Out: a view for each snapshot and for
-//! each change of health, and one call of the [`Observer`] for each finished probe. What follows from a probe is
-//! decided by [`crate::model::health::machine`]; here is the I/O.
+//! each change of health, and one call of the [`Observer`] for each finished probe.
 //!
-//! One task for each backend (`worker`) asks; one task (`scheduler`) owns the state machine and tells the others
-//! how often. A worker keeps one connection open (`held`, `kept`) and makes fresh ones (`fresh`) when in doubt.
+//! What follows is decided by pure code: [`detector`] knows all backends, `tracker` one of them over time, `failures` what speaks
+//! for leaving the path, `silence` what it takes to end established connections, `directive` how to ask. The rest is I/O: one task
+//! for each backend (`prober`) asks; one task (`scheduler`) owns the detector and tells the others how often. A prober keeps one
+//! connection open (`held`, `kept`) and makes fresh ones (`fresh`, `dials`) when in doubt; `path` watches what clients' own
+//! connections show.
 //!
 //! What tells of an apiserver, the cheapest for it first: the end of the kept connection (its process died); the kernel's
 //! keepalive, which the other host's kernel answers (its host died, or the way to it); pings, `OPTIONS *`, which its process answers
@@ -16,32 +18,42 @@
 //! `/readyz` does, needs no credentials, and no stranger is sent away for it; it works over HTTP/1.1, too; and as a request it keeps
 //! the connection open, which no PING does (seen on 1.37.2).
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use rustls::pki_types::ServerName;
 use tokio::sync::{mpsc, watch};
 
-use crate::model::health::HealthView;
-use crate::model::health::machine::HealthOptions;
+use crate::model::health::{HealthOptions, HealthView};
 use crate::model::published::Published;
-use crate::model::types::Backend;
+use crate::model::types::{Backend, Vip};
 use crate::readyz::Identity;
 
 mod beat;
+pub mod detector;
+mod dials;
+pub mod directive;
 mod failure;
+mod failures;
 mod fresh;
 mod held;
 mod kept;
 mod metered;
+mod path;
 mod ports;
+mod prober;
 mod request;
 mod scheduler;
+mod silence;
 mod socket;
 mod timetable;
+mod tracker;
 mod view;
-mod worker;
 
 /// How to probe.
 #[derive(Clone, Debug)]
@@ -80,6 +92,38 @@ impl Kernel for () {
     }
 }
 
+/// What came of asking clients' own connections to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// There is none.
+    NoFlows,
+    /// Some were asked.
+    Sent,
+    /// They could not be.
+    Impossible,
+}
+
+/// What clients' own connections to a backend show.
+pub trait ClientPath: Send + Sync {
+    /// Each item is a segment, or several, that arrived from the backend: with data or without.
+    fn watch(&self, backend: Backend) -> io::Result<BoxStream<'static, bool>>;
+
+    /// Asks the backend's kernel on a few connections that lead to it from these virtual IPs. Whether it answers is seen by
+    /// [`Self::watch`].
+    fn ask(&self, backend: Backend, vips: Vec<Vip>) -> BoxFuture<'static, Asked>;
+}
+
+/// Sees nothing.
+impl ClientPath for () {
+    fn watch(&self, _: Backend) -> io::Result<BoxStream<'static, bool>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn ask(&self, _: Backend, _: Vec<Vip>) -> BoxFuture<'static, Asked> {
+        std::future::ready(Asked::Impossible).boxed()
+    }
+}
+
 /// Takes no notice.
 impl Observer for () {
     fn probed(&self, _: &'static str, _: Duration) {}
@@ -97,6 +141,8 @@ pub struct Inputs {
     pub in_use: mpsc::UnboundedReceiver<Backend>,
     /// This node's kernel.
     pub kernel: Arc<dyn Kernel>,
+    /// What clients' own connections show.
+    pub clients: Arc<dyn ClientPath>,
     /// Who counts.
     pub observer: Arc<dyn Observer>,
 }

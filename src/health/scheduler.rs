@@ -10,14 +10,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::beat::Beat;
+use super::detector::Detector;
+use super::directive::Directive;
 use super::fresh::Target;
+use super::path::Watches;
 use super::ports::Ports;
+use super::prober::{Event, Order, Prober, State, What};
 use super::request::Question;
 use super::timetable::{Intervals, Timetable};
 use super::view;
-use super::worker::{Event, Order, State, What, Worker};
 use super::{Inputs, ProbeConfig};
-use crate::model::health::machine::{Directive, Health};
 use crate::model::health::{Cue, HealthView, Outcome};
 use crate::model::published::Published;
 use crate::model::snapshot::Snapshot;
@@ -33,7 +35,8 @@ pub(super) struct Scheduler {
     question: Question,
     inputs: Inputs,
     views: watch::Sender<Option<HealthView>>,
-    health: Health,
+    detector: Detector,
+    watches: Watches,
     ports: Ports,
     snapshot: Option<Arc<Snapshot>>,
     workers: BTreeMap<Backend, watch::Sender<Order>>,
@@ -59,7 +62,8 @@ impl Scheduler {
         Self {
             beat: Beat::new(config.ping_interval, Instant::now().into_std(), rand::random()),
             question: Question::new(&config.server_name),
-            health: Health::new(config.health),
+            detector: Detector::new(config.health, rand::random()),
+            watches: Watches::new(Arc::clone(&inputs.clients), events.clone()),
             ports: Ports::default(),
             config,
             inputs,
@@ -98,7 +102,7 @@ impl Scheduler {
 
     async fn wait(&mut self, published: &mut watch::Receiver<Option<Published>>) -> Woken {
         while self.tasks.try_join_next().is_some() {}
-        let deadline = self.health.next_deadline(Instant::now().into_std());
+        let deadline = self.detector.next_deadline(Instant::now().into_std());
         tokio::select! {
             biased;
             changed = published.changed() => Woken::Published(changed.is_ok()),
@@ -118,23 +122,48 @@ impl Scheduler {
     /// The view goes out before anyone is asked.
     fn take_over(&mut self, Published { snapshot, received }: Published) {
         let now = Instant::now().into_std();
-        self.health.publish(&self.ports.publish(&snapshot), now);
-        self.health.expire(now);
+        self.detector.publish(&self.ports.publish(&snapshot), now);
         self.snapshot = Some(snapshot);
         self.publish(now, Some(received));
         self.direct(None);
     }
 
     fn learn(&mut self, Event { backend, what }: Event) {
+        let now = Instant::now().into_std();
+        let detector = &mut self.detector;
         let at = match what {
             What::Cue(at, cue) => {
-                self.health.cue(backend, at.into_std(), cue);
+                detector.cue(backend, at.into_std(), cue);
+                at.into_std()
+            }
+            What::Overdue { asked, now: at, cue } => {
+                detector.overdue(backend, asked.into_std(), at.into_std(), cue);
+                at.into_std()
+            }
+            What::DialOverdue { began, connected } => {
+                detector.dial_overdue(backend, began.into_std(), connected, now);
+                now
+            }
+            What::Shaken { now, local } => {
+                detector.shook_hands(backend, now.into_std(), local);
+                now.into_std()
+            }
+            What::HostHeard(at) => {
+                detector.host_heard(backend, at.into_std());
+                at.into_std()
+            }
+            What::Arrived { now, data } => {
+                detector.arrived(backend, now.into_std(), data);
+                now.into_std()
+            }
+            What::Asked(at, found) => {
+                detector.asked(backend, at.into_std(), found);
                 at.into_std()
             }
             What::Probed(probe) => {
                 let took = probe.finished.saturating_duration_since(probe.started);
                 self.inputs.observer.probed(label(probe.outcome), took);
-                self.health.observe(backend, probe);
+                detector.observe(backend, probe);
                 probe.finished
             }
         };
@@ -154,20 +183,29 @@ impl Scheduler {
 
     fn pass(&mut self) {
         let now = Instant::now().into_std();
-        self.health.expire(now);
+        self.detector.look(now);
+        let vips = self.snapshot.as_ref().map(|snapshot| snapshot.frontends.iter().map(|f| f.vip).collect());
+        for backend in self.detector.to_ask(now).into_iter().chain(self.detector.leaving(now)) {
+            self.watches.ask(backend, vips.clone().unwrap_or_default());
+        }
         self.direct(None);
         self.publish(now, None);
     }
 
     /// Tells every worker what to do, `concerned` last: those that may bear witness ask before it is asked again.
     fn direct(&mut self, concerned: Option<Backend>) {
-        let health = self.health.backends(Instant::now().into_std());
+        let now = Instant::now().into_std();
+        let health = self.detector.backends(now);
         self.workers.retain(|backend, _| health.contains_key(backend));
         self.suspected.retain(|backend, _| health.contains_key(backend));
+        self.watches.retain(|backend| health.contains_key(backend));
         let (last, first): (Vec<Backend>, Vec<Backend>) =
             health.into_keys().partition(|backend| Some(*backend) == concerned);
         for backend in first.into_iter().chain(last) {
-            let Some(directive) = self.health.directive(backend) else { continue };
+            let Some(directive) = self.detector.directive(backend, now) else { continue };
+            if let Some(since) = self.watches.follow(backend, directive.watch) {
+                self.detector.watched(backend, since);
+            }
             match self.workers.get(&backend) {
                 Some(worker) => {
                     worker.send_if_modified(|known| {
@@ -185,7 +223,7 @@ impl Scheduler {
         let (sender, orders) = watch::channel(Order { directive, in_use: None });
         let ProbeConfig { interval, readyz_interval, ref server_name, .. } = self.config;
         let intervals = Intervals { probe: interval, readyz: readyz_interval };
-        let worker = Worker {
+        let worker = Prober {
             target: Target { address: backend, name: server_name.clone(), question: self.question.clone() },
             identity: self.inputs.identity.clone(),
             orders,
@@ -201,7 +239,7 @@ impl Scheduler {
     /// Sends a view if it says something new: a snapshot that was `received`, or a change of health.
     fn publish(&mut self, now: StdInstant, received: Option<StdInstant>) {
         let Some(snapshot) = self.snapshot.clone() else { return };
-        let mut backends = self.health.backends(now);
+        let mut backends = self.detector.backends(now);
         self.ports.extend(&mut backends);
         let noticed = match &*self.views.borrow() {
             Some(last) if *last.snapshot == *snapshot => view::news(&last.backends, &backends, now),

@@ -6,17 +6,19 @@
 use std::time::{Duration, Instant};
 
 use super::beat::{Beat, about};
+use super::directive::{Directive, Pace};
 use super::socket::KEEPALIVE;
-use crate::model::health::machine::{Directive, Pace};
 
 /// Between two starts of a burst.
 const BURST: Duration = Duration::from_millis(50);
-/// Between two starts while dials are refused.
+/// Between two starts while dials are refused or reset.
 const RUSH: Duration = Duration::from_millis(10);
 /// Between two pings to a backend that is in use. A ping that stays unanswered and the burst that follows take 0.65 s: whoever
 /// opened a connection in the moment in which a cable was cut sends its SYN again after 1 s (RFC 6298), and must find another
 /// backend then.
 const IN_USE: Duration = Duration::from_millis(200);
+/// The least between two looks at what the host acknowledges.
+const LOOK: Duration = Duration::from_millis(100);
 /// The longest pause between two tries to open a connection that carries pings only.
 const HOLD_MAX: Duration = Duration::from_secs(30);
 
@@ -44,7 +46,7 @@ pub(super) struct Link {
     pub(super) asking: bool,
     /// A ping is under way that leaves no room for a question: HTTP/1.1.
     pub(super) busy: bool,
-    /// It carries pings only: who asks makes a fresh probe.
+    /// It carries pings only, or is silent: who asks makes a fresh probe.
     pub(super) mute: bool,
     /// The connection of a fresh probe should take its place from then on.
     pub(super) renew: Option<Instant>,
@@ -132,7 +134,7 @@ impl Timetable {
 
     /// The host was heard so long ago: the next look is when it should have been heard again.
     pub(super) fn looked(&mut self, now: Instant, heard: Duration, limit: Duration) {
-        self.look = now + (KEEPALIVE + limit).saturating_sub(heard).max(BURST);
+        self.look = now + (KEEPALIVE + limit).saturating_sub(heard).max(LOOK);
     }
 
     /// The kept connection was lost. Those that may bear witness are asked first; the burst that follows will not wait
@@ -182,12 +184,13 @@ impl Timetable {
         }
     }
 
-    /// What to do. `crowded`: no further fresh probe fits. `stranger`: a connection is kept for pings only.
+    /// What to do. `free`: from when on a further fresh probe fits; `None`: not before one has ended. `stranger`: a connection is
+    /// kept for pings only.
     pub(super) fn plan(
         &self,
         directive: Directive,
         link: Option<Link>,
-        crowded: bool,
+        free: Option<Instant>,
         stranger: bool,
     ) -> Plan {
         let probed = if directive.afresh { self.fresh } else { self.probed };
@@ -206,11 +209,14 @@ impl Timetable {
             (Pace::Steady, Some(_)) => (Some(self.readyz), None),
         };
         let renew = link.and_then(|link| link.renew);
+        let spoken = self.pinged.max(self.probed);
+        let owed_ping = directive.ping_not_before.filter(|demanded| spoken < Some(*demanded));
+        let ping = owed_ping.map_or(self.ping, |owed| owed.min(self.ping));
         Plan {
-            ping: link.and_then(|link| link.may_ping.then_some(self.ping)),
+            ping: link.and_then(|link| link.may_ping.then_some(ping)),
             look: link.map(|_| self.look),
             ask,
-            fresh: fresh.into_iter().chain(renew).min().filter(|_| !crowded),
+            fresh: fresh.into_iter().chain(renew).min().zip(free).map(|(due, free)| due.max(free)),
             hold: (link.is_none() && stranger).then_some(self.hold),
         }
     }

@@ -12,11 +12,12 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::failure::LocalError;
 
 /// The backstop for a connection that is being made, whose time we take ourselves: silence before the kernel asks, how long
-/// data may stay unacknowledged (TCP_USER_TIMEOUT).
-const BACKSTOP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
-/// The same for one that is kept. One second is the least that the kernel takes (TCP_KEEPIDLE); it asks after so much silence,
-/// the host's kernel answers, which costs its processes nothing, and without an answer it gives up 1 s later.
-const KEPT: (Duration, Duration) = (KEEPALIVE, Duration::from_millis(900));
+/// a SYN or data may stay unacknowledged (TCP_USER_TIMEOUT). The oldest dial stays open for a late answer.
+const BACKSTOP: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// The same for one that is kept. One second is the least that the kernel takes (TCP_KEEPIDLE); it asks after so much silence, and
+/// the host's kernel answers, which costs its processes nothing. Whether it does is looked at here; the kernel gives up later than
+/// established connections may be ended, so that an answer that is late is one.
+const KEPT: (Duration, Duration) = (KEEPALIVE, Duration::from_secs(8));
 /// Between two questions of the kernel's on a kept connection.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(1);
 
@@ -43,7 +44,7 @@ pub(super) fn ask_by_keepalive(stream: &TcpStream) -> io::Result<()> {
 
 fn watch_over(socket: SockRef<'_>, (silence, unacknowledged): (Duration, Duration)) -> io::Result<()> {
     let keepalive = TcpKeepalive::new().with_time(silence).with_interval(Duration::from_secs(1));
-    socket.set_tcp_keepalive(&keepalive.with_retries(3))?;
+    socket.set_tcp_keepalive(&keepalive.with_retries(8))?;
     socket.set_tcp_user_timeout(Some(unacknowledged))
 }
 

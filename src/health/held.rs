@@ -23,6 +23,12 @@ pub(super) struct Held {
     pub(super) since: Instant,
     pub(super) pong_by: Option<Instant>,
     pub(super) answer_by: Option<Instant>,
+    /// When a ping is to go beside a question that is not answered.
+    pub(super) ping_at: Option<Instant>,
+    /// A ping, or a question that leaves no room for one, is overdue.
+    pub(super) silent: bool,
+    /// The host does not acknowledge the kernel's keepalive.
+    pub(super) deaf: bool,
     shown: Option<Credentials>,
     renew_at: Option<Instant>,
 }
@@ -30,7 +36,27 @@ pub(super) struct Held {
 impl Held {
     /// Kept from `now` on, and opened with those credentials, or to carry pings only.
     pub(super) fn new(kept: Box<Kept>, shown: Option<Credentials>, now: Instant) -> Self {
-        Self { kept, since: now, pong_by: None, answer_by: None, shown, renew_at: None }
+        Self {
+            kept,
+            since: now,
+            pong_by: None,
+            answer_by: None,
+            ping_at: None,
+            silent: false,
+            deaf: false,
+            shown,
+            renew_at: None,
+        }
+    }
+
+    /// When something is overdue next.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        [self.pong_by, self.answer_by, self.ping_at].into_iter().flatten().min()
+    }
+
+    /// Whether any other connection is worth more.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent || self.deaf
     }
 
     /// Whether it carries pings only.
@@ -68,7 +94,7 @@ impl Held {
             may_ping: self.kept.may_ping(),
             asking: self.kept.asked().is_some(),
             busy: self.kept.is_busy(),
-            mute: self.is_mute(),
+            mute: self.is_mute() || self.is_silent(),
             renew: self.renew_at.filter(|_| usable.is_some()).map(Instant::into_std),
         }
     }

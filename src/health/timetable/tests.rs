@@ -11,7 +11,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn directive(pace: Pace) -> Directive {
-    Directive { pace, timeout: LIMIT, not_before: None, afresh: false }
+    Directive { pace, limit: LIMIT, not_before: None, afresh: false, ping_not_before: None, watch: false }
 }
 
 fn fresh_table() -> (Timetable, Instant) {
@@ -20,8 +20,13 @@ fn fresh_table() -> (Timetable, Instant) {
     (Timetable::new(Beat::new(INTERVAL, now, 0.25), intervals, now), now)
 }
 
+/// There is room for a fresh probe all the time.
+fn free(times: &Timetable) -> Option<Instant> {
+    times.regular.checked_sub(Duration::from_secs(3600))
+}
+
 fn next(times: &Timetable, directive: Directive, link: Option<Link>) -> (Instant, Action) {
-    let plan = times.plan(directive, link, false, false);
+    let plan = times.plan(directive, link, free(times), false);
     // Looks at the kernel's keepalive come between all others.
     Plan { look: None, ..plan }.next().unwrap()
 }
@@ -34,7 +39,7 @@ fn a_burst_begins_at_once_and_goes_on_each_50_ms() {
     assert_eq!(next(&times, directive(Pace::Burst), None), (now + ms(50), Action::Fresh));
     assert_eq!(next(&times, directive(Pace::Rush), None), (now + ms(10), Action::Fresh));
     assert_eq!(next(&times, directive(Pace::Steady), None), (now + INTERVAL, Action::Fresh));
-    assert_eq!(times.plan(directive(Pace::Burst), None, true, false).next(), None, "crowded");
+    assert_eq!(times.plan(directive(Pace::Burst), None, None, false).next(), None, "crowded");
 }
 
 #[test]
@@ -91,7 +96,7 @@ fn a_watched_one_is_asked_each_interval() {
     let answered = Some(QUIET);
     assert_eq!(next(&times, directive(Pace::Watchful), answered), (now + INTERVAL, Action::Ask));
     let asking = Some(Link { asking: true, ..QUIET });
-    let Plan { ask, fresh, .. } = times.plan(directive(Pace::Watchful), asking, false, false);
+    let Plan { ask, fresh, .. } = times.plan(directive(Pace::Watchful), asking, free(&times), false);
     assert_eq!((ask, fresh), (None, None));
 }
 
@@ -150,7 +155,7 @@ fn one_that_is_in_use_is_pinged_at_once_and_no_more_often_than_five_times_a_seco
     let mut times = Timetable::new(Beat::new(Duration::from_secs(15), now, 0.5), intervals, now);
     times.kept(now, LIMIT, false, 0.5);
     let ping =
-        |times: &Timetable| times.plan(directive(Pace::Steady), OPEN, false, false).ping.unwrap() - now;
+        |times: &Timetable| times.plan(directive(Pace::Steady), OPEN, free(times), false).ping.unwrap() - now;
     assert!(ping(&times) > Duration::from_secs(7));
     times.in_use(now + ms(10));
     assert_eq!(ping(&times), ms(10));
@@ -186,14 +191,14 @@ fn over_a_connection_without_credentials_only_pings_go_at_once_and_fresh_probes_
 fn a_stranger_without_a_connection_opens_one_ever_more_rarely() {
     let (mut times, now) = fresh_table();
     times.started(Action::Fresh, None, now, 0.5);
-    let hold = |times: &Timetable| times.plan(directive(Pace::Steady), None, false, true).hold.unwrap();
+    let hold = |times: &Timetable| times.plan(directive(Pace::Steady), None, free(times), true).hold.unwrap();
     assert_eq!(hold(&times), now);
     for (ended_soon, seconds) in [(0, 1), (1, 2), (4, 16), (9, 30), (u32::MAX, 30)] {
         times.hold_again(now, ended_soon, 0.5);
         assert_eq!(hold(&times) - now, Duration::from_secs(seconds), "{ended_soon}");
     }
     assert_eq!(
-        times.plan(directive(Pace::Steady), None, false, false).hold,
+        times.plan(directive(Pace::Steady), None, free(&times), false).hold,
         None,
         "nor anybody who is known"
     );
@@ -213,7 +218,7 @@ fn while_a_ping_leaves_no_room_only_who_must_know_asks_and_afresh() {
     let (mut times, now) = fresh_table();
     times.kept(now, LIMIT, false, 0.0);
     let busy = Some(Link { busy: true, ..QUIET });
-    let Plan { ask, fresh, .. } = times.plan(directive(Pace::Watchful), busy, false, false);
+    let Plan { ask, fresh, .. } = times.plan(directive(Pace::Watchful), busy, free(&times), false);
     assert_eq!((ask, fresh), (None, None));
     let demand = Directive { not_before: Some(now + ms(20)), ..directive(Pace::Steady) };
     assert_eq!(next(&times, demand, busy), (now + ms(20), Action::Fresh));
@@ -223,11 +228,12 @@ fn while_a_ping_leaves_no_room_only_who_must_know_asks_and_afresh() {
 fn the_kernel_is_asked_when_the_host_should_have_been_heard_again() {
     let (mut times, now) = fresh_table();
     times.kept(now, LIMIT, false, 0.5);
-    let look = |times: &Timetable| times.plan(directive(Pace::Steady), OPEN, false, false).look.unwrap();
+    let look =
+        |times: &Timetable| times.plan(directive(Pace::Steady), OPEN, free(times), false).look.unwrap();
     assert_eq!(look(&times) - now, ms(1300));
     times.looked(now + ms(1300), ms(250), LIMIT);
     assert_eq!(look(&times) - now, ms(1300 + 1050), "1.3 s after it was heard");
     times.looked(now, ms(1299), LIMIT);
     assert_eq!(look(&times) - now, ms(50), "never in haste");
-    assert_eq!(times.plan(directive(Pace::Steady), None, false, false).look, None);
+    assert_eq!(times.plan(directive(Pace::Steady), None, free(&times), false).look, None);
 }

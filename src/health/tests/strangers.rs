@@ -27,12 +27,12 @@ async fn without_credentials_a_connection_for_pings_shows_a_killed_process() {
         // No probe is due by itself within this test.
         let rare = Duration::from_secs(70);
         let mut probing = Probing::start(
-            crate::probe::ProbeConfig { interval: rare, readyz_interval: rare, ..config() },
+            crate::health::ProbeConfig { interval: rare, readyz_interval: rare, ..config() },
             pki.stranger(),
         );
         let backends = [victim.address, witness.address];
         probing.publish(&backends);
-        probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Up)).await;
+        probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Healthy)).await;
         assert_eq!(
             answered(&probing, &victim),
             Some(Answered { caller: Caller::Anonymous, readiness_known: true })
@@ -44,7 +44,7 @@ async fn without_credentials_a_connection_for_pings_shows_a_killed_process() {
         assert!(probing.counted.of("alive") >= 4, "pings go over it");
         let killed = std::time::Instant::now();
         let address = victim.kill().await;
-        let view = probing.until_state(address, State::Down).await;
+        let view = probing.until_state(address, State::Suspect).await;
         let took = view.backends[&address].since - killed;
         println!("{protocol}: Down {took:?} after the kill");
         assert!(took < Duration::from_secs(5), "about 55 ms: {took:?}");
@@ -57,7 +57,7 @@ async fn credentials_that_are_refused_leave_readiness_known_and_come_back() {
     let server = Server::start(pki.server(&["h2"])).await;
     let mut probing = Probing::start(config(), pki.bearer("expired"));
     probing.publish(&[server.address]);
-    probing.until_state(server.address, State::Up).await;
+    probing.until_state(server.address, State::Healthy).await;
     until_taken_for(&mut probing, &server, Caller::Refused).await;
     assert_eq!(
         answered(&probing, &server),
@@ -66,7 +66,7 @@ async fn credentials_that_are_refused_leave_readiness_known_and_come_back() {
     server.say(500);
     probing.until_state(server.address, State::Draining).await;
     server.say(200);
-    probing.until_state(server.address, State::Up).await;
+    probing.until_state(server.address, State::Healthy).await;
     probing.identity.send_replace(pki.client());
     until_taken_for(&mut probing, &server, Caller::Authenticated).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -90,7 +90,7 @@ async fn where_strangers_are_shunned_credentials_tell_readiness() {
     );
     let mut strangers = Probing::start(config(), pki.bearer("expired"));
     strangers.publish(&[server.address]);
-    strangers.until_state(server.address, State::Up).await;
+    strangers.until_state(server.address, State::Healthy).await;
     assert_eq!(
         answered(&strangers, &server),
         Some(Answered { caller: Caller::Refused, readiness_known: false })
@@ -106,7 +106,7 @@ async fn a_token_that_ends_is_no_failure_and_the_next_one_is_used() {
     until_taken_for(&mut probing, &server, Caller::Authenticated).await;
     let healthy = |view: &crate::model::health::HealthView| {
         let health = view.backends[&server.address];
-        assert!(matches!(health.state, State::Up | State::Unknown), "{health:?}");
+        assert!(matches!(health.state, State::Healthy | State::Unknown), "{health:?}");
         assert_eq!(health.failing, None::<FailReason>, "{health:?}");
     };
     *server.shared.token.lock().unwrap() = Some("next".to_owned());

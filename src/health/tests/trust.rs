@@ -14,14 +14,14 @@ async fn a_ca_that_was_replaced_is_used_for_the_next_handshake() {
     let kept = Server::start(old.server(&["h2"])).await;
     let mut probing = Probing::start(config(), old.client());
     probing.publish(&[renewed.address, kept.address]);
-    let view = probing.until_state(renewed.address, State::Down).await;
+    let view = probing.until_state(renewed.address, State::Suspect).await;
     assert_eq!(view.backends[&renewed.address].failing, Some(FailReason::BadCertificate));
-    assert_eq!(view.state(kept.address), State::Up);
+    assert_eq!(view.state(kept.address), State::Healthy);
     probing.identity.send_replace(new.client());
-    probing.until_state(renewed.address, State::Up).await;
+    probing.until_state(renewed.address, State::Healthy).await;
     let connections = kept.connections();
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(probing.view().state(kept.address), State::Up, "its connection stays");
+    assert_eq!(probing.view().state(kept.address), State::Healthy, "its connection stays");
     assert_eq!(kept.connections(), connections);
 }
 

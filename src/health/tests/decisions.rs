@@ -31,13 +31,13 @@ async fn a_lone_backend_that_hangs_is_never_down() {
     let lone = Server::start(pki.server(&["h2"])).await;
     let mut probing = Probing::start(config(), pki.client());
     probing.publish(&[lone.address]);
-    probing.until_state(lone.address, State::Up).await;
+    probing.until_state(lone.address, State::Healthy).await;
     lone.fall_silent();
     probing.until(|view| view.backends[&lone.address].failing == Some(FailReason::Timeout)).await;
     probing
         .during(Duration::from_secs(5), |view| {
             let health = view.backends[&lone.address];
-            assert!(health.state == State::Up && !health.ending, "{health:?}");
+            assert!(health.state == State::Healthy && !health.ending, "{health:?}");
         })
         .await;
 }
@@ -49,12 +49,12 @@ async fn a_lone_server_that_is_slow_is_used() {
     slow.wait_before_answers(Duration::from_secs(3));
     let mut probing = Probing::start(config(), pki.client());
     probing.publish(&[slow.address]);
-    probing.until_state(slow.address, State::Up).await;
+    probing.until_state(slow.address, State::Healthy).await;
     assert!(slow.connections() <= 10, "{} connections; a burst makes 60", slow.connections());
     probing
         .during(Duration::from_secs(5), |view| {
             let health = view.backends[&slow.address];
-            assert!(health.state == State::Up && health.failing.is_none(), "{health:?}");
+            assert!(health.state == State::Healthy && health.failing.is_none(), "{health:?}");
         })
         .await;
 }
@@ -67,14 +67,14 @@ async fn where_all_are_slow_none_is_worse_than_another() {
     let mut probing = Probing::start(config(), pki.client());
     let backends = [a.address, b.address];
     probing.publish(&backends);
-    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Up)).await;
+    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Healthy)).await;
     for server in [&a, &b] {
         server.wait_before_answers(Duration::from_secs(3));
     }
     probing.suspects.send(a.address).unwrap();
     probing
         .during(Duration::from_secs(8), |view| {
-            assert!(view.backends.values().all(|health| health.state == State::Up), "{view:?}");
+            assert!(view.backends.values().all(|health| health.state == State::Healthy), "{view:?}");
         })
         .await;
 }
@@ -88,12 +88,12 @@ async fn one_that_never_says_whether_it_is_ready_drains_until_its_cable_is_cut()
     let mut probing = Probing::start(config(), pki.client());
     let backends = [hangs.address, witness.address];
     probing.publish(&backends);
-    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Up)).await;
+    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Healthy)).await;
     let connections = hangs.connections();
     hangs.wait_before_answers(Duration::from_secs(60));
     let drains = |view: &crate::model::health::HealthView| {
         let health = view.backends[&hangs.address];
-        assert!(health.state != State::Down && !health.ending && health.failing.is_none(), "{health:?}");
+        assert!(health.state != State::Suspect && !health.ending && health.failing.is_none(), "{health:?}");
         health.state == State::Draining
     };
     let view = probing.until(drains).await;
@@ -103,7 +103,7 @@ async fn one_that_never_says_whether_it_is_ready_drains_until_its_cable_is_cut()
     assert!(more <= 10, "{more} further connections; a burst of 5 s makes 100");
     let cut = std::time::Instant::now();
     hangs.fall_silent();
-    let view = probing.until_state(hangs.address, State::Down).await;
+    let view = probing.until_state(hangs.address, State::Suspect).await;
     let took = view.backends[&hangs.address].since - cut;
     println!("Down {took:?} after it fell silent");
     assert!(took < Duration::from_secs(4), "about 1 s: {took:?}");
@@ -115,14 +115,14 @@ async fn an_unready_one_drains_and_comes_back() {
     let server = Server::start(pki.server(&["h2"])).await;
     let mut probing = Probing::start(config(), pki.client());
     probing.publish(&[server.address]);
-    probing.until_state(server.address, State::Up).await;
+    probing.until_state(server.address, State::Healthy).await;
     server.say(500);
     let view = probing.until_state(server.address, State::Draining).await;
     let health = view.backends[&server.address];
     assert!(health.published && health.answering && !health.ending && health.failing.is_none());
     assert!(probing.counted.of("unready") >= 2);
     server.say(200);
-    probing.until_state(server.address, State::Up).await;
+    probing.until_state(server.address, State::Healthy).await;
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn a_removed_one_drains_and_is_forgotten() {
     let (stays, goes) = (Server::start(pki.server(&["h2"])).await, Server::start(pki.server(&["h2"])).await);
     let mut probing = Probing::start(config(), pki.client());
     probing.publish(&[stays.address, goes.address]);
-    probing.until_state(goes.address, State::Up).await;
+    probing.until_state(goes.address, State::Healthy).await;
     let received = probing.publish(&[stays.address]);
     let view = probing.until_state(goes.address, State::Draining).await;
     // A later view, of a round trip that changed, may have taken the place of the one that was due to the removal.
@@ -150,10 +150,10 @@ async fn one_that_somebody_could_not_reach_is_asked_at_once() {
     // Nothing else asks it within this test.
     let rare = Duration::from_secs(600);
     let quiet =
-        crate::probe::ProbeConfig { interval: rare, ping_interval: rare, readyz_interval: rare, ..config() };
+        crate::health::ProbeConfig { interval: rare, ping_interval: rare, readyz_interval: rare, ..config() };
     let mut probing = Probing::start(quiet, pki.client());
     probing.publish(&[server.address]);
-    probing.until_state(server.address, State::Up).await;
+    probing.until_state(server.address, State::Healthy).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let (questions, answers) = (server.questions(), probing.counted.of("ready"));
     for _ in 0..100 {
@@ -164,7 +164,7 @@ async fn one_that_somebody_could_not_reach_is_asked_at_once() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(probing.counted.of("ready") > answers, "it was not asked");
     assert!(server.questions() - questions <= 4, "one hundred suspicions are one");
-    assert_eq!(probing.view().state(server.address), State::Up);
+    assert_eq!(probing.view().state(server.address), State::Healthy);
 }
 
 #[tokio::test]
@@ -174,13 +174,13 @@ async fn all_dead_is_no_reason_to_give_any_up() {
     let mut probing = Probing::start(config(), pki.client());
     let backends = [a.address, b.address];
     probing.publish(&backends);
-    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Up)).await;
+    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Healthy)).await;
     a.fall_silent();
     b.fall_silent();
     probing.until(|view| view.backends.values().all(|health| health.failing.is_some())).await;
     probing
         .during(Duration::from_secs(4), |view| {
-            assert!(view.backends.values().all(|health| health.state == State::Up && !health.ending));
+            assert!(view.backends.values().all(|health| health.state == State::Healthy && !health.ending));
         })
         .await;
 }
@@ -198,12 +198,12 @@ fn a_daemon_that_was_stopped_condemns_nobody() {
     here.block_on(async {
         let mut probing = Probing::start(config(), pki.client());
         probing.publish(&servers.each_ref().map(|server| server.address));
-        probing.until(|view| view.backends.values().all(|health| health.state == State::Up)).await;
+        probing.until(|view| view.backends.values().all(|health| health.state == State::Healthy)).await;
         for _ in 0..4 {
             std::thread::sleep(Duration::from_millis(1500));
             probing
                 .during(Duration::from_millis(700), |view| {
-                    assert!(view.backends.values().all(|health| health.state == State::Up), "{view:?}");
+                    assert!(view.backends.values().all(|health| health.state == State::Healthy), "{view:?}");
                 })
                 .await;
         }

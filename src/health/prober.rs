@@ -1,30 +1,32 @@
 //! The prober of one backend: keeps a connection open, asks over it, and makes fresh ones when in doubt.
 //!
 //! In: an [`Order`], as whom to ask. Out: [`Event`]s. It ends when the sender of its orders is dropped.
+//!
+//! What is overdue is told once and waited for all the same. At most two handshakes are unfinished at a time, and the oldest
+//! stays open for a late answer, so that a process that stands still finds a handful of them when it goes on, and no storm.
 
 use std::future::pending;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{Abortable, Aborted, BoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::Kernel;
-use super::failure::LocalError;
-use super::fresh::{Attempt, PATIENCE, Target, Waiting, attempt, hold};
+use super::dials::Dials;
+use super::directive::Directive;
+use super::failure::{BoxError, LocalError};
+use super::fresh::{self, Asking, Attempt, PATIENCE, Shaken, Target, Waiting, hold};
 use super::held::Held;
 use super::kept::{Kept, News};
 use super::socket::KEEPALIVE;
 use super::timetable::{Action, Link, Timetable};
-use crate::model::health::machine::Directive;
+use super::{Asked, Kernel};
 use crate::model::health::{Answered, Caller, Cue, FailReason, Outcome, Probe};
 use crate::model::types::Backend;
 use crate::readyz::{Credentials, Identity, UNAUTHORIZED, outcome, tells_readiness};
 
-/// Fresh probes at the same time: 50 ms apart, this many have timeouts of 3 s; no decision needs more.
-const FLYING: usize = 64;
 /// Fresh probes that have shaken hands and wait for `/readyz`. A burst must not pile up handshakes on a server that is
 /// slow to answer: further ones would learn nothing sooner.
 const WAITING: usize = 2;
@@ -54,14 +56,26 @@ pub(super) struct Event {
 
 #[derive(Debug)]
 pub(super) enum What {
-    /// Something speaks against it: the connection ended, or a ping was not answered in time.
+    /// Something speaks against it: the connection ended.
     Cue(Instant, Cue),
+    /// Over the kept connection, what was asked first is overdue.
+    Overdue { asked: Instant, now: Instant, cue: Cue },
+    /// A fresh probe that began then is overdue, or was given up for a new one.
+    DialOverdue { began: Instant, connected: bool },
+    /// TCP and TLS came about.
+    Shaken { now: Instant, local: bool },
+    /// Its host was heard.
+    HostHeard(Instant),
     /// A probe was decided.
     Probed(Probe),
+    /// A segment arrived from it on some connection, with data or without.
+    Arrived { now: Instant, data: bool },
+    /// Clients' connections to it were asked.
+    Asked(Instant, Asked),
 }
 
 /// The prober.
-pub(super) struct Worker {
+pub(super) struct Prober {
     pub(super) target: Target,
     pub(super) identity: watch::Receiver<Identity>,
     pub(super) orders: watch::Receiver<Order>,
@@ -75,6 +89,7 @@ pub(super) struct Worker {
 #[derive(Default)]
 pub(super) struct State {
     held: Option<Held>,
+    dials: Dials,
     flying: FuturesUnordered<BoxFuture<'static, Landed>>,
     waiting: Waiting,
     short_lived: u32,
@@ -87,6 +102,10 @@ pub(super) struct State {
 
 /// What was made beside the kept-open connection.
 enum Landed {
+    /// The handshake of a fresh probe ended.
+    Dialled(Asking, Result<Shaken, BoxError>),
+    /// It was given up.
+    GivenUp,
     Probe(Attempt),
     /// A connection to be kept for pings only, if it came about.
     Connection(Option<Box<Kept>>),
@@ -100,7 +119,7 @@ enum Woken {
     Time,
 }
 
-impl Worker {
+impl Prober {
     pub(super) async fn run(mut self) {
         loop {
             let Order { directive, in_use } = *self.orders.borrow_and_update();
@@ -111,6 +130,8 @@ impl Worker {
             let wake = self.start_what_is_due(directive).await;
             match self.wait(wake).await {
                 Woken::News(news) => self.heard(news).await,
+                Woken::Landed(Landed::Dialled(asking, result)) => self.dialled(asking, result).await,
+                Woken::Landed(Landed::GivenUp) => {}
                 Woken::Landed(Landed::Probe(attempt)) => self.landed(attempt).await,
                 Woken::Landed(Landed::Connection(kept)) => self.adopt(kept, None),
                 Woken::Order(true) => {}
@@ -142,19 +163,19 @@ impl Worker {
     async fn start_what_is_due(&mut self, directive: Directive) -> Option<Instant> {
         let now = Instant::now();
         loop {
-            let crowded = self.state.flying.len() >= FLYING || self.state.waiting.count() >= WAITING;
+            let free = (self.state.waiting.count() < WAITING).then(|| self.state.dials.free_at(now));
             let usable = self.usable(now);
             let link = self.state.held.as_ref().map(|held| held.link(usable.as_ref()));
-            let next = self.times.plan(directive, link, crowded, usable.is_none()).next();
+            let free = free.map(Instant::into_std);
+            let next = self.times.plan(directive, link, free, usable.is_none()).next();
             match next {
                 Some((at, action)) if at <= now.into_std() => {
-                    self.start(action, link, usable, now, directive.timeout).await;
+                    self.start(action, link, usable, now, directive.limit).await;
                 }
                 _ => {
-                    let held = self.state.held.as_ref();
-                    let deadlines = held.map(|held| [held.pong_by, held.answer_by]);
-                    let deadlines = deadlines.into_iter().flatten().flatten();
-                    return deadlines.chain(next.map(|(at, _)| Instant::from_std(at))).min();
+                    let held = self.state.held.as_ref().and_then(Held::deadline);
+                    let next = next.map(|(at, _)| Instant::from_std(at));
+                    return [held, self.state.dials.next_overdue(), next].into_iter().flatten().min();
                 }
             }
         }
@@ -177,6 +198,7 @@ impl Worker {
             }
             (Action::Ask, Some(held)) => {
                 held.kept.ask(now, usable.as_ref().and_then(|shown| shown.authorization.as_ref()));
+                held.ping_at = Some(now + limit);
                 held.answer_by = Some(now + PATIENCE);
             }
             (Action::Look, Some(_)) => self.look(now, limit).await,
@@ -187,26 +209,53 @@ impl Worker {
             }
             (_, held) => {
                 held.iter_mut().for_each(|held| held.replacement_begun(now));
-                let trust = Arc::clone(&self.identity.borrow().trust);
-                let identity = Identity { trust, credentials: usable };
-                let waiting = self.state.waiting.clone();
-                self.state.flying.push(attempt(target, identity, limit, waiting).map(Landed::Probe).boxed());
+                self.dial(usable, now, limit).await;
             }
         }
     }
 
+    /// A fresh probe. Where two are unfinished, the younger one gives way to it.
+    async fn dial(&mut self, usable: Option<Credentials>, now: Instant, limit: Duration) {
+        if let Some((began, connected)) = self.state.dials.give_way() {
+            self.send(What::DialOverdue { began, connected }).await;
+        }
+        let trust = Arc::clone(&self.identity.borrow().trust);
+        let identity = Identity { trust, credentials: usable };
+        let (connected, abort) = self.state.dials.begin(now, limit);
+        let asking = Asking {
+            target: self.target.clone(),
+            identity: identity.clone(),
+            started: now,
+            limit,
+            waiting: self.state.waiting.clone(),
+            overdue: self.events.clone(),
+        };
+        let dial = Abortable::new(fresh::dial(self.target.clone(), identity, connected), abort);
+        let landed = dial.map(|result| match result {
+            Ok(result) => Landed::Dialled(asking, result),
+            Err(Aborted) => Landed::GivenUp,
+        });
+        self.state.flying.push(landed.boxed());
+    }
+
     /// The host at the other end, whatever its processes do, acknowledges a keepalive each second.
     async fn look(&mut self, now: Instant, limit: Duration) {
-        let ends = self.state.held.as_ref().and_then(|held| held.kept.ends());
-        let heard = ends.and_then(|(own, peer)| self.kernel.heard(own, peer));
-        if heard.is_some_and(|heard| heard > KEEPALIVE + limit) {
-            tracing::debug!(address = %self.target.address, ?heard, "the host acknowledges no keepalive");
-            self.let_go(now);
-            self.send(What::Cue(now, Cue::Unacknowledged)).await;
-        } else {
-            // Where the kernel does not say, it ends the connection itself a moment later.
-            self.times.looked(now.into_std(), heard.unwrap_or_default(), limit);
+        let Some(held) = &mut self.state.held else { return };
+        let heard = held.kept.ends().and_then(|(own, peer)| self.kernel.heard(own, peer));
+        // Where the kernel does not say, it ends the connection itself later.
+        self.times.looked(now.into_std(), heard.unwrap_or_default(), limit);
+        let Some(heard) = heard else { return };
+        let deaf = heard > KEEPALIVE + limit;
+        if std::mem::replace(&mut held.deaf, deaf) == deaf {
+            return;
         }
+        tracing::debug!(address = %self.target.address, ?heard, deaf, "whether the host acknowledges keepalives");
+        let asked = now.checked_sub(heard).map_or(now, |last| last + KEEPALIVE);
+        self.send(match deaf {
+            true => What::Overdue { asked, now, cue: Cue::Unacknowledged },
+            false => What::HostHeard(now),
+        })
+        .await;
     }
 
     /// What was received comes before what is overdue: after a pause of this process all timers are over, and the
@@ -238,7 +287,7 @@ impl Worker {
         let now = Instant::now();
         match news {
             News::Pong(sent) => {
-                held.pong_by = None;
+                (held.pong_by, held.silent, held.deaf) = (None, false, false);
                 self.probed(sent, now, Outcome::Alive, Some(now - sent), None).await;
             }
             // Its credentials ended with their lifetime, or are no longer known, and the apiserver ends the connection for that.
@@ -248,7 +297,8 @@ impl Worker {
                 self.times.ask_afresh(now.into_std());
             }
             News::Answer { asked, status, last } => {
-                held.answer_by = None;
+                (held.answer_by, held.ping_at) = (None, None);
+                (held.silent, held.deaf) = (held.kept.pinged().is_some() && held.silent, false);
                 let outcome = outcome(status);
                 // An answer that no apiserver gives: ask anew over a connection of its own.
                 if last || matches!(outcome, Outcome::Failed(_)) {
@@ -274,12 +324,27 @@ impl Worker {
     async fn ended(&mut self, now: Instant, reason: FailReason) {
         let Some(held) = self.let_go(now) else { return };
         let address = self.target.address;
+        if reason == FailReason::Reset {
+            self.send(What::HostHeard(now)).await;
+        }
         self.state.short_lived = if now - held.since < SOON { self.state.short_lived + 1 } else { 0 };
         tracing::debug!(%address, %reason, short_lived = self.state.short_lived, "a kept-open connection ended");
         if self.state.short_lived <= SHORT_LIVED {
             self.send(What::Cue(now, Cue::Ended)).await;
         } else {
             self.times.lost_again(now.into_std(), rand::random());
+        }
+    }
+
+    async fn dialled(&mut self, asking: Asking, result: Result<Shaken, BoxError>) {
+        let began = asking.started;
+        self.state.dials.ended(began);
+        match result {
+            Ok(shaken) => {
+                self.send(What::Shaken { now: Instant::now(), local: shaken.local }).await;
+                self.state.flying.push(fresh::ask(asking, shaken).map(Landed::Probe).boxed());
+            }
+            Err(error) => self.landed(fresh::failed(asking, error)).await,
         }
     }
 
@@ -314,11 +379,12 @@ impl Worker {
         let usable = self.usable(now);
         let wanted = match &self.state.held {
             None => true,
+            Some(held) if held.is_silent() => true,
             Some(held) if shown.is_some() => held.is_outdated(usable.as_ref()),
             Some(_) => false,
         };
         if let Some(kept) = kept.filter(|_| wanted) {
-            let limit = self.orders.borrow().directive.timeout;
+            let limit = self.orders.borrow().directive.limit;
             self.times.kept(now.into_std(), limit, shown.is_none(), rand::random());
             self.state.held = Some(Held::new(kept, shown, now));
         }
@@ -333,24 +399,42 @@ impl Worker {
     }
 
     async fn check_deadlines(&mut self, now: Instant) {
-        let Some(held) = &mut self.state.held else { return };
-        let over = |by: Option<Instant>| by.is_some_and(|by| by <= now);
-        let (unanswered, silent) = (over(held.answer_by), over(held.pong_by));
-        if !unanswered && !silent {
-            return;
+        for (began, connected) in self.state.dials.overdue(now) {
+            self.send(What::DialOverdue { began, connected }).await;
         }
-        tracing::debug!(address = %self.target.address, unanswered, silent, "a kept-open connection is silent");
-        match held.kept.asked() {
-            // Its pings are answered: it lives, and is not fit for new connections.
-            Some(asked) if !silent && held.kept.multiplexes() => {
-                held.kept.take_back();
-                held.answer_by = None;
-                self.probed(asked, now, Outcome::Unready, None, None).await;
+        let Some(held) = &mut self.state.held else { return };
+        let limit = self.orders.borrow().directive.limit;
+        let over = |by: Option<Instant>| by.is_some_and(|by| by <= now);
+        if over(held.ping_at) {
+            // Whether it is busy or gone tells the ping beside the question.
+            held.ping_at = None;
+            if held.kept.may_ping() && held.kept.multiplexes() {
+                held.kept.ping(now);
+                held.pong_by = Some(now + limit);
             }
-            _ => {
-                self.let_go(now);
-                self.send(What::Cue(now, Cue::Silent)).await;
+        }
+        let mut asked = None;
+        if over(held.pong_by) {
+            held.pong_by = None;
+            asked = held.kept.pinged();
+        }
+        let unanswered = over(held.answer_by);
+        if unanswered {
+            held.answer_by = None;
+            if held.kept.multiplexes() && !held.silent && asked.is_none() {
+                // Its pings are answered: it lives, and is not fit for new connections.
+                if let Some(asked) = held.kept.asked() {
+                    held.kept.take_back();
+                    self.probed(asked, now, Outcome::Unready, None, None).await;
+                }
+                return;
             }
+            asked = asked.or(held.kept.asked());
+        }
+        if let Some(asked) = asked {
+            tracing::debug!(address = %self.target.address, unanswered, "a kept-open connection is silent");
+            held.silent = true;
+            self.send(What::Overdue { asked, now, cue: Cue::Silent }).await;
         }
     }
 

@@ -10,8 +10,8 @@ use super::harness::{Probing, config};
 use super::outcomes::{AMPLE, probe};
 use super::pki::Pki;
 use super::server::Server;
+use crate::health::ProbeConfig;
 use crate::model::health::{FailReason, Outcome, State};
-use crate::probe::ProbeConfig;
 
 /// What a server gets rid of before it is stopped: our allowance and what lies in the kernel's buffers.
 const TAKEN: usize = 16 << 20;
@@ -113,7 +113,7 @@ async fn a_server_that_floods_the_kept_connection() {
     let config = ProbeConfig { interval: Duration::from_secs(1), ..config() };
     let mut probing = Probing::start(config, pki.client());
     probing.publish(&[flooding.address]);
-    probing.until_state(flooding.address, State::Up).await;
+    probing.until_state(flooding.address, State::Healthy).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = flooding.connections();
     tokio::time::sleep(Duration::from_secs(3)).await;

@@ -14,8 +14,8 @@ pub(super) struct LocalError(#[source] pub(super) io::Error);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::socket::LocalOr;
     use crate::model::health::FailReason;
-    use crate::probe::socket::LocalOr;
     use crate::readyz::reason;
 
     #[test]

@@ -17,7 +17,7 @@ async fn one_connection_serves_all_questions() {
     let mut probing = Probing::start(config(), pki.client());
     let backends = [h2.address, h1.address];
     probing.publish(&backends);
-    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Up)).await;
+    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Healthy)).await;
     // A burst may have begun a second one before the first was answered.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let before = h2.connections() + h1.connections();
@@ -38,7 +38,7 @@ async fn two_up(pki: &Pki, protocol: &str) -> (Server, Server, Probing) {
     let mut probing = Probing::start(config(), pki.client());
     let backends = [one.address, other.address];
     probing.publish(&backends);
-    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Up)).await;
+    probing.until(|view| backends.iter().all(|backend| view.state(*backend) == State::Healthy)).await;
     (one, other, probing)
 }
 
@@ -49,14 +49,14 @@ async fn a_killed_process_is_down_at_once() {
         let (victim, witness, mut probing) = two_up(&pki, protocol).await;
         let killed = std::time::Instant::now();
         let address = victim.kill().await;
-        let view = probing.until_state(address, State::Down).await;
+        let view = probing.until_state(address, State::Suspect).await;
         let health = view.backends[&address];
         println!("{protocol}: Down {:?} after the kill, by the decision's time", health.since - killed);
         assert!(health.since - killed < Duration::from_secs(2), "about 55 ms: {:?}", health.since - killed);
         assert!(health.ending && health.noticed <= health.since && view.noticed >= health.noticed);
-        assert_eq!(view.state(witness.address), State::Up);
+        assert_eq!(view.state(witness.address), State::Healthy);
         let _again = Server::start_at(address, pki.server(&[protocol])).await;
-        let view = probing.until_state(address, State::Up).await;
+        let view = probing.until_state(address, State::Healthy).await;
         assert!(view.backends[&address].answering);
     }
 }
@@ -68,11 +68,11 @@ async fn a_server_that_stops_reading_is_down() {
         let (victim, witness, mut probing) = two_up(&pki, protocol).await;
         let stopped = std::time::Instant::now();
         victim.fall_silent();
-        let view = probing.until_state(victim.address, State::Down).await;
+        let view = probing.until_state(victim.address, State::Suspect).await;
         let took = view.backends[&victim.address].since - stopped;
         println!("{protocol}: Down {took:?} after it stopped, with a ping each 300 ms");
         assert!(took < Duration::from_secs(10), "about 1 s: {took:?}");
-        assert_eq!(view.state(witness.address), State::Up);
+        assert_eq!(view.state(witness.address), State::Healthy);
     }
 }
 
@@ -94,9 +94,9 @@ async fn goaway_is_a_sign_and_no_failure() {
     .await;
     let mut probing = Probing::start(config(), pki.client());
     probing.publish(&[server.address]);
-    probing.until_state(server.address, State::Up).await;
+    probing.until_state(server.address, State::Healthy).await;
     probing.until(|view| !view.backends[&server.address].answering).await;
     probing.until(|view| view.backends[&server.address].answering).await;
     let health = probing.view().backends[&server.address];
-    assert_eq!((health.state, health.failing), (State::Up, None));
+    assert_eq!((health.state, health.failing), (State::Healthy, None));
 }

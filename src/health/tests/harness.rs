@@ -11,11 +11,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::pki::NAME;
-use crate::model::health::machine::HealthOptions;
-use crate::model::health::{HealthView, State};
+use crate::health::{Inputs, Observer, ProbeConfig, run};
+use crate::model::health::{HealthOptions, HealthView, State};
 use crate::model::published::Published;
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
-use crate::probe::{Inputs, Observer, ProbeConfig, run};
 use crate::readyz::Identity;
 
 /// Longer than anything takes on a busy machine.
@@ -32,6 +31,8 @@ pub(super) fn config() -> ProbeConfig {
             rise: 2,
             removal_grace: Duration::from_secs(2),
             drain_timeout: None,
+            silence_timeout: Duration::from_secs(5),
+            kill_spread: Duration::from_millis(100),
         },
     }
 }
@@ -75,6 +76,7 @@ impl Probing {
             suspects: suspected,
             in_use: mpsc::unbounded_channel().1,
             kernel: Arc::new(()),
+            clients: Arc::new(()),
             observer: Arc::clone(&counted) as _,
         };
         let task = tokio::spawn(run(config, inputs, snapshots, sender));
