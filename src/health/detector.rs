@@ -256,6 +256,10 @@ impl Detector {
         let mut not_before = lacking.iter().map(|(from, _)| *from).chain(withdrawn).max();
         let mut afresh = lacking.iter().any(|(_, deed)| *deed == Deed::ShakesHands);
         let mut ping_not_before = None;
+        if let Some(witness) = tracker.silence.as_ref().and_then(|silence| silence.wants_dial_after()) {
+            not_before = not_before.max(Some(witness));
+            afresh = true;
+        }
         for (other, silent) in others() {
             let Some(silence) = silent.silence.as_ref().filter(|_| is_near(*other, backend, tracker.local))
             else {

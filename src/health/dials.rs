@@ -33,17 +33,26 @@ impl Dial {
     }
 }
 
+/// When there is room for another one: for one that a decision waits for, and for one that comes by its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Free {
+    pub(super) hasty: Instant,
+    pub(super) patient: Instant,
+}
+
 /// See the module. The oldest comes first.
 #[derive(Default)]
 pub(super) struct Dials(Vec<Dial>);
 
 impl Dials {
     /// When there is room for another one, at the cost of the younger one if need be. `now` at the earliest.
-    pub(super) fn free_at(&self, now: Instant) -> Instant {
+    pub(super) fn free_at(&self, now: Instant) -> Free {
         match self.0.get(UNFINISHED - 1) {
-            None => now,
-            Some(young) if young.is_connected() => young.began + CONNECTED,
-            Some(young) => young.overdue,
+            None => Free { hasty: now, patient: now },
+            Some(young) if young.is_connected() => {
+                Free { hasty: young.overdue, patient: young.began + CONNECTED }
+            }
+            Some(young) => Free { hasty: young.overdue, patient: young.overdue },
         }
     }
 
@@ -97,20 +106,24 @@ mod tests {
         let at = |ms| begin + Duration::from_millis(ms);
         let limit = Duration::from_millis(300);
         let mut dials = Dials::default();
-        assert_eq!((dials.free_at(begin), dials.give_way()), (begin, None));
+        let free = |dials: &Dials, now| {
+            let Free { hasty, patient } = dials.free_at(now);
+            (hasty, patient)
+        };
+        assert_eq!((free(&dials, begin), dials.give_way()), ((begin, begin), None));
         dials.begin(begin, limit);
-        assert_eq!((dials.free_at(at(50)), dials.give_way()), (at(50), None));
+        assert_eq!((free(&dials, at(50)), dials.give_way()), ((at(50), at(50)), None));
         let (connected, _) = dials.begin(at(50), limit);
-        assert_eq!(dials.free_at(at(60)), at(350), "once the younger one is overdue");
+        assert_eq!(free(&dials, at(60)), (at(350), at(350)), "once the younger one is overdue");
         assert_eq!(dials.overdue(at(299)), []);
         assert_eq!(dials.overdue(at(300)), [(begin, false)]);
         assert_eq!(dials.next_overdue(), Some(at(350)));
         connected.store(true, Ordering::Relaxed);
-        assert_eq!(dials.free_at(at(60)), at(10_050), "where TCP came about, there is time");
+        assert_eq!(free(&dials, at(60)), (at(350), at(10_050)), "where TCP came about, there is time");
         assert_eq!(dials.overdue(at(1300)), [(begin, false), (at(50), true)], "each second again");
         assert_eq!(dials.give_way(), Some((at(50), true)));
         dials.begin(at(1300), limit);
         dials.ended(begin);
-        assert_eq!((dials.free_at(at(1400)), dials.give_way()), (at(1400), None));
+        assert_eq!((free(&dials, at(1400)), dials.give_way()), ((at(1400), at(1400)), None));
     }
 }

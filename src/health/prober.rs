@@ -166,7 +166,6 @@ impl Prober {
             let free = (self.state.waiting.count() < WAITING).then(|| self.state.dials.free_at(now));
             let usable = self.usable(now);
             let link = self.state.held.as_ref().map(|held| held.link(usable.as_ref()));
-            let free = free.map(Instant::into_std);
             let next = self.times.plan(directive, link, free, usable.is_none()).next();
             match next {
                 Some((at, action)) if at <= now.into_std() => {

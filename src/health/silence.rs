@@ -109,6 +109,13 @@ impl Silence {
         !self.handshakes.iter().any(|at| *at >= from)
     }
 
+    /// A fresh handshake with another backend after which no dial began yet: one is due.
+    pub fn wants_dial_after(&self) -> Option<Instant> {
+        let from = self.clear.map_or(self.since, |(from, _)| from);
+        let witness = self.handshakes.iter().copied().find(|at| *at >= from)?;
+        (!self.dials.iter().any(|dial| dial.began >= witness)).then_some(witness)
+    }
+
     /// All that arrives from the backend is seen from now on, or no longer.
     pub fn observed(&mut self, since: Option<Instant>) {
         self.observed = since;

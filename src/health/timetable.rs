@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::beat::{Beat, about};
+use super::dials::Free;
 use super::directive::{Directive, Pace};
 use super::socket::KEEPALIVE;
 
@@ -190,7 +191,7 @@ impl Timetable {
         &self,
         directive: Directive,
         link: Option<Link>,
-        free: Option<Instant>,
+        free: Option<Free>,
         stranger: bool,
     ) -> Plan {
         let probed = if directive.afresh { self.fresh } else { self.probed };
@@ -209,6 +210,8 @@ impl Timetable {
             (Pace::Steady, Some(_)) => (Some(self.readyz), None),
         };
         let renew = link.and_then(|link| link.renew);
+        let hasty = owed.is_some() || matches!(directive.pace, Pace::Burst | Pace::Rush);
+        let free = free.map(|free| if hasty { free.hasty } else { free.patient }.into_std());
         let spoken = self.pinged.max(self.probed);
         let owed_ping = directive.ping_not_before.filter(|demanded| spoken < Some(*demanded));
         let ping = owed_ping.map_or(self.ping, |owed| owed.min(self.ping));

@@ -105,7 +105,7 @@ async fn one_that_never_says_whether_it_is_ready_drains_until_its_cable_is_cut()
     hangs.fall_silent();
     let view = probing.until_state(hangs.address, State::Suspect).await;
     let took = view.backends[&hangs.address].since - cut;
-    println!("Down {took:?} after it fell silent");
+    println!("Suspect {took:?} after it fell silent");
     assert!(took < Duration::from_secs(4), "about 1 s: {took:?}");
 }
 

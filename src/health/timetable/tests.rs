@@ -21,8 +21,9 @@ fn fresh_table() -> (Timetable, Instant) {
 }
 
 /// There is room for a fresh probe all the time.
-fn free(times: &Timetable) -> Option<Instant> {
-    times.regular.checked_sub(Duration::from_secs(3600))
+fn free(times: &Timetable) -> Option<Free> {
+    let long_ago = times.regular.checked_sub(Duration::from_secs(3600))?.into();
+    Some(Free { hasty: long_ago, patient: long_ago })
 }
 
 fn next(times: &Timetable, directive: Directive, link: Option<Link>) -> (Instant, Action) {
@@ -234,6 +235,6 @@ fn the_kernel_is_asked_when_the_host_should_have_been_heard_again() {
     times.looked(now + ms(1300), ms(250), LIMIT);
     assert_eq!(look(&times) - now, ms(1300 + 1050), "1.3 s after it was heard");
     times.looked(now, ms(1299), LIMIT);
-    assert_eq!(look(&times) - now, ms(50), "never in haste");
+    assert_eq!(look(&times) - now, ms(100), "never in haste");
     assert_eq!(times.plan(directive(Pace::Steady), None, free(&times), false).look, None);
 }

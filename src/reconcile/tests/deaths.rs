@@ -62,7 +62,7 @@ fn a_dead_backend_leaves_the_rules_and_then_its_flows_are_ended_once() {
         rig.show(view(&[12, 13])).await;
         let text = rig.metrics.encode(&crate::apiserver::Connection::default(), &BTreeMap::new()).unwrap();
         assert!(text.contains("apivip_flows_ended_total{method=\"nudge\"} 7"), "{text}");
-        assert!(text.contains("apivip_transitions_total{to=\"down\",reason=\"refused\"} 2"), "{text}");
+        assert!(text.contains("apivip_transitions_total{to=\"failed\",reason=\"refused\"} 2"), "{text}");
     });
 }
 

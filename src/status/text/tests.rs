@@ -138,7 +138,7 @@ fn what_is_wrong_is_said_with_what_to_do() {
         assert!(status.problems.iter().any(|problem| problem.what.contains(words)), "{words}: {text}");
     }
     assert!(status.problems.iter().all(|problem| !problem.todo.is_empty()));
-    assert!(text.contains("\x1b[31mdown\x1b[0m") && line(&text, "BACKEND").contains("SOURCE"), "{text}");
+    assert!(text.contains("\x1b[31msuspect\x1b[0m") && line(&text, "BACKEND").contains("SOURCE"), "{text}");
 }
 
 #[test]
