@@ -233,6 +233,11 @@ pub fn every_backend(status: &Value) -> impl Iterator<Item = &Value> {
     frontends.flat_map(|frontend| frontend["backends"].as_array().into_iter().flatten())
 }
 
+/// Whether the status says of a backend that it does not answer: it gets no new connections.
+pub fn is_out(backend: &Value) -> bool {
+    matches!(backend["state"].as_str(), Some("suspect" | "failed"))
+}
+
 /// Runs the daemon to its end, for starts that must fail. Fails if it still runs after `limit`.
 pub fn run_to_end(
     node: &Namespace,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::claim::Claim;
 use super::drift::Drift;
-use super::flows::{FlowKiller, KillOrder, KillReport};
+use super::flows::{FlowKiller, FlowOrder, FlowReport};
 use super::{Applied, Dataplane, DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView};
 use crate::model::types::{Backend, Vip};
@@ -41,15 +41,15 @@ impl Dataplane for DryRun {
 }
 
 impl FlowKiller for DryRun {
-    fn start(&mut self, order: KillOrder) {
-        tracing::info!(backend = %order.backend, vips = ?order.vips, "dry run: would end the flows to this apiserver");
+    fn start(&mut self, order: FlowOrder) {
+        tracing::info!(backend = %order.backend, vips = ?order.vips, purpose = order.purpose.label(), "dry run: would act upon the flows to this apiserver");
     }
 
     fn cancel(&mut self, _backend: Backend) {}
 
     fn forget(&mut self, _vips: BTreeSet<Vip>) {}
 
-    async fn finished(&mut self) -> KillReport {
+    async fn finished(&mut self) -> FlowReport {
         std::future::pending().await
     }
 }

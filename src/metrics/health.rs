@@ -9,7 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{Metrics, Reason};
-use crate::dataplane::flows::{KillReport, Remaining};
+use crate::dataplane::flows::{FlowReport, Remaining};
 use crate::health::Observer;
 use crate::model::health::{FailReason, State};
 
@@ -91,12 +91,12 @@ impl HealthMetrics {
         let help = "Parts of a change: decision (from the first sign), commit (from the decision), reaction (both), flows (from the commit to the end of the last flow), told (from the decision to that)";
         registry.register_with_unit("transition", help, Unit::Seconds, stages.clone());
         let ended = Family::<Method, Counter>::default();
-        for method in ["nudge", "socket", "syn-sent"] {
+        for method in ["ask", "nudge", "socket", "syn-sent"] {
             let _ = ended.get_or_create(&Method { method });
         }
         registry.register(
             "flows_ended",
-            "Flows to dead apiservers that were ended or moved, by method",
+            "Flows to silent or dead apiservers that were ended or moved, by method",
             ended.clone(),
         );
         let remaining = Family::<Reason, Counter>::default();
@@ -124,18 +124,22 @@ impl Metrics {
         self.health.stages.get_or_create(&StageLabel { stage: stage.label() }).observe(took.as_secs_f64());
     }
 
-    /// A kill order ended.
-    pub fn flows(&self, report: &KillReport) {
+    /// An order about flows ended.
+    pub fn flows(&self, report: &FlowReport) {
         let add = |method: &'static str, count: u64| {
             self.health.ended.get_or_create(&Method { method }).inc_by(count);
         };
+        add("ask", report.ended);
+        add("syn-sent", report.syn_sent);
+        if !report.purpose.ends() {
+            return;
+        }
         let remaining: u64 = report.remaining.values().sum();
         // One that was cancelled does not say how many it reached.
         if !report.cancelled {
             add("nudge", report.flows.saturating_sub(report.sockets + remaining));
         }
         add("socket", report.sockets);
-        add("syn-sent", report.syn_sent);
         for (reason, count) in &report.remaining {
             self.health.remaining.get_or_create(&Reason { reason: reason.label() }).inc_by(*count);
         }

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::path::{COMMIT_BOUND, Mode};
 use super::telling::Told;
 use super::{Meanwhile, Reconciler, chain};
-use crate::dataplane::flows::{FlowKiller, KillOrder};
+use crate::dataplane::flows::{FlowKiller, FlowOrder, Purpose};
 use crate::dataplane::{Applied, Dataplane, DataplaneError, Host};
 use crate::forwarder::Forward;
 use crate::model::desired::{DesiredState, NodeView, desire};
@@ -161,7 +161,8 @@ fn order<F: FlowKiller>(
         let under_way = ending.get(backend).is_some_and(|without_rule| own_reset || !without_rule);
         if !under_way {
             ending.insert(*backend, own_reset);
-            flows.start(KillOrder { backend: *backend, vips: vips.clone(), own_reset });
+            let purpose = Purpose::End { own_reset };
+            flows.start(FlowOrder { backend: *backend, vips: vips.clone(), purpose });
         }
     }
 }

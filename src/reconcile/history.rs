@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::dataplane::flows::KillReport;
+use crate::dataplane::flows::FlowReport;
 use crate::metrics::{Metrics, Stage};
 use crate::model::health::{BackendHealth, Cue, FailReason, HealthView, State};
 use crate::model::types::Backend;
@@ -123,10 +123,17 @@ impl History {
         latest.insert(0, transition);
     }
 
-    /// Takes in what became of the flows of a backend, and shows it. It is told once: an order that began again under rules
-    /// that came later is told a second time only if there were more flows by then.
-    pub fn ended(&mut self, report: &KillReport, metrics: &Metrics, shown: &watch::Sender<Report>) {
+    /// Takes in what became of the flows of a backend, and shows it. Their end is told once: an order that began again under
+    /// rules that came later is told a second time only if there were more flows by then.
+    pub fn ended(&mut self, report: &FlowReport, metrics: &Metrics, shown: &watch::Sender<Report>) {
         metrics.flows(report);
+        if report.ended > 0 {
+            let FlowReport { backend, asked, ended, .. } = report;
+            tracing::info!(%backend, asked, ended, "asked the clients of an apiserver that was silent: some of their connections had ended");
+        }
+        if !report.purpose.ends() {
+            return;
+        }
         let cause = self.cause(report.backend);
         let before = cause.as_ref().and_then(|cause| *cause.ended);
         if let Some(cause) = &cause
@@ -180,13 +187,13 @@ fn ends_flows(state: State) -> bool {
 }
 
 /// What became of all flows, with those of an order that was told before. What that one left open, the new one found.
-fn sum(before: Option<Ended>, report: &KillReport) -> Ended {
+fn sum(before: Option<Ended>, report: &FlowReport) -> Ended {
     let (flows, took) = before.map_or((0, Duration::ZERO), |b| (b.flows.saturating_sub(b.remaining), b.took));
     let took = if report.flows > 0 || before.is_none() { took.max(report.last_ended) } else { took };
     Ended { took, flows: flows + report.flows, remaining: report.remaining.values().sum() }
 }
 
-fn tell(report: &KillReport, cause: Option<&Cause<'_>>, again: bool) {
+fn tell(report: &FlowReport, cause: Option<&Cause<'_>>, again: bool) {
     let why: Vec<String> = report.remaining.iter().map(|(why, n)| format!("{n} {}", why.label())).collect();
     tracing::info!(
         backend = %report.backend,
@@ -233,7 +240,7 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::flows::Remaining;
+    use crate::dataplane::flows::{Purpose, Remaining};
     use crate::model::health::sample as health;
     use crate::model::snapshot::{ServiceStatus, Snapshot};
 
@@ -253,7 +260,8 @@ mod tests {
 
     fn ended(history: &mut History, flows: u64, remaining: u64, cancelled: bool) {
         let remaining = std::iter::once((Remaining::NoAnswer, remaining)).filter(|(_, n)| *n > 0).collect();
-        let report = KillReport { flows, remaining, cancelled, ..KillReport::new(BACKEND.into()) };
+        let new = FlowReport::new(BACKEND.into(), Purpose::End { own_reset: false });
+        let report = FlowReport { flows, remaining, cancelled, ..new };
         let (shown, _) = watch::channel(Report::default());
         history.ended(&report, &Metrics::default(), &shown);
         assert_eq!(shown.borrow().transitions.len(), history.latest().len());
@@ -268,31 +276,48 @@ mod tests {
     #[test]
     fn the_end_of_flows_belongs_to_the_change_that_caused_it() {
         let (mut history, metrics) = (History::default(), Metrics::default());
-        for state in [State::Healthy, State::Suspect, State::Healthy] {
+        for state in [State::Healthy, State::Failed, State::Healthy] {
             show(&mut history, state);
             history.committed(Instant::now(), &metrics);
         }
         ended(&mut history, 5, 0, true);
-        assert_eq!(told(&history), [(State::Healthy, None), (State::Suspect, Some((5, 0)))]);
+        assert_eq!(told(&history), [(State::Healthy, None), (State::Failed, Some((5, 0)))]);
+    }
+
+    #[test]
+    fn what_was_only_asked_is_no_end_of_flows() {
+        let (mut history, metrics) = (History::default(), Metrics::default());
+        for state in [State::Healthy, State::Failed] {
+            show(&mut history, state);
+            history.committed(Instant::now(), &metrics);
+        }
+        for purpose in [Purpose::Move, Purpose::Ask] {
+            let (flows, asked, ended) = (7, 7, 2);
+            let report = FlowReport { flows, asked, ended, ..FlowReport::new(BACKEND.into(), purpose) };
+            history.ended(&report, &metrics, &watch::channel(Report::default()).0);
+        }
+        assert_eq!(told(&history), [(State::Failed, None)]);
+        ended(&mut history, 5, 0, false);
+        assert_eq!(told(&history), [(State::Failed, Some((5, 0)))]);
     }
 
     #[test]
     fn what_was_told_before_the_commit_belongs_to_the_change_that_waits_for_it() {
         let (mut history, metrics) = (History::default(), Metrics::default());
-        for state in [State::Healthy, State::Suspect, State::Healthy] {
+        for state in [State::Healthy, State::Failed, State::Healthy] {
             show(&mut history, state);
             history.committed(Instant::now(), &metrics);
         }
-        show(&mut history, State::Suspect);
+        show(&mut history, State::Failed);
         ended(&mut history, 7, 2, false);
-        let earlier = (State::Suspect, None);
+        let earlier = (State::Failed, None);
         assert_eq!(told(&history), [(State::Healthy, None), earlier], "it waits");
         history.committed(Instant::now(), &metrics);
-        assert_eq!(told(&history), [(State::Suspect, Some((7, 2))), (State::Healthy, None), earlier]);
+        assert_eq!(told(&history), [(State::Failed, Some((7, 2))), (State::Healthy, None), earlier]);
         // The order begins again: it finds what was left, and one more.
         ended(&mut history, 3, 0, false);
-        assert_eq!(told(&history)[0], (State::Suspect, Some((8, 0))));
+        assert_eq!(told(&history)[0], (State::Failed, Some((8, 0))));
         ended(&mut history, 0, 0, false);
-        assert_eq!(told(&history)[0], (State::Suspect, Some((8, 0))), "nothing is news");
+        assert_eq!(told(&history)[0], (State::Failed, Some((8, 0))), "nothing is news");
     }
 }

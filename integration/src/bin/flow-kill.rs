@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use apivip::dataplane::flows::{FlowKiller, FlowOptions, Flows, KillOrder};
+use apivip::dataplane::flows::{FlowKiller, FlowOptions, FlowOrder, Flows, Purpose};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -15,6 +15,12 @@ struct Arguments {
     /// A virtual IP that leads to them; repeatable
     #[arg(long, value_name = "ADDR:PORT", required = true)]
     vip: Vec<SocketAddr>,
+    /// Ask clients, and end no flow
+    #[arg(long)]
+    ask: bool,
+    /// Only have connections that are being opened go elsewhere
+    #[arg(long, conflicts_with = "ask")]
+    move_only: bool,
     /// Answer clients with resets of our own
     #[arg(long)]
     own_reset: bool,
@@ -29,13 +35,23 @@ struct Arguments {
     cancel_after_ms: Option<u64>,
 }
 
+impl Arguments {
+    fn purpose(&self) -> Purpose {
+        match (self.move_only, self.ask) {
+            (true, _) => Purpose::Move,
+            (_, true) => Purpose::Ask,
+            _ => Purpose::End { own_reset: self.own_reset },
+        }
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let bound = Duration::from_millis(arguments.bound_ms);
     let mut flows = Flows::open(FlowOptions { rate: arguments.rate, bound })?;
     for backend in arguments.backend.iter().copied() {
-        flows.start(KillOrder { backend, vips: arguments.vip.clone(), own_reset: arguments.own_reset });
+        flows.start(FlowOrder { backend, vips: arguments.vip.clone(), purpose: arguments.purpose() });
     }
     if let Some(after) = arguments.cancel_after_ms {
         tokio::time::sleep(Duration::from_millis(after)).await;

@@ -12,8 +12,7 @@ use anyhow::{Context, Result, bail};
 use apivip::apiserver::{self, Access, ApiConfig, Connection, TLS_NAME};
 use apivip::health::{self, Inputs, ProbeConfig};
 use apivip::model::desired::{DesiredFrontend, DesiredState, SourcePolicy};
-use apivip::model::health::machine::HealthOptions;
-use apivip::model::health::{HealthView, State};
+use apivip::model::health::{HealthOptions, HealthView, State};
 use apivip::model::merge::Alternatives;
 use apivip::model::published::Published;
 use apivip::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
@@ -110,8 +109,10 @@ fn probes(
         health: HealthOptions {
             fall: 2,
             rise: 2,
-            removal_grace: Duration::from_secs(30),
+            removal_grace: Duration::from_secs(180),
             drain_timeout: None,
+            silence_timeout: Duration::from_secs(5),
+            kill_spread: Duration::from_secs(1),
         },
     };
     let (views_in, view) = watch::channel(None);
@@ -122,9 +123,16 @@ fn probes(
     let (suspects_in, suspects) = mpsc::unbounded_channel();
     let (identity_in, identity) = watch::channel(identity.clone());
     let in_use = mpsc::unbounded_channel().1;
-    let inputs = Inputs { identity, suspects, in_use, kernel: Arc::new(()), observer: Arc::new(()) };
+    let inputs = Inputs {
+        identity,
+        suspects,
+        in_use,
+        kernel: Arc::new(()),
+        clients: Arc::new(()),
+        observer: Arc::new(()),
+    };
     tasks.spawn(async move {
-        probe::run(config, inputs, published, views_in).await;
+        health::run(config, inputs, published, views_in).await;
         drop((snapshots, suspects_in, identity_in));
     });
     Ok(view)
@@ -210,7 +218,7 @@ fn service() -> Result<ServiceKey> {
 }
 
 fn is_up(view: &HealthView, target: SocketAddr) -> bool {
-    view.state(target) == State::Up
+    view.state(target) == State::Healthy
 }
 
 fn snapshot(target: SocketAddr) -> Snapshot {

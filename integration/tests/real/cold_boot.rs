@@ -34,7 +34,8 @@ fn real_apiservers_are_found_by_seeds_and_by_saved_state() -> Result<()> {
     ensure!(status["generation"] == 0 && status["phase"] == "programmed", "{status:#}");
     boot.plane.start_again(2)?;
     daemon.wait_for_status("the API again", LIMIT * 3, |status| {
-        status["api"]["state"] == "synced" && backend(status, vip, all[1]).is_some_and(|b| b["state"] == "up")
+        status["api"]["state"] == "synced"
+            && backend(status, vip, all[1]).is_some_and(|b| b["state"] == "healthy")
     })?;
     daemon.wait_for_backends(vip, &all[1..])?;
     boot.expect_served("from the one that is back")

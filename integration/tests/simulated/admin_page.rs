@@ -106,9 +106,12 @@ fn a_failover_is_seen_live_and_looks_right() -> Result<()> {
 
     browser.script("window.marker=1")?;
     scenario.plane.kill(2)?;
-    let down = |text: &str| text.contains("192.0.2.12 (6443, 7007)") && text.contains("up \u{2192} down");
+    let down =
+        |text: &str| text.contains("192.0.2.12 (6443, 7007)") && text.contains("healthy \u{2192} suspect");
     browser.wait_for_text("ol", "the change", LIMIT, down)?;
-    browser.wait_for_text("tbody tr:nth-child(2)", "the state", LIMIT, |text| text.contains("down"))?;
+    browser.wait_for_text("tbody tr:nth-child(2)", "the state", LIMIT, |text| {
+        text.contains("suspect") || text.contains("failed")
+    })?;
     ensure!(browser.script("return window.marker")? == 1, "the page was loaded again");
     // What was good before stays so, to the left of it; the others stay good.
     wait_for(&browser, &strip_script(2), "a strip that turned bad", |seen| {
@@ -183,7 +186,7 @@ fn without_scripting_the_state_is_there_and_renews_itself() -> Result<()> {
     browser.wait_for_text(".pill", "the verdict", LIMIT, |text| text.starts_with("Serving"))?;
     browser.wait_for_text("#live", "the time of the state", LIMIT, |text| text.contains("loaded"))?;
     scenario.plane.kill(2)?;
-    let down = |text: &str| text.contains("192.0.2.12:6443") && text.contains("down");
+    let down = |text: &str| text.contains("192.0.2.12:6443") && text.contains("suspect");
     browser.wait_for_text("tbody", "the change", LIMIT, down)?;
     ensure!(browser.text("#live")?.contains("loaded"), "a script ran");
     daemon.stop().map(drop)

@@ -102,7 +102,7 @@ fn two_and_all_that_are_unready_or_slow_cut_nobody() -> Result<()> {
 }
 
 fn all_are_up(status: &serde_json::Value) -> bool {
-    every_backend(status).all(|backend| backend["state"] == "up")
+    every_backend(status).all(|backend| backend["state"] == "healthy")
 }
 
 #[test]

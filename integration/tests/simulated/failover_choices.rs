@@ -72,7 +72,7 @@ fn a_rehearsal_probes_and_says_what_it_would_do_and_does_nothing() -> Result<()>
     };
     let before = of_the_node()?;
     let inflicted = stage.inflict(&mut crowd, Fault::Unplugged, &[2])?;
-    rehearsal.process().wait_for_line("dry run: would end the flows to this apiserver", limit)?;
+    rehearsal.process().wait_for_line("dry run: would act upon the flows to this apiserver", limit)?;
     thread::sleep(LOOKED);
     ensure!(of_the_node()? == before, "a rehearsal changed\n{before}\nto\n{}", of_the_node()?);
     inflicted.heal(&mut stage.plane)?;

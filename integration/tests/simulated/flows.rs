@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use anyhow::{Result, ensure};
+use apivip::model::types::Family;
 use integration::flows::{FlowStage, Held, Kind, backend};
 use integration::lab::{Families, Lab, LabOptions, PodAttachment};
 
@@ -85,7 +86,8 @@ fn a_connection_in_syn_sent_moves_to_another_backend() -> Result<()> {
     }
     stage.lead(&[1], true)?;
     for family in lab.families() {
-        let report = stage.kill(1, *family, &[], &[])?;
+        let purpose: &[&str] = if *family == Family::V4 { &[] } else { &["--move-only"] };
+        let report = stage.kill(1, *family, &[], purpose)?;
         ensure!(report["syn_sent"].as_u64() > Some(0), "{report}");
     }
     for holder in [&mut pod, &mut host] {
@@ -95,6 +97,43 @@ fn a_connection_in_syn_sent_moves_to_another_backend() -> Result<()> {
         let (open, _) = held.count(1, &[]);
         let others: usize = [2, 3].iter().map(|i| held.count(*i, &[]).0).sum();
         ensure!(open == 0 && others == 48, "{held:?}");
+    }
+    Ok(())
+}
+
+/// The host of a backend forgets its connections, as one does that lost power.
+fn lose_power(lab: &Lab, i: u8) -> Result<()> {
+    let host = lab.apiserver(i);
+    host.nft_load("table inet dark { chain out { type filter hook output priority 0; policy drop; }; }")?;
+    host.run("ss", &["-K", "state", "connected", "sport", "=", ":6443"])?;
+    host.nft_load("delete table inet dark")
+}
+
+#[test]
+fn asking_tells_the_clients_of_a_host_that_lost_its_memory_and_spares_all_others() -> Result<()> {
+    for attachment in [PodAttachment::Routed, PodAttachment::Bridged { netfilter: true }] {
+        let lab = Lab::start(LabOptions { families: Families::Dual, attachment, ..LabOptions::default() })?;
+        let stage = FlowStage::start(&lab)?;
+        let pod = stage.hold(lab.pod(1), lab.families(), &[(Kind::Idle, 24)])?;
+        let host = stage.hold(lab.node(), lab.families(), &[(Kind::Idle, 24)])?;
+        lose_power(&lab, 1)?;
+        let since = SystemTime::now();
+        for family in lab.families() {
+            let asked = |i: u8| {
+                let report = stage.kill(i, *family, &[], &["--ask"])?;
+                ensure!(report["purpose"] == "ask" && report["sockets"] == 0, "{report}");
+                ensure!(report["remaining"] == serde_json::json!({}), "{report}");
+                ensure!(report["asked"].as_u64() > Some(0), "{report}");
+                anyhow::Ok((report["asked"].as_u64(), report["ended"].as_u64()))
+            };
+            let (told, ended) = asked(1)?;
+            ensure!(told == ended, "{told:?} were asked, {ended:?} had ended");
+            ensure!(asked(2)?.1 == Some(0), "an open connection ended");
+            let report = stage.kill(3, *family, &[], &["--move-only"])?;
+            ensure!(report["nudged"] == 0 && report["flows"].as_u64() > Some(0), "{report}");
+        }
+        check("pod", &pod.finish()?, since)?;
+        check("host", &host.finish()?, since)?;
     }
     Ok(())
 }

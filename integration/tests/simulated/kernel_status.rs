@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use integration::command::{self, finish};
 use integration::control_plane::Variant;
+use integration::daemon::is_out;
 use integration::lab::{Families, Lab, LabOptions};
 use integration::scenario::Scenario;
 
@@ -22,7 +23,7 @@ fn without_a_daemon_people_read_addresses() -> Result<()> {
     daemon.wait_for_status("the death of an apiserver", LIMIT, |status| {
         let frontends = status["frontends"].as_array().into_iter().flatten();
         let backends = frontends.filter_map(|frontend| frontend["backends"].as_array()).flatten();
-        let down = backends.filter(|backend| backend["state"] == "down");
+        let down = backends.filter(|backend| is_out(backend));
         let down: Vec<&str> = down.filter_map(|backend| backend["address"].as_str()).collect();
         dead.iter().all(|address| down.contains(&address.to_string().as_str()))
     })?;

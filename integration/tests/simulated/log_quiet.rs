@@ -54,7 +54,7 @@ fn settled(lab: &Lab, options: &DaemonOptions) -> Result<Daemon> {
         let all = |list: &Value, good: &dyn Fn(&Value) -> bool| {
             list.as_array().is_some_and(|list| !list.is_empty() && list.iter().all(good))
         };
-        let up = |frontend: &Value| all(&frontend["backends"], &|backend| backend["state"] == "up");
+        let up = |frontend: &Value| all(&frontend["backends"], &|backend| backend["state"] == "healthy");
         status["api"]["state"] == "synced"
             && all(&status["frontends"], &up)
             && all(&status["selftests"], &|test| test["ready"] == true)

@@ -68,7 +68,9 @@ fn the_exit_code_tells_healthy_from_degraded_from_no_answer() -> Result<()> {
     scenario.plane.kill(3)?;
     daemon.wait_for_status("a problem", LIMIT, |status| {
         let problems = status["problems"].as_array().into_iter().flatten();
-        problems.filter_map(|problem| problem["what"].as_str()).any(|what| what.contains("is down for"))
+        problems
+            .filter_map(|problem| problem["what"].as_str())
+            .any(|what| what.contains("does not answer for"))
     })?;
     expect(&lab, &daemon, 3, "degraded")?;
 

@@ -1,5 +1,6 @@
 //! A [`FlowKiller`] without a kernel, for tests of what stands above it. It behaves: an order is under way until the
-//! test finishes it, a cancelled one is reported as such, and a new one for the same backend takes its place.
+//! test finishes it, one to end flows that is cancelled is reported as such, and a new one for the same backend that is not
+//! weaker takes its place.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -7,7 +8,7 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use super::{FlowKiller, KillOrder, KillReport};
+use super::{FlowKiller, FlowOrder, FlowReport};
 use crate::model::types::{Backend, Vip};
 
 /// What a test sees and sets. Clones share it.
@@ -22,15 +23,15 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    orders: Vec<KillOrder>,
-    under_way: Vec<KillOrder>,
-    finished: VecDeque<KillReport>,
+    orders: Vec<FlowOrder>,
+    under_way: Vec<FlowOrder>,
+    finished: VecDeque<FlowReport>,
     forgotten: Vec<Vip>,
 }
 
 impl FakeFlows {
     /// Every order so far, oldest first.
-    pub fn orders(&self) -> Vec<KillOrder> {
+    pub fn orders(&self) -> Vec<FlowOrder> {
         self.0.state.borrow().orders.clone()
     }
 
@@ -40,18 +41,18 @@ impl FakeFlows {
     }
 
     /// The orders that are under way.
-    pub fn under_way(&self) -> Vec<KillOrder> {
+    pub fn under_way(&self) -> Vec<FlowOrder> {
         self.0.state.borrow().under_way.clone()
     }
 
     /// Finishes the order for a backend; `change` may fill the report in. `false`: there is none.
-    pub fn finish(&self, backend: Backend, change: impl FnOnce(&mut KillReport)) -> bool {
+    pub fn finish(&self, backend: Backend, change: impl FnOnce(&mut FlowReport)) -> bool {
         let mut state = self.0.state.borrow_mut();
         let Some(at) = state.under_way.iter().position(|order| order.backend == backend) else {
             return false;
         };
-        state.under_way.remove(at);
-        let mut report = KillReport::new(backend);
+        let order = state.under_way.remove(at);
+        let mut report = FlowReport::new(backend, order.purpose);
         change(&mut report);
         state.finished.push_back(report);
         self.0.changed.notify_one();
@@ -60,22 +61,28 @@ impl FakeFlows {
 }
 
 impl FlowKiller for FakeFlows {
-    fn start(&mut self, order: KillOrder) {
+    fn start(&mut self, order: FlowOrder) {
         let mut state = self.0.state.borrow_mut();
-        state.under_way.retain(|other| other.backend != order.backend);
-        state.under_way.push(order.clone());
-        state.orders.push(order);
+        state.orders.push(order.clone());
+        let at = state.under_way.iter().position(|other| other.backend == order.backend);
+        match at.and_then(|at| state.under_way.get_mut(at)) {
+            Some(other) if order.purpose.is_weaker_than(other.purpose) => {}
+            Some(other) => *other = order,
+            None => state.under_way.push(order),
+        }
     }
 
     fn cancel(&mut self, backend: Backend) {
-        self.finish(backend, |report| report.cancelled = true);
+        if self.under_way().iter().any(|order| order.backend == backend && order.purpose.ends()) {
+            self.finish(backend, |report| report.cancelled = true);
+        }
     }
 
     fn forget(&mut self, vips: BTreeSet<Vip>) {
         self.0.state.borrow_mut().forgotten.extend(vips);
     }
 
-    async fn finished(&mut self) -> KillReport {
+    async fn finished(&mut self) -> FlowReport {
         loop {
             let report = self.0.state.borrow_mut().finished.pop_front();
             match report {
@@ -88,14 +95,15 @@ impl FlowKiller for FakeFlows {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Purpose;
     use super::*;
 
     #[tokio::test]
     async fn orders_are_under_way_until_they_are_finished_or_cancelled() {
-        let order = |last: u8| KillOrder {
+        let order = |last: u8| FlowOrder {
             backend: format!("192.0.2.{last}:6443").parse().unwrap(),
             vips: vec!["10.96.0.1:443".parse().unwrap()],
-            own_reset: false,
+            purpose: Purpose::End { own_reset: false },
         };
         let fake = FakeFlows::default();
         let mut flows = fake.clone();
@@ -109,5 +117,28 @@ mod tests {
         flows.cancel(order(11).backend);
         assert!(flows.finished().await.cancelled);
         assert!(fake.under_way().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_stronger_order_stays_and_only_an_end_is_cancelled() {
+        let backend: Backend = "192.0.2.11:6443".parse().unwrap();
+        let order = |purpose| FlowOrder { backend, vips: Vec::new(), purpose };
+        let fake = FakeFlows::default();
+        let mut flows = fake.clone();
+        for (given, stands) in [
+            (Purpose::Ask, Purpose::Ask),
+            (Purpose::Move, Purpose::Ask),
+            (Purpose::End { own_reset: true }, Purpose::End { own_reset: true }),
+            (Purpose::End { own_reset: false }, Purpose::End { own_reset: false }),
+            (Purpose::Ask, Purpose::End { own_reset: false }),
+        ] {
+            if given == Purpose::Move {
+                flows.cancel(backend);
+            }
+            flows.start(order(given));
+            assert_eq!(fake.under_way(), [order(stands)], "{given:?}");
+        }
+        flows.cancel(backend);
+        assert_eq!(flows.finished().await.purpose, Purpose::End { own_reset: false });
     }
 }

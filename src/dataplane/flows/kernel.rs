@@ -76,11 +76,13 @@ impl Kernel {
         }
     }
 
-    /// Destroys those of the host's sockets that are the client's end of one of `flows`, and returns which were.
+    /// Destroys those of the host's sockets that are the client's end of one of `flows`, and returns which were. Before
+    /// each it asks whether to `stop`.
     pub(super) fn destroy_sockets(
         &mut self,
         vip: Vip,
         flows: &HashSet<Flow>,
+        mut stop: impl FnMut() -> bool,
     ) -> Result<Vec<Flow>, NetlinkError> {
         let Some(channel) = &mut self.sockets else { return Ok(Vec::new()) };
         let mut destroyed = Vec::new();
@@ -92,6 +94,9 @@ impl Kernel {
                 let Ok(socket) = sockets::socket(&body) else { continue };
                 if !flows.contains(&socket.flow) {
                     continue;
+                }
+                if stop() {
+                    return Ok(destroyed);
                 }
                 match channel.ask(sockets::DESTROY, 0, &sockets::destroy(&socket)) {
                     Ok(_) => destroyed.push(socket.flow),

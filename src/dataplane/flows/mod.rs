@@ -1,17 +1,21 @@
-//! Ends the TCP flows of a dead backend, so that clients are told instead of hanging for 15 minutes.
+//! Acts upon the TCP flows of a backend that is silent or dead, so that clients are told instead of hanging for 15
+//! minutes.
 //!
-//! In: a [`KillOrder`]. Out: a [`KillReport`]. For each order: conntrack entries that the backend never answered are
-//! deleted, so that the client's next SYN is translated anew; sockets of the host itself are destroyed; every other
-//! open flow is nudged with a bare SYN from the virtual IP, whose answer, a challenge ACK, meets the table's kill
-//! rule and is rejected with a reset that the client accepts. Then conntrack is read again, until nothing is open.
+//! In: a [`FlowOrder`]. Out: a [`FlowReport`]. For each order, conntrack entries that the backend never answered are
+//! deleted, so that the client's next SYN is translated anew. What else is done is the order's [`Purpose`]. To ask, every
+//! open flow is nudged with a bare SYN from the virtual IP: the client's answer, a challenge ACK, travels to the
+//! backend's kernel, which ignores it if it knows the connection and resets it if not. To end, the sockets of the
+//! host itself are destroyed, and every other open flow is nudged: the challenge ACK meets the table's kill rule and is
+//! rejected with a reset that the client accepts. Then conntrack is read again, until nothing is open.
 //!
 //! `conntrack`, `sockets`, `routes`, `packet`, `pace` and `progress` are pure; `netlink`, `sender` and `sniffer` own
 //! sockets; `lookup` reads what the kernel knows of one connection, `meter`
-//! what open ones have carried; `job` is one order, `worker` the thread on which all of it blocks.
+//! what open ones have carried; `job` is one order, `inbox` what the thread is told, `worker` the thread on which all of it blocks.
 
 pub(super) mod attr;
 mod conntrack;
 pub mod fake;
+mod inbox;
 mod job;
 mod kernel;
 pub mod lookup;
@@ -34,13 +38,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::model::types::{Backend, Family, Vip};
+use inbox::{Command, Inbox};
 use kernel::Kernel;
 pub use netlink::{Malformed, NetlinkError};
-pub use report::{KillReport, Remaining};
-use worker::Command;
+pub use report::{FlowReport, Remaining};
 
 /// What limits the ending of flows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,18 +65,65 @@ impl Default for FlowOptions {
     }
 }
 
-/// A backend whose flows shall end.
+/// What an order does to the flows of its backend, the weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Connections that are being opened go elsewhere with their client's next SYN. Established ones are left alone.
+    Move,
+    /// The same, and every open flow is asked whether the backend's kernel still knows it. A live connection stays; one
+    /// whose host lost its memory is reset by that host.
+    Ask,
+    /// The same, and every open flow is ended.
+    End {
+        /// The table's kill rule is not in place: answer clients with resets of our own.
+        own_reset: bool,
+    },
+}
+
+impl Purpose {
+    /// The purpose as a report has it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Move => "move",
+            Self::Ask => "ask",
+            Self::End { .. } => "end",
+        }
+    }
+
+    /// Whether flows are ended.
+    pub fn ends(self) -> bool {
+        matches!(self, Self::End { .. })
+    }
+
+    /// Whether an order of this purpose changes nothing about one of `other` that is under way.
+    pub(crate) fn is_weaker_than(self, other: Self) -> bool {
+        let strength = |purpose| match purpose {
+            Self::Move => 0,
+            Self::Ask => 1,
+            Self::End { .. } => 2,
+        };
+        strength(self) < strength(other)
+    }
+}
+
+impl Serialize for Purpose {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.label())
+    }
+}
+
+/// A backend, and what is to happen to its flows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KillOrder {
-    /// The dead backend.
+pub struct FlowOrder {
+    /// The backend that is silent or dead.
     pub backend: Backend,
     /// The virtual IPs that lead to it.
     pub vips: Vec<Vip>,
-    /// The table's kill rule is not in place: answer clients with resets of our own.
-    pub own_reset: bool,
+    /// What is to be done.
+    pub purpose: Purpose,
 }
 
-impl KillOrder {
+impl FlowOrder {
     /// Those of the virtual IPs that can lead to the backend.
     fn vips_of_its_family(&self) -> Vec<Vip> {
         let family = Family::of(self.backend.ip());
@@ -79,14 +131,14 @@ impl KillOrder {
     }
 }
 
-/// Something that ends flows.
+/// Something that moves, asks and ends flows.
 pub trait FlowKiller {
     /// Takes up an order. One for the same backend that is under way goes on as the new one says, and one report tells of
-    /// both.
-    fn start(&mut self, order: KillOrder);
+    /// both; but a weaker one changes nothing about a stronger one.
+    fn start(&mut self, order: FlowOrder);
 
-    /// Stops ending the flows of a backend that is up again; a report says how far that got. Without such an order
-    /// nothing happens.
+    /// Stops ending the flows of a backend that is up again, at once; a report says how far that got. Without an order
+    /// to end them nothing happens: to move and to ask harms nobody.
     fn cancel(&mut self, backend: Backend);
 
     /// Deletes what conntrack remembers of connections to these virtual IPs that no rule translated and that have ended, or were
@@ -94,7 +146,7 @@ pub trait FlowKiller {
     fn forget(&mut self, vips: BTreeSet<Vip>);
 
     /// The next report. Cancel safe: none is lost when the future is dropped.
-    fn finished(&mut self) -> impl Future<Output = KillReport>;
+    fn finished(&mut self) -> impl Future<Output = FlowReport>;
 }
 
 /// Why no flows can be ended.
@@ -108,10 +160,10 @@ pub enum FlowError {
     Worker(#[source] io::Error),
 }
 
-/// Ends flows in the network namespace of whoever opened it.
+/// Moves, asks and ends flows in the network namespace of whoever opened it.
 pub struct Flows {
     commands: mpsc::Sender<Command>,
-    reports: UnboundedReceiver<KillReport>,
+    reports: UnboundedReceiver<FlowReport>,
 }
 
 impl Flows {
@@ -124,14 +176,14 @@ impl Flows {
         thread::Builder::new()
             .name("flows".to_owned())
             .stack_size(256 << 10)
-            .spawn(move || worker::run(kernel, &options, &inbox, &finished))
+            .spawn(move || worker::run(kernel, &options, Inbox::new(inbox), &finished))
             .map_err(FlowError::Worker)?;
         Ok(Self { commands, reports })
     }
 }
 
 impl FlowKiller for Flows {
-    fn start(&mut self, order: KillOrder) {
+    fn start(&mut self, order: FlowOrder) {
         // The thread ends only after this side of the channel.
         let _ = self.commands.send(Command::Start(order));
     }
@@ -144,7 +196,7 @@ impl FlowKiller for Flows {
         let _ = self.commands.send(Command::Forget(vips));
     }
 
-    async fn finished(&mut self) -> KillReport {
+    async fn finished(&mut self) -> FlowReport {
         match self.reports.recv().await {
             Some(report) => report,
             None => std::future::pending().await,
@@ -154,7 +206,7 @@ impl FlowKiller for Flows {
 
 /// Without a killer no flow is ended.
 impl<F: FlowKiller> FlowKiller for Option<F> {
-    fn start(&mut self, order: KillOrder) {
+    fn start(&mut self, order: FlowOrder) {
         if let Some(killer) = self {
             killer.start(order);
         }
@@ -172,7 +224,7 @@ impl<F: FlowKiller> FlowKiller for Option<F> {
         }
     }
 
-    async fn finished(&mut self) -> KillReport {
+    async fn finished(&mut self) -> FlowReport {
         match self {
             Some(killer) => killer.finished().await,
             None => std::future::pending().await,

@@ -35,6 +35,8 @@ struct Track {
     /// When it was last nudged, or its socket destroyed.
     nudged: Option<Instant>,
     times: u32,
+    /// It has been nudged at all.
+    asked: bool,
     this_round: bool,
     failed: Option<Remaining>,
     reset: Option<Instant>,
@@ -58,8 +60,10 @@ pub(super) struct Look {
     pub(super) delete: Vec<Entry>,
     /// Entries of connections that have ended: without them their ports can be used again.
     pub(super) forget: Vec<Entry>,
-    /// Whether any flow ended since the last look.
-    pub(super) ended: bool,
+    /// How many flows ended since the last look.
+    pub(super) ended: u64,
+    /// How many of them had been nudged.
+    pub(super) ended_asked: u64,
 }
 
 impl Progress {
@@ -88,9 +92,13 @@ impl Progress {
             }
         }
         // What is left of the earlier ones is no longer open.
-        let ended = self.open.values().any(|track| !track.ended && !track.closing);
+        let (mut ended, mut ended_asked) = (0, 0);
+        for track in self.open.values().filter(|track| !track.ended && !track.closing) {
+            ended += 1;
+            ended_asked += u64::from(track.asked);
+        }
         (self.open, self.half_open) = (open, half_open);
-        Look { delete, forget, ended }
+        Look { delete, forget, ended, ended_asked }
     }
 
     /// Flows whose clients are still to be told.
@@ -134,19 +142,34 @@ impl Progress {
         flows.into_iter().map(|(_, flow)| flow).collect()
     }
 
+    /// The flows to ask in this round, counted from 1: those that were asked in every round before. Who stays open when
+    /// asked says nothing about how many a client can answer, so each is asked.
+    pub(super) fn to_ask(&self, round: u32, now: Instant) -> Vec<Flow> {
+        let due = |track: &Track| {
+            track.times + 1 == round
+                && track.nudged.is_none_or(|last| now.saturating_duration_since(last) >= ROUND)
+        };
+        self.open.iter().filter(|(_, track)| due(track)).map(|(flow, _)| *flow).collect()
+    }
+
+    /// Has all flows asked as if they never were.
+    pub(super) fn ask_anew(&mut self) {
+        self.open.values_mut().for_each(|track| (track.times, track.this_round) = (0, false));
+    }
+
     /// Whether a flow that was to be nudged still needs it.
     pub(super) fn is_open(&self, flow: Flow) -> bool {
         self.open.get(&flow).is_some_and(Track::waits)
     }
 
-    /// A flow was nudged.
-    pub(super) fn nudged(&mut self, flow: Flow, now: Instant) {
-        if let Some(track) = self.open.get_mut(&flow) {
-            track.nudged = Some(now);
-            track.times += 1;
-            track.this_round = true;
-            track.failed = None;
-        }
+    /// A flow was nudged. Returns whether that was for the first time.
+    pub(super) fn nudged(&mut self, flow: Flow, now: Instant) -> bool {
+        let Some(track) = self.open.get_mut(&flow) else { return false };
+        track.nudged = Some(now);
+        track.times += 1;
+        track.this_round = true;
+        track.failed = None;
+        !std::mem::replace(&mut track.asked, true)
     }
 
     /// A flow could not be nudged.

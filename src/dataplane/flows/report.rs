@@ -1,4 +1,4 @@
-//! What became of the flows of a dead backend. Values only.
+//! What became of the flows of a backend. Values only.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,13 +6,16 @@ use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 
+use super::Purpose;
 use crate::model::types::Backend;
 
-/// How ending the flows of one backend went. Times count from the moment that the order was taken up.
+/// How one order went. Times count from the moment that the order was taken up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct KillReport {
+pub struct FlowReport {
     /// The backend.
     pub backend: Backend,
+    /// What was done, by the strongest order that this tells of.
+    pub purpose: Purpose,
     /// When the order was taken up.
     #[serde(skip)]
     pub started: Instant,
@@ -20,6 +23,10 @@ pub struct KillReport {
     pub syn_sent: u64,
     /// Open flows found at first, and when the order was given again.
     pub flows: u64,
+    /// Flows whose clients were asked, each counted once.
+    pub asked: u64,
+    /// Those of them that had ended by the time that the asking was over.
+    pub ended: u64,
     /// Packets sent to clients.
     pub nudged: u64,
     /// Resets of our own sent to clients, where the order asked for them.
@@ -48,14 +55,17 @@ pub struct KillReport {
     pub degraded: Option<String>,
 }
 
-impl KillReport {
+impl FlowReport {
     /// A report of nothing yet, for an order that is taken up now.
-    pub(crate) fn new(backend: Backend) -> Self {
+    pub(crate) fn new(backend: Backend, purpose: Purpose) -> Self {
         Self {
             backend,
+            purpose,
             started: Instant::now(),
             syn_sent: 0,
             flows: 0,
+            asked: 0,
+            ended: 0,
             nudged: 0,
             resets: 0,
             rounds: 0,
@@ -131,11 +141,12 @@ mod tests {
 
     #[test]
     fn a_report_is_json_with_milliseconds() {
-        let mut report = KillReport::new("192.0.2.11:6443".parse().unwrap());
+        let mut report = FlowReport::new("192.0.2.11:6443".parse().unwrap(), Purpose::Ask);
         report.took = Duration::from_micros(12_345);
         report.remaining.insert(Remaining::NoAnswer, 2);
         let json = serde_json::to_value(report).unwrap();
         assert_eq!(json["took"], 12.345);
+        assert_eq!(json["purpose"], "ask");
         assert_eq!(json["remaining"]["no-answer"], 2);
     }
 }

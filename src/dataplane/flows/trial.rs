@@ -116,7 +116,7 @@ pub(in crate::dataplane) fn connection(tracked: bool, tried: &mut impl FnMut(Tri
     let flow = Flow { client, vip };
     tried((
         Feature::SocketDestroy,
-        match kernel.destroy_sockets(vip, &HashSet::from([flow])) {
+        match kernel.destroy_sockets(vip, &HashSet::from([flow]), || false) {
             Ok(destroyed) if destroyed.contains(&flow) => Outcome::Works,
             Ok(_) => Outcome::Missing("the socket of a connection is not found or not destroyed".to_owned()),
             Err(error) => of_netlink(&error),

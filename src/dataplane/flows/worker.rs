@@ -2,42 +2,30 @@
 //!
 //! In: commands. Out: reports. It sleeps while there is no order, and ends when nobody can give one.
 
-use std::collections::BTreeSet;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::FlowOptions;
+use super::inbox::{Command, Inbox};
 use super::job::Job;
 use super::kernel::Kernel;
 use super::pace::Bucket;
-use super::report::KillReport;
-use super::{FlowOptions, KillOrder};
-use crate::model::types::{Backend, Vip};
-
-/// What the thread is told.
-pub(super) enum Command {
-    Start(KillOrder),
-    Cancel(Backend),
-    Forget(BTreeSet<Vip>),
-}
+use super::report::FlowReport;
 
 /// Runs until `inbox` is closed.
 pub(super) fn run(
     mut kernel: Kernel,
     options: &FlowOptions,
-    inbox: &Receiver<Command>,
-    reports: &UnboundedSender<KillReport>,
+    mut inbox: Inbox,
+    reports: &UnboundedSender<FlowReport>,
 ) {
     let mut jobs: Vec<Job> = Vec::new();
     let mut bucket = Bucket::new(options.rate, Instant::now());
     loop {
         let now = Instant::now();
-        let command = match jobs.iter().map(|job| job.due(now)).min() {
-            Some(due) => inbox.recv_timeout(due.saturating_duration_since(now)),
-            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match command {
+        match inbox.next(jobs.iter().map(|job| job.due(now)).min()) {
             Ok(Command::Start(order)) => {
                 let now = Instant::now();
                 match jobs.iter_mut().find(|job| job.backend() == order.backend) {
@@ -46,13 +34,13 @@ pub(super) fn run(
                 }
             }
             Ok(Command::Cancel(backend)) => {
-                if let Some(at) = jobs.iter().position(|job| job.backend() == backend) {
+                if let Some(at) = jobs.iter().position(|job| job.backend() == backend && job.ends()) {
                     report(reports, jobs.swap_remove(at).cancel());
                 }
             }
             Ok(Command::Forget(vips)) => vips.into_iter().for_each(|vip| kernel.forget(vip)),
             Err(RecvTimeoutError::Timeout) => {
-                jobs.retain_mut(|job| match job.step(&mut kernel, &mut bucket) {
+                jobs.retain_mut(|job| match job.step(&mut kernel, &mut bucket, &mut inbox) {
                     Some(finished) => {
                         report(reports, finished);
                         false
@@ -66,6 +54,6 @@ pub(super) fn run(
 }
 
 /// Nobody waits any more when the daemon ends.
-fn report(reports: &UnboundedSender<KillReport>, finished: KillReport) {
+fn report(reports: &UnboundedSender<FlowReport>, finished: FlowReport) {
     drop(reports.send(finished));
 }

@@ -1,7 +1,7 @@
 //! What follows when backends die: rules first, then their flows, with or without the help of a rule.
 
 use super::*;
-use crate::dataplane::flows::KillOrder;
+use crate::dataplane::flows::{FlowOrder, Purpose};
 use crate::model::health::{BackendHealth, Cue, FailReason, State};
 
 /// Backends 11 to 13, of which these are down.
@@ -42,8 +42,10 @@ fn view(down: &[u8]) -> HealthView {
     HealthView { snapshot: Arc::new(snapshot), noticed: now, backends: [11, 12, 13].map(health).into() }
 }
 
-fn ordered(orders: &[KillOrder]) -> Vec<(Backend, bool)> {
-    orders.iter().map(|order| (order.backend, order.own_reset)).collect()
+fn ordered(orders: &[FlowOrder]) -> Vec<(Backend, bool)> {
+    let own_reset = |order: &FlowOrder| order.purpose == Purpose::End { own_reset: true };
+    assert!(orders.iter().all(|order| order.purpose.ends()));
+    orders.iter().map(|order| (order.backend, own_reset(order))).collect()
 }
 
 #[test]

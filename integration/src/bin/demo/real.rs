@@ -90,7 +90,7 @@ fn outage(lab: &Lab, cluster: &mut Cluster<'_>) -> Result<()> {
 fn noticed(cluster: &Cluster<'_>, begin: Instant) -> Result<String> {
     loop {
         let text = status(&cluster.node.path("/run/apivip"))?;
-        if text.contains("down") || begin.elapsed() > SEEN {
+        if text.contains("suspect") || begin.elapsed() > SEEN {
             return Ok(text);
         }
         thread::sleep(PAUSE);

@@ -69,9 +69,9 @@ pub fn measure(case: &Case, foreign: u32) -> Result<Measured> {
     Ok(Measured { title: case.title, judged, decided_ms })
 }
 
-/// What the daemon says of the latest apiserver that went down.
+/// What the daemon says of the latest apiserver whose connections were ended.
 fn since_decision(status: &Value) -> Option<u64> {
-    let down = status["transitions"].as_array()?.iter().find(|transition| transition["to"] == "down")?;
+    let down = status["transitions"].as_array()?.iter().find(|transition| transition["to"] == "failed")?;
     Some(down["commit_ms"].as_u64()? + down["flows_ms"].as_u64()?)
 }
 

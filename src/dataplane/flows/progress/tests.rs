@@ -42,8 +42,45 @@ fn a_flow_is_asked_once_in_550_ms_until_it_ends() {
     assert_eq!(progress.begin_round(start + ROUND / 2), []);
     assert_eq!(progress.begin_round(start + ROUND), [one]);
     let look = progress.look(entries(&[one], State::Ended), start + ROUND);
-    assert!(look.ended && progress.is_done());
+    assert!((look.ended, look.ended_asked) == (1, 1) && progress.is_done());
     assert_eq!(look.forget, entries(&[one], State::Ended), "its port may be used again at once");
+}
+
+#[test]
+fn who_stays_open_is_asked_a_second_time() {
+    let start = Instant::now();
+    let mut progress = Progress::default();
+    let (lost, alive) = (flow(1, 1), flow(1, 2));
+    progress.look(entries(&[lost, alive], State::Open), start);
+    for flow in progress.to_ask(1, start) {
+        assert!(progress.nudged(flow, start));
+    }
+    let later = start + ROUND;
+    let late = flow(1, 3);
+    let look = progress.look(entries(&[alive, late], State::Open), later);
+    assert_eq!((look.ended, look.ended_asked), (1, 1));
+    assert_eq!(progress.to_ask(2, later), [alive], "the other one began later");
+    assert!(!progress.nudged(alive, later));
+    progress.ask_anew();
+    let mut anew = progress.to_ask(1, later + ROUND);
+    anew.sort();
+    assert_eq!(anew, [alive, late]);
+}
+
+#[test]
+fn a_client_with_many_flows_is_asked_for_each_of_them_twice() {
+    let start = Instant::now();
+    let mut progress = Progress::default();
+    let flows: Vec<Flow> = (0..5000).map(|port| flow(1, port)).collect();
+    for round in 1..=2 {
+        let now = start + ROUND * round;
+        progress.look(entries(&flows, State::Open), now);
+        let asked = progress.to_ask(round, now);
+        assert_eq!(asked.len(), flows.len());
+        for flow in asked {
+            progress.nudged(flow, now);
+        }
+    }
 }
 
 #[test]
