@@ -198,7 +198,7 @@ impl Metrics {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let frontends = report.programmed.as_ref().map_or(&[][..], |state| &state.frontends);
         self.way(report);
-        self.programmed.set(i64::from(report.phase == Phase::Programmed));
+        self.programmed.set(i64::from(matches!(report.phase, Phase::Programmed | Phase::Unrouted)));
         self.frontends.set(count(frontends.len()));
         let probed = || report.view.iter().flat_map(|view| view.backends.values());
         for state in Health::ALL {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::dataplane::flows::FlowKiller;
-use crate::dataplane::{Dataplane, Host};
+use crate::dataplane::{Dataplane, DataplaneError, Host};
 use crate::forwarder::Forward;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
@@ -33,7 +33,7 @@ mod totals;
 mod wait;
 
 use history::History;
-use node::Seen;
+use node::Sight;
 pub use path::{Mode, PathError};
 use path::{PROMOTE, Path};
 use repair::Mender;
@@ -51,6 +51,8 @@ type Views = watch::Receiver<Option<HealthView>>;
 /// What goes on while a commit waits.
 struct Meanwhile<'a> {
     views: Views,
+    /// The same, for the time afterwards.
+    news: Views,
     queries: &'a mut mpsc::Receiver<TotalsQuery>,
 }
 
@@ -92,9 +94,10 @@ pub struct Reconciler<D, H, F, W> {
     applied: Option<Arc<DesiredState>>,
     /// No other program may change these rules.
     owned: bool,
+    /// A commit got no answer: the kernel may have, or come to have, other rules than `applied`.
+    uncertain: bool,
     mender: Mender,
-    /// The node as it was seen last, unless it may have changed since.
-    seen: Option<Seen>,
+    sight: Sight,
     /// When the news of the latest view was noticed that is in effect.
     answered: Option<Instant>,
     /// Backends whose flows are being ended, or were; `true`: without the help of a rule.
@@ -130,8 +133,9 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             effective: None,
             applied: None,
             owned: false,
+            uncertain: false,
             mender: Mender::default(),
-            seen: None,
+            sight: Sight::default(),
             answered: None,
             ending: BTreeMap::new(),
             foreseen: BTreeSet::new(),
@@ -162,7 +166,14 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                     continue;
                 }
                 drift = after(wait, self.dataplane.drifted()) => self.mender.begin(drift),
-                () = after(routes_wait, self.host.changed()) => self.seen = None,
+                () = self.sight.looked() => {}
+                () = after(routes_wait, self.host.changed()) => {
+                    self.sight.is_due();
+                    if let Some(view) = &*inputs.views.borrow() {
+                        self.look(view);
+                    }
+                    continue;
+                }
                 () = self.forwarder.emptied() => {}
                 Ok(_) = inputs.predecessor.wait_for(|drains| !*drains), if self.path.waits_for_predecessor => {}
                 () = at(self.mender.sums_due()) => {
@@ -178,7 +189,8 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             let view = inputs.views.borrow_and_update().clone();
             let Some(view) = view else { continue };
             self.path.follows(*inputs.predecessor.borrow());
-            let mut meanwhile = Meanwhile { views: inputs.views.clone(), queries: &mut inputs.queries };
+            let (views, news) = (inputs.views.clone(), inputs.views.clone());
+            let mut meanwhile = Meanwhile { views, news, queries: &mut inputs.queries };
             let outcome = tokio::select! {
                 biased;
                 outcome = self.reconcile(&view, &mut meanwhile) => outcome,
@@ -186,9 +198,11 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             };
             let wait = match outcome {
                 Ok(Settled::Yes) => None,
+                Ok(Settled::NotAll) => Some(Duration::ZERO),
                 Ok(Settled::OnTheForwarder) => Some(PROMOTE),
-                Err(_) => Some(retry.map_or(RETRY_MIN, |(wait, _)| (wait * 2).min(RETRY_MAX))),
+                Err(_) => Some(retry.map_or(RETRY_MIN, |(wait, _)| (wait * 2).clamp(RETRY_MIN, RETRY_MAX))),
             };
+            self.look(&view);
             retry = wait.map(|wait| (wait, tokio::time::Instant::now().into_std() + wait));
         }
         let Self { dataplane, host, flows, forwarder, .. } = self;
@@ -206,10 +220,10 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         match &outcome {
             Ok(Settled::Yes) => {
                 if self.logged_error.take().is_some() {
-                    tracing::info!("the kernel takes the rules again");
+                    tracing::info!("the kernel takes rules and routes again");
                 }
             }
-            Ok(Settled::OnTheForwarder) => {}
+            Ok(Settled::NotAll | Settled::OnTheForwarder) => {}
             Err(error) => self.note_failure(view, error),
         }
         outcome
@@ -221,12 +235,12 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         meanwhile: &mut Meanwhile<'_>,
     ) -> Result<Settled, PathError> {
         self.foreseen.clear();
-        let node = self.node(view).await?;
+        let node = self.node(view).await;
         let (mut desired, holds) = desire(view, self.effective.as_deref(), &node, &self.policy);
         self.note_holds(&holds);
         // Rules of an earlier run may stand: a first view without backends must not empty them.
         if self.effective.is_none() && desired.frontends.is_empty() {
-            self.report(view, Phase::Waiting);
+            self.report(view, Phase::Waiting, None);
             return Ok(Settled::Yes);
         }
         self.forwarder.route(Arc::new(routes(view, &desired)));
@@ -234,11 +248,19 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             self.forward(desired, view, "--mode forwarder").await?;
             return Ok(Settled::Yes);
         }
-        if self.path.settle(&mut self.host, &self.forwarder).await? {
-            self.flows.forget(desired.vips());
-        }
         desired.forwarding = self.path.spares_connections();
-        if (self.applied.as_deref() != Some(&desired) || self.mender.is_due())
+        // Giving virtual IPs back may take the kernel seconds. A commit that is due does not wait for that.
+        let mut routed = Ok(());
+        let is_over = self.path.is_over(&self.forwarder);
+        let delayed = is_over && self.is_to_commit(&desired);
+        if is_over && !delayed {
+            routed = self.path.settle(&mut self.host).await;
+            if routed.is_ok() {
+                self.flows.forget(desired.vips());
+            }
+            desired.forwarding = self.path.spares_connections();
+        }
+        if self.is_to_commit(&desired)
             && let Err(error) = self.commit(desired.clone(), view, &node, meanwhile).await
         {
             if !self.path.refused() {
@@ -249,14 +271,31 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         }
         self.in_effect(view);
         if let Some(applied) = self.applied.clone() {
-            self.path.withdraw(&mut self.host, &mut self.forwarder, &applied).await?;
             self.effective = Some(Arc::clone(&applied));
             self.end_flows(&applied, false);
-            self.host.ensure_routes(&applied).await?;
+            let made = tokio::select! {
+                biased;
+                made = self.route(&applied) => Some(made),
+                // The next step makes them.
+                Ok(()) = meanwhile.news.changed() => None,
+            };
+            routed = routed.and(made.unwrap_or(Ok(())));
         }
         self.mender.routes(self.host.repaired(), &self.metrics);
-        self.report(view, Phase::Programmed);
-        Ok(Settled::Yes)
+        routed.map_err(PathError::Routes)?;
+        self.report(view, Phase::Programmed, None);
+        Ok(if delayed { Settled::NotAll } else { Settled::Yes })
+    }
+
+    /// Whether the kernel has, or may have, other rules than these.
+    fn is_to_commit(&self, desired: &DesiredState) -> bool {
+        self.applied.as_deref() != Some(desired) || self.uncertain || self.mender.is_due()
+    }
+
+    /// Makes what goes with the rules: new connections leave the forwarder, and this node's own have a route.
+    async fn route(&mut self, applied: &DesiredState) -> Result<(), DataplaneError> {
+        self.path.withdraw(&mut self.host, &mut self.forwarder, applied).await?;
+        self.host.ensure_routes(applied).await
     }
 
     /// Lets the forwarder serve `desired`. Flows that rules of before still lead to dead backends are ended all the same.
@@ -266,13 +305,13 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         view: &HealthView,
         why: &str,
     ) -> Result<(), PathError> {
+        self.end_flows(&desired, true);
         let Self { path, host, forwarder, .. } = self;
         path.forward(host, forwarder, &desired, why).await?;
-        self.end_flows(&desired, true);
         self.mender.routes(self.host.repaired(), &self.metrics);
         self.effective = Some(Arc::new(desired));
         self.in_effect(view);
-        self.report(view, Phase::Forwarding);
+        self.report(view, Phase::Forwarding, None);
         Ok(())
     }
 }
@@ -281,6 +320,8 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Settled {
     Yes,
+    /// Something is left that was not to be waited for.
+    NotAll,
     /// The forwarder stands in: rules are to be tried again.
     OnTheForwarder,
 }

@@ -20,6 +20,8 @@ pub enum Phase {
     Waiting,
     /// The kernel has the desired state.
     Programmed,
+    /// The kernel has the desired state, but not the routes or routing rules that go with it.
+    Unrouted,
     /// The forwarder serves the virtual IPs in place of rules.
     Forwarding,
     /// The kernel refused the desired state; the last good one still stands.
@@ -163,6 +165,6 @@ pub struct Report {
     pub transitions: Arc<Vec<Transition>>,
     /// What is kept although the API no longer says so.
     pub holds: Vec<Hold>,
-    /// Why the phase is [`Phase::Failed`].
+    /// Why the phase is [`Phase::Failed`] or [`Phase::Unrouted`].
     pub last_error: Option<String>,
 }

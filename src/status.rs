@@ -220,6 +220,10 @@ fn summary(report: &Report) -> String {
             "the kernel keeps the last good rules where the API publishes none".to_owned()
         }
         Phase::Programmed => "the kernel has what the API publishes and the probes say".to_owned(),
+        Phase::Unrouted => format!(
+            "the kernel has the rules, but a route or routing rule that goes with them could not be made: {}",
+            report.last_error.as_deref().unwrap_or("no reason given")
+        ),
         Phase::Forwarding => "the daemon forwards connections itself".to_owned(),
         Phase::Failed => format!(
             "the kernel refused the rules, what stood before still stands: {}",

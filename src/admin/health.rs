@@ -59,7 +59,7 @@ impl<'a> Wanted<'a> {
 /// The rules, or the forwarder, are in place.
 pub(super) fn dataplane(report: &Report) -> Result<(), String> {
     match report.phase {
-        Phase::Programmed | Phase::Forwarding => Ok(()),
+        Phase::Programmed | Phase::Unrouted | Phase::Forwarding => Ok(()),
         Phase::Starting => Err("nothing is known yet that could be programmed".to_owned()),
         Phase::Waiting => Err("the API publishes nothing that can be programmed".to_owned()),
         Phase::Failed => {

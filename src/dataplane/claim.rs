@@ -19,8 +19,7 @@ use netlink_packet_route::{AddressFamily, IpProtocol};
 use tappers::{DeviceState, Interface, Tun};
 
 use super::host::{
-    EAFNOSUPPORT, ESRCH, HostError, Node, ROUTE_PROTOCOL, errno, failed, host_route, invalid,
-    preferred_source,
+    EAFNOSUPPORT, ESRCH, HostError, Node, ROUTE_PROTOCOL, failed, host_route, invalid, preferred_source,
 };
 use crate::model::desired::DesiredState;
 use crate::model::types::Vip;
@@ -110,7 +109,7 @@ impl Node {
         // A virtual IP that is gone from the state keeps the connections that it had.
         for ip in all.into_iter().filter(|ip| claim == Claim::Rest || !served.contains(ip)) {
             let route = local_route(ip, LOCAL, index)?.build();
-            absent_is_fine(self.handle().route().del(route).execute().await)
+            absent_is_fine(self.ask(|handle| handle.route().del(route).execute()).await)
                 .map_err(|e| failed(format!("delete the local route to {ip}"), e))?;
             self.note(|device| device.all.remove(&ip));
         }
@@ -120,11 +119,11 @@ impl Node {
     /// The routes go with the device; rules are not bound to one.
     pub(super) async fn release_vips(&mut self) -> Result<bool, HostError> {
         let had = self.device.take().is_some();
-        let rules = self.own_rules().await;
+        let rules = self.own_rules().await?;
         let found = !rules.is_empty();
         for rule in rules {
-            absent_is_fine(self.handle().rule().del(rule).execute().await)
-                .map_err(|e| failed("delete a routing rule".to_owned(), e))?;
+            absent_is_fine(self.ask(|handle| handle.rule().del(rule).execute()).await)
+                .map_err(|e| failed("delete a routing rule", e))?;
         }
         Ok(had || found)
     }
@@ -150,15 +149,18 @@ impl Node {
         if let Some(source) = towards.as_ref().and_then(preferred_source) {
             route = route.pref_source(source).map_err(|e| invalid(ip, &e))?;
         }
-        let request = self.handle().route().add(route.build()).replace();
-        request.execute().await.map_err(|e| failed(format!("make {ip} local to this node"), e))
+        let added = self.ask(|handle| handle.route().add(route.build()).replace().execute()).await;
+        added.map_err(|e| failed(format!("make {ip} local to this node"), e))
     }
 
     pub(super) async fn add_rule(&self, vip: Vip) -> Result<(), HostError> {
-        let mut request = self.handle().rule().add();
-        *request.message_mut() = rule(vip);
-        match request.execute().await {
-            Err(error) if errno(&error) != Some(EEXIST) => {
+        let added = self.ask(|handle| {
+            let mut request = handle.rule().add();
+            *request.message_mut() = rule(vip);
+            request.execute()
+        });
+        match added.await {
+            Err(error) if error.raw_os_error() != Some(EEXIST) => {
                 Err(failed(format!("add a routing rule for {vip}"), error))
             }
             _ => Ok(()),
@@ -200,9 +202,9 @@ pub(super) fn is_claim(route: &RouteMessage) -> bool {
     route.header.kind == RouteType::Local
 }
 
-fn absent_is_fine(outcome: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+fn absent_is_fine(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
-        Err(error) if matches!(errno(&error), Some(ESRCH | ENOENT | EAFNOSUPPORT)) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(ESRCH | ENOENT | EAFNOSUPPORT)) => Ok(()),
         other => other,
     }
 }

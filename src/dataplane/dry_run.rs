@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
+
 use super::claim::Claim;
 use super::drift::Drift;
 use super::flows::{FlowKiller, FlowOrder, FlowReport};
@@ -59,12 +61,12 @@ impl FlowKiller for DryRun {
 pub struct Rehearsal<H>(pub H);
 
 impl<H: Host> Host for Rehearsal<H> {
-    async fn view(
-        &mut self,
-        vips: &BTreeSet<IpAddr>,
-        backends: &BTreeSet<IpAddr>,
-    ) -> Result<NodeView, DataplaneError> {
-        self.0.view(vips, backends).await
+    fn view(
+        &self,
+        vips: BTreeSet<IpAddr>,
+        backends: BTreeSet<IpAddr>,
+    ) -> LocalBoxFuture<'static, Result<NodeView, DataplaneError>> {
+        self.0.view(vips, backends)
     }
 
     async fn ensure_routes(&mut self, _state: &DesiredState) -> Result<(), DataplaneError> {

@@ -8,15 +8,21 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 
 use super::claim::Claim;
 use super::drift::{Drift, Found};
+use super::host::HostError;
 use super::nft::events::Culprit;
 use super::nft::socket::NftError;
 use super::{Applied, Dataplane, DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView};
 use crate::model::types::Backend;
+
+/// How long it is waited for an answer that does not come.
+const UNANSWERED: Duration = Duration::from_secs(5);
 
 /// What a test sees and sets. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -28,13 +34,32 @@ struct State {
     commits: u32,
     failing: bool,
     blocked: bool,
+    /// Commits get no answer in time.
+    unanswered: bool,
+    /// The commit that got none last, and may happen still.
+    late: Option<DesiredState>,
     connections: BTreeMap<Backend, u64>,
     node: NodeView,
+    /// The node has changed since that was asked for last.
+    changed: bool,
+    routing: Routing,
     /// How often it was looked at.
     looks: u32,
     routes: BTreeSet<IpAddr>,
     claim: Option<Claim>,
     drift: Option<Drift>,
+}
+
+/// What rtnetlink does with requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Routing {
+    /// Answers.
+    #[default]
+    Answers,
+    /// Refuses them.
+    Refuses,
+    /// Lets them wait.
+    Waits,
 }
 
 impl State {
@@ -66,6 +91,19 @@ impl FakeKernel {
         self.1.notify_waiters();
     }
 
+    /// From now on let commits go without an answer (or no longer).
+    pub fn set_unanswered(&self, unanswered: bool) {
+        self.0.borrow_mut().unanswered = unanswered;
+    }
+
+    /// The commit that got no answer last happens after all.
+    pub fn commit_late(&self) {
+        let mut state = self.0.borrow_mut();
+        if let Some(late) = state.late.take() {
+            state.programmed = Some(late);
+        }
+    }
+
     /// Another program changes what is programmed, until it is programmed again.
     pub fn disturb(&self, culprit: Culprit) {
         let mut state = self.0.borrow_mut();
@@ -92,7 +130,37 @@ impl FakeKernel {
 
     /// Sets the node's addresses and routes.
     pub fn set_node(&self, node: NodeView) {
-        self.0.borrow_mut().node = node;
+        let mut state = self.0.borrow_mut();
+        (state.node, state.changed) = (node, true);
+        drop(state);
+        self.1.notify_waiters();
+    }
+
+    /// From now on let rtnetlink do this with requests. Those that wait are given up after [`UNANSWERED`].
+    pub fn set_routing(&self, routing: Routing) {
+        self.0.borrow_mut().routing = routing;
+        self.1.notify_waiters();
+    }
+
+    /// Answers a request to rtnetlink.
+    async fn answer(&self, action: &str) -> Result<(), HostError> {
+        let failed = |source| Err(HostError { action: action.to_owned(), source });
+        let waits = async {
+            loop {
+                let told = self.1.notified();
+                if self.0.borrow().routing != Routing::Waits {
+                    return;
+                }
+                told.await;
+            }
+        };
+        if timeout(UNANSWERED, waits).await.is_err() {
+            return failed(io::Error::from(io::ErrorKind::TimedOut));
+        }
+        match self.0.borrow().routing {
+            Routing::Answers => Ok(()),
+            _ => failed(io::Error::from(io::ErrorKind::OutOfMemory)),
+        }
     }
 }
 
@@ -104,6 +172,11 @@ impl Dataplane for FakeKernel {
     ) -> Result<Applied, DataplaneError> {
         while self.0.borrow().blocked {
             self.1.notified().await;
+        }
+        if self.0.borrow().unanswered {
+            sleep(UNANSWERED).await;
+            self.0.borrow_mut().late = Some(state.clone());
+            return Err(DataplaneError::TimedOut(UNANSWERED));
         }
         let mut kernel = self.0.borrow_mut();
         if kernel.failing {
@@ -137,17 +210,21 @@ impl Dataplane for FakeKernel {
 }
 
 impl Host for FakeKernel {
-    async fn view(
-        &mut self,
-        _vips: &BTreeSet<IpAddr>,
-        _backends: &BTreeSet<IpAddr>,
-    ) -> Result<NodeView, DataplaneError> {
-        let mut state = self.0.borrow_mut();
-        state.looks += 1;
-        Ok(state.node.clone())
+    fn view(
+        &self,
+        _vips: BTreeSet<IpAddr>,
+        _backends: BTreeSet<IpAddr>,
+    ) -> LocalBoxFuture<'static, Result<NodeView, DataplaneError>> {
+        let kernel = self.clone();
+        Box::pin(async move {
+            kernel.0.borrow_mut().looks += 1;
+            kernel.answer("look up a route").await?;
+            Ok(kernel.0.borrow().node.clone())
+        })
     }
 
     async fn ensure_routes(&mut self, state: &DesiredState) -> Result<(), DataplaneError> {
+        self.answer("list the node's routes").await?;
         self.0.borrow_mut().routes = state.frontends.iter().map(|f| f.vip.ip()).collect();
         Ok(())
     }
@@ -157,11 +234,13 @@ impl Host for FakeKernel {
     }
 
     async fn claim(&mut self, _state: &DesiredState, claim: Claim) -> Result<(), DataplaneError> {
+        self.answer("make a virtual IP local to this node").await?;
         self.0.borrow_mut().claim = Some(claim);
         Ok(())
     }
 
     async fn release(&mut self) -> Result<bool, DataplaneError> {
+        self.answer("delete a routing rule").await?;
         Ok(self.0.borrow_mut().claim.take().is_some())
     }
 
@@ -170,6 +249,12 @@ impl Host for FakeKernel {
     }
 
     async fn changed(&mut self) {
-        std::future::pending().await
+        loop {
+            let told = self.1.notified();
+            if std::mem::take(&mut self.0.borrow_mut().changed) {
+                return;
+            }
+            told.await;
+        }
     }
 }

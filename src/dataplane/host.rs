@@ -2,21 +2,23 @@
 //! the virtual IP, and the route that host traffic needs on a node without a default route.
 
 mod error;
+mod events;
 mod messages;
 mod own;
+mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::TryStreamExt;
+use futures_util::future::LocalBoxFuture;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
-use netlink_sys::AsyncSocket;
-use rtnetlink::{Handle, MulticastGroup};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use rtnetlink::Handle;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::claim::{Claim, Device, is_claim};
 use super::{DataplaneError, Host};
@@ -24,93 +26,59 @@ use crate::model::desired::{DesiredState, NodeView, PreferredSource};
 use crate::model::types::Family;
 pub use error::HostError;
 use error::is_unroutable;
-pub(super) use error::{EAFNOSUPPORT, ESRCH, errno, failed, invalid};
+pub(super) use error::{EAFNOSUPPORT, ESRCH, failed, invalid};
+use events::Events;
 pub(super) use messages::{destination, host_route, output_interface, preferred_source};
 use messages::{dump_request, lookup_request, same};
 use own::OwnRoutes;
+use requests::Requests;
 
 /// Marks our routes (`ip route show proto 97`). 97 is free in the kernel's rtnetlink.h and in iproute2's rt_protos.
 pub const ROUTE_PROTOCOL: u8 = 97;
-/// An interface that comes up brings a burst of events.
-const SETTLE: Duration = Duration::from_millis(200);
 /// Routes change without an address event; one lookup for each backend is some 20 us.
 const POLL: Duration = Duration::from_secs(10);
 
 /// The node that this process runs on, as its network namespace shows it.
 pub struct Node {
-    handle: Handle,
+    requests: Arc<Requests>,
     pub(super) device: Option<Device>,
     /// Routes and rules that others removed and that are, or will be, made again.
     pub(super) repaired: usize,
     /// Virtual IPs that have a route of ours.
     routed: BTreeSet<IpAddr>,
     own: OwnRoutes,
-    events: watch::Receiver<()>,
+    events: Events,
     poll: Interval,
-    tasks: [JoinHandle<()>; 2],
 }
 
 impl Node {
-    /// Opens an rtnetlink socket and listens for changes of links and addresses.
+    /// Opens rtnetlink sockets, for requests and for changes of links, addresses and routes.
     pub fn open() -> Result<Self, DataplaneError> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-        let (mut connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups)
-            .map_err(|source| HostError { action: "open a netlink socket to routes".to_owned(), source })?;
-        // Without it the kernel ignores the filter of a dump, and a full routing table would be listed each time.
-        let _ = connection.socket_mut().socket_mut().set_netlink_get_strict_chk(true);
-        let (changed, events) = watch::channel(());
-        let pump = tokio::spawn(connection);
-        let settle = tokio::spawn(async move {
-            while messages.next().await.is_some() {
-                sleep(SETTLE).await;
-                while messages.try_recv().is_ok() {}
-                if changed.send(()).is_err() {
-                    return;
-                }
-            }
-        });
+        let requests = Requests::open().map_err(|e| failed("open a netlink socket to routes", e))?;
         let mut poll = interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let own = OwnRoutes::open()?;
         Ok(Self {
-            handle,
+            requests: Arc::new(requests),
             device: None,
             repaired: 0,
             routed: BTreeSet::new(),
-            own,
-            events,
+            own: OwnRoutes::open()?,
+            events: Events::open()?,
             poll,
-            tasks: [pump, settle],
         })
     }
 
-    pub(super) fn handle(&self) -> &Handle {
-        &self.handle
+    /// Asks the kernel, which has to answer within seconds.
+    pub(super) async fn ask<T, F>(&self, request: impl FnOnce(Handle) -> F) -> io::Result<T>
+    where
+        F: Future<Output = Result<T, rtnetlink::Error>>,
+    {
+        self.requests.ask(request).await
     }
 
     /// The route that host traffic to `to` takes, or `None` if there is none.
     pub(super) async fn route_to(&self, to: IpAddr) -> Result<Option<RouteMessage>, HostError> {
-        let mut answers = self.handle.route().get(lookup_request(to)?).execute().boxed_local();
-        match answers.next().await {
-            Some(Ok(route)) => Ok(Some(route)),
-            Some(Err(error)) if is_unroutable(&error) => Ok(None),
-            Some(Err(error)) => Err(failed(format!("look up the route to {to}"), error)),
-            None => Ok(None),
-        }
-    }
-
-    /// Addresses among `of` that are bound to an interface of this node.
-    async fn bound(&self, of: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, HostError> {
-        let mut bound = BTreeSet::new();
-        let mut addresses = self.handle.address().get().execute().boxed_local();
-        while let Some(message) = addresses.next().await {
-            let message = message.map_err(|e| failed("list the node's addresses".to_owned(), e))?;
-            bound.extend(message.attributes.iter().filter_map(|a| match a {
-                AddressAttribute::Address(ip) | AddressAttribute::Local(ip) if of.contains(ip) => Some(*ip),
-                _ => None,
-            }));
-        }
-        Ok(bound)
+        route_to(&self.requests, to).await
     }
 
     /// Our routes that host traffic needs, by destination.
@@ -123,25 +91,24 @@ impl Node {
     pub(super) async fn listed_routes(&self) -> Result<Vec<RouteMessage>, HostError> {
         let mut own = Vec::new();
         for family in [Family::V4, Family::V6] {
-            let mut routes = self.handle.route().get(dump_request(family)).execute().boxed_local();
-            while let Some(route) = routes.next().await {
-                let route = match route {
-                    Ok(route) => route,
-                    // A kernel without IPv6 has no IPv6 routes.
-                    Err(_) if family == Family::V6 => break,
-                    Err(e) => return Err(failed("list the node's routes".to_owned(), e)),
-                };
-                if route.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL) {
-                    own.push(route);
-                }
+            let request = dump_request(family);
+            let listed =
+                self.ask(|handle| handle.route().get(request).execute().try_collect::<Vec<_>>()).await;
+            match listed {
+                Ok(listed) => own.extend(
+                    listed.into_iter().filter(|r| r.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)),
+                ),
+                // A kernel without IPv6 has no IPv6 routes.
+                Err(error) if family == Family::V6 && error.raw_os_error().is_some() => {}
+                Err(error) => return Err(failed("list the node's routes", error)),
             }
         }
         Ok(own)
     }
 
     async fn delete(&self, ip: IpAddr, route: RouteMessage) -> Result<(), HostError> {
-        match self.handle.route().del(route).execute().await {
-            Err(error) if errno(&error) != Some(ESRCH) => {
+        match self.ask(|handle| handle.route().del(route).execute()).await {
+            Err(error) if error.raw_os_error() != Some(ESRCH) => {
                 Err(failed(format!("delete the route to {ip}"), error))
             }
             _ => Ok(()),
@@ -164,28 +131,45 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+async fn route_to(requests: &Requests, to: IpAddr) -> Result<Option<RouteMessage>, HostError> {
+    let request = lookup_request(to)?;
+    let found = requests.ask(async |handle: Handle| handle.route().get(request).execute().try_next().await);
+    match found.await {
+        Err(error) if is_unroutable(&error) => Ok(None),
+        found => found.map_err(|error| failed(format!("look up the route to {to}"), error)),
     }
 }
 
+/// Addresses among `of` that are bound to an interface of this node.
+async fn bound(requests: &Requests, of: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, HostError> {
+    let listed = requests.ask(|handle| handle.address().get().execute().try_collect::<Vec<_>>()).await;
+    let listed = listed.map_err(|error| failed("list the node's addresses", error))?;
+    let addresses = listed.iter().flat_map(|message| &message.attributes).filter_map(|a| match a {
+        AddressAttribute::Address(ip) | AddressAttribute::Local(ip) if of.contains(ip) => Some(*ip),
+        _ => None,
+    });
+    Ok(addresses.collect())
+}
+
 impl Host for Node {
-    async fn view(
-        &mut self,
-        vips: &BTreeSet<IpAddr>,
-        backends: &BTreeSet<IpAddr>,
-    ) -> Result<NodeView, DataplaneError> {
-        let mut preferred = BTreeMap::new();
-        for backend in backends {
-            let Some(route) = self.route_to(*backend).await? else { continue };
-            if route.header.kind == RouteType::Local {
-                preferred.insert(*backend, PreferredSource::Local);
-            } else if let Some(source) = preferred_source(&route) {
-                preferred.insert(*backend, PreferredSource::Address(source));
+    fn view(
+        &self,
+        vips: BTreeSet<IpAddr>,
+        backends: BTreeSet<IpAddr>,
+    ) -> LocalBoxFuture<'static, Result<NodeView, DataplaneError>> {
+        let requests = Arc::clone(&self.requests);
+        Box::pin(async move {
+            let mut preferred = BTreeMap::new();
+            for backend in backends {
+                let Some(route) = route_to(&requests, backend).await? else { continue };
+                if route.header.kind == RouteType::Local {
+                    preferred.insert(backend, PreferredSource::Local);
+                } else if let Some(source) = preferred_source(&route) {
+                    preferred.insert(backend, PreferredSource::Address(source));
+                }
             }
-        }
-        Ok(NodeView { preferred, taken_vips: self.bound(vips).await? })
+            Ok(NodeView { preferred, taken_vips: bound(&requests, &vips).await? })
+        })
     }
 
     async fn ensure_routes(&mut self, state: &DesiredState) -> Result<(), DataplaneError> {
@@ -206,11 +190,7 @@ impl Host for Node {
                 continue;
             }
             let source = preferred_source(&wanted).map(tracing::field::display);
-            self.handle
-                .route()
-                .add(wanted)
-                .replace()
-                .execute()
+            self.ask(|handle| handle.route().add(wanted).replace().execute())
                 .await
                 .map_err(|e| failed(format!("add a route to {vip}"), e))?;
             self.repaired += usize::from(lost);
@@ -247,11 +227,7 @@ impl Host for Node {
     async fn changed(&mut self) {
         tokio::select! {
             () = self.own.touched() => {}
-            changed = self.events.changed() => {
-                if changed.is_err() {
-                    self.poll.tick().await;
-                }
-            }
+            () = self.events.next() => {}
             _ = self.poll.tick() => {}
         }
     }

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use claim::Claim;
 use drift::Drift;
+use futures_util::future::LocalBoxFuture;
 
 use crate::model::desired::{DesiredState, NodeView};
 use crate::model::types::Backend;
@@ -48,12 +49,13 @@ pub trait Dataplane {
 
 /// What the node's addresses and routes say, and the routes that apivip adds to them.
 pub trait Host {
-    /// The node as it is now.
+    /// The node as it is now, as far as these addresses are concerned. It may take seconds, in which this can be used for
+    /// other things.
     fn view(
-        &mut self,
-        vips: &BTreeSet<IpAddr>,
-        backends: &BTreeSet<IpAddr>,
-    ) -> impl Future<Output = Result<NodeView, DataplaneError>>;
+        &self,
+        vips: BTreeSet<IpAddr>,
+        backends: BTreeSet<IpAddr>,
+    ) -> LocalBoxFuture<'static, Result<NodeView, DataplaneError>>;
 
     /// Makes sure that the node's own processes have a route to every virtual IP of `state`.
     fn ensure_routes(&mut self, state: &DesiredState) -> impl Future<Output = Result<(), DataplaneError>>;
@@ -105,6 +107,9 @@ pub enum DataplaneError {
     /// No answer in time; the commit may still happen.
     #[error("no answer from nf_tables within {} s: another program holds its commit lock", .0.as_secs())]
     TimedOut(Duration),
+    /// An earlier request still waits for the kernel, and this one was not even begun.
+    #[error("the thread that owns the nf_tables socket is busy with an earlier request")]
+    Busy,
     /// The thread that owns the nf_tables socket could not be started or has ended.
     #[error("reach the thread that owns the nf_tables socket")]
     Worker(#[source] io::Error),
@@ -119,12 +124,23 @@ impl DataplaneError {
             Self::Nft(NftError::OwnedByAnother(_)) => "owned_by_another",
             Self::Nft(_) => "no_answer",
             Self::TimedOut(_) => "timed_out",
+            Self::Busy => "busy",
             Self::Host(_) => "routes",
             Self::Worker(_) => "thread",
         }
     }
 
     /// All labels.
-    pub const LABELS: [&str; 6] =
-        ["refused", "owned_by_another", "no_answer", "timed_out", "routes", "thread"];
+    pub const LABELS: [&str; 7] =
+        ["refused", "owned_by_another", "no_answer", "timed_out", "busy", "routes", "thread"];
+
+    /// Whether a commit that failed with this may have happened, or may happen still.
+    pub fn leaves_unknown(&self) -> bool {
+        use nft::socket::NftError;
+        match self {
+            Self::Nft(error) => matches!(error, NftError::Receive(_) | NftError::Malformed(_)),
+            Self::TimedOut(_) | Self::Worker(_) => true,
+            Self::Busy | Self::Host(_) => false,
+        }
+    }
 }

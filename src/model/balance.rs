@@ -19,6 +19,13 @@ pub enum Balance {
     Nearest,
 }
 
+impl Balance {
+    /// Whether a round trip that changes may change the choice.
+    pub fn goes_by_round_trips(self) -> bool {
+        self == Self::Nearest
+    }
+}
+
 /// A backend that may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {

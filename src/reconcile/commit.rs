@@ -35,6 +35,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             Ok(applied) => applied,
             Err(error) => {
                 self.metrics.commit_failed(error.label());
+                self.uncertain |= error.leaves_unknown();
                 self.end_flows(&desired, true);
                 return Err(error);
             }
@@ -62,6 +63,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         }
         self.applied = Some(Arc::new(desired));
         self.owned = applied.owned;
+        self.uncertain = false;
         Ok(())
     }
 
@@ -88,7 +90,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             metrics,
             ..
         } = self;
-        let Meanwhile { views, queries } = meanwhile;
+        let Meanwhile { views, queries, .. } = meanwhile;
         let mut apply = std::pin::pin!(dataplane.apply(desired, before.as_deref()));
         let mut patience = std::pin::pin!(sleep(PATIENCE));
         let mut late = std::pin::pin!(sleep(PATIENCE + COMMIT_BOUND));

@@ -1,21 +1,46 @@
 //! What the node is to the rules: which of its addresses is right for each backend, and which virtual IPs it has itself.
 //!
-//! A repair does not ask again: it makes what stood before, and the kernel tells when the node has changed.
+//! No commit waits for a look at it, but the first one, and that not for long: looks go on beside everything else, and what
+//! they show that is new is programmed with another commit. A look that fails leaves what was seen before.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use super::Reconciler;
-use crate::dataplane::flows::FlowKiller;
-use crate::dataplane::{Dataplane, DataplaneError, Host};
-use crate::forwarder::Forward;
+use futures_util::future::LocalBoxFuture;
+use tokio::time::{sleep, timeout};
+
+use super::{Reconciler, chain};
+use crate::dataplane::{DataplaneError, Host};
 use crate::model::desired::NodeView;
 use crate::model::health::HealthView;
 
+/// How long the first commit waits for the first look. One takes some 20 us for each backend, unless the kernel is kept from it.
+const FIRST: Duration = Duration::from_secs(1);
+/// After a look that failed.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The node as it was seen last, and the look that is under way.
+#[derive(Default)]
+pub(super) struct Sight {
+    seen: Option<Seen>,
+    look: Option<Look>,
+    /// A look was due while another one was under way, which may have been too early.
+    due: bool,
+    /// The first look was waited for.
+    waited: bool,
+    told: Option<String>,
+}
+
 /// The node, as far as these addresses are concerned.
-pub(super) struct Seen {
+struct Seen {
     of: Addresses,
     node: NodeView,
+}
+
+struct Look {
+    of: Addresses,
+    answer: LocalBoxFuture<'static, Result<NodeView, DataplaneError>>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -24,17 +49,72 @@ struct Addresses {
     backends: BTreeSet<IpAddr>,
 }
 
-impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
-    /// The node as it is now, or as it was seen last where rules are to be made again.
-    pub(super) async fn node(&mut self, view: &HealthView) -> Result<NodeView, DataplaneError> {
-        let of = self.addresses(view);
-        match &self.seen {
-            Some(seen) if self.mender.is_due() && seen.of == of => Ok(seen.node.clone()),
-            _ => {
-                let node = self.host.view(&of.vips, &of.backends).await?;
-                self.seen = Some(Seen { of, node: node.clone() });
-                Ok(node)
+impl Sight {
+    /// Asks for a look, as soon as none is under way.
+    pub fn is_due(&mut self) {
+        self.due = true;
+    }
+
+    /// The node as it was seen last. Of what is new nothing is known.
+    pub fn node(&self) -> NodeView {
+        self.seen.as_ref().map(|seen| seen.node.clone()).unwrap_or_default()
+    }
+
+    /// Resolves when the look that is under way is over. Losing this future loses nothing.
+    pub async fn looked(&mut self) {
+        let Some(look) = &mut self.look else { return std::future::pending().await };
+        let outcome = (&mut look.answer).await;
+        let Some(Look { of, .. }) = self.look.take() else { return };
+        match outcome {
+            Ok(node) => {
+                self.seen = Some(Seen { of, node });
+                self.told = None;
             }
+            Err(error) => {
+                let text = chain(&error);
+                if self.told.as_ref() != Some(&text) {
+                    tracing::warn!(error = %text, "cannot look at the node's addresses and routes: what was seen last counts");
+                }
+                (self.told, self.due) = (Some(text), true);
+            }
+        }
+    }
+
+    fn begin(&mut self, host: &impl Host, of: Addresses) {
+        let view = host.view(of.vips.clone(), of.backends.clone());
+        let wait = if self.told.is_some() { AGAIN } else { Duration::ZERO };
+        let answer = Box::pin(async move {
+            // Even a sleep of no length takes the runtime's timer a millisecond.
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            view.await
+        });
+        (self.look, self.due) = (Some(Look { of, answer }), false);
+    }
+}
+
+impl<D, H: Host, F, W> Reconciler<D, H, F, W> {
+    /// The node as it is known now. Only once, in the beginning, it is waited for.
+    pub(super) async fn node(&mut self, view: &HealthView) -> NodeView {
+        if !self.sight.waited {
+            self.sight.waited = true;
+            self.look(view);
+            if timeout(FIRST, self.sight.looked()).await.is_err() {
+                tracing::warn!(
+                    "the kernel does not tell the node's addresses and routes: rules come first, without them"
+                );
+            }
+        }
+        self.sight.node()
+    }
+
+    /// Begins to look at the node, if that is due, or if addresses are new.
+    pub(super) fn look(&mut self, view: &HealthView) {
+        let of = self.addresses(view);
+        let known = self.sight.seen.as_ref().is_some_and(|seen| seen.of == of);
+        if self.sight.look.is_none() && (self.sight.due || !known) {
+            self.sight.begin(&self.host, of);
         }
     }
 

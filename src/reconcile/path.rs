@@ -46,15 +46,18 @@ const REFUSALS: u32 = 2;
 /// How often the rules are tried again while the forwarder stands in for them.
 pub(super) const PROMOTE: Duration = Duration::from_millis(500);
 
-/// Why the forwarder could not take over.
+/// Why a step could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PathError {
-    /// The listeners.
+    /// The forwarder could not take over: its listeners.
     #[error(transparent)]
     Forwarder(#[from] ForwarderError),
-    /// The routes.
+    /// The kernel does not take the rules, or the forwarder could not take over: the routes.
     #[error(transparent)]
-    Host(#[from] DataplaneError),
+    Kernel(#[from] DataplaneError),
+    /// Rules are in effect; routes or routing rules that go with them are not as they should be.
+    #[error(transparent)]
+    Routes(DataplaneError),
 }
 
 /// The state of the switch.
@@ -153,22 +156,20 @@ impl Path {
         Ok(())
     }
 
-    /// Gives the virtual IPs back once nobody needs them on this node. Returns whether it did.
-    pub async fn settle<H: Host, W: Forward>(
-        &mut self,
-        host: &mut H,
-        forwarder: &W,
-    ) -> Result<bool, DataplaneError> {
+    /// Whether the virtual IPs can be given back: nobody needs them on this node any more.
+    pub fn is_over<W: Forward>(&self, forwarder: &W) -> bool {
         let needed = self.in_use == InUse::Forwarder || self.listening || forwarder.vip_connections() > 0;
-        if needed || self.waits_for_predecessor || !(self.claimed || self.followed) {
-            return Ok(false);
-        }
+        !needed && !self.waits_for_predecessor && (self.claimed || self.followed)
+    }
+
+    /// Gives the virtual IPs back.
+    pub async fn settle<H: Host>(&mut self, host: &mut H) -> Result<(), DataplaneError> {
         host.release().await?;
         self.followed = false;
         if std::mem::take(&mut self.claimed) {
             tracing::info!("the forwarder's last connection through the virtual IP has ended");
         }
-        Ok(true)
+        Ok(())
     }
 
     fn enter(&mut self, next: InUse, tell: impl FnOnce()) {

@@ -35,21 +35,29 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
 
     pub(super) fn note_failure(&mut self, view: &HealthView, error: &PathError) {
         let text = chain(error);
-        if self.logged_error.as_ref() != Some(&text) {
-            tracing::error!(error = %text, "cannot program the kernel; what stood before still stands");
+        let is_news = self.logged_error.as_ref() != Some(&text);
+        if let PathError::Routes(_) = error {
+            if is_news {
+                tracing::error!(error = %text, "rules are in effect; routes or routing rules that go with them could not be made");
+            }
+            self.report(view, Phase::Unrouted, Some(text.clone()));
+        } else {
+            if is_news {
+                tracing::error!(error = %text, "cannot program the kernel; what stood before still stands");
+            }
+            self.reports.send_modify(|report| {
+                report.phase = Phase::Failed;
+                report.path = Some(self.path.report());
+                report.view = Some(view.clone());
+                report.repairs = self.mender.report();
+                report.transitions = self.history.latest();
+                report.last_error = Some(text.clone());
+            });
         }
-        self.reports.send_modify(|report| {
-            report.phase = Phase::Failed;
-            report.path = Some(self.path.report());
-            report.view = Some(view.clone());
-            report.repairs = self.mender.report();
-            report.transitions = self.history.latest();
-            report.last_error = Some(text.clone());
-        });
         self.logged_error = Some(text);
     }
 
-    pub(super) fn report(&self, view: &HealthView, phase: Phase) {
+    pub(super) fn report(&self, view: &HealthView, phase: Phase, last_error: Option<String>) {
         let report = Report {
             phase,
             view: Some(view.clone()),
@@ -59,7 +67,7 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
             repairs: self.mender.report(),
             transitions: self.history.latest(),
             holds: self.known_holds.clone(),
-            last_error: None,
+            last_error,
         };
         let way = |report: &Report| report.path.as_ref().map_or(InUse::None, |path| path.in_use);
         let (before, now) = (way(&self.reports.borrow()), way(&report));

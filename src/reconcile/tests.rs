@@ -162,6 +162,37 @@ fn a_refused_commit_is_tried_again_until_the_kernel_takes_it() {
 }
 
 #[test]
+fn a_commit_without_an_answer_is_made_good_although_nothing_is_to_be_changed_any_more() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        rig.kernel.set_unanswered(true);
+        rig.publish(2, ServiceStatus::Found, &[12]).await;
+        assert!(rig.reports.borrow().last_error.clone().unwrap().contains("no answer"));
+        rig.kernel.set_unanswered(false);
+        rig.publish(3, ServiceStatus::Found, &[11]).await;
+        assert_eq!((rig.kernel.commits(), rig.backends()), (2, vec![backend(11)]));
+        // Once that has an answer, nothing is left to be done.
+        rig.publish(4, ServiceStatus::Found, &[11]).await;
+        assert_eq!(rig.kernel.commits(), 2);
+    });
+}
+
+#[test]
+fn a_commit_that_happens_late_is_put_right() {
+    with_reconciler(async |mut rig| {
+        rig.publish(1, ServiceStatus::Found, &[11]).await;
+        rig.kernel.set_unanswered(true);
+        rig.publish(2, ServiceStatus::Found, &[12]).await;
+        rig.publish(3, ServiceStatus::Found, &[11]).await;
+        rig.kernel.commit_late();
+        rig.kernel.set_unanswered(false);
+        tokio::time::sleep(RETRY_MAX * 2).await;
+        assert_eq!(rig.backends(), [backend(11)]);
+        assert_eq!(rig.reports.borrow().phase, Phase::Programmed);
+    });
+}
+
+#[test]
 fn totals_go_on_when_a_backend_leaves() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
@@ -170,21 +201,6 @@ fn totals_go_on_when_a_backend_leaves() {
         let (query, answer) = oneshot::channel();
         rig.queries.send(query).await.unwrap();
         assert_eq!(answer.await.unwrap()[&backend(11)], 7);
-    });
-}
-
-#[test]
-fn a_change_of_the_node_is_programmed_with_the_next_step() {
-    with_reconciler(async |mut rig| {
-        rig.publish(1, ServiceStatus::Found, &[11]).await;
-        let source = PreferredSource::Address([192, 0, 2, 1].into());
-        rig.kernel.set_node(NodeView {
-            preferred: BTreeMap::from([(backend(11).ip(), source)]),
-            ..NodeView::default()
-        });
-        rig.publish(2, ServiceStatus::Found, &[11]).await;
-        assert_eq!(rig.kernel.commits(), 2);
-        assert_eq!(rig.kernel.programmed().unwrap().source.preferred.len(), 1);
     });
 }
 
@@ -198,5 +214,6 @@ fn a_stop_ends_it_even_if_the_api_client_is_gone() {
 }
 
 mod deaths;
+mod node;
 mod paths;
 mod repairs;

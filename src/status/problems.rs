@@ -27,6 +27,10 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
     let mut add = |what: String, todo: &str| problems.push(Problem { what, todo: todo.to_owned() });
     match status.phase.as_str() {
         "failed" => add(status.summary.clone(), "apivip check tells what this kernel and its rules lack"),
+        "unrouted" => add(
+            status.summary.clone(),
+            "Pods are served; programs of the node may lack a route to the virtual IP. It is tried again every 5 s",
+        ),
         "starting" | "waiting" => add(status.summary.clone(), "see the state of the API below"),
         _ => {}
     }

@@ -66,7 +66,7 @@ pub(super) fn page(status: &Status, trend: &Trend, host: &str, nonce: &str) -> S
 
 /// The class and the word of the whole.
 fn verdict(status: &Status) -> (&'static str, &'static str) {
-    let serving = matches!(status.phase.as_str(), "programmed" | "forwarding");
+    let serving = matches!(status.phase.as_str(), "programmed" | "unrouted" | "forwarding");
     let answering = status.selftests.iter().all(|test| test.ready);
     match (serving, answering) {
         (true, true) if status.problems.is_empty() => ("ok", "Serving"),

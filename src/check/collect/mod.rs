@@ -104,7 +104,7 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
     let addresses: BTreeSet<_> = vips.iter().map(SocketAddr::ip).collect();
     let routes = timeout(ROUTES, async {
         let all = addresses.union(&backends).copied().collect();
-        Node::open()?.view(&addresses, &all).await
+        Node::open()?.view(addresses, all).await
     });
     let to_dial: Vec<SocketAddr> = vips.iter().copied().collect();
     let dialled =

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use futures_util::StreamExt;
+use futures_util::TryStreamExt;
 use netlink_packet_route::route::{RouteMessage, RouteProtocol};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::IpVersion;
@@ -28,7 +28,7 @@ impl Node {
         let (index, rest) = (device.index, device.rest.clone());
         let routes = self.listed_routes().await?;
         let stands = |ip: IpAddr, table: u32| routes.iter().any(|route| is(route, ip, table, index));
-        let rules = self.own_rules().await;
+        let rules = self.own_rules().await?;
         let ruled = |vip: &Vip| rules.iter().any(|found| same_rule(found, &rule(*vip)));
         let kept_rest: BTreeSet<Vip> =
             rest.into_iter().filter(|vip| ruled(vip) && stands(vip.ip(), super::REST)).collect();
@@ -47,26 +47,27 @@ impl Node {
             let ip = destination(&route).filter(|ip| ips.contains(ip));
             let others = is_claim(&route) && output_interface(&route) != Some(own);
             if let Some(ip) = ip.filter(|_| others && u32::from(route.header.table) == LOCAL) {
-                absent_is_fine(self.handle().route().del(route).execute().await).map_err(|e| {
-                    failed(format!("delete the local route to {ip} of a daemon that drains"), e)
-                })?;
+                absent_is_fine(self.ask(|handle| handle.route().del(route).execute()).await).map_err(
+                    |e| failed(format!("delete the local route to {ip} of a daemon that drains"), e),
+                )?;
             }
         }
         Ok(())
     }
 
     /// Our routing rules. A kernel without policy routing, or without IPv6, has none.
-    pub(super) async fn own_rules(&self) -> Vec<RuleMessage> {
+    pub(super) async fn own_rules(&self) -> Result<Vec<RuleMessage>, HostError> {
+        let own = RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
         let mut rules = Vec::new();
         for version in [IpVersion::V4, IpVersion::V6] {
-            let mut listed = self.handle().rule().get(version).execute().boxed_local();
-            while let Some(Ok(rule)) = listed.next().await {
-                if rule.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL))) {
-                    rules.push(rule);
-                }
+            let listed = self.ask(|handle| handle.rule().get(version).execute().try_collect::<Vec<_>>());
+            match listed.await {
+                Ok(listed) => rules.extend(listed.into_iter().filter(|rule| rule.attributes.contains(&own))),
+                Err(error) if error.raw_os_error().is_some() => {}
+                Err(error) => return Err(failed("list the node's routing rules", error)),
             }
         }
-        rules
+        Ok(rules)
     }
 }
 

@@ -21,28 +21,29 @@ pub(in crate::dataplane) const EAFNOSUPPORT: i32 = 97;
 const ENETUNREACH: i32 = 101;
 const EHOSTUNREACH: i32 = 113;
 
-pub(in crate::dataplane) fn errno(error: &rtnetlink::Error) -> Option<i32> {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => Some(message.raw_code().saturating_abs()),
+/// What the kernel answered, with its errno; or, without one, why there is no answer.
+pub(super) fn answer(error: &rtnetlink::Error) -> io::Error {
+    let code = match error {
+        rtnetlink::Error::NetlinkError(message) => Some(message.raw_code()),
         rtnetlink::Error::UnexpectedMessage(message) => match &message.payload {
-            NetlinkPayload::Error(error) => Some(error.raw_code().saturating_abs()),
+            NetlinkPayload::Error(error) => Some(error.raw_code()),
             _ => None,
         },
         _ => None,
+    };
+    match code {
+        Some(code) => io::Error::from_raw_os_error(code.saturating_abs()),
+        None => io::Error::other(error.to_string()),
     }
 }
 
 /// No route, or a route that says no: unreachable, prohibit, blackhole; or no such address family here.
-pub(super) fn is_unroutable(error: &rtnetlink::Error) -> bool {
-    matches!(errno(error), Some(ENETUNREACH | EHOSTUNREACH | EACCES | EINVAL | EAFNOSUPPORT))
+pub(super) fn is_unroutable(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(ENETUNREACH | EHOSTUNREACH | EACCES | EINVAL | EAFNOSUPPORT))
 }
 
-pub(in crate::dataplane) fn failed(action: String, error: rtnetlink::Error) -> HostError {
-    let source = match errno(&error) {
-        Some(errno) => io::Error::from_raw_os_error(errno),
-        None => io::Error::other(error.to_string()),
-    };
-    HostError { action, source }
+pub(in crate::dataplane) fn failed(action: impl Into<String>, source: io::Error) -> HostError {
+    HostError { action: action.into(), source }
 }
 
 pub(in crate::dataplane) fn invalid(ip: IpAddr, error: &dyn std::fmt::Display) -> HostError {

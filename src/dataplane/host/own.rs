@@ -7,8 +7,10 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NetlinkBuffer, NlaBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
+use tokio::time::sleep;
 
-use super::{HostError, ROUTE_PROTOCOL};
+use super::events::REOPEN;
+use super::{HostError, ROUTE_PROTOCOL, failed};
 use crate::dataplane::multicast::{Heard, Multicast};
 
 /// `RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV4_RULE`, `RTNLGRP_IPV6_ROUTE`, `RTNLGRP_IPV6_RULE` of the kernel's `rtnetlink.h`.
@@ -31,11 +33,7 @@ pub(super) struct OwnRoutes {
 
 impl OwnRoutes {
     pub fn open() -> Result<Self, HostError> {
-        let socket = Multicast::open(NETLINK_ROUTE, GROUPS).map_err(|source| HostError {
-            action: "open a netlink socket to changes of routes".to_owned(),
-            source,
-        })?;
-        Ok(Self { socket, vips: BTreeSet::new() })
+        Ok(Self { socket: listen()?, vips: BTreeSet::new() })
     }
 
     /// Resolves when something of ours may have changed, or that cannot be known.
@@ -45,11 +43,22 @@ impl OwnRoutes {
             match socket.hear().await {
                 Ok(Heard::Datagram(datagram)) if !concerns(datagram, vips) => {}
                 Ok(_) => return,
-                // The regular look remains.
-                Err(_) => std::future::pending().await,
+                Err(_) => {
+                    // The regular look remains meanwhile.
+                    sleep(REOPEN).await;
+                    if let Ok(opened) = listen() {
+                        *socket = opened;
+                        return;
+                    }
+                }
             }
         }
     }
+}
+
+fn listen() -> Result<Multicast, HostError> {
+    Multicast::open(NETLINK_ROUTE, GROUPS)
+        .map_err(|e| failed("open a netlink socket to changes of routes", e))
 }
 
 /// Rules are few; routes concern us if they are ours, or have a virtual IP as their destination.

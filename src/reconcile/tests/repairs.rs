@@ -45,6 +45,7 @@ fn a_repair_does_not_wait_for_a_look_at_the_node() {
         assert_eq!(rig.kernel.looks(), looks);
         // What the API says anew concerns other addresses.
         rig.publish(2, ServiceStatus::Found, &[11, 12]).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(rig.kernel.looks(), looks + 1);
     });
 }
