@@ -25,6 +25,7 @@ mod commit;
 mod damper;
 mod history;
 mod node;
+mod orders;
 mod path;
 mod repair;
 mod tell;
@@ -34,6 +35,7 @@ mod wait;
 
 use history::History;
 use node::Sight;
+use orders::Ordered;
 pub use path::{Mode, PathError};
 use path::{PROMOTE, Path};
 use repair::Mender;
@@ -102,6 +104,8 @@ pub struct Reconciler<D, H, F, W> {
     answered: Option<Instant>,
     /// Backends whose flows are being ended, or were; `true`: without the help of a rule.
     ending: BTreeMap<Backend, bool>,
+    /// What else was ordered.
+    ordered: Ordered,
     /// Backends that died while a commit waited: it knows nothing of them, and the next one does.
     foreseen: BTreeSet<Backend>,
     history: History,
@@ -138,6 +142,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             sight: Sight::default(),
             answered: None,
             ending: BTreeMap::new(),
+            ordered: Ordered::default(),
             foreseen: BTreeSet::new(),
             history: History::default(),
             ledger: Ledger::default(),
@@ -273,6 +278,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         if let Some(applied) = self.applied.clone() {
             self.effective = Some(Arc::clone(&applied));
             self.end_flows(&applied, false);
+            self.move_and_ask(view, &applied);
             let made = tokio::select! {
                 biased;
                 made = self.route(&applied) => Some(made),
@@ -306,6 +312,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         why: &str,
     ) -> Result<(), PathError> {
         self.end_flows(&desired, true);
+        self.move_and_ask(view, &desired);
         let Self { path, host, forwarder, .. } = self;
         path.forward(host, forwarder, &desired, why).await?;
         self.mender.routes(self.host.repaired(), &self.metrics);

@@ -1,21 +1,20 @@
 //! One commit, and the ends of flows that follow from it, or that cannot wait for it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::orders::order;
 use super::path::{COMMIT_BOUND, Mode};
 use super::telling::Told;
 use super::{Meanwhile, Reconciler, chain};
-use crate::dataplane::flows::{FlowKiller, FlowOrder, Purpose};
+use crate::dataplane::flows::FlowKiller;
 use crate::dataplane::{Applied, Dataplane, DataplaneError, Host};
 use crate::forwarder::Forward;
 use crate::model::desired::{DesiredState, NodeView, desire};
 use crate::model::forwarding::routes;
 use crate::model::health::HealthView;
-use crate::model::types::{Backend, Vip};
 use crate::report::{InUse, Phase};
 
 /// A commit that takes longer waits for another program's. The clients of a dead backend do not wait with it.
@@ -137,34 +136,6 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 order(flows, ending, &dead, true);
                 *foreseen = dead.into_keys().collect();
             }
-        }
-    }
-
-    /// Has the flows of `state`'s dead backends ended, each once, and leaves those of others alone from now on.
-    pub(super) fn end_flows(&mut self, state: &DesiredState, own_reset: bool) {
-        let dead = state.dead();
-        let stays = |backend: &Backend| dead.contains_key(backend) || self.foreseen.contains(backend);
-        for backend in self.ending.keys().filter(|backend| !stays(backend)) {
-            self.flows.cancel(*backend);
-        }
-        self.ending.retain(|backend, _| stays(backend));
-        order(&mut self.flows, &mut self.ending, &dead, own_reset);
-    }
-}
-
-/// Orders the end of the flows of those that are not in `ending` yet, or are there without a rule and now have one.
-fn order<F: FlowKiller>(
-    flows: &mut F,
-    ending: &mut BTreeMap<Backend, bool>,
-    dead: &BTreeMap<Backend, Vec<Vip>>,
-    own_reset: bool,
-) {
-    for (backend, vips) in dead {
-        let under_way = ending.get(backend).is_some_and(|without_rule| own_reset || !without_rule);
-        if !under_way {
-            ending.insert(*backend, own_reset);
-            let purpose = Purpose::End { own_reset };
-            flows.start(FlowOrder { backend: *backend, vips: vips.clone(), purpose });
         }
     }
 }

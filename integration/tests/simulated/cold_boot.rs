@@ -122,7 +122,7 @@ fn saved_state_is_programmed_while_no_apiserver_lives() -> Result<()> {
     boot.expect_served("from the one that is back")?;
     daemon.wait_for_status("a published one that is down", LIMIT, |status| {
         let found = backend(status, vip, all[0]);
-        found.is_some_and(|found| found["source"] == "published" && is_out(found))
+        found.is_some_and(|found| found["source"] == "published" && is_out(&found))
     })?;
     let same = fs::read(&file)? == kept && fs::metadata(&file)?.modified()? == written;
     ensure!(same, "nothing new was learnt, and the file was written");
