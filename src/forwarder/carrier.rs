@@ -18,7 +18,7 @@ use super::poller::Poller;
 use super::readiness::Events;
 use super::relay::{Next, Relay};
 use super::shared::{Ending, Shared};
-use super::socket;
+use super::socket::{self, Keepalive};
 use super::stats::ResetCause;
 use super::table::Ticket;
 use super::young::Young;
@@ -54,6 +54,8 @@ pub(super) enum Order {
     Carry(Box<Carried>),
     /// Resets the connections to these.
     End(Ending),
+    /// Has the kernel ask the hosts of these at another pace whether connections still stand.
+    Keepalive(BTreeSet<Backend>, Keepalive),
 }
 
 pub(super) struct Carrier {
@@ -121,6 +123,11 @@ impl Carrier {
                 let ended = self.carried.extract_if(|_, carried| backends.contains(&carried.backend));
                 ended.for_each(|_| self.shared.stats.count_reset(ResetCause::BackendDown));
             }
+            Order::Keepalive(backends, pace) => {
+                for carried in self.carried.values().filter(|carried| backends.contains(&carried.backend)) {
+                    let _ = socket::keep_alive(&SockRef::from(carried.relay.upstream()), pace);
+                }
+            }
         }
     }
 
@@ -143,7 +150,7 @@ impl Carrier {
         while let Some(name) = self.young.pop_grown(now) {
             if let Some(carried) = self.carried.get(&name) {
                 // It was possible for the listener; where it is not, a dead apiserver is still found by health checks.
-                let _ = socket::keep_alive(&SockRef::from(carried.relay.upstream()));
+                let _ = socket::keep_alive(&SockRef::from(carried.relay.upstream()), Keepalive::Usual);
             }
         }
     }

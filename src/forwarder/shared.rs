@@ -14,6 +14,7 @@ use super::dial::endings;
 use super::limits::Limits;
 use super::pipe::Pool;
 use super::presence::Presence;
+use super::socket::Keepalive;
 use super::stats::{Origin, Stats};
 use super::table::Table;
 use crate::model::forwarding::{Route, Routes};
@@ -61,6 +62,19 @@ impl Shared {
     /// Takes new routes up, and resets what goes to backends that were not ending before.
     pub(super) fn route(&self, routes: Arc<Routes>) {
         let before = self.routes.replace(Some(Arc::clone(&routes)));
+        let suspects = |routes: &Option<Arc<Routes>>| {
+            routes.as_ref().map(|routes| routes.suspects.clone()).unwrap_or_default()
+        };
+        let (doubted, doubts) = (suspects(&before), &routes.suspects);
+        for (changed, pace) in [
+            (doubts.difference(&doubted).copied().collect(), Keepalive::EachSecond),
+            (doubted.difference(doubts).copied().collect(), Keepalive::Usual),
+        ] as [(BTreeSet<Backend>, Keepalive); 2]
+        {
+            if !changed.is_empty() {
+                let _ = self.orders.send(Order::Keepalive(changed, pace));
+            }
+        }
         let known = |backend: &Backend| before.as_ref().is_some_and(|before| before.ending.contains(backend));
         let ending: BTreeSet<Backend> = routes.ending.iter().copied().filter(|b| !known(b)).collect();
         if !ending.is_empty() {

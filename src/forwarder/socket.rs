@@ -20,6 +20,19 @@ const BACKLOG: i32 = 4096;
 /// on its own, and probes are rare enough to cost nothing. They also keep entries of conntrack on the way alive.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
+/// A host that lost its memory resets a connection on which it is asked: while there is doubt, each second, which is the least that
+/// the kernel takes. Silence alone ends nothing sooner than it usually would.
+const DOUBT: Duration = Duration::from_secs(1);
+const DOUBT_PROBES: u32 = 75;
+
+/// How often the kernel asks the other end of a connection that is silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keepalive {
+    /// As long as nothing speaks against it.
+    Usual,
+    /// While its backend is suspect.
+    EachSecond,
+}
 
 /// A new socket that does not block.
 pub(super) fn new(address: SocketAddr) -> io::Result<Socket> {
@@ -33,9 +46,13 @@ pub(super) fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
 }
 
 /// Notices a dead peer.
-pub(super) fn keep_alive(socket: &SockRef<'_>) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))
+pub(super) fn keep_alive(socket: &SockRef<'_>, pace: Keepalive) -> io::Result<()> {
+    let (time, probes) = match pace {
+        Keepalive::Usual => (KEEPALIVE, KEEPALIVE_PROBES),
+        Keepalive::EachSecond => (DOUBT, DOUBT_PROBES),
+    };
+    let keepalive = TcpKeepalive::new().with_time(time).with_interval(time);
+    socket.set_tcp_keepalive(&keepalive.with_retries(probes))
 }
 
 /// Listens on an address that this node need not have.
@@ -70,7 +87,7 @@ pub(super) fn adopt(listener: &TcpListener) -> io::Result<()> {
 
 fn set_options_of_listener(socket: &SockRef<'_>) -> io::Result<()> {
     set_options(socket)?;
-    keep_alive(socket)
+    keep_alive(socket, Keepalive::Usual)
 }
 
 /// What is the case with a socket now: of `asked`, and always whether it was reset or is over.

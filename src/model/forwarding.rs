@@ -28,13 +28,18 @@ pub struct Routes {
     pub local: Route,
     /// Connections to these are to be reset.
     pub ending: BTreeSet<Backend>,
+    /// The hosts of these are to be asked each second, on every connection, whether it still stands.
+    pub suspects: BTreeSet<Backend>,
 }
 
 /// Whom the forwarder dials while `state` is desired, from what `view` knows of all backends.
 pub fn routes(view: &HealthView, state: &DesiredState) -> Routes {
     let vips: BTreeMap<Vip, Route> =
         state.frontends.iter().map(|frontend| (frontend.vip, route(view, frontend))).collect();
-    Routes { local: local(state, &vips), vips, ending: state.dead().into_keys().collect() }
+    let ending: BTreeSet<Backend> = state.dead().into_keys().collect();
+    let out = view.backends.iter().filter(|(_, health)| health.state.is_out());
+    let suspects = out.map(|(backend, _)| *backend).filter(|backend| !ending.contains(backend)).collect();
+    Routes { local: local(state, &vips), vips, ending, suspects }
 }
 
 /// Besides those that share new connections: every backend of the same family and port that is known, the best first.

@@ -81,7 +81,7 @@ mod tests {
             ("HTTP/1.1 401 Unauthorized\r\nA: b\r\n", Some(Ok(()))),
             ("HTTP/1.0 403\r\n", Some(Ok(()))),
             ("HTTP/1.1 500 Internal Server Error\r\n", Some(Err(Failure::Unready))),
-            ("HTTP/1.1 404 Not Found\r\n", Some(Err(PROTOCOL))),
+            ("HTTP/1.1 404 Not Found\r\n", Some(Err(Failure::Unready))),
             ("HTTP/1.1 \r\n", Some(Err(PROTOCOL))),
             ("HTTP/1.1 2000 OK\r\n", Some(Err(PROTOCOL))),
             ("SSH-2.0-OpenSSH", Some(Err(PROTOCOL))),

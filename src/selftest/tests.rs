@@ -153,7 +153,7 @@ async fn what_is_no_answer_is_a_failure_with_its_reason_and_its_taker() {
     let own = Trace { own_socket: true, ..Trace::default() };
     for (answer, failure) in [
         ("HTTP/1.1 500 Internal Server Error\r\n\r\n", Failure::Unready),
-        ("HTTP/1.1 404 Not Found\r\n\r\n", Failure::Failed(FailReason::Protocol)),
+        ("HTTP/1.1 404 Not Found\r\n\r\n", Failure::Unready),
         ("220 mail.example ESMTP\r\n", Failure::Failed(FailReason::Protocol)),
         ("", Failure::Failed(FailReason::Timeout)),
     ] {
