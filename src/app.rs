@@ -175,6 +175,7 @@ impl Bound {
                 views: views.clone(),
                 identity: identity_in,
                 ping_interval: apiserver::PING_INTERVAL,
+                spread_interval: apiserver::SPREAD_INTERVAL,
             },
             api_in,
             connection_in,

@@ -14,6 +14,11 @@ const LONGEST: Duration = Duration::from_secs(15);
 /// the longest delay, so that sessions which keep failing cost a server no more than the delays allow.
 const SUCCESS: Duration = LONGEST;
 
+/// Whether a session that was in order for so long counts as one.
+pub(super) fn is_success(healthy: Duration) -> bool {
+    healthy >= SUCCESS
+}
+
 /// Exponential backoff with jitter.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
@@ -24,7 +29,7 @@ impl Backoff {
     /// The delay after a session that was in order for `healthy`: between half and the whole of the exponential
     /// step, so that nodes which failed together do not come back together.
     pub(super) fn next(&mut self, healthy: Duration, rng: &mut impl Rng) -> Duration {
-        if healthy >= SUCCESS {
+        if is_success(healthy) {
             self.failures = 0;
         }
         let step = FIRST.saturating_mul(2_u32.saturating_pow(self.failures)).min(LONGEST);

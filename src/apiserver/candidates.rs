@@ -1,19 +1,18 @@
 //! Which apiserver is dialled next. Pure: what a name resolves to is an argument.
 //!
 //! In: published endpoints and virtual IPs of each snapshot, what seeds and saved state offer besides, which address
-//! worked and which failed. Out: the ring of candidates from the right starting point. A virtual IP is never among them
-//! while there is another way: the daemon must not depend on the rules that it programs.
+//! worked and which failed. Out: the candidates in an order that is this node's own, from the right starting point. A virtual
+//! IP is never among them while there is another way: the daemon must not depend on the rules that it programs.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Bound::{Excluded, Unbounded};
 
 use crate::model::merge::Alternatives;
 use crate::model::snapshot::Snapshot;
 
-/// A place in the ring. Endpoints come first, in their order; then what seeds and saved state name; the bootstrap server
-/// is last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A place in the ring. Endpoints come first; then what seeds and saved state name; the bootstrap server is last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Slot {
     /// A published endpoint.
     Endpoint(SocketAddr),
@@ -26,11 +25,11 @@ pub(super) enum Slot {
 /// Where the next dial starts.
 #[derive(Clone, Copy, Debug)]
 enum Start {
-    /// Somewhere, so that nodes spread over the apiservers.
+    /// With the first.
     Anywhere,
-    /// With the one that worked.
+    /// With the one that worked, or was chosen.
     At(Slot),
-    /// With the one behind that which failed.
+    /// With the one behind that which could not be connected to.
     After(Slot),
 }
 
@@ -44,12 +43,16 @@ pub(super) struct Candidates {
     connected: Option<(Slot, SocketAddr)>,
     unready: BTreeSet<SocketAddr>,
     failures: usize,
-    seed: usize,
+    /// Those whose sessions failed, one after the other, since one lasted. They come last, the latest at the very end.
+    blamed: Vec<Slot>,
+    seed: u64,
+    /// How often the order was shuffled.
+    draws: u64,
 }
 
 impl Candidates {
     /// Only the bootstrap server is known. `seed` is a random number.
-    pub(super) fn new(seed: usize) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self {
             ring: BTreeSet::from([Slot::Bootstrap]),
             vips: BTreeSet::new(),
@@ -58,7 +61,9 @@ impl Candidates {
             connected: None,
             unready: BTreeSet::new(),
             failures: 0,
+            blamed: Vec::new(),
             seed,
+            draws: 0,
         }
     }
 
@@ -102,25 +107,31 @@ impl Candidates {
 
     /// The ring, beginning with the slot to dial first.
     pub(super) fn slots(&self) -> Vec<Slot> {
-        let mut slots: Vec<Slot> = match self.start {
-            Start::Anywhere => self.ring.iter().copied().collect(),
-            Start::At(slot) => self.ring.range(slot..).chain(self.ring.range(..slot)).copied().collect(),
-            Start::After(slot) => {
-                let after = self.ring.range((Excluded(slot), Unbounded));
-                after.chain(self.ring.range(..=slot)).copied().collect()
-            }
+        let mut slots: Vec<Slot> = self.ring.iter().copied().collect();
+        slots.sort_by_cached_key(|slot| self.place(*slot));
+        let behind = match self.start {
+            Start::Anywhere => 0,
+            Start::At(first) => slots.partition_point(|slot| self.place(*slot) < self.place(first)),
+            Start::After(last) => slots.partition_point(|slot| self.place(*slot) <= self.place(last)),
         };
-        if let Start::Anywhere = self.start {
-            // Each kind by itself: endpoints before the others, the bootstrap server last.
-            for kind in slots.chunk_by_mut(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
-                kind.rotate_left(self.seed % kind.len());
-            }
-        }
+        slots.rotate_left(behind);
         slots.sort_by_key(|slot| match slot {
             Slot::Endpoint(address) | Slot::Offered(address) => self.unready.contains(address),
             Slot::Bootstrap => false,
         });
         slots
+    }
+
+    /// Each kind by itself, shuffled: whoever reads one apiserver together finds another one alone.
+    fn place(&self, slot: Slot) -> (Option<usize>, u8, u64) {
+        let kind = match slot {
+            Slot::Endpoint(_) => 0,
+            Slot::Offered(_) => 1,
+            Slot::Bootstrap => 2,
+        };
+        let mut hasher = DefaultHasher::new();
+        (self.seed, self.draws, slot).hash(&mut hasher);
+        (self.blamed.iter().position(|blamed| *blamed == slot), kind, hasher.finish())
     }
 
     /// Takes over which apiservers are not ready, or do not answer, while another one is ready: they are dialled last.
@@ -161,17 +172,50 @@ impl Candidates {
         self.connected = Some((slot, address));
     }
 
-    /// The session failed: the next dial starts behind the server that it was with.
-    pub(super) fn failed(&mut self) {
+    /// The session failed: the next dial goes to others. `lasted`: it was in order for a while, and so are they all, for all that
+    /// is known.
+    pub(super) fn failed(&mut self, lasted: bool) {
         self.failures = self.failures.wrapping_add(1);
+        if lasted {
+            self.blamed.clear();
+        }
         if let Some((slot, _)) = self.connected.take() {
-            self.start = Start::After(slot);
+            self.blamed.retain(|blamed| *blamed != slot && self.ring.contains(blamed));
+            self.blamed.push(slot);
+            self.shuffle();
         }
     }
 
     /// Forgets the connection and starts anywhere, without blaming the server.
     pub(super) fn restart(&mut self) {
         self.connected = None;
+        self.shuffle();
+    }
+
+    /// Chooses among the endpoints that are ready, and forgets the connection if it goes to another one. Returns whether it does.
+    /// A connection to anything else is left alone: what stands behind a load balancer is for that to spread.
+    pub(super) fn choose_anew(&mut self) -> bool {
+        let Some((current @ Slot::Endpoint(_), _)) = self.connected else { return false };
+        self.blamed.clear();
+        self.shuffle();
+        let ready = |slot: &Slot| match slot {
+            Slot::Endpoint(address) => !self.unready.contains(address) && !self.is_vip(*address),
+            Slot::Offered(_) | Slot::Bootstrap => false,
+        };
+        match self.slots().into_iter().find(ready) {
+            Some(next) if next != current => {
+                (self.connected, self.start) = (None, Start::At(next));
+                true
+            }
+            _ => {
+                self.start = Start::At(current);
+                false
+            }
+        }
+    }
+
+    fn shuffle(&mut self) {
+        self.draws = self.draws.wrapping_add(1);
         self.start = Start::Anywhere;
     }
 

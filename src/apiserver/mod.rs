@@ -6,7 +6,8 @@
 //! state name; never the virtual IP.
 //!
 //! One session is one connection (two with HTTP/1.1). Whatever goes wrong ends the session: the next one dials the
-//! next apiserver, with fresh credentials, and resumes where the last one stopped.
+//! next apiserver, with fresh credentials, and resumes where the last one stopped. A session that nothing goes wrong with
+//! is moved to another apiserver now and then.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,6 +40,7 @@ mod renewal;
 pub mod resource;
 pub mod review;
 mod session;
+mod spread;
 mod store;
 mod versions;
 mod watch;
@@ -47,6 +49,7 @@ pub use access::{Access, AccessError, Credentials, Expiry, Lifetime, TLS_NAME, l
 pub use client::PING_INTERVAL;
 pub use connection::{Connection, State};
 pub use renewal::follow;
+pub use spread::SPREAD_INTERVAL;
 
 pub use crate::model::published::Published;
 
@@ -57,6 +60,7 @@ use error::ApiError;
 pub use error::plain;
 use readiness::Views;
 use session::{Collections, Hub};
+use spread::Choices;
 use store::Store;
 
 /// What to read, and how.
@@ -76,16 +80,18 @@ pub struct ApiConfig {
     pub identity: Arc<Sender<Identity>>,
     /// Between two PINGs on a connection, usually [`PING_INTERVAL`].
     pub ping_interval: Duration,
+    /// How long one apiserver is read, usually [`SPREAD_INTERVAL`].
+    pub spread_interval: Duration,
 }
 
 /// Reads the API until nobody listens for snapshots any more, or until the task is aborted. Publishes once both first
 /// lists are complete, and after every change that gives a different snapshot, with the next generation.
 pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connection: Sender<Connection>) {
-    let ApiConfig { mut access, service, snapshot, mut alternatives, mut views, identity, ping_interval } =
-        config;
+    let ApiConfig { mut access, service, snapshot, mut alternatives, mut views, identity, .. } = config;
+    let (ping_interval, choices) = (config.ping_interval, Choices::new(config.spread_interval));
     let hub = Hub {
         key: service,
-        candidates: Arc::new(Mutex::new(Candidates::new(rand::random_range(0..usize::MAX)))),
+        candidates: Arc::new(Mutex::new(Candidates::new(rand::random()))),
         store: Mutex::new(Store::new(snapshot)),
         reporter: Mutex::new(Reporter::new(connection)),
         snapshots,
@@ -95,7 +101,7 @@ pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connec
     };
     hub.candidates().offer(alternatives.borrow_and_update().clone());
     tokio::select! {
-        () = read(&mut access, &mut views, &hub) => {}
+        () = read(&mut access, &mut views, choices, &hub) => {}
         () = offer(alternatives, &hub) => {}
     }
 }
@@ -110,7 +116,7 @@ async fn offer(mut alternatives: Receiver<Alternatives>, hub: &Hub) {
 }
 
 /// One session after the other.
-async fn read(access: &mut Receiver<Arc<Access>>, views: &mut Views, hub: &Hub) {
+async fn read(access: &mut Receiver<Arc<Access>>, views: &mut Views, mut choices: Choices, hub: &Hub) {
     let mut collections = Collections::new();
     let mut backoff = Backoff::default();
     loop {
@@ -127,7 +133,13 @@ async fn read(access: &mut Receiver<Arc<Access>>, views: &mut Views, hub: &Hub) 
                 let mut candidates = hub.candidates();
                 let address = candidates.address().map(tracing::field::display);
                 tracing::warn!(address, "the apiserver that was read is not ready or does not answer; one that is ready is read now");
-                candidates.failed();
+                candidates.failed(true);
+                hub.reporter().moved();
+                continue;
+            }
+            () = choices.elsewhere(hub) => {
+                // As with renewed credentials, nothing is missed: the watches resume.
+                tracing::debug!("another apiserver is read from now on, to spread the nodes");
                 hub.reporter().moved();
                 continue;
             }
@@ -179,9 +191,9 @@ fn settle(hub: &Hub, error: &ApiError, backoff: &mut Backoff) -> Duration {
         hub.reporter().moved();
         return Duration::ZERO;
     }
-    candidates.failed();
     let synced_at = hub.reporter().ended(error, address);
     let healthy = synced_at.map_or(Duration::ZERO, |at| at.elapsed());
+    candidates.failed(backoff::is_success(healthy));
     backoff.next(healthy, &mut rand::rng())
 }
 

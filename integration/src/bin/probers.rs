@@ -151,6 +151,7 @@ fn watches(access: &Access, identity: &Identity, tasks: &mut JoinSet<()>) -> Res
         views,
         identity: Arc::new(watch::channel(identity.clone()).0),
         ping_interval: apiserver::PING_INTERVAL,
+        spread_interval: apiserver::SPREAD_INTERVAL,
     };
     tasks.spawn(async move {
         apiserver::run(config, snapshots_in, watch::channel(Connection::default()).0).await;

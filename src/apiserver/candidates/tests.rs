@@ -47,34 +47,47 @@ fn the_bootstrap_server_is_all_there_is_at_first() {
 }
 
 #[test]
-fn nodes_start_at_different_servers_and_stay_with_what_works() {
+fn a_node_stays_with_what_works() {
     let mut candidates = three();
-    assert_eq!(lasts(&candidates), [12, 13, 11, 0]);
-    candidates.connected(Slot::Endpoint(address(13)), address(13));
-    assert_eq!(lasts(&candidates), [13, 0, 11, 12]);
+    let order = lasts(&candidates);
+    assert_eq!(order[3], 0, "the bootstrap server is last");
+    candidates.connected(Slot::Endpoint(address(order[1])), address(order[1]));
+    assert_eq!(lasts(&candidates), [order[1], order[2], 0, order[0]]);
 }
 
 #[test]
-fn a_failure_moves_on_round_robin_even_when_the_server_left_the_ring() {
+fn a_failure_moves_on_through_all_even_when_the_server_left_the_ring() {
     let mut candidates = three();
-    candidates.connected(Slot::Endpoint(address(12)), address(12));
-    candidates.failed();
-    assert_eq!(lasts(&candidates), [13, 0, 11, 12]);
-    candidates.failed();
-    assert_eq!(lasts(&candidates), [13, 0, 11, 12], "nothing was connected, nobody is to blame");
+    let mut failed = Vec::new();
+    for _ in 0..3 {
+        let next = lasts(&candidates)[0];
+        assert!(next != 0 && !failed.contains(&next), "{next} after {failed:?}");
+        candidates.connected(Slot::Endpoint(address(next)), address(next));
+        candidates.failed(false);
+        failed.push(next);
+        assert_eq!(lasts(&candidates).last(), Some(&next));
+    }
+    assert_eq!(lasts(&candidates)[0], 0, "none of them can be read: the bootstrap server is next");
+    let before = lasts(&candidates);
+    candidates.failed(false);
+    assert_eq!(lasts(&candidates), before, "nothing was connected, nobody is to blame");
     candidates.connected(Slot::Endpoint(address(13)), address(13));
     candidates.publish(&snapshot(&[address(11), address(12)]));
-    candidates.failed();
-    assert_eq!(lasts(&candidates), [0, 11, 12]);
+    candidates.failed(true);
+    let mut left = lasts(&candidates);
+    assert_eq!(left.pop(), Some(0), "a session that lasted clears the others");
+    left.sort_unstable();
+    assert_eq!(left, [11, 12]);
 }
 
 #[test]
 fn a_dial_that_was_given_up_continues_where_it_stopped() {
     let mut candidates = three();
-    candidates.passed(Slot::Endpoint(address(12)));
-    candidates.passed(Slot::Endpoint(address(13)));
-    candidates.failed();
-    assert_eq!(lasts(&candidates), [0, 11, 12, 13]);
+    let order = lasts(&candidates);
+    candidates.passed(Slot::Endpoint(address(order[0])));
+    candidates.passed(Slot::Endpoint(address(order[1])));
+    candidates.failed(false);
+    assert_eq!(lasts(&candidates), [order[2], 0, order[0], order[1]]);
 }
 
 #[test]
@@ -97,7 +110,7 @@ fn a_bootstrap_server_that_is_an_endpoint_is_left_like_one() {
     let mut candidates = Candidates::new(0);
     candidates.connected(Slot::Bootstrap, address(11));
     candidates.publish(&snapshot(&[address(11), address(12)]));
-    candidates.failed();
+    candidates.failed(false);
     assert_eq!(lasts(&candidates), [12, 0, 11]);
 }
 
@@ -114,7 +127,7 @@ fn a_name_with_two_addresses_is_rotated_by_failures() {
     let resolved = [address(21), address(22)];
     assert_eq!(candidates.addresses(Slot::Bootstrap, &resolved)[0], address(21));
     candidates.connected(Slot::Bootstrap, address(21));
-    candidates.failed();
+    candidates.failed(false);
     assert_eq!(candidates.addresses(Slot::Bootstrap, &resolved)[0], address(22));
 }
 
@@ -131,23 +144,17 @@ fn what_seeds_and_saved_state_name_comes_before_the_bootstrap_server_and_behind_
     let mut candidates = Candidates::new(1);
     candidates.offer(offered(&[21, 22, 23], &[]));
     assert_eq!(candidates.slots().last(), Some(&Slot::Bootstrap));
-    assert_eq!(candidates.slots()[0], Slot::Offered(address(22)), "nodes spread over them");
+    assert!(matches!(candidates.slots()[0], Slot::Offered(_)));
     candidates.connected(Slot::Offered(address(22)), address(22));
     candidates.publish(&snapshot(&[address(11), address(22)]));
-    let all = [11, 22].map(|last| Slot::Endpoint(address(last)));
-    let all: Vec<Slot> = all
-        .into_iter()
-        .chain([21, 23].map(|last| Slot::Offered(address(last))))
-        .chain([Slot::Bootstrap])
-        .collect();
-    candidates.failed();
-    assert_eq!(
-        candidates.slots(),
-        [&all[2..], &all[..2]].concat(),
-        "a seed that is an endpoint is left like one"
-    );
+    candidates.failed(false);
+    let slots = candidates.slots();
+    assert_eq!(slots[0], Slot::Endpoint(address(11)));
+    assert!(slots[1..3].iter().all(|slot| matches!(slot, Slot::Offered(_))), "{slots:?}");
+    let left = [Slot::Bootstrap, Slot::Endpoint(address(22))];
+    assert_eq!(slots[3..], left, "a seed that is an endpoint is left like one");
     candidates.restart();
-    assert_eq!(candidates.slots().last(), Some(&Slot::Bootstrap));
+    assert_eq!(candidates.slots()[3..], left, "whoever failed stays behind");
     candidates.offer(offered(&[23], &[]));
     assert!(!candidates.slots().contains(&Slot::Offered(address(21))), "a name stands for others now");
     assert!(candidates.slots().contains(&Slot::Endpoint(address(11))), "endpoints stay");
@@ -166,3 +173,5 @@ fn with_seeds_the_virtual_ip_is_never_dialled_not_even_before_their_names_are_re
     candidates.publish(&snapshot(&[]));
     assert_eq!(candidates.addresses(Slot::Bootstrap, &[address(40), vip()]), [address(40)]);
 }
+
+mod spreading;

@@ -13,7 +13,7 @@ use super::cluster::Cluster;
 use super::fake::Fake;
 use super::pki::Pki;
 use crate::apiserver::renewal::follow_every;
-use crate::apiserver::{Access, ApiConfig, Connection, Published, TLS_NAME, load, run};
+use crate::apiserver::{Access, ApiConfig, Connection, Published, SPREAD_INTERVAL, TLS_NAME, load, run};
 use crate::model::merge::Alternatives;
 use crate::model::snapshot::SnapshotOptions;
 use crate::readyz::Identity;
@@ -61,16 +61,21 @@ async fn follow(access: &watch::Sender<Arc<Access>>, identity: &watch::Sender<Id
 
 /// Starts `run` with `bootstrap` as the kubeconfig's server.
 pub(crate) async fn start(bootstrap: SocketAddr, ca_pem: &str) -> Running {
+    start_spread(bootstrap, ca_pem, SPREAD_INTERVAL).await
+}
+
+/// The same, and one server is read for about so long.
+pub(crate) async fn start_spread(bootstrap: SocketAddr, ca_pem: &str, interval: Duration) -> Running {
     let (folder, path) = kubeconfig(&format!("https://{bootstrap}"), ca_pem);
     let access = load(Some(&path), None).await.unwrap();
     assert_eq!(access.tls_name(), TLS_NAME);
-    start_with(access, folder)
+    start_with(access, folder, interval)
 }
 
 /// Silence is noticed after it and the 5 s that an answer may take.
 const PING: Duration = Duration::from_secs(2);
 
-fn start_with(access: Access, folder: TempDir) -> Running {
+fn start_with(access: Access, folder: TempDir, spread_interval: Duration) -> Running {
     let (snapshot_sender, snapshots) = watch::channel(None);
     let (connection_sender, connection) = watch::channel(Connection::default());
     let (identity, _) = watch::channel(Identity::anonymous(Arc::new(access.trust().unwrap())));
@@ -84,6 +89,7 @@ fn start_with(access: Access, folder: TempDir) -> Running {
         views: watch::channel(None).1,
         identity: Arc::clone(&identity),
         ping_interval: PING,
+        spread_interval,
     };
     let task = tokio::spawn(async move {
         tokio::join!(run(config, snapshot_sender, connection_sender), follow(&access_sender, &identity));

@@ -18,8 +18,9 @@ use super::running::{eventually, kubeconfig};
 use crate::apiserver::candidates::Candidates;
 use crate::apiserver::connection::{Connection, Reporter, State};
 use crate::apiserver::session::Hub;
+use crate::apiserver::spread::Choices;
 use crate::apiserver::store::Store;
-use crate::apiserver::{Published, TLS_NAME, load, read};
+use crate::apiserver::{Published, SPREAD_INTERVAL, TLS_NAME, load, read};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
 use crate::readyz::Identity;
 
@@ -70,7 +71,8 @@ impl Pod {
         let task = tokio::spawn(async move {
             let _folder = folder;
             let (_unchanged, mut access) = watch::channel(Arc::new(access));
-            read(&mut access, &mut watch::channel(None).1, &shared).await;
+            let choices = Choices::new(SPREAD_INTERVAL);
+            read(&mut access, &mut watch::channel(None).1, choices, &shared).await;
         });
         published.wait_for(Option::is_some).await.unwrap();
         let mut pod = Self { cluster, vip, endpoint, hub, connection, _published: published, task };

@@ -123,6 +123,7 @@ pub async fn read(amount: Amount, kubeconfigs: &[PathBuf]) -> Result<()> {
             views,
             identity,
             ping_interval: apiserver::PING_INTERVAL,
+            spread_interval: apiserver::SPREAD_INTERVAL,
         },
         snapshots_in,
         connection_in,
