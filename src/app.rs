@@ -40,7 +40,7 @@ mod selftest;
 mod service;
 mod stop;
 
-use kernel::OwnKernel;
+use kernel::{ClientFlows, OwnKernel};
 use known::Known;
 
 /// Askers that wait for the reconciler; more wait in line.
@@ -189,7 +189,7 @@ impl Bound {
             suspects: carrier.suspects,
             in_use,
             kernel: Arc::new(OwnKernel::open()),
-            clients: Arc::new(()),
+            clients: Arc::new(ClientFlows(flows.as_ref().map(Flows::asker))),
             observer: Arc::clone(&metrics) as Arc<dyn Observer>,
         };
         tasks.spawn(health::run(probes, asking, snapshots, views_in));

@@ -266,7 +266,9 @@ impl Tracker {
         if self.state != State::Suspect || now < silence.due(options) {
             return;
         }
-        match silence.verdict(now, options) {
+        // What an apiserver on this node sends is seen by nobody but its clients.
+        let verdict = if self.local { Err(Withheld::NotObserved) } else { silence.verdict(now, options) };
+        match verdict {
             Ok(()) => self.enter(State::Failed, now),
             // Within the spread the proof may be on its way.
             Err(withheld) => {
