@@ -170,6 +170,13 @@ impl Detector {
         self.look(now);
     }
 
+    /// Clients' connections to a backend are being asked.
+    pub fn asking(&mut self, backend: Backend, now: Instant) {
+        if let Some(silence) = self.backends.get_mut(&backend).and_then(|tracker| tracker.silence.as_mut()) {
+            silence.asking(now);
+        }
+    }
+
     /// Clients' connections to a silent backend were asked.
     pub fn asked(&mut self, backend: Backend, now: Instant, found: Asked) {
         let Some(tracker) = self.backends.get_mut(&backend) else { return };
@@ -222,6 +229,7 @@ impl Detector {
         let options = &self.options;
         for (backend, tracker) in &mut self.backends {
             if let Some(silence) = tracker.silence.as_mut().filter(|_| asleep) {
+                tracing::debug!(%backend, "this process did not run: the silence begins anew");
                 silence.restart(now);
             }
             let others = believed.iter().any(|other| other != backend);

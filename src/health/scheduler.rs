@@ -130,6 +130,9 @@ impl Scheduler {
 
     fn learn(&mut self, Event { backend, what }: Event) {
         let now = Instant::now().into_std();
+        if !matches!(what, What::Probed(_)) {
+            tracing::debug!(%backend, ?what, "a sign");
+        }
         let detector = &mut self.detector;
         let at = match what {
             What::Cue(at, cue) => {
@@ -167,6 +170,7 @@ impl Scheduler {
                 probe.finished
             }
         };
+        self.ask(now);
         self.direct(Some(backend));
         self.publish(at, None);
     }
@@ -184,12 +188,18 @@ impl Scheduler {
     fn pass(&mut self) {
         let now = Instant::now().into_std();
         self.detector.look(now);
-        let vips = self.snapshot.as_ref().map(|snapshot| snapshot.frontends.iter().map(|f| f.vip).collect());
-        for backend in self.detector.to_ask(now).into_iter().chain(self.detector.leaving(now)) {
-            self.watches.ask(backend, vips.clone().unwrap_or_default());
-        }
+        self.ask(now);
         self.direct(None);
         self.publish(now, None);
+    }
+
+    /// Has clients' connections asked where that is due.
+    fn ask(&mut self, now: StdInstant) {
+        let vips = self.snapshot.as_ref().map(|snapshot| snapshot.frontends.iter().map(|f| f.vip).collect());
+        for backend in self.detector.to_ask(now).into_iter().chain(self.detector.leaving(now)) {
+            self.detector.asking(backend, now);
+            self.watches.ask(backend, vips.clone().unwrap_or_default());
+        }
     }
 
     /// Tells every worker what to do, `concerned` last: those that may bear witness ask before it is asked again.

@@ -51,7 +51,9 @@ pub(super) struct Silence {
     /// When data arrived from it last, and a segment of any kind.
     data: Option<Instant>,
     segment: Option<Instant>,
-    /// Rounds of asking on clients' connections, the latest one, and what came of it.
+    /// When the latest round of asking on clients' connections began; how many there were, when the latest one was over, and what
+    /// came of it.
+    begun: Option<Instant>,
     rounds: u32,
     asked: Option<(Instant, Asked)>,
 }
@@ -67,6 +69,7 @@ impl Silence {
             observed: None,
             data: None,
             segment: None,
+            begun: None,
             rounds: 0,
             asked: None,
         }
@@ -129,15 +132,20 @@ impl Silence {
         }
     }
 
+    /// Clients' connections are being asked.
+    pub fn asking(&mut self, at: Instant) {
+        self.begun = Some(at);
+    }
+
     /// Clients' connections were asked.
     pub fn asked(&mut self, at: Instant, found: Asked) {
         self.rounds = self.rounds.saturating_add(1);
         self.asked = Some((at, found));
     }
 
-    /// When the latest round of asking was.
+    /// When the latest round of asking began.
     pub fn last_asked(&self) -> Option<Instant> {
-        self.asked.map(|(at, _)| at)
+        self.begun
     }
 
     /// Whether its host still completed TCP when it was dialled last.

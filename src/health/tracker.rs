@@ -272,6 +272,7 @@ impl Tracker {
             Ok(()) => self.enter(State::Failed, now),
             // Within the spread the proof may be on its way.
             Err(withheld) => {
+                tracing::debug!(%withheld, ?silence, "flows of a silent apiserver are left alone");
                 let expected = silence.since + options.silence_timeout + options.kill_spread;
                 self.withheld = (now >= expected).then_some(withheld);
             }

@@ -18,6 +18,7 @@ mod killed;
 mod kube_proxy;
 mod lab;
 mod network;
+mod no_harm;
 mod node;
 mod node_leases;
 mod node_pods;

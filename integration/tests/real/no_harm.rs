@@ -1,0 +1,273 @@
+//! What must cut nobody, on real apiservers: standstills of a process and of a cable, a stop in good order, a host firewall that
+//! blocks the node's own dials, a node that is cut off; and what must: a host that is gone for good, or lost its memory.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use integration::clients::Mix;
+use integration::control_plane::Variant;
+use integration::daemon::every_backend;
+use integration::failover::trial::{TOLD, addresses, lab};
+use integration::failover::{Crowd, Failover, Outcome};
+use integration::fault::Fault;
+use integration::lab::{Families, Lab};
+use integration::sim::clients::timeline::Kind;
+
+const ALL: [u8; 3] = [1, 2, 3];
+
+/// Between two faults: all that follows from the first one is over.
+const HEALED: Duration = Duration::from_secs(3);
+
+/// `--silence-timeout` and the least of what comes before it, in milliseconds: nobody is told sooner.
+const SILENCE: u64 = 5_000;
+
+/// How the node leads connections, and over which families.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Rules(Families),
+    Forwarder(Families),
+}
+
+impl Way {
+    fn lab(self) -> Result<Lab> {
+        let (Self::Rules(families) | Self::Forwarder(families)) = self;
+        lab(families)
+    }
+
+    fn start(self, lab: &Lab) -> Result<Failover<'_>> {
+        let arguments: &[&str] = match self {
+            Self::Rules(_) => &[],
+            Self::Forwarder(_) => &["--mode", "forwarder"],
+        };
+        Failover::start(lab, Variant::Real, &ALL, arguments)
+    }
+
+    /// Clients in a pod and on the node. Through the forwarder nobody can see whom they lead to, so that all lead to `i`.
+    fn crowd(self, stage: &mut Failover<'_>, mix: &Mix, i: u8) -> Result<Crowd> {
+        if let Self::Rules(_) = self {
+            return stage.everybody(mix);
+        }
+        stage.plane.publish_apiservers(&[i])?;
+        stage.wait_for_backends(&[i])?;
+        let crowd = stage.everybody(mix)?.leading_to(stage.plane.apiservers(i)[0]);
+        stage.plane.publish_apiservers(&ALL)?;
+        stage.wait_for_backends(&ALL)?;
+        Ok(crowd)
+    }
+}
+
+fn mix() -> Mix {
+    Mix { fresh_every: Some(Duration::from_millis(50)), idle: 100, ..Mix::default() }
+}
+
+fn said<T>(result: Result<T>, stage: &Failover<'_>) -> Result<T> {
+    result.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+}
+
+fn uncut(outcome: &Outcome, stage: &Failover<'_>) -> Result<()> {
+    println!("{outcome}");
+    said(outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused()), stage)
+}
+
+/// Each stands still for so long, one after the other.
+fn standstills(way: Way, faults: &[(Fault, u64)]) -> Result<()> {
+    let lab = way.lab()?;
+    let mut stage = way.start(&lab)?;
+    for (fault, ms) in faults {
+        let mut crowd = way.crowd(&mut stage, &mix(), 2)?;
+        let inflicted = stage.inflict(&mut crowd, *fault, &[2])?;
+        thread::sleep(Duration::from_millis(*ms));
+        inflicted.heal(&mut stage.plane)?;
+        thread::sleep(HEALED);
+        stage.wait_for_backends(&ALL)?;
+        let outcome = crowd.finish()?;
+        uncut(&outcome, &stage).with_context(|| format!("{fault:?} for {ms} ms, {way:?}"))?;
+    }
+    Ok(())
+}
+
+const SHORT: [(Fault, u64); 3] =
+    [(Fault::Paused, 1500), (Fault::Unplugged, 1500), (Fault::Paused, 4000)];
+
+#[test]
+fn a_standstill_cuts_nobody_through_rules() -> Result<()> {
+    standstills(Way::Rules(Families::Dual), &SHORT)
+}
+
+#[test]
+fn a_standstill_cuts_nobody_through_the_forwarder() -> Result<()> {
+    standstills(Way::Forwarder(Families::V6), &SHORT)
+}
+
+/// A process that does not wake for twenty seconds is gone by the measure of `--silence-timeout`.
+fn long_standstill(way: Way) -> Result<()> {
+    let lab = way.lab()?;
+    let mut stage = way.start(&lab)?;
+    let mut crowd = way.crowd(&mut stage, &mix(), 3)?;
+    let dead = addresses(&lab, &[3]);
+    let inflicted = stage.inflict(&mut crowd, Fault::Paused, &[3])?;
+    let waited = crowd.wait_told(&dead, TOLD);
+    thread::sleep(Duration::from_secs(1));
+    let outcome = crowd.finish()?;
+    println!("{outcome}\n{}", outcome.by_kind(&dead));
+    let told = said(waited.and_then(|()| outcome.expect_told(&dead)), &stage)?;
+    ensure!(told.first_ms >= SILENCE, "told after {} ms of silence\n{}", told.first_ms, stage.daemon.log());
+    said(outcome.expect_uncut(&dead), &stage)?;
+    inflicted.heal(&mut stage.plane)?;
+    stage.wait_for_backends(&ALL)
+}
+
+#[test]
+fn a_process_that_does_not_wake_is_given_up_through_rules() -> Result<()> {
+    long_standstill(Way::Rules(Families::Dual))
+}
+
+#[test]
+fn a_process_that_does_not_wake_is_given_up_through_the_forwarder() -> Result<()> {
+    long_standstill(Way::Forwarder(Families::V4))
+}
+
+/// A real one that stops refuses connections within 0.2 s, and its watches live on for up to a minute.
+fn stopped_in_good_order(way: Way) -> Result<()> {
+    let lab = way.lab()?;
+    let mut stage = way.start(&lab)?;
+    let watches = Mix { idle: 0, upload: 0, download: 0, watch: 20, ..mix() };
+    let crowd = way.crowd(&mut stage, &watches, 1)?;
+    stage.plane.terminate(1)?;
+    thread::sleep(Duration::from_secs(20));
+    let outcome = crowd.finish()?;
+    println!("{outcome}");
+    let told = outcome.told(&addresses(&lab, &[1]), Some(Kind::Watch));
+    ensure!(told.flows > 0 && told.told == 0, "watches of one that stops: {told:?}\n{}", stage.daemon.log());
+    Ok(())
+}
+
+#[test]
+fn one_that_stops_in_good_order_keeps_its_watches_through_rules() -> Result<()> {
+    stopped_in_good_order(Way::Rules(Families::Dual))
+}
+
+#[test]
+fn one_that_stops_in_good_order_keeps_its_watches_through_the_forwarder() -> Result<()> {
+    stopped_in_good_order(Way::Forwarder(Families::V4))
+}
+
+/// When a process is killed its host's kernel tells all its clients: apivip has nothing to end.
+#[test]
+fn a_killed_one_s_clients_are_told_by_its_host() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let mut stage = Failover::start(&lab, Variant::Real, &ALL, &[])?;
+    let idle = Mix { idle: 600, watch: 0, upload: 0, download: 0, ..mix() };
+    let mut crowd = stage.crowd(&[lab.pod(1)], &idle)?;
+    let dead = addresses(&lab, &[2]);
+    stage.inflict(&mut crowd, Fault::Killed, &[2])?;
+    crowd.wait_told(&dead, TOLD)?;
+    thread::sleep(HEALED);
+    let outcome = crowd.finish()?;
+    println!("{outcome}\n{}", outcome.by_kind(&dead));
+    said(outcome.expect_told(&dead), &stage)?;
+    said(outcome.expect_uncut(&dead), &stage)?;
+    for method in ["nudge", "socket"] {
+        let ended = stage.daemon.metric(&format!("apivip_flows_ended_total{{method=\"{method}\"}}"))?;
+        ensure!(ended == 0, "{ended} flows were ended by {method}\n{}", stage.daemon.log());
+    }
+    Ok(())
+}
+
+/// What a host that lost power forgot, its clients cannot know: asking them brings it home.
+fn power_cycle(way: Way) -> Result<()> {
+    let lab = way.lab()?;
+    let mut stage = way.start(&lab)?;
+    let crowd = way.crowd(&mut stage, &Mix { watch: 0, upload: 0, download: 0, ..mix() }, 2)?;
+    let dead = addresses(&lab, &[2]);
+    lab.unplug(2)?;
+    stage.plane.kill(2)?;
+    thread::sleep(Duration::from_secs(3));
+    lab.replug(2)?;
+    let back = Instant::now();
+    let waited = crowd.wait_told(&dead, TOLD);
+    println!("{way:?}: all were told {:?} after the host's return", back.elapsed());
+    let outcome = crowd.finish()?;
+    println!("{outcome}");
+    said(waited, &stage)?;
+    said(outcome.expect_told(&dead), &stage)?;
+    said(outcome.expect_uncut(&dead), &stage)
+}
+
+#[test]
+fn clients_of_a_host_that_lost_power_are_told_when_it_is_back_through_rules() -> Result<()> {
+    power_cycle(Way::Rules(Families::Dual))
+}
+
+#[test]
+fn clients_of_a_host_that_lost_power_are_told_when_it_is_back_through_the_forwarder() -> Result<()> {
+    power_cycle(Way::Forwarder(Families::V4))
+}
+
+/// A host firewall that blocks what the node itself dials says nothing of apiservers, nor does the end of the daemon's own
+/// connections.
+fn own_dials_blocked(numbers: &[u8], verdict: &str) -> Result<()> {
+    let lab = lab(Families::Dual)?;
+    let mut stage = Failover::start(&lab, Variant::Real, &ALL, &[])?;
+    let crowd = stage.crowd(&[lab.pod(1)], &mix())?;
+    let dead = addresses(&lab, numbers);
+    lab.node().nft_load(&blocking(&dead, verdict))?;
+    for address in &dead {
+        lab.node().run("ss", &["-K", "dst", &address.to_string(), "dport", "=", "6443"])?;
+    }
+    thread::sleep(Duration::from_secs(15));
+    let status = stage.daemon.status()?;
+    let problems = format!("{:#}", status["problems"]);
+    let states: Vec<_> = every_backend(&status).map(|backend| backend["state"].clone()).collect();
+    println!("{numbers:?} {verdict}: {states:?}\n{problems}");
+    lab.node().nft_load("delete table inet hostfirewall\n")?;
+    let outcome = crowd.finish()?;
+    println!("{outcome}");
+    said(outcome.expect_uncut(&[]), &stage)?;
+    if verdict == "drop" && numbers.len() < ALL.len() {
+        ensure!(problems.contains("this node's firewall"), "{problems}");
+    }
+    Ok(())
+}
+
+fn blocking(addresses: &[IpAddr], verdict: &str) -> String {
+    let rule = |address: &IpAddr| {
+        let family = if address.is_ipv4() { "ip" } else { "ip6" };
+        format!("{family} daddr {address} tcp dport 6443 tcp flags & (syn | ack) == syn {verdict};")
+    };
+    let rules: String = addresses.iter().map(rule).collect();
+    format!("table inet hostfirewall {{ chain output {{ type filter hook output priority 0; {rules} }} }}\n")
+}
+
+#[test]
+fn a_firewall_that_drops_the_node_s_own_dials_to_one_cuts_nobody() -> Result<()> {
+    own_dials_blocked(&[2], "drop")
+}
+
+#[test]
+fn a_firewall_that_rejects_the_node_s_own_dials_cuts_nobody() -> Result<()> {
+    own_dials_blocked(&[2], "reject with tcp reset")?;
+    own_dials_blocked(&[3], "reject with icmpx admin-prohibited")
+}
+
+#[test]
+fn a_firewall_that_drops_the_node_s_own_dials_to_all_cuts_nobody() -> Result<()> {
+    own_dials_blocked(&ALL, "drop")
+}
+
+/// The first that answers when the node's network is back must not condemn the rest.
+#[test]
+fn a_node_whose_link_is_out_for_eight_seconds_cuts_nobody() -> Result<()> {
+    let lab = lab(Families::Dual)?;
+    let mut stage = Failover::start(&lab, Variant::Real, &ALL, &[])?;
+    let mut crowd = stage.everybody(&Mix { timeout: Duration::from_secs(60), ..mix() })?;
+    let inflicted = stage.inflict(&mut crowd, Fault::UplinkDown, &ALL)?;
+    thread::sleep(Duration::from_secs(8));
+    inflicted.heal(&mut stage.plane)?;
+    thread::sleep(Duration::from_secs(8));
+    stage.wait_for_backends(&ALL)?;
+    let outcome = crowd.finish()?;
+    uncut(&outcome, &stage)
+}
