@@ -37,7 +37,7 @@ use node::Sight;
 pub use path::{Mode, PathError};
 use path::{PROMOTE, Path};
 use repair::Mender;
-use tell::chain;
+use tell::{Logged, chain};
 pub use totals::{TotalsQuery, ask_totals};
 use wait::{after, at, stopped};
 
@@ -108,7 +108,7 @@ pub struct Reconciler<D, H, F, W> {
     ledger: Ledger,
     known_rejections: BTreeSet<Rejection>,
     known_holds: Vec<Hold>,
-    logged_error: Option<String>,
+    logged_error: Option<Logged>,
     metrics: Arc<Metrics>,
     reports: watch::Sender<Report>,
 }
@@ -218,11 +218,11 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         self.history.look(view);
         let outcome = self.program(view, meanwhile).await;
         match &outcome {
-            Ok(Settled::Yes) => {
-                if self.logged_error.take().is_some() {
-                    tracing::info!("the kernel takes rules and routes again");
-                }
-            }
+            Ok(Settled::Yes) => match self.logged_error.take() {
+                Some(Logged { routes: true, .. }) => tracing::info!("the kernel takes the routes again"),
+                Some(_) => tracing::info!("the kernel takes the rules again"),
+                None => {}
+            },
             Ok(Settled::NotAll | Settled::OnTheForwarder) => {}
             Err(error) => self.note_failure(view, error),
         }
