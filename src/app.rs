@@ -33,6 +33,7 @@ use crate::readyz::Identity;
 use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::report::Report;
 
+mod aside;
 mod demand;
 mod kernel;
 mod known;
@@ -183,7 +184,11 @@ impl Bound {
         let keeper = known.start(&args, api, reports.clone(), &mut tasks);
         tasks.spawn(admin::serve(admin, args.admin.admin_listen.0, sources));
         let (in_use_in, in_use) = mpsc::unbounded_channel();
-        tasks.spawn(demand::watch(reports.clone(), Arc::clone(&carrier.stats), in_use_in));
+        aside::spawn(
+            "demand",
+            &mut tasks,
+            demand::watch(reports.clone(), Arc::clone(&carrier.stats), in_use_in),
+        );
         let asking = probe::Inputs {
             identity,
             suspects: carrier.suspects,
