@@ -33,6 +33,7 @@ use crate::readyz::Identity;
 use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::report::Report;
 
+mod aside;
 mod demand;
 mod kernel;
 mod known;
@@ -183,7 +184,11 @@ impl Bound {
         let keeper = known.start(&args, api, reports.clone(), &mut tasks);
         tasks.spawn(admin::serve(admin, args.admin.admin_listen.0, sources));
         let (in_use_in, in_use) = mpsc::unbounded_channel();
-        tasks.spawn(demand::watch(reports.clone(), Arc::clone(&carrier.stats), in_use_in));
+        aside::spawn(
+            "demand",
+            &mut tasks,
+            demand::watch(reports.clone(), Arc::clone(&carrier.stats), in_use_in),
+        );
         let asking = health::Inputs {
             identity,
             suspects: carrier.suspects,
@@ -201,7 +206,12 @@ impl Bound {
                 drains.send_replace(false);
             })),
             // What a killed daemon left of its claim on the virtual IPs.
-            None if !args.dry_run => drop(host.release().await?),
+            None if !args.dry_run => {
+                if let Err(error) = host.release().await {
+                    let cause = std::error::Error::source(&error).map(tracing::field::display);
+                    tracing::warn!(%error, cause, "routing rules that an earlier daemon may have left could not be removed");
+                }
+            }
             None => {}
         }
         let inputs = Inputs { views, queries, stop, predecessor };
@@ -232,10 +242,18 @@ impl Bound {
             None => false,
         };
         if args.cleanup_on_exit && !followed {
-            let table = dataplane.remove().await?;
-            let routes = host.remove_routes().await?;
-            host.release().await?;
-            tracing::info!(table, ?routes, "removed what apivip made on this node");
+            // Without the lock, it may be the table of a daemon that has started meanwhile. With it, that one waits.
+            match Lock::take_back(&args.run_dir) {
+                Some(_lock) => {
+                    let table = dataplane.remove().await?;
+                    let routes = host.remove_routes().await?;
+                    host.release().await?;
+                    tracing::info!(table, ?routes, "removed what apivip made on this node");
+                }
+                None => {
+                    tracing::info!("another daemon has started: what apivip made on this node is its own now")
+                }
+            }
         }
         Ok(())
     }

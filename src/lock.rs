@@ -56,6 +56,11 @@ impl Lock {
         Self::take_within(run_dir, PATIENCE)
     }
 
+    /// Takes it again after it was let go, unless another process has it, or it cannot be had.
+    pub fn take_back(run_dir: &Path) -> Option<Self> {
+        Self::take_within(run_dir, Duration::ZERO).ok()
+    }
+
     fn take_within(run_dir: &Path, patience: Duration) -> Result<Self, LockError> {
         let path = run_dir.join(LOCK_FILE);
         let unusable = |source| LockError::Unusable { path: path.clone(), source };
@@ -133,6 +138,17 @@ mod tests {
             drop(first);
             second.join().unwrap().unwrap();
         });
+    }
+
+    #[test]
+    fn what_was_let_go_is_taken_back_unless_another_was_faster() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Lock::take(dir.path()).unwrap());
+        let back = Lock::take_back(dir.path()).unwrap();
+        assert!(Lock::take_back(dir.path()).is_none());
+        drop(back);
+        let _other = Lock::take(dir.path()).unwrap();
+        assert!(Lock::take_back(dir.path()).is_none());
     }
 
     #[tokio::test]

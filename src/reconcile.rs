@@ -24,6 +24,7 @@ use crate::report::{Phase, Report};
 mod commit;
 mod damper;
 mod history;
+mod news;
 mod node;
 mod orders;
 mod path;
@@ -39,7 +40,7 @@ use orders::Ordered;
 pub use path::{Mode, PathError};
 use path::{PROMOTE, Path};
 use repair::Mender;
-use tell::chain;
+use tell::{Logged, chain};
 pub use totals::{TotalsQuery, ask_totals};
 use wait::{after, at, stopped};
 
@@ -112,7 +113,7 @@ pub struct Reconciler<D, H, F, W> {
     ledger: Ledger,
     known_rejections: BTreeSet<Rejection>,
     known_holds: Vec<Hold>,
-    logged_error: Option<String>,
+    logged_error: Option<Logged>,
     metrics: Arc<Metrics>,
     reports: watch::Sender<Report>,
 }
@@ -160,12 +161,15 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         // further.
         let mut retry: Option<(Duration, Instant)> = None;
         let mut feeding = true;
+        // What was programmed last, if that is all that there is to do.
+        let mut settled: Option<HealthView> = None;
         loop {
+            let mut only_news = false;
             let (wait, routes_wait) = (self.mender.wait(), self.mender.routes_wait());
             tokio::select! {
                 biased;
                 _ = inputs.stop.wait_for(|stop| *stop) => break,
-                changed = inputs.views.changed(), if feeding => feeding = changed.is_ok(),
+                changed = inputs.views.changed(), if feeding => (feeding, only_news) = (changed.is_ok(), true),
                 report = self.flows.finished() => {
                     self.history.ended(&report, &self.metrics, &self.reports);
                     continue;
@@ -193,6 +197,10 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             }
             let view = inputs.views.borrow_and_update().clone();
             let Some(view) = view else { continue };
+            if only_news && settled.as_ref().is_some_and(|last| self.follows_the_same(last, &view)) {
+                self.show(&view);
+                continue;
+            }
             self.path.follows(*inputs.predecessor.borrow());
             let (views, news) = (inputs.views.clone(), inputs.views.clone());
             let mut meanwhile = Meanwhile { views, news, queries: &mut inputs.queries };
@@ -201,6 +209,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 outcome = self.reconcile(&view, &mut meanwhile) => outcome,
                 () = stopped(&mut inputs.stop) => break,
             };
+            settled = matches!(outcome, Ok(Settled::Yes)).then(|| view.clone());
             let wait = match outcome {
                 Ok(Settled::Yes) => None,
                 Ok(Settled::NotAll) => Some(Duration::ZERO),
@@ -223,11 +232,11 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         self.history.look(view);
         let outcome = self.program(view, meanwhile).await;
         match &outcome {
-            Ok(Settled::Yes) => {
-                if self.logged_error.take().is_some() {
-                    tracing::info!("the kernel takes rules and routes again");
-                }
-            }
+            Ok(Settled::Yes) => match self.logged_error.take() {
+                Some(Logged { routes: true, .. }) => tracing::info!("the kernel takes the routes again"),
+                Some(_) => tracing::info!("the kernel takes the rules again"),
+                None => {}
+            },
             Ok(Settled::NotAll | Settled::OnTheForwarder) => {}
             Err(error) => self.note_failure(view, error),
         }

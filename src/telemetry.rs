@@ -1,9 +1,12 @@
-//! Logging: one line for each event, to stderr. Where that leads to systemd's journal, the priority goes before the text.
+//! Logging: one line for each event, to stderr. Where that leads to systemd's journal, the priority goes before the text. Nobody
+//! waits for a line to be written, but the end of the process for its last ones.
 
 use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
@@ -16,6 +19,16 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::columns::wants_colour;
 use crate::config::LogFormat;
+
+mod queue;
+
+use queue::Queue;
+
+/// How long the end of the process waits for its last lines.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Where lines go once logging has started.
+static QUEUE: OnceLock<Queue> = OnceLock::new();
 
 /// Names device and inode of what leads to the journal, in decimal, with a colon between: systemd.exec(5).
 const JOURNAL_STREAM: &str = "JOURNAL_STREAM";
@@ -34,14 +47,18 @@ pub enum TelemetryError {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
+    /// There is no thread for it.
+    #[error("start the thread that writes the log")]
+    Thread(#[source] io::Error),
 }
 
 /// Starts logging for the rest of the process's life. Later calls in the same process change nothing.
 pub fn start(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     let parsed: Targets =
         filter.parse().map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
+    let queue = queue()?;
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(queue)
         .with_ansi(wants_colour(io::stderr().is_terminal()));
     let lines = match format {
         LogFormat::Text if is_journal() => lines.with_ansi(false).event_format(prioritised()).boxed(),
@@ -53,9 +70,30 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     Ok(())
 }
 
-/// What goes before a line that tells of the end of the process.
-pub fn fatal_prefix() -> &'static str {
-    if is_journal() { "<3>" } else { "" }
+fn queue() -> Result<Queue, TelemetryError> {
+    if let Some(queue) = QUEUE.get() {
+        return Ok(queue.clone());
+    }
+    let dropped = |lines| tracing::warn!(lines, "the log was not read in time: lines were dropped");
+    let started = Queue::start(io::stderr(), dropped).map_err(TelemetryError::Thread)?;
+    Ok(QUEUE.get_or_init(|| started).clone())
+}
+
+/// Writes a line that tells of the end of the process, behind all others.
+pub fn fatal(text: &str) {
+    let line = format!("{}{text}\n", if is_journal() { "<3>" } else { "" });
+    match QUEUE.get() {
+        Some(queue) => queue.push(line.as_bytes()),
+        None => eprint!("{line}"),
+    }
+    flush();
+}
+
+/// Waits a moment for what was said to be written.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(LAST_LINES);
+    }
 }
 
 fn is_journal() -> bool {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::aside;
 use crate::config::{AdminArgs, OrOff};
 use crate::dataplane::flows::NetlinkError;
 use crate::dataplane::flows::lookup::Lookup;
@@ -33,7 +34,11 @@ pub(super) fn start(
     if let OrOff(Some(interval)) = args.selftest_interval {
         let config = SelfTestConfig { interval, server_name: probes.server_name.clone() };
         let (evidence, observer) = (Arc::new(Witness::open(stats)), metrics as Arc<dyn Observer>);
-        tasks.spawn(selftest::run(config, identity, reports, evidence, observer, results_in));
+        aside::spawn(
+            "selftest",
+            tasks,
+            selftest::run(config, identity, reports, evidence, observer, results_in),
+        );
     }
     results
 }

@@ -83,14 +83,17 @@ pub fn main() -> ExitCode {
         Command::Cleanup(args) => cleanup::cleanup(&args).map(|()| OK),
     };
     ExitCode::from(match outcome {
-        Ok(code) => code,
+        Ok(code) => {
+            telemetry::flush();
+            code
+        }
         Err(Failure::Runtime(error)) => report(&error, FAILED),
         Err(Failure::Configuration(error)) => report(&error, MISUSED),
     })
 }
 
 fn report(error: &anyhow::Error, code: u8) -> u8 {
-    eprintln!("{}apivip: {}", telemetry::fatal_prefix(), one_line(&format!("{error:#}")));
+    telemetry::fatal(&format!("apivip: {}", one_line(&format!("{error:#}"))));
     code
 }
 

@@ -43,6 +43,8 @@ struct State {
     /// The node has changed since that was asked for last.
     changed: bool,
     routing: Routing,
+    /// Requests to rtnetlink.
+    asked: u32,
     /// How often it was looked at.
     looks: u32,
     routes: BTreeSet<IpAddr>,
@@ -142,8 +144,14 @@ impl FakeKernel {
         self.1.notify_waiters();
     }
 
+    /// How many requests to rtnetlink there were.
+    pub fn asked(&self) -> u32 {
+        self.0.borrow().asked
+    }
+
     /// Answers a request to rtnetlink.
     async fn answer(&self, action: &str) -> Result<(), HostError> {
+        self.0.borrow_mut().asked += 1;
         let failed = |source| Err(HostError { action: action.to_owned(), source });
         let waits = async {
             loop {

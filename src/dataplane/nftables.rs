@@ -16,9 +16,11 @@ use super::{Applied, Dataplane, DataplaneError};
 use crate::model::desired::DesiredState;
 use crate::model::types::Backend;
 
+mod owning;
 mod watch;
 mod worker;
 
+use owning::Owning;
 use watch::Watch;
 use worker::{Answer, Request, Worker, gone};
 
@@ -30,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// The dataplane of nodes whose kernel has nf_tables. Whether this one has is seen at the first request.
 #[derive(Default)]
 pub struct Nftables {
-    ownership: Ownership,
+    owning: Owning,
     worker: Option<Worker>,
     watch: Option<Watch>,
 }
@@ -38,7 +40,7 @@ pub struct Nftables {
 impl Nftables {
     /// One whose tables have this owner, where the kernel can.
     pub fn new(ownership: Ownership) -> Self {
-        Self { ownership, ..Self::default() }
+        Self { owning: Owning::new(ownership), ..Self::default() }
     }
 
     /// The table as it stands in the kernel.
@@ -56,7 +58,7 @@ impl Nftables {
     async fn ask<T>(&mut self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, DataplaneError> {
         let worker = match self.worker.take() {
             Some(worker) => worker,
-            None => Worker::start(self.ownership)?,
+            None => Worker::start(self.owning.next(Instant::now()))?,
         };
         let (answer, receiver) = oneshot::channel();
         worker.send(request(answer))?;
@@ -87,13 +89,13 @@ impl Dataplane for Nftables {
         // Listens before there is anything that could be changed.
         let _ = self.watch.get_or_insert_with(Watch::open);
         let table = build::table(state);
-        let replaced = self.ask(|answer| Request::Replace(table, answer)).await?;
+        let ownership = self.owning.next(started);
+        let replaced = self.ask(|answer| Request::Replace(table, ownership, answer)).await?;
         let took = started.elapsed();
         if let Some(watch) = &mut self.watch {
             watch.settle();
         }
-        if self.ownership == Ownership::Owned && !replaced.owned {
-            self.ownership = Ownership::Plain;
+        if self.owning.made(ownership, replaced.owned, Instant::now()) {
             tracing::info!(
                 "this kernel has no owners of tables that a table outlives (6.9 has): any program may change the rules"
             );

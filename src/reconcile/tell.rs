@@ -8,6 +8,14 @@ use crate::model::health::HealthView;
 use crate::model::snapshot::Snapshot;
 use crate::report::{InUse, Phase, Report};
 
+/// The error that was logged last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Logged {
+    /// Of routes, while the rules are in effect.
+    pub routes: bool,
+    text: String,
+}
+
 impl<D, H, F, W> Reconciler<D, H, F, W> {
     pub(super) fn note_rejections(&mut self, snapshot: &Snapshot) {
         for rejection in snapshot.rejected.difference(&self.known_rejections) {
@@ -35,12 +43,14 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
 
     pub(super) fn note_failure(&mut self, view: &HealthView, error: &PathError) {
         let text = chain(error);
-        let is_news = self.logged_error.as_ref() != Some(&text);
-        if let PathError::Routes(_) = error {
+        let routes = matches!(error, PathError::Routes(_));
+        let logged = Logged { routes, text: text.clone() };
+        let is_news = self.logged_error.replace(logged.clone()) != Some(logged);
+        if routes {
             if is_news {
                 tracing::error!(error = %text, "rules are in effect; routes or routing rules that go with them could not be made");
             }
-            self.report(view, Phase::Unrouted, Some(text.clone()));
+            self.report(view, Phase::Unrouted, Some(text));
         } else {
             if is_news {
                 tracing::error!(error = %text, "cannot program the kernel; what stood before still stands");
@@ -51,10 +61,9 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
                 report.view = Some(view.clone());
                 report.repairs = self.mender.report();
                 report.transitions = self.history.latest();
-                report.last_error = Some(text.clone());
+                report.last_error = Some(text);
             });
         }
-        self.logged_error = Some(text);
     }
 
     pub(super) fn report(&self, view: &HealthView, phase: Phase, last_error: Option<String>) {

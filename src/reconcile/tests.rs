@@ -214,6 +214,7 @@ fn a_stop_ends_it_even_if_the_api_client_is_gone() {
 }
 
 mod deaths;
+mod news;
 mod node;
 mod paths;
 mod repairs;

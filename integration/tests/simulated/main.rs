@@ -54,6 +54,7 @@ mod hairpin;
 mod install;
 mod kernel_status;
 mod lab;
+mod log_blocked;
 mod log_journal;
 mod log_quiet;
 mod log_secrets;

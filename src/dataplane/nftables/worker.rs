@@ -27,7 +27,7 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, NftError>>;
 
 /// What the thread does.
 pub(super) enum Request {
-    Replace(Table, Answer<Replaced>),
+    Replace(Table, Ownership, Answer<Replaced>),
     Observe(Answer<Observed>),
     Verify(Answer<Standing>),
     Remove(Answer<bool>),
@@ -37,7 +37,7 @@ impl Request {
     /// Nobody waits for the answer any more.
     fn is_abandoned(&self) -> bool {
         match self {
-            Self::Replace(_, answer) => answer.is_closed(),
+            Self::Replace(_, _, answer) => answer.is_closed(),
             Self::Observe(answer) => answer.is_closed(),
             Self::Verify(answer) => answer.is_closed(),
             Self::Remove(answer) => answer.is_closed(),
@@ -60,9 +60,10 @@ pub(super) struct Worker {
 impl Worker {
     /// Opens the socket in the current network namespace and starts its thread.
     pub fn start(ownership: Ownership) -> Result<Self, DataplaneError> {
-        let mut socket = NftSocket::open()?.with(ownership);
+        let socket = NftSocket::open()?.with(ownership);
         let port = socket.port();
-        Self::spawn(port, move |request| serve(&mut socket, request))
+        let mut socket = Some(socket);
+        Self::spawn(port, move |request| socket = socket.take().map(|socket| serve(socket, request)))
     }
 
     /// Starts a thread that works on requests in this way.
@@ -118,9 +119,10 @@ pub(super) fn gone() -> DataplaneError {
 }
 
 /// The asker may give up waiting meanwhile; then nobody wants the answer.
-fn serve(socket: &mut NftSocket, request: Request) {
+fn serve(mut socket: NftSocket, request: Request) -> NftSocket {
     match request {
-        Request::Replace(table, answer) => {
+        Request::Replace(table, ownership, answer) => {
+            socket = socket.with(ownership);
             drop(answer.send(socket.replace(&table)));
             // Whoever waits for the rules does not wait for this. Where it fails, the next look takes the table for
             // changed, and it is committed once more.
@@ -132,6 +134,7 @@ fn serve(socket: &mut NftSocket, request: Request) {
         Request::Verify(answer) => drop(answer.send(socket.verify())),
         Request::Remove(answer) => drop(answer.send(socket.remove())),
     }
+    socket
 }
 
 #[cfg(test)]

@@ -1,0 +1,75 @@
+//! Tasks that ask the kernel and wait for its answer in the call: each on a thread and a runtime of its own. The kernel may keep such
+//! a call waiting for as long as another program holds a lock, and nothing else must wait with it.
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+/// A thread's stack: it runs one small task.
+const STACK: usize = 512 << 10;
+
+/// Runs a task until it ends, or until `tasks` end; then what it is doing in the kernel is the last that it does.
+pub(super) fn spawn(
+    name: &'static str,
+    tasks: &mut JoinSet<()>,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let (keeper, ends) = oneshot::channel::<()>();
+    let work = move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::warn!(%error, name, "start the runtime of a thread"),
+        };
+        runtime.block_on(async {
+            tokio::select! {
+                () = task => {}
+                _ = ends => {}
+            }
+        });
+        // A name that is being resolved, or the like, must not keep the thread.
+        runtime.shutdown_background();
+    };
+    match std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work) {
+        Ok(_) => {
+            tasks.spawn(async move {
+                let _keeper = keeper;
+                std::future::pending().await
+            });
+        }
+        Err(error) => tracing::warn!(%error, name, "start a thread"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_the_kernel_keeps_waiting_keeps_nothing_else_waiting() {
+        let mut tasks = JoinSet::new();
+        let (go_on, held) = mpsc::channel::<()>();
+        let (done, did) = oneshot::channel();
+        spawn("held", &mut tasks, async move {
+            let _ = held.recv();
+            let _ = done.send(());
+        });
+        // Were it on this thread, this would never come to its end.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        go_on.send(()).unwrap();
+        did.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_task_ends_with_the_others() {
+        let mut tasks = JoinSet::new();
+        let (lives, ended) = oneshot::channel::<()>();
+        spawn("idle", &mut tasks, async move {
+            let _lives = lives;
+            std::future::pending().await
+        });
+        tasks.shutdown().await;
+        assert!(ended.await.is_err());
+    }
+}
