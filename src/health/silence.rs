@@ -20,8 +20,8 @@ const GAP: Duration = Duration::from_millis(2500);
 const UNANSWERED: Duration = Duration::from_secs(1);
 /// Rounds in which clients' connections were asked: what is lost in three of them, a second apart, on five connections each, was
 /// not lost by chance.
-const ROUNDS: u32 = 3;
-/// How long the answers of the latest round may take.
+const ROUNDS: usize = 3;
+/// How long the answers of a round may take.
 const ROUND: Duration = Duration::from_millis(500);
 /// Dials and handshakes that are remembered.
 const KEPT: usize = 16;
@@ -51,9 +51,9 @@ pub(super) struct Silence {
     /// When data arrived from it last, and a segment of any kind.
     data: Option<Instant>,
     segment: Option<Instant>,
-    /// Rounds of asking on clients' connections, the latest one, and what came of it.
-    rounds: u32,
+    /// What came of asking on clients' connections last, and when they were asked.
     asked: Option<(Instant, Asked)>,
+    sent: VecDeque<Instant>,
 }
 
 impl Silence {
@@ -67,8 +67,8 @@ impl Silence {
             observed: None,
             data: None,
             segment: None,
-            rounds: 0,
             asked: None,
+            sent: VecDeque::new(),
         }
     }
 
@@ -131,7 +131,9 @@ impl Silence {
 
     /// Clients' connections were asked.
     pub fn asked(&mut self, at: Instant, found: Asked) {
-        self.rounds = self.rounds.saturating_add(1);
+        if found == Asked::Sent {
+            remember(&mut self.sent, at);
+        }
         self.asked = Some((at, found));
     }
 
@@ -177,13 +179,11 @@ impl Silence {
         if self.segment.is_some_and(|at| !over(at)) {
             return Err(Withheld::OwnDialsBlocked);
         }
+        // The round that is under way takes nothing from those before it.
+        let rounds = self.sent.iter().filter(|at| now.saturating_duration_since(**at) >= ROUND).count();
         match self.asked {
             Some((_, Asked::NoFlows)) => Ok(()),
-            Some((at, Asked::Sent))
-                if self.rounds >= ROUNDS && now.saturating_duration_since(at) >= ROUND =>
-            {
-                Ok(())
-            }
+            Some((_, Asked::Sent)) if rounds >= ROUNDS => Ok(()),
             _ => Err(Withheld::NotObserved),
         }
     }
