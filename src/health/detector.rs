@@ -118,6 +118,7 @@ impl Detector {
             silence.witness_answered(now);
             silence.witness_shook_hands(now);
         }
+        self.look(now);
     }
 
     /// The host of a backend was heard: it acknowledged the kernel's keepalive again, or reset a connection.
@@ -126,6 +127,7 @@ impl Detector {
         if let Some(tracker) = self.backends.get_mut(&backend) {
             tracker.heard(now, spread);
         }
+        self.look(now);
     }
 
     /// Takes in a finished probe.
@@ -224,15 +226,18 @@ impl Detector {
     /// Looks at what time has changed. Whoever calls it has read all sockets before.
     pub fn look(&mut self, now: Instant) {
         let asleep = self.looked.is_some_and(|last| now.saturating_duration_since(last) > ASLEEP);
-        let believed: Vec<Backend> =
-            self.backends.iter().filter(|(_, t)| t.is_believed()).map(|(backend, _)| *backend).collect();
+        let believed = self.backends.values().filter(|tracker| tracker.is_believed()).count();
         let options = &self.options;
-        for (backend, tracker) in &mut self.backends {
+        for tracker in self.backends.values_mut() {
             if let Some(silence) = tracker.silence.as_mut().filter(|_| asleep) {
                 tracing::debug!(%backend, "this process did not run: the silence begins anew");
                 silence.restart(now);
+                // Nor is it known whether what was proven still holds.
+                if tracker.state == State::Failed {
+                    tracker.enter(State::Suspect, now);
+                }
             }
-            let others = believed.iter().any(|other| other != backend);
+            let others = believed > usize::from(tracker.is_believed());
             tracker.judge(&Look { now, options, others });
         }
         let silent = self.backends.values().any(|tracker| tracker.silence.is_some());
@@ -358,3 +363,6 @@ impl Detector {
 fn is_near(silent: Backend, witness: Backend, witness_is_local: bool) -> bool {
     !witness_is_local && Family::of(silent.ip()) == Family::of(witness.ip())
 }
+
+#[cfg(test)]
+mod tests;

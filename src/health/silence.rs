@@ -20,8 +20,8 @@ const GAP: Duration = Duration::from_millis(2500);
 const UNANSWERED: Duration = Duration::from_secs(1);
 /// Rounds in which clients' connections were asked: what is lost in three of them, a second apart, on five connections each, was
 /// not lost by chance.
-const ROUNDS: u32 = 3;
-/// How long the answers of the latest round may take.
+const ROUNDS: usize = 3;
+/// How long the answers of a round may take.
 const ROUND: Duration = Duration::from_millis(500);
 /// Dials and handshakes that are remembered.
 const KEPT: usize = 16;
@@ -51,11 +51,11 @@ pub(super) struct Silence {
     /// When data arrived from it last, and a segment of any kind.
     data: Option<Instant>,
     segment: Option<Instant>,
-    /// When the latest round of asking on clients' connections began; how many there were, when the latest one was over, and what
-    /// came of it.
+    /// When the latest round of asking on clients' connections began; what came of the latest one, and when it was over; when those
+    /// that were sent were.
     begun: Option<Instant>,
-    rounds: u32,
     asked: Option<(Instant, Asked)>,
+    sent: VecDeque<Instant>,
 }
 
 impl Silence {
@@ -70,8 +70,8 @@ impl Silence {
             data: None,
             segment: None,
             begun: None,
-            rounds: 0,
             asked: None,
+            sent: VecDeque::new(),
         }
     }
 
@@ -139,7 +139,9 @@ impl Silence {
 
     /// Clients' connections were asked.
     pub fn asked(&mut self, at: Instant, found: Asked) {
-        self.rounds = self.rounds.saturating_add(1);
+        if found == Asked::Sent {
+            remember(&mut self.sent, at);
+        }
         self.asked = Some((at, found));
     }
 
@@ -185,13 +187,11 @@ impl Silence {
         if self.segment.is_some_and(|at| !over(at)) {
             return Err(Withheld::OwnDialsBlocked);
         }
+        // The round that is under way takes nothing from those before it.
+        let rounds = self.sent.iter().filter(|at| now.saturating_duration_since(**at) >= ROUND).count();
         match self.asked {
             Some((_, Asked::NoFlows)) => Ok(()),
-            Some((at, Asked::Sent))
-                if self.rounds >= ROUNDS && now.saturating_duration_since(at) >= ROUND =>
-            {
-                Ok(())
-            }
+            Some((_, Asked::Sent)) if rounds >= ROUNDS => Ok(()),
             _ => Err(Withheld::NotObserved),
         }
     }

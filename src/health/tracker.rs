@@ -263,13 +263,14 @@ impl Tracker {
         }
         self.leave_the_path(now, options, others);
         let Some(silence) = &self.silence else { return };
-        if self.state != State::Suspect || now < silence.due(options) {
+        if self.state == State::Failed || now < silence.due(options) {
             return;
         }
         // What an apiserver on this node sends is seen by nobody but its clients.
         let verdict = if self.local { Err(Withheld::NotObserved) } else { silence.verdict(now, options) };
         match verdict {
-            Ok(()) => self.enter(State::Failed, now),
+            Ok(()) if self.state == State::Suspect => self.enter(State::Failed, now),
+            Ok(()) => {}
             // Within the spread the proof may be on its way.
             Err(withheld) => {
                 tracing::debug!(%withheld, ?silence, "flows of a silent apiserver are left alone");
@@ -294,14 +295,14 @@ impl Tracker {
         if run.is_silent() && !quiet {
             return;
         }
-        if refused || run.is_its_own() {
+        let its_own = refused || run.is_its_own();
+        let late = run.is_silent() && self.was_late(now) && self.removed.is_none();
+        let next = if late { State::Late } else { State::Suspect };
+        // One that is late already is judged again and again.
+        if its_own && next != self.state {
             self.damp(now);
         }
-        let silent = self.run.as_ref().is_some_and(Run::is_silent);
-        match silent && self.was_late(now) && self.removed.is_none() {
-            true => self.enter(State::Late, now),
-            false => self.enter(State::Suspect, now),
-        }
+        self.enter(next, now);
     }
 
     /// Whether it answered a short while ago, if late.

@@ -26,8 +26,9 @@ pub(super) fn news(
 
 fn is_alike(old: &BackendHealth, new: &BackendHealth) -> bool {
     let settled = |health: &BackendHealth| {
-        let BackendHealth { state, since, published, answering, ending, failing, answered, .. } = *health;
-        (state, since, published, answering, ending, failing, answered)
+        let BackendHealth { state, since, published, answering, failing, answered, .. } = *health;
+        let BackendHealth { ending, ask, withheld, .. } = *health;
+        (state, since, published, answering, failing, answered, ending, ask, withheld)
     };
     settled(old) == settled(new) && is_near(old.round_trip, new.round_trip)
 }
@@ -40,5 +41,27 @@ fn is_near(old: Option<Duration>, new: Option<Duration>) -> bool {
         }
         (None, None) => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::health::{State, Withheld, sample};
+
+    #[test]
+    fn what_others_act_upon_is_news() {
+        let now = Instant::now();
+        let (backend, old) = (Backend::from(([192, 0, 2, 11], 6443)), sample(State::Healthy));
+        let is_news = |new: BackendHealth| news(&[(backend, old)].into(), &[(backend, new)].into(), now);
+        assert_eq!(is_news(old), None);
+        assert_eq!(
+            is_news(BackendHealth { ask: Some(now), ..old }),
+            Some(now),
+            "its clients are to be asked"
+        );
+        assert_eq!(is_news(BackendHealth { ending: true, ..old }), Some(now));
+        assert_eq!(is_news(BackendHealth { withheld: Some(Withheld::NoWitness), ..old }), Some(now));
+        assert_eq!(is_news(BackendHealth { round_trip: Some(Duration::from_micros(1400)), ..old }), None);
     }
 }
