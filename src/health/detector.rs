@@ -230,7 +230,7 @@ impl Detector {
         let options = &self.options;
         for tracker in self.backends.values_mut() {
             if let Some(silence) = tracker.silence.as_mut().filter(|_| asleep) {
-                tracing::debug!(%backend, "this process did not run: the silence begins anew");
+                tracing::debug!(since = ?silence.since, "this process did not run: a silence begins anew");
                 silence.restart(now);
                 // Nor is it known whether what was proven still holds.
                 if tracker.state == State::Failed {

@@ -210,7 +210,7 @@ fn clients_of_a_host_that_lost_power_are_told_when_it_is_back_through_the_forwar
 /// connections.
 fn own_dials_blocked(numbers: &[u8], verdict: &str) -> Result<()> {
     let lab = lab(Families::Dual)?;
-    let mut stage = Failover::start(&lab, Variant::Real, &ALL, &[])?;
+    let stage = Failover::start(&lab, Variant::Real, &ALL, &[])?;
     let crowd = stage.crowd(&[lab.pod(1)], &mix())?;
     let dead = addresses(&lab, numbers);
     lab.node().nft_load(&blocking(&dead, verdict))?;

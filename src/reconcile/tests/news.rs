@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::model::health::State;
-use crate::model::health::tests::health;
+use crate::model::health::sample as health;
 
 fn measured(base: &HealthView, micros: u64) -> HealthView {
     let mut view = base.clone();
     view.noticed = Instant::now();
-    view.backends = BTreeMap::from([(backend(11), health(State::Up))]);
+    view.backends = BTreeMap::from([(backend(11), health(State::Healthy))]);
     view.backends.values_mut().for_each(|health| health.round_trip = Some(Duration::from_micros(micros)));
     view
 }
