@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -53,6 +54,9 @@ impl Kind {
 pub struct Fate {
     /// Still open.
     pub open: usize,
+    /// Idle ones that had an answer when they spoke.
+    #[serde(default)]
+    pub echoed: usize,
     /// Ended, by what the client's socket said.
     pub ended: BTreeMap<String, usize>,
     /// When each ended, in milliseconds of Unix time.
@@ -74,6 +78,11 @@ impl Held {
         (fates().map(|fate| fate.open).sum(), fates().map(ended).sum())
     }
 
+    /// Idle connections to backend `i` that had an answer when they spoke.
+    pub fn echoed(&self, i: u8) -> usize {
+        self.fates.get(&name(i)).into_iter().flat_map(BTreeMap::values).map(|fate| fate.echoed).sum()
+    }
+
     /// How long after `since` the connections to backend `i` ended, in milliseconds, sorted.
     pub fn times(&self, i: u8, since: SystemTime) -> Vec<f64> {
         let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1e3;
@@ -92,7 +101,7 @@ fn name(i: u8) -> String {
 #[derive(Debug)]
 pub struct FlowStage<'lab> {
     lab: &'lab Lab,
-    _servers: Vec<Spawned>,
+    servers: Vec<Spawned>,
 }
 
 impl<'lab> FlowStage<'lab> {
@@ -109,7 +118,7 @@ impl<'lab> FlowStage<'lab> {
             server.wait_for_line("ready", READY)?;
             servers.push(server);
         }
-        let stage = Self { lab, _servers: servers };
+        let stage = Self { lab, servers };
         stage.lead(&[], true)?;
         // A host that is gone stays addressable, as one behind a router does: nobody says that it cannot be reached.
         for family in lab.families() {
@@ -149,6 +158,15 @@ impl<'lab> FlowStage<'lab> {
         Ok(Holder(Spawned::start(&format!("hold-{}", from.name()), command, self.lab.dir())?))
     }
 
+    /// Holds an idle connection to this very address.
+    pub fn hold_direct(&self, from: &Namespace, target: SocketAddr) -> Result<Holder> {
+        let mut command = from.command(program("flow-peer")?);
+        command.args(["hold", "--target", &target.to_string(), "--hold", "idle=1"]);
+        let mut holder = Holder(Spawned::start(&format!("hold-{}", from.name()), command, self.lab.dir())?);
+        holder.wait_open()?;
+        Ok(holder)
+    }
+
     /// Waits until a connection of this family has sent its SYN to backend `i`, and has no answer.
     pub fn wait_for_syn_sent(&self, i: u8, family: Family) -> Result<()> {
         let name = if family == Family::V4 { "ipv4" } else { "ipv6" };
@@ -178,25 +196,51 @@ impl<'lab> FlowStage<'lab> {
         wrapper: &[&str],
         options: &[&str],
     ) -> Result<Vec<Value>> {
+        let mut command = self.on_node(wrapper)?;
+        for backend in backends {
+            command.arg("--backend").arg(backend.to_string());
+        }
+        self.add_vips(&mut command);
+        command.args(options);
+        let reports = command::run(command, "")?;
+        print!("{reports}");
+        reports.lines().map(|line| serde_json::from_str(line).context("parse a report")).collect()
+    }
+
+    /// Asks backend `i` on its clients' path, and returns what was heard of it.
+    pub fn ask_backend(&self, i: u8, family: Family, wrapper: &[&str]) -> Result<Value> {
+        let mut command = self.on_node(wrapper)?;
+        command.args(["ask-backend", "--backend", &backend(i, family).to_string()]);
+        self.add_vips(&mut command);
+        let heard = command::run(command, "")?;
+        print!("{heard}");
+        serde_json::from_str(&heard).context("parse what was heard")
+    }
+
+    /// Stops the process of backend `i`, or lets it go on.
+    pub fn freeze(&mut self, i: u8, frozen: bool) -> Result<()> {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        let server = self.servers.get_mut(usize::from(i) - 1).context("no such backend")?;
+        server.signal(signal)
+    }
+
+    /// The program that works on flows, on the node.
+    fn on_node(&self, wrapper: &[&str]) -> Result<Command> {
         let binary = program("flow-kill")?;
-        let mut command = match wrapper.split_first() {
+        Ok(match wrapper.split_first() {
             Some((first, rest)) => {
                 let mut command = self.lab.node().command(first);
                 command.args(rest).arg(binary);
                 command
             }
             None => self.lab.node().command(binary),
-        };
-        for backend in backends {
-            command.arg("--backend").arg(backend.to_string());
-        }
+        })
+    }
+
+    fn add_vips(&self, command: &mut Command) {
         for family in self.lab.families() {
             command.arg("--vip").arg(SocketAddr::new(addresses::vip(*family), VIP_PORT).to_string());
         }
-        command.args(options);
-        let reports = command::run(command, "")?;
-        print!("{reports}");
-        reports.lines().map(|line| serde_json::from_str(line).context("parse a report")).collect()
     }
 }
 
@@ -213,6 +257,13 @@ impl Holder {
     /// Waits until all connections are open.
     pub fn wait_open(&mut self) -> Result<()> {
         self.0.wait_for_line("ready", READY).map(drop)
+    }
+
+    /// Has every idle connection send something, and gives it time for the answer.
+    pub fn speak(&mut self) -> Result<()> {
+        self.0.signal(Signal::USR1)?;
+        thread::sleep(Duration::from_millis(500));
+        Ok(())
     }
 
     /// Ends it and returns what became of its connections.
@@ -258,6 +309,7 @@ fn table(lab: &Lab, dead: &[u8], kill: bool) -> String {
             map.join(", ")
         );
     }
+    let _ = writeln!(raw, "tcp dport {BACKEND_PORT} tcp flags & (fin|syn|rst|ack) == syn tcp doff 5 notrack");
     let mut chain = |name: &str, kind: &str, hook: &str, priority: &str, rules: &str| {
         let _ = writeln!(text, "chain {name} {{ type {kind} hook {hook} priority {priority};\n{rules}}}");
     };

@@ -1,14 +1,20 @@
-//! Runs orders to end the flows of backends in the current network namespace, all at once, and prints each report as
-//! a line of JSON.
+//! Runs orders about the flows of backends in the current network namespace, all at once, and prints each report as a line
+//! of JSON. `ask-backend` asks one on its clients' path, and prints what was heard of it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use apivip::dataplane::flows::{FlowKiller, FlowOptions, FlowOrder, Flows, Purpose};
-use clap::Parser;
+use apivip::dataplane::flows::observe::Observation;
+use apivip::dataplane::flows::{Asked, FlowKiller, FlowOptions, FlowOrder, Flows, Purpose};
+use clap::{Parser, Subcommand};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
 
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// A dead backend; repeatable
     #[arg(long, value_name = "ADDR:PORT", required = true)]
     backend: Vec<SocketAddr>,
@@ -35,6 +41,22 @@ struct Arguments {
     cancel_after_ms: Option<u64>,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Ask a backend on its clients' path
+    AskBackend {
+        /// The backend
+        #[arg(long, value_name = "ADDR:PORT")]
+        backend: SocketAddr,
+        /// A virtual IP that leads to it; repeatable
+        #[arg(long, value_name = "ADDR:PORT")]
+        vip: Vec<SocketAddr>,
+        /// Milliseconds to listen for, before and after the question
+        #[arg(long, default_value_t = 500)]
+        listen_ms: u64,
+    },
+}
+
 impl Arguments {
     fn purpose(&self) -> Purpose {
         match (self.move_only, self.ask) {
@@ -48,6 +70,9 @@ impl Arguments {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if let Some(Command::AskBackend { backend, vip, listen_ms }) = arguments.command {
+        return ask_backend(backend, vip, Duration::from_millis(listen_ms)).await;
+    }
     let bound = Duration::from_millis(arguments.bound_ms);
     let mut flows = Flows::open(FlowOptions { rate: arguments.rate, bound })?;
     for backend in arguments.backend.iter().copied() {
@@ -61,4 +86,27 @@ async fn main() -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&flows.finished().await)?);
     }
     Ok(())
+}
+
+async fn ask_backend(backend: SocketAddr, vips: Vec<SocketAddr>, listen: Duration) -> anyhow::Result<()> {
+    let asker = Flows::open(FlowOptions::default())?.asker();
+    let mut observation = Observation::open(backend)?;
+    let before = heard(&mut observation, listen).await;
+    let (asked, flows) = match asker.ask(backend, vips).await {
+        Asked::NoFlows => ("no-flows", 0),
+        Asked::Impossible => ("impossible", 0),
+        Asked::Sent { flows } => ("sent", flows),
+    };
+    let heard = heard(&mut observation, listen).await;
+    println!("{}", json!({ "before": before, "asked": asked, "flows": flows, "heard": heard }));
+    Ok(())
+}
+
+async fn heard(observation: &mut Observation, listen: Duration) -> Vec<Value> {
+    let until = Instant::now() + listen;
+    let mut all = Vec::new();
+    while let Ok(heard) = timeout_at(until, observation.heard()).await {
+        all.push(json!({ "to": heard.to, "data": heard.data }));
+    }
+    all
 }

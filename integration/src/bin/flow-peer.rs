@@ -1,6 +1,6 @@
 //! Both ends of long-lived TCP connections: a server that says its name and echoes, and a client that holds connections
 //! of several kinds and says what became of each. It prints `ready` once all are open, and on SIGTERM a
-//! [`integration::flows::Held`] as JSON.
+//! [`integration::flows::Held`] as JSON. On SIGUSR1 every idle connection sends something, to see whether it is echoed.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -13,6 +13,7 @@ use integration::flows::{Fate, Held, Kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Until the last connection's packets have been answered.
@@ -89,6 +90,8 @@ async fn echo(mut stream: TcpStream, greeting: &str) {
 
 async fn hold_all(targets: &[SocketAddr], wanted: &[(Kind, usize)]) -> Result<()> {
     let mut term = signal(SignalKind::terminate())?;
+    let mut usr1 = signal(SignalKind::user_defined1())?;
+    let (speak, spoken) = watch::channel(());
     let held: Arc<Mutex<Held>> = Arc::default();
     let mut opening = JoinSet::new();
     let turns = Arc::new(tokio::sync::Semaphore::new(128));
@@ -110,8 +113,14 @@ async fn hold_all(targets: &[SocketAddr], wanted: &[(Kind, usize)]) -> Result<()
             held.fates.entry(server.clone()).or_default().entry(kind).or_default().open += 1;
         }
         let held = held.clone();
+        let spoken = spoken.clone();
         holding.spawn(async move {
-            let error = hold(stream, kind).await;
+            let echoed = || {
+                if let Ok(mut held) = held.lock() {
+                    held.fates.entry(server.clone()).or_default().entry(kind).or_default().echoed += 1;
+                }
+            };
+            let error = hold(stream, kind, spoken, echoed).await;
             if let Ok(mut held) = held.lock() {
                 let fate = held.fates.entry(server).or_default().entry(kind).or_default();
                 ended(fate, &error);
@@ -121,7 +130,12 @@ async fn hold_all(targets: &[SocketAddr], wanted: &[(Kind, usize)]) -> Result<()
     // The other side has acknowledged what was sent, and the end of it: nothing will be sent again.
     tokio::time::sleep(ACKNOWLEDGED).await;
     println!("ready");
-    term.recv().await;
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = usr1.recv() => speak.send_replace(()),
+        }
+    }
     // What came before the signal may not have been read yet.
     tokio::time::sleep(UNREAD).await;
     if let Ok(held) = held.lock() {
@@ -158,21 +172,36 @@ async fn open(target: SocketAddr, kind: Kind) -> Result<(TcpStream, String, Kind
 }
 
 /// Until the connection breaks.
-async fn hold(stream: TcpStream, kind: Kind) -> std::io::Error {
+async fn hold(
+    stream: TcpStream,
+    kind: Kind,
+    mut spoken: watch::Receiver<()>,
+    echoed: impl Fn(),
+) -> std::io::Error {
     let (mut reader, mut writer) = stream.into_split();
     let read = async {
         let mut buffer = vec![0; 16 << 10];
         loop {
             match reader.read(&mut buffer).await {
                 Ok(0) => return ErrorKind::UnexpectedEof.into(),
+                Ok(_) if kind == Kind::Idle => echoed(),
                 Ok(_) => {}
                 Err(error) => return error,
             }
         }
     };
     let write = async {
-        if kind != Kind::Busy {
-            return std::future::pending().await;
+        match kind {
+            Kind::Busy => {}
+            Kind::HalfClosed => return std::future::pending().await,
+            Kind::Idle => {
+                while spoken.changed().await.is_ok() {
+                    if let Err(error) = writer.write_all(b"x").await {
+                        return error;
+                    }
+                }
+                return std::future::pending().await;
+            }
         }
         let chunk = vec![7; 4096];
         loop {

@@ -40,6 +40,7 @@ mod failover_matrix;
 mod failover_nearest;
 mod failover_paths;
 mod flows;
+mod flows_asked;
 mod flows_obstacles;
 mod forwarder_drain;
 mod forwarder_drift;

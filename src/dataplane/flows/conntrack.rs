@@ -97,6 +97,8 @@ pub(super) struct Entry {
     pub(super) flow: Flow,
     /// Who answers: the backend.
     pub(super) answers: Backend,
+    /// The client as the backend knows it.
+    pub(super) translated: SocketAddr,
     pub(super) state: State,
     /// What it has carried, if the kernel counts that.
     pub(super) bytes: Option<Bytes>,
@@ -201,7 +203,7 @@ pub(super) fn entry(body: &[u8]) -> Result<Option<Entry>, Malformed> {
     let attrs = body.get(GENERIC_HEADER..).ok_or_else(|| Malformed("no room for the family".to_owned()))?;
     let original = attr::find(attrs, TUPLE_ORIG)?.unwrap_or_default();
     let reply = attr::find(attrs, TUPLE_REPLY)?.unwrap_or_default();
-    let (Some((client, vip)), Some((answers, _))) = (tuple(original)?, tuple(reply)?) else {
+    let (Some((client, vip)), Some((answers, translated))) = (tuple(original)?, tuple(reply)?) else {
         return Ok(None);
     };
     let tcp =
@@ -210,6 +212,7 @@ pub(super) fn entry(body: &[u8]) -> Result<Option<Entry>, Malformed> {
     Ok(Some(Entry {
         flow: Flow { client, vip },
         answers,
+        translated,
         state: state.map_or(State::Other, |[number]| State::of(number)),
         bytes: bytes(attrs, COUNTERS_ORIG)?
             .zip(bytes(attrs, COUNTERS_REPLY)?)

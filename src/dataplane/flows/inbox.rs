@@ -7,7 +7,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use super::FlowOrder;
+use tokio::sync::oneshot;
+
+use super::{Asked, FlowOrder};
 use crate::model::types::{Backend, Vip};
 
 /// What the thread is told.
@@ -15,6 +17,8 @@ pub(super) enum Command {
     Start(FlowOrder),
     Cancel(Backend),
     Forget(BTreeSet<Vip>),
+    /// Asks a backend by the way of its clients.
+    Ask(Backend, Vec<Vip>, oneshot::Sender<Asked>),
 }
 
 /// See the module.

@@ -13,7 +13,7 @@ use super::kernel::Kernel;
 use super::pace::Bucket;
 use super::packet::{self, AnswerKind};
 use super::progress::{Look, Progress, ROUND};
-use super::report::FlowReport;
+use super::report::{FlowReport, Remaining};
 use super::sender::NotSent;
 use super::sniffer::Sniffer;
 use super::{FlowOptions, FlowOrder, Purpose};
@@ -315,7 +315,11 @@ impl Job {
                     self.send_at = now + BREATHE;
                     return;
                 }
-                Err(NotSent::Failed(reason)) => {
+                Err(other) => {
+                    let reason = match other {
+                        NotSent::Failed(reason) => reason,
+                        _ => Remaining::OutputPolicy,
+                    };
                     bucket.put_back();
                     self.progress.failed(flow, reason, now);
                     if let Some(error) = kernel.sender.refusal(flow.client.ip()) {

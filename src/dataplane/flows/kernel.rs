@@ -4,6 +4,7 @@
 //! that, opened once.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_SOCK_DIAG};
 
@@ -74,6 +75,20 @@ impl Kernel {
             // They expire by themselves.
             Err(error) => tracing::debug!(%vip, %error, "read conntrack's entries of the virtual IP"),
         }
+    }
+
+    /// This host's own ends of its established connections to `backend` itself.
+    pub(super) fn own_connections(&mut self, backend: Backend) -> Result<Vec<SocketAddr>, NetlinkError> {
+        let Some(channel) = &mut self.sockets else { return Ok(Vec::new()) };
+        let mut own = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            if backend.is_ipv6() && family == Family::V4 {
+                continue;
+            }
+            let bodies = channel.dump(sockets::LIST, &sockets::list_established(backend, family))?;
+            own.extend(bodies.iter().filter_map(|body| sockets::socket(body).ok()).map(|s| s.flow.client));
+        }
+        Ok(own)
     }
 
     /// Destroys those of the host's sockets that are the client's end of one of `flows`, and returns which were. Before

@@ -8,19 +8,26 @@
 //! host itself are destroyed, and every other open flow is nudged: the challenge ACK meets the table's kill rule and is
 //! rejected with a reset that the client accepts. Then conntrack is read again, until nothing is open.
 //!
-//! `conntrack`, `sockets`, `routes`, `packet`, `pace` and `progress` are pure; `netlink`, `sender` and `sniffer` own
-//! sockets; `lookup` reads what the kernel knows of one connection, `meter`
-//! what open ones have carried; `job` is one order, `inbox` what the thread is told, `worker` the thread on which all of it blocks.
+//! The other direction needs no order: `ask` has a backend's kernel answer on its clients' own path, and `observe` sees
+//! what comes on it.
+//!
+//! `conntrack`, `sockets`, `routes`, `packet`, `pace` and `progress` are pure; `filter` is what packet sockets pass;
+//! `netlink`, `sender`, `sniffer` and `observe` own sockets; `lookup` reads what the kernel knows of one connection,
+//! `meter` what open ones have carried; `job` is one order, `inbox` what the thread is told, `worker` the thread on which
+//! all of it blocks.
 
+mod ask;
 pub(super) mod attr;
 mod conntrack;
 pub mod fake;
+mod filter;
 mod inbox;
 mod job;
 mod kernel;
 pub mod lookup;
 pub mod meter;
 pub(super) mod netlink;
+pub mod observe;
 mod pace;
 mod packet;
 mod progress;
@@ -42,6 +49,7 @@ use serde::{Serialize, Serializer};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::model::types::{Backend, Family, Vip};
+pub use ask::{Asked, Asker};
 use inbox::{Command, Inbox};
 use kernel::Kernel;
 pub use netlink::{Malformed, NetlinkError};
@@ -126,9 +134,12 @@ pub struct FlowOrder {
 impl FlowOrder {
     /// Those of the virtual IPs that can lead to the backend.
     fn vips_of_its_family(&self) -> Vec<Vip> {
-        let family = Family::of(self.backend.ip());
-        self.vips.iter().copied().filter(|vip| Family::of(vip.ip()) == family).collect()
+        of_its_family(&self.vips, self.backend).collect()
     }
+}
+
+fn of_its_family(vips: &[Vip], backend: Backend) -> impl Iterator<Item = Vip> {
+    vips.iter().copied().filter(move |vip| Family::of(vip.ip()) == Family::of(backend.ip()))
 }
 
 /// Something that moves, asks and ends flows.
@@ -179,6 +190,11 @@ impl Flows {
             .spawn(move || worker::run(kernel, &options, Inbox::new(inbox), &finished))
             .map_err(FlowError::Worker)?;
         Ok(Self { commands, reports })
+    }
+
+    /// Asks backends, on the same thread.
+    pub fn asker(&self) -> Asker {
+        Asker::new(self.commands.clone())
     }
 }
 

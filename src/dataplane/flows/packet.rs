@@ -1,7 +1,7 @@
-//! The TCP packets that are forged in a backend's name, and those that clients answer. Pure.
+//! The TCP packets that are forged in the name of a backend or a client, and those that they answer. Pure.
 //!
-//! In: addresses and sequence numbers, or the bytes of an IP packet. Out: an IP packet with its checksums, or what a
-//! client said. No options: a bare SYN or RST is all that is ever sent.
+//! In: addresses and sequence numbers, or the bytes of an IP packet. Out: an IP packet with its checksums, or what was
+//! said. No options: a bare SYN or RST is all that is ever sent, and by that a rule knows it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,6 +23,12 @@ const WINDOW: u16 = 1024;
 /// is (RFC 5961, section 4).
 pub(super) fn syn(flow: Flow, sequence: u32) -> Option<Vec<u8>> {
     segment(flow.vip, flow.client, sequence, SYN)
+}
+
+/// A bare SYN to a backend in the name of one of its clients, as the backend knows it. A kernel with such a connection
+/// answers with a challenge ACK, whatever its process does.
+pub(super) fn syn_to(backend: SocketAddr, client: SocketAddr, sequence: u32) -> Option<Vec<u8>> {
+    segment(client, backend, sequence, SYN)
 }
 
 /// A reset from the virtual IP. The client accepts it if `sequence` is exactly the one that it expects next, which
@@ -99,37 +105,65 @@ pub(super) enum AnswerKind {
     Closed,
 }
 
-/// Reads an IP packet. `None`: no TCP, cut short, or it says neither.
-pub(super) fn answer(packet: &[u8]) -> Option<Answer> {
-    let (source, destination, tcp): (IpAddr, IpAddr, &[u8]) = match packet.first()? >> 4 {
-        4 => {
-            let header = usize::from(packet[0] & 0x0f) * 4;
-            let fragment = u16::from_be_bytes(packet.get(6..8)?.try_into().ok()?) & 0x1fff;
-            if header < IPV4_HEADER || *packet.get(9)? != IPPROTO_TCP || fragment != 0 {
-                return None;
+/// A TCP segment that was overheard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
+    /// It carries some.
+    pub(super) data: bool,
+    flags: u8,
+    acknowledged: u32,
+}
+
+/// Reads the beginning of an IP packet. `None`: no TCP, or cut short. Whether there is data is what the headers say, of
+/// however much was captured.
+pub(super) fn segment_of(packet: &[u8]) -> Option<Segment> {
+    let half = |at: usize| Some(u16::from_be_bytes(packet.get(at..at + 2)?.try_into().ok()?));
+    // One that was put together from several and is longer than 64 KiB says 0.
+    let (source, destination, header, length): (IpAddr, IpAddr, usize, Option<usize>) =
+        match packet.first()? >> 4 {
+            4 => {
+                let header = usize::from(packet[0] & 0x0f) * 4;
+                let is_fragment = half(6)? & 0x1fff != 0;
+                if header < IPV4_HEADER || *packet.get(9)? != IPPROTO_TCP || is_fragment {
+                    return None;
+                }
+                let at = |from: usize| <[u8; 4]>::try_from(packet.get(from..from + 4)?).ok();
+                let length = Some(usize::from(half(2)?)).filter(|length| *length > 0);
+                (at(12)?.into(), at(16)?.into(), header, length.map(|total| total.saturating_sub(header)))
             }
-            let at = |from: usize| <[u8; 4]>::try_from(packet.get(from..from + 4)?).ok();
-            (at(12)?.into(), at(16)?.into(), packet.get(header..)?)
-        }
-        6 => {
-            if *packet.get(6)? != IPPROTO_TCP {
-                return None;
+            6 => {
+                if *packet.get(6)? != IPPROTO_TCP {
+                    return None;
+                }
+                let at = |from: usize| <[u8; 16]>::try_from(packet.get(from..from + 16)?).ok();
+                let length = Some(usize::from(half(4)?)).filter(|length| *length > 0);
+                (at(8)?.into(), at(24)?.into(), IPV6_HEADER, length)
             }
-            let at = |from: usize| <[u8; 16]>::try_from(packet.get(from..from + 16)?).ok();
-            (at(8)?.into(), at(24)?.into(), packet.get(IPV6_HEADER..)?)
-        }
-        _ => return None,
-    };
+            _ => return None,
+        };
+    let tcp = packet.get(header..)?;
     let port = |at: usize| Some(u16::from_be_bytes(tcp.get(at..at + 2)?.try_into().ok()?));
-    let acknowledged = u32::from_be_bytes(tcp.get(8..12)?.try_into().ok()?);
-    let flags = *tcp.get(13)?;
+    let own_header = usize::from(*tcp.get(12)? >> 4) * 4;
+    Some(Segment {
+        from: SocketAddr::new(source, port(0)?),
+        to: SocketAddr::new(destination, port(2)?),
+        data: length.is_none_or(|length| length > own_header),
+        flags: *tcp.get(13)?,
+        acknowledged: u32::from_be_bytes(tcp.get(8..12)?.try_into().ok()?),
+    })
+}
+
+/// Reads an IP packet that a client sent. `None`: no TCP, cut short, or it says neither.
+pub(super) fn answer(packet: &[u8]) -> Option<Answer> {
+    let Segment { from, to, flags, acknowledged, .. } = segment_of(packet)?;
     let kind = match flags {
         _ if flags & RST != 0 => AnswerKind::Closed,
         _ if flags & ACK != 0 && flags & (SYN | FIN) == 0 => AnswerKind::Open(acknowledged),
         _ => return None,
     };
-    let client = SocketAddr::new(source, port(0)?);
-    Some(Answer { flow: Flow { client, vip: SocketAddr::new(destination, port(2)?) }, kind })
+    Some(Answer { flow: Flow { client: from, vip: to }, kind })
 }
 
 #[cfg(test)]
@@ -172,6 +206,29 @@ mod tests {
         let rest = [0, IPPROTO_TCP, 0, u8::try_from(tcp.len()).unwrap()];
         let header = packet[0] >> 4 == 6 || checksum(&[&packet[..20]]) == 0;
         header && checksum(&[addresses, &rest, tcp]) == 0
+    }
+
+    #[test]
+    fn data_is_what_the_lengths_say_and_not_what_was_captured() {
+        for (from, to) in [("192.0.2.11:6443", "10.244.0.11:40000"), ("[fd00::1]:6443", "[fd00::2]:40000")] {
+            let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+            let bare = segment(from, to, 1, ACK).unwrap();
+            let (length_at, header) = if bare[0] >> 4 == 4 { (2, IPV4_HEADER) } else { (4, IPV6_HEADER) };
+            let read = segment_of(&bare).unwrap();
+            assert_eq!((read.from, read.to, read.data), (from, to, false));
+            let mut cut = bare.clone();
+            cut[length_at + 1] += 100;
+            assert!(segment_of(&cut).unwrap().data);
+            // All of that is options now.
+            cut[length_at + 1] -= 60;
+            cut[header + 12] = 15 << 4;
+            assert!(!segment_of(&cut).unwrap().data);
+            cut[length_at..length_at + 2].fill(0);
+            assert!(segment_of(&cut).unwrap().data, "longer than the field");
+            let mut padded = bare;
+            padded.extend([0; 6]);
+            assert!(!segment_of(&padded).unwrap().data, "a short frame is padded");
+        }
     }
 
     proptest! {

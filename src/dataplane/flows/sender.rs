@@ -41,6 +41,8 @@ pub(super) enum NotSent {
     Busy,
     /// For this reason.
     Failed(Remaining),
+    /// Around the output policy only, and the next hop does not say its link address. It is being asked for.
+    Unresolved,
 }
 
 /// The ways out of this network namespace.
@@ -105,7 +107,8 @@ impl Sender {
         let link = self.link(way.interface).ok_or(blocked)?;
         let frame = if WITH_ETHERNET.contains(&link.hatype()) {
             // A loopback device takes whatever bears the address zero.
-            let destination = if way.local { [0; 6] } else { self.link_address(way).ok_or(blocked)? };
+            let destination =
+                if way.local { [0; 6] } else { self.link_address(way).ok_or(NotSent::Unresolved)? };
             let kind = if to.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
             [&destination[..], &link.addr().unwrap_or_default(), &kind, packet].concat()
         } else {

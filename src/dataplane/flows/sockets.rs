@@ -38,6 +38,8 @@ const INFO: u16 = 2;
 const MESSAGE_LEN: usize = 72;
 /// Where `tcpi_last_ack_recv` is in it, in ms.
 const LAST_ACK_RECV_AT: usize = 56;
+/// ESTABLISHED.
+const ESTABLISHED: u32 = 1 << 1;
 /// SYN_SENT.
 const OPENING: u32 = 1 << 2;
 
@@ -60,6 +62,13 @@ pub(super) fn list(vip: Vip, sockets: Family) -> Vec<u8> {
     let mut body = request(family, STATES, &[0; ID_LEN]);
     let address = octets(vip);
     body.extend(attr::emit(&[attr::bytes(BYTECODE, &condition(PEER_IS, vip.port(), &address))]));
+    body
+}
+
+/// The same, those only through which data may pass.
+pub(super) fn list_established(peer: SocketAddr, sockets: Family) -> Vec<u8> {
+    let mut body = list(peer, sockets);
+    body[4..8].copy_from_slice(&ESTABLISHED.to_ne_bytes());
     body
 }
 
@@ -213,6 +222,8 @@ mod tests {
         assert_eq!(v4.len(), 56 + 4 + 16);
         assert_eq!((v4[0], v4[60], v4[61], v4[64]), (AF_INET6, PEER_IS, 16, AF_INET));
         let v6 = list("[fd00:10:96::1]:443".parse().unwrap(), Family::V6);
+        let established = list_established("[fd00:10:96::1]:443".parse().unwrap(), Family::V6);
+        assert_eq!((&established[8..], &established[4..8]), (&v6[8..], &2u32.to_ne_bytes()[..]));
         assert_eq!((v6[61], v6[62..64].to_vec()), (28, 32u16.to_ne_bytes().to_vec()));
     }
 

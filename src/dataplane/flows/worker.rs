@@ -39,6 +39,10 @@ pub(super) fn run(
                 }
             }
             Ok(Command::Forget(vips)) => vips.into_iter().for_each(|vip| kernel.forget(vip)),
+            Ok(Command::Ask(backend, vips, answer)) => {
+                // Who asked may not wait any more.
+                let _ = answer.send(kernel.ask_backend(backend, &vips));
+            }
             Err(RecvTimeoutError::Timeout) => {
                 jobs.retain_mut(|job| match job.step(&mut kernel, &mut bucket, &mut inbox) {
                     Some(finished) => {

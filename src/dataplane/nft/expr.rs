@@ -49,6 +49,14 @@ pub(super) fn matching(condition: Match) -> Vec<Attr> {
             out.push(compare(if equal { CMP_EQ } else { CMP_NEQ }, &[value]));
             out
         }
+        Match::TcpWithoutOptions => {
+            let mut out = tcp();
+            // The upper half of byte 12 counts the header's words of 4 bytes (RFC 9293).
+            out.push(payload(PAYLOAD_TRANSPORT_HEADER, 12, 1, reg::R1));
+            out.push(bitwise(&[0xf0]));
+            out.push(compare(CMP_EQ, &[5 << 4]));
+            out
+        }
         Match::DestinationIsLocal => fib(FIB_DADDR, CMP_EQ),
         Match::SourceIsLocal => fib(FIB_SADDR, CMP_EQ),
         Match::SourceNotOfOutgoingInterface => fib(FIB_SADDR | FIB_OIF, CMP_NEQ),

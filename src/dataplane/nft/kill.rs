@@ -3,6 +3,7 @@
 //! A flow is answered with a reset where its packets still carry the virtual IP: behind conntrack and ahead of nat, in
 //! prerouting and output. In forward, a bridged pod would get the reset from the backend's address, and ignore it.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::names::{backend_name, dead_name, reset_name};
@@ -27,10 +28,10 @@ pub(super) fn base_chains(state: &DesiredState) -> Vec<Chain> {
         dead("kill-output", Hook::KillOutput, "ends flows of this node's own processes to such apiservers"),
         Chain {
             name: "notrack-output".to_owned(),
-            comment: "lets a SYN in the virtual IP's name ask a client whether its flow still stands"
+            comment: "lets a forged SYN ask a client or an apiserver whether its flow still stands"
                 .to_owned(),
             hook: Some(Hook::NotrackOutput),
-            rules: state.frontends.iter().map(nudge).collect(),
+            rules: state.frontends.iter().map(nudge).chain(ports(state).into_iter().map(ask)).collect(),
         },
     ]
 }
@@ -97,6 +98,22 @@ fn nudge(frontend: &DesiredFrontend) -> Rule {
             Match::TcpSourcePort(frontend.vip.port()),
             Match::TcpFlags(TcpFlags::BareSyn),
         ],
+        Action::Notrack,
+    )
+}
+
+/// The ports of all apiservers that are known.
+fn ports(state: &DesiredState) -> BTreeSet<u16> {
+    let mut all = state.backends();
+    all.extend(state.dead().into_keys());
+    all.into_iter().map(|backend| backend.port()).collect()
+}
+
+/// A kernel never opens a connection without TCP options, so this is no dial of anybody's. Whatever the address: an
+/// apiserver that is neither chosen nor dead is asked too, and who is asked changes no rule.
+fn ask(port: u16) -> Rule {
+    Rule::new(
+        vec![Match::TcpDestinationPort(port), Match::TcpFlags(TcpFlags::BareSyn), Match::TcpWithoutOptions],
         Action::Notrack,
     )
 }

@@ -145,6 +145,8 @@ pub enum Match {
     TcpSourcePort(u16),
     /// `tcp flags`.
     TcpFlags(TcpFlags),
+    /// `tcp doff 5`: the header has no options.
+    TcpWithoutOptions,
 }
 
 /// Conditions on the flags of a TCP header (RFC 9293).

@@ -101,6 +101,7 @@ impl Display for Match {
             Self::FlowReplySourceAddress(ip) => write!(f, "ct reply {} saddr {ip}", ip_keyword(*ip)),
             Self::FlowReplySourcePort(port) => write!(f, "ct reply proto-src {port}"),
             Self::TcpSourcePort(port) => write!(f, "tcp sport {port}"),
+            Self::TcpWithoutOptions => f.write_str("tcp doff 5"),
             Self::TcpFlags(TcpFlags::NeitherSynNorRst) => f.write_str("tcp flags ! syn,rst"),
             Self::TcpFlags(TcpFlags::BareSyn) => f.write_str("tcp flags syn / fin,syn,rst,ack"),
             Self::TcpFlags(TcpFlags::NotBareSyn) => f.write_str("tcp flags != syn / fin,syn,rst,ack"),

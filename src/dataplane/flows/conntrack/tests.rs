@@ -29,7 +29,7 @@ fn body(entry: &Entry, state: u8) -> Vec<u8> {
     original.extend(entry.tuple_zone.map(|zone| attr::bytes(TUPLE_ZONE, &zone)));
     let mut attrs = vec![
         attr::nest(TUPLE_ORIG, &original),
-        attr::nest(TUPLE_REPLY, &side(entry.answers, entry.flow.client)),
+        attr::nest(TUPLE_REPLY, &side(entry.answers, entry.translated)),
         attr::nest(PROTOINFO, &[attr::nest(PROTOINFO_TCP, &[attr::byte(PROTOINFO_TCP_STATE, state)])]),
     ];
     if let Some(Bytes { up, down }) = entry.bytes {
@@ -51,6 +51,7 @@ pub(in super::super) fn sample() -> Entry {
     Entry {
         flow: Flow { client: "10.244.0.11:40000".parse().unwrap(), vip: "10.96.0.1:443".parse().unwrap() },
         answers: "192.0.2.11:6443".parse().unwrap(),
+        translated: "192.0.2.1:50000".parse().unwrap(),
         state: State::Open,
         bytes: None,
         id: Some([1, 2, 3, 4]),
@@ -134,6 +135,7 @@ proptest! {
                     vip: "[fd00:10:96::1]:443".parse().unwrap(),
                 },
                 answers: "[2001:db8::11]:6443".parse().unwrap(),
+                translated: "[2001:db8::1]:50000".parse().unwrap(),
                 ..sample()
             }
         } else {
