@@ -26,6 +26,7 @@ mod damper;
 mod history;
 mod node;
 mod path;
+mod refresh;
 mod repair;
 mod tell;
 mod telling;
@@ -101,6 +102,8 @@ pub struct Reconciler<D, H, F, W> {
     ending: BTreeMap<Backend, bool>,
     /// Backends that died while a commit waited: it knows nothing of them, and the next one does.
     foreseen: BTreeSet<Backend>,
+    /// When the kernel is told again who is dead.
+    refresh_at: Instant,
     history: History,
     ledger: Ledger,
     known_rejections: BTreeSet<Rejection>,
@@ -135,6 +138,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             answered: None,
             ending: BTreeMap::new(),
             foreseen: BTreeSet::new(),
+            refresh_at: Instant::now(),
             history: History::default(),
             ledger: Ledger::default(),
             known_rejections: BTreeSet::new(),
@@ -153,6 +157,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         let mut feeding = true;
         loop {
             let (wait, routes_wait) = (self.mender.wait(), self.mender.routes_wait());
+            let refresh_due = self.refresh_due();
             tokio::select! {
                 biased;
                 _ = inputs.stop.wait_for(|stop| *stop) => break,
@@ -167,6 +172,10 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 Ok(_) = inputs.predecessor.wait_for(|drains| !*drains), if self.path.waits_for_predecessor => {}
                 () = at(self.mender.sums_due()) => {
                     self.mender.tell_sums();
+                    continue;
+                }
+                () = at(refresh_due) => {
+                    self.refresh().await;
                     continue;
                 }
                 () = at(retry.map(|(_, due)| due)) => {}

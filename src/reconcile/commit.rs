@@ -62,6 +62,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         }
         self.applied = Some(Arc::new(desired));
         self.owned = applied.owned;
+        self.refreshed();
         Ok(())
     }
 

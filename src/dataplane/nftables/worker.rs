@@ -1,6 +1,7 @@
 //! The thread that owns the one long-lived socket: a commit can wait seconds for another program's, so it never runs on
 //! the runtime's thread.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc;
 use std::thread;
@@ -14,6 +15,7 @@ use crate::dataplane::nft::owner::Ownership;
 use crate::dataplane::nft::reply::Observed;
 use crate::dataplane::nft::socket::{NftError, NftSocket, Replaced, Standing};
 use crate::dataplane::nft::table::Table;
+use crate::model::types::Backend;
 
 /// The thread ends at once, unless it waits for another program's commit: then the kernel lets go of the socket later.
 const RELEASE: Duration = Duration::from_millis(300);
@@ -24,6 +26,7 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, NftError>>;
 /// What the thread does.
 pub(super) enum Request {
     Replace(Table, Answer<Replaced>),
+    Refresh(BTreeSet<Backend>, Answer<()>),
     Observe(Answer<Observed>),
     Verify(Answer<Standing>),
     Remove(Answer<bool>),
@@ -84,6 +87,7 @@ fn serve(socket: &mut NftSocket, request: Request) {
                 tracing::debug!(%error, "look at the table after a commit");
             }
         }
+        Request::Refresh(dead, answer) => drop(answer.send(socket.refresh(&dead))),
         Request::Observe(answer) => drop(answer.send(socket.observe())),
         Request::Verify(answer) => drop(answer.send(socket.verify())),
         Request::Remove(answer) => drop(answer.send(socket.remove())),
