@@ -28,6 +28,7 @@ mod news;
 mod node;
 mod orders;
 mod path;
+mod refresh;
 mod repair;
 mod tell;
 mod telling;
@@ -109,6 +110,8 @@ pub struct Reconciler<D, H, F, W> {
     ordered: Ordered,
     /// Backends that died while a commit waited: it knows nothing of them, and the next one does.
     foreseen: BTreeSet<Backend>,
+    /// When the kernel is told again who is dead.
+    refresh_at: Instant,
     history: History,
     ledger: Ledger,
     known_rejections: BTreeSet<Rejection>,
@@ -145,6 +148,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             ending: BTreeMap::new(),
             ordered: Ordered::default(),
             foreseen: BTreeSet::new(),
+            refresh_at: Instant::now(),
             history: History::default(),
             ledger: Ledger::default(),
             known_rejections: BTreeSet::new(),
@@ -166,6 +170,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         loop {
             let mut only_news = false;
             let (wait, routes_wait) = (self.mender.wait(), self.mender.routes_wait());
+            let refresh_due = self.refresh_due();
             tokio::select! {
                 biased;
                 _ = inputs.stop.wait_for(|stop| *stop) => break,
@@ -187,6 +192,10 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 Ok(_) = inputs.predecessor.wait_for(|drains| !*drains), if self.path.waits_for_predecessor => {}
                 () = at(self.mender.sums_due()) => {
                     self.mender.tell_sums();
+                    continue;
+                }
+                () = at(refresh_due) => {
+                    self.refresh().await;
                     continue;
                 }
                 () = at(retry.map(|(_, due)| due)) => {}

@@ -29,6 +29,10 @@ impl Dataplane for DryRun {
         Ok(Applied { connections_before: BTreeMap::new(), took: Duration::ZERO, steps: 0, owned: false })
     }
 
+    async fn refresh(&mut self, _dead: &BTreeSet<Backend>) -> Result<(), DataplaneError> {
+        Ok(())
+    }
+
     async fn connections(&mut self, _state: &DesiredState) -> Result<BTreeMap<Backend, u64>, DataplaneError> {
         Ok(BTreeMap::new())
     }

@@ -32,6 +32,7 @@ pub struct FakeKernel(Rc<RefCell<State>>, Rc<Notify>);
 struct State {
     programmed: Option<DesiredState>,
     commits: u32,
+    refreshed: Vec<BTreeSet<Backend>>,
     failing: bool,
     blocked: bool,
     /// Commits get no answer in time.
@@ -80,6 +81,11 @@ impl FakeKernel {
     /// How many states were programmed so far.
     pub fn commits(&self) -> u32 {
         self.0.borrow().commits
+    }
+
+    /// Whom it was to go on taking for dead, each time.
+    pub fn refreshed(&self) -> Vec<BTreeSet<Backend>> {
+        self.0.borrow().refreshed.clone()
     }
 
     /// From now on refuse (or take) commits.
@@ -196,6 +202,14 @@ impl Dataplane for FakeKernel {
         kernel.commits += 1;
         kernel.drift = None;
         Ok(Applied { connections_before, took: Duration::ZERO, steps: 1, owned: false })
+    }
+
+    async fn refresh(&mut self, dead: &BTreeSet<Backend>) -> Result<(), DataplaneError> {
+        while self.0.borrow().blocked {
+            self.1.notified().await;
+        }
+        self.0.borrow_mut().refreshed.push(dead.clone());
+        Ok(())
     }
 
     async fn connections(&mut self, state: &DesiredState) -> Result<BTreeMap<Backend, u64>, DataplaneError> {

@@ -49,8 +49,8 @@ pub struct SeenLink {
 /// # Errors
 /// The kernel cannot be asked.
 pub fn links() -> Result<Vec<SeenLink>, NetlinkError> {
-    let bodies = Channel::open(NETLINK_ROUTE, "network devices")?.dump(GET_LINK, &[0; LINK_HEADER])?;
-    Ok(bodies.iter().filter_map(|body| link(body).ok().flatten()).collect())
+    let mut channel = Channel::open(NETLINK_ROUTE, "network devices")?;
+    channel.dump(GET_LINK, &[0; LINK_HEADER], |body| link(body).ok().flatten())
 }
 
 /// An address of this namespace by which others may reach it.
@@ -67,8 +67,8 @@ pub struct SeenAddress {
 /// # Errors
 /// The kernel cannot be asked.
 pub fn addresses() -> Result<Vec<SeenAddress>, NetlinkError> {
-    let bodies = Channel::open(NETLINK_ROUTE, "addresses")?.dump(GET_ADDRESS, &[0; ADDRESS_HEADER])?;
-    Ok(bodies.iter().filter_map(|body| address(body).ok().flatten()).collect())
+    let mut channel = Channel::open(NETLINK_ROUTE, "addresses")?;
+    channel.dump(GET_ADDRESS, &[0; ADDRESS_HEADER], |body| address(body).ok().flatten())
 }
 
 /// How many IPv4 routing rules there are besides the kernel's own and those of `own`, a protocol number.
@@ -78,12 +78,13 @@ pub fn addresses() -> Result<Vec<SeenAddress>, NetlinkError> {
 pub fn foreign_rules(own: u8) -> Result<usize, NetlinkError> {
     let mut request = [0; RULE_HEADER];
     request[0] = AF_INET;
-    let rules = Channel::open(NETLINK_ROUTE, "routing rules")?.dump(GET_RULE, &request)?;
-    let protocol = |body: &Vec<u8>| {
+    let protocol = |body: &[u8]| {
         let value = find(body.get(RULE_HEADER..)?, RULE_PROTOCOL).ok()??;
         value.first().copied()
     };
-    Ok(rules.iter().filter(|body| protocol(body).is_none_or(|by| by != OF_KERNEL && by != own)).count())
+    let is_foreign = |body: &[u8]| protocol(body).is_none_or(|by| by != OF_KERNEL && by != own);
+    let mut channel = Channel::open(NETLINK_ROUTE, "routing rules")?;
+    Ok(channel.dump(GET_RULE, &request, |body| is_foreign(body).then_some(()))?.len())
 }
 
 fn link(body: &[u8]) -> Result<Option<SeenLink>, Malformed> {

@@ -34,6 +34,10 @@ pub trait Dataplane {
         before: Option<&DesiredState>,
     ) -> impl Future<Output = Result<Applied, DataplaneError>>;
 
+    /// Goes on having the flows of these backends ended, of those that what was applied last takes for dead, and of no
+    /// others. It ends by itself a minute after it was last asked for, by this or by [`Dataplane::apply`].
+    fn refresh(&mut self, dead: &BTreeSet<Backend>) -> impl Future<Output = Result<(), DataplaneError>>;
+
     /// Connections to each backend of `state`, as the kernel counts them now.
     fn connections(
         &mut self,

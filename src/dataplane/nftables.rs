@@ -1,6 +1,6 @@
 //! The nf_tables dataplane: asks the thread that owns the socket, and has it look whether the table still stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::time::{Duration, Instant};
 
@@ -102,6 +102,10 @@ impl Dataplane for Nftables {
         }
         let connections_before = before.map(|state| counted(&replaced.before, state)).unwrap_or_default();
         Ok(Applied { connections_before, took, steps: replaced.steps, owned: replaced.owned })
+    }
+
+    async fn refresh(&mut self, dead: &BTreeSet<Backend>) -> Result<(), DataplaneError> {
+        self.ask(|answer| Request::Refresh(dead.clone(), answer)).await
     }
 
     async fn connections(&mut self, state: &DesiredState) -> Result<BTreeMap<Backend, u64>, DataplaneError> {

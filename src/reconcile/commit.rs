@@ -63,6 +63,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         self.applied = Some(Arc::new(desired));
         self.owned = applied.owned;
         self.uncertain = false;
+        self.refreshed();
         Ok(())
     }
 

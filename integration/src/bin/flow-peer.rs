@@ -133,7 +133,7 @@ async fn hold_all(targets: &[SocketAddr], wanted: &[(Kind, usize)]) -> Result<()
     loop {
         tokio::select! {
             _ = term.recv() => break,
-            _ = usr1.recv() => drop(speak.send_replace(())),
+            _ = usr1.recv() => speak.send_replace(()),
         }
     }
     // What came before the signal may not have been read yet.

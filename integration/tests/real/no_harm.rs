@@ -88,8 +88,7 @@ fn standstills(way: Way, faults: &[(Fault, u64)]) -> Result<()> {
     Ok(())
 }
 
-const SHORT: [(Fault, u64); 3] =
-    [(Fault::Paused, 1500), (Fault::Unplugged, 1500), (Fault::Paused, 4000)];
+const SHORT: [(Fault, u64); 3] = [(Fault::Paused, 1500), (Fault::Unplugged, 1500), (Fault::Paused, 4000)];
 
 #[test]
 fn a_standstill_cuts_nobody_through_rules() -> Result<()> {

@@ -28,6 +28,7 @@ mod coexistence;
 mod cold_boot;
 mod commit_mutex;
 mod dead_apiserver;
+mod dead_set;
 mod drift;
 mod failover_all;
 mod failover_certificates;

@@ -42,11 +42,16 @@ fn references() -> Result<Vec<Reference>> {
     Ok(all)
 }
 
-/// What nft lists, without what differs between any two loads: handles and counter values.
+/// What nft lists, without what differs between any two loads: handles, counter values, and how long an element of a set
+/// has still to live.
 fn listed(namespace: &Namespace) -> Result<(String, Vec<Value>)> {
     let json = namespace.nft_json(TABLE)?;
     let objects = json["nftables"].as_array().context("no list of objects")?;
     let objects = objects.iter().filter(|o| o.get("metainfo").is_none()).cloned().map(|mut object| {
+        let elements = object.pointer_mut("/set/elem").and_then(Value::as_array_mut);
+        for element in elements.into_iter().flatten().filter_map(|e| e["elem"].as_object_mut()) {
+            element.remove("expires");
+        }
         for value in object.as_object_mut().into_iter().flat_map(|o| o.values_mut()) {
             let Some(fields) = value.as_object_mut() else { continue };
             for field in ["handle", "flags", "packets", "bytes"] {
@@ -55,7 +60,16 @@ fn listed(namespace: &Namespace) -> Result<(String, Vec<Value>)> {
         }
         object
     });
-    Ok((namespace.nft_text(TABLE)?, objects.collect()))
+    Ok((without_expiry(&namespace.nft_text(TABLE)?), objects.collect()))
+}
+
+fn without_expiry(listed: &str) -> String {
+    let mut parts = listed.split(" expires ");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        text.push_str(part.find(' ').map_or("", |end| &part[end..]));
+    }
+    text
 }
 
 /// Reads every object with the crate that operators' programs use. It has no word for `tcp flags ! syn,rst`, which is
@@ -97,6 +111,8 @@ fn references_and_netlink_messages_make_the_same_table() -> Result<()> {
         let mut apply = by_netlink.command(program("netlink-apply")?);
         apply.args(&reference.arguments).current_dir(rules());
         run(apply, "")?;
+        // What nft lists of it, elements that expire included, is what nft loads.
+        Namespace::create("again")?.nft_load(&by_netlink.nft_text(TABLE)?)?;
         let (expected, actual) = (listed(&by_nft)?, listed(&by_netlink)?);
         ensure!(
             expected.0 == actual.0,
@@ -131,9 +147,10 @@ fn replacing_any_reference_by_any_other_leaves_nothing_behind() -> Result<()> {
                 run(apply, "")?;
             }
             let (mut expected, mut actual) = (listed(&fresh)?.1, listed(&namespace)?.1);
-            // Counters that stay keep their place before the new ones.
-            expected.sort_by_key(|o| o.get("counter").map(ToString::to_string));
-            actual.sort_by_key(|o| o.get("counter").map(ToString::to_string));
+            // Counters and sets that stay keep their place before the new ones.
+            for objects in [&mut expected, &mut actual] {
+                objects.sort_by_key(|o| o.get("counter").or_else(|| o.get("set")).map(ToString::to_string));
+            }
             ensure!(
                 expected == actual,
                 "{} replaced by {}: {actual:#?} instead of {expected:#?}",

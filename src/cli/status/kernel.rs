@@ -45,13 +45,16 @@ fn describe(observed: &Observed, absent: bool) -> String {
     let mut columns = Columns::new(2, false);
     columns.push(["BACKEND", "CONNECTIONS", "NOTE"].map(Cell::from));
     for (backend, connections) in backends {
-        // Only a backend that did not answer when it was last asked has this counter.
-        let resets = observed.counters.get(&names::reset_name(backend)).map(|count| count.packets);
-        let note = resets.map(|sent| format!("did not answer, gets no new connections; {sent} resets sent"));
-        columns
-            .push([backend.to_string(), connections.to_string(), note.unwrap_or_default()].map(Cell::from));
+        let is_dead = observed.dead.contains(&backend);
+        let note = if is_dead { "did not answer, gets no new connections" } else { "" };
+        columns.push([backend.to_string(), connections.to_string(), note.to_owned()].map(Cell::from));
     }
     text.push_str(&columns.to_string());
+    let resets = observed.counters.iter().filter(|(name, _)| names::reset(name).is_some());
+    let resets: u64 = resets.map(|(_, count)| count.packets).sum();
+    if resets > 0 {
+        text.push_str(&format!("{resets} resets were sent in place of apiservers that did not answer\n"));
+    }
     text
 }
 
@@ -68,7 +71,8 @@ mod tests {
             ("backend-192.0.2.11-6443", 12),
             ("backend-192.0.2.9-6443", 5),
             ("backend-2001_db8__b-6443", 7),
-            ("reset-192.0.2.11-6443", 3),
+            ("reset-10.96.0.1-443", 2),
+            ("reset-fd00_10_96__1-443", 1),
             ("somebody-else", 1),
         ];
         let counter =
@@ -77,6 +81,7 @@ mod tests {
             exists: true,
             chains: chains.map(chain).into(),
             counters: counters.map(counter).into(),
+            dead: ["192.0.2.11:6443".parse().unwrap()].into(),
             ..Observed::default()
         };
         let expected = [
@@ -84,8 +89,9 @@ mod tests {
             "nobody asks these apiservers whether they live",
             "  BACKEND              CONNECTIONS   NOTE",
             "  192.0.2.9:6443       5",
-            "  192.0.2.11:6443      12            did not answer, gets no new connections; 3 resets sent",
+            "  192.0.2.11:6443      12            did not answer, gets no new connections",
             "  [2001:db8::b]:6443   7",
+            "3 resets were sent in place of apiservers that did not answer",
             "",
         ];
         assert_eq!(describe(&observed, true), expected.join("\n"));

@@ -1,4 +1,4 @@
-//! Filters for packet sockets, as classic BPF (`linux/filter.h`). Pure.
+//! Filters for packet sockets, as classic BPF (`linux/filter.h`), in the form in which a socket takes them.
 //!
 //! In: which TCP segments are wanted. Out: a program that passes those and nothing else, cut to their headers. It runs in
 //! the kernel for every packet of the host, so what tells most packets apart stands first.

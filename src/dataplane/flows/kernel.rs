@@ -46,16 +46,18 @@ impl Kernel {
     pub(super) fn entries(&mut self, vip: Vip, backend: Backend) -> Result<Vec<Entry>, NetlinkError> {
         let all = conntrack::dump_all(vip.ip());
         let request = if self.filters { conntrack::dump(vip, backend) } else { all.clone() };
-        let bodies = match self.conntrack.dump(conntrack::GET, &request) {
+        // An entry that cannot be read is none that can be acted upon.
+        let select = |body: &[u8]| {
+            let entry = conntrack::entry(body).ok().flatten();
+            entry.filter(|entry| entry.flow.vip == vip && entry.answers == backend)
+        };
+        match self.conntrack.dump(conntrack::GET, &request, select) {
             Err(error) if self.filters && is_no_filter(&error) => {
                 self.filters = false;
-                self.conntrack.dump(conntrack::GET, &all)?
+                self.conntrack.dump(conntrack::GET, &all, select)
             }
-            bodies => bodies?,
-        };
-        // An entry that cannot be read is none that can be acted upon.
-        let entries = bodies.iter().filter_map(|body| conntrack::entry(body).ok().flatten());
-        Ok(entries.filter(|entry| entry.flow.vip == vip && entry.answers == backend).collect())
+            entries => entries,
+        }
     }
 
     /// Deletes an entry. `false`: it is gone already, or the kernel refused.
@@ -85,8 +87,9 @@ impl Kernel {
             if backend.is_ipv6() && family == Family::V4 {
                 continue;
             }
-            let bodies = channel.dump(sockets::LIST, &sockets::list_established(backend, family))?;
-            own.extend(bodies.iter().filter_map(|body| sockets::socket(body).ok()).map(|s| s.flow.client));
+            let request = sockets::list_established(backend, family);
+            let client = |body: &[u8]| sockets::socket(body).ok().map(|socket| socket.flow.client);
+            own.extend(channel.dump(sockets::LIST, &request, client)?);
         }
         Ok(own)
     }
@@ -105,11 +108,9 @@ impl Kernel {
             if vip.is_ipv6() && family == Family::V4 {
                 continue;
             }
-            for body in channel.dump(sockets::LIST, &sockets::list(vip, family))? {
-                let Ok(socket) = sockets::socket(&body) else { continue };
-                if !flows.contains(&socket.flow) {
-                    continue;
-                }
+            let affected =
+                |body: &[u8]| sockets::socket(body).ok().filter(|socket| flows.contains(&socket.flow));
+            for socket in channel.dump(sockets::LIST, &sockets::list(vip, family), affected)? {
                 if stop() {
                     return Ok(destroyed);
                 }

@@ -51,8 +51,9 @@ impl Lookup {
         dialled: SocketAddr,
     ) -> Result<Option<SocketAddr>, NetlinkError> {
         let flow = Flow { client, vip: dialled };
-        let bodies = self.conntrack.dump(conntrack::GET, &conntrack::any_zone(flow))?;
-        Ok(bodies.iter().find_map(|body| entry(body, flow)))
+        let select = |body: &[u8]| entry(body, flow);
+        let found = self.conntrack.dump(conntrack::GET, &conntrack::any_zone(flow), select)?;
+        Ok(found.into_iter().next())
     }
 
     /// Whether `dialled` is a socket of this host that is connected to `client`. `false` where that cannot be asked.

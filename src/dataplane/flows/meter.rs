@@ -22,18 +22,18 @@ pub fn read(wanted: &BTreeSet<(Vip, u16)>) -> Result<Traffic, NetlinkError> {
     let mut traffic = Traffic::new(fs::read_to_string(ACCOUNTING).is_ok_and(|text| text.trim() == "1"));
     let mut channel = Channel::open(NETLINK_NETFILTER, "conntrack")?;
     for (vip, port) in wanted {
-        let filtered = channel.dump(conntrack::GET, &conntrack::dump_port(*vip, *port));
-        let bodies = match filtered {
-            Err(error) if is_no_filter(&error) => {
-                channel.dump(conntrack::GET, &conntrack::dump_all(vip.ip()))?
-            }
-            bodies => bodies?,
+        let select = |body: &[u8]| {
+            let entry = conntrack::entry(body).ok().flatten()?;
+            let is_wanted = entry.flow.vip == *vip && entry.answers.port() == *port;
+            (is_wanted && entry.state == State::Open).then_some((entry.answers, entry.bytes))
         };
-        for entry in bodies.iter().filter_map(|body| conntrack::entry(body).ok().flatten()) {
-            if entry.flow.vip == *vip && entry.answers.port() == *port && entry.state == State::Open {
-                traffic.add(*vip, entry.answers, entry.bytes);
+        let open = match channel.dump(conntrack::GET, &conntrack::dump_port(*vip, *port), select) {
+            Err(error) if is_no_filter(&error) => {
+                channel.dump(conntrack::GET, &conntrack::dump_all(vip.ip()), select)?
             }
-        }
+            open => open?,
+        };
+        open.into_iter().for_each(|(backend, bytes)| traffic.add(*vip, backend, bytes));
     }
     Ok(traffic)
 }

@@ -11,9 +11,10 @@
 //! The other direction needs no order: `ask` has a backend's kernel answer on its clients' own path, and `observe` sees
 //! what comes on it.
 //!
-//! `conntrack`, `sockets`, `routes`, `packet`, `filter`, `pace` and `progress` are pure; `netlink`, `sender`, `sniffer`
-//! and `observe` own sockets; `lookup` reads what the kernel knows of one connection, `meter`
-//! what open ones have carried; `job` is one order, `inbox` what the thread is told, `worker` the thread on which all of it blocks.
+//! `conntrack`, `sockets`, `routes`, `packet`, `pace` and `progress` are pure; `filter` is what packet sockets pass;
+//! `netlink`, `sender`, `sniffer` and `observe` own sockets; `lookup` reads what the kernel knows of one connection,
+//! `meter` what open ones have carried; `job` is one order, `inbox` what the thread is told, `worker` the thread on which
+//! all of it blocks.
 
 mod ask;
 pub(super) mod attr;

@@ -1,6 +1,6 @@
 //! One blocking netlink socket: requests with one answer, and dumps.
 //!
-//! In: message kind, flags and body. Out: the bodies of the kernel's answers. Owns framing and what can go wrong
+//! In: message kind, flags and body. Out: the bodies of the kernel's answers, or what the caller makes of them. Owns framing and what can go wrong
 //! between the two: interrupted dumps and lost answers are asked for again.
 
 use std::io;
@@ -57,10 +57,36 @@ impl NetlinkError {
     }
 }
 
+/// What carries datagrams to the kernel and back.
+pub(in crate::dataplane) trait Wire {
+    /// Sends one.
+    fn send(&mut self, message: &[u8]) -> io::Result<()>;
+
+    /// Waits for one.
+    fn receive(&mut self) -> io::Result<Vec<u8>>;
+}
+
+impl Wire for Socket {
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        self.send_to(message, &SocketAddr::new(0, 0), 0).map(drop)
+    }
+
+    fn receive(&mut self) -> io::Result<Vec<u8>> {
+        let mut datagram = Vec::with_capacity(DATAGRAM);
+        loop {
+            match self.recv(&mut datagram, 0) {
+                Ok(_) => return Ok(datagram),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
 /// A netlink socket in the network namespace of the thread that opened it.
-pub(in crate::dataplane) struct Channel {
+pub(in crate::dataplane) struct Channel<W = Socket> {
     what: &'static str,
-    socket: Socket,
+    wire: W,
     sequence: u32,
 }
 
@@ -71,9 +97,11 @@ impl Channel {
         let mut socket = Socket::new(protocol).map_err(failed)?;
         socket.bind_auto().map_err(failed)?;
         SockRef::from(&socket).set_read_timeout(Some(REPLY_TIMEOUT)).map_err(failed)?;
-        Ok(Self { what, socket, sequence: 0 })
+        Ok(Self { what, wire: socket, sequence: 0 })
     }
+}
 
+impl<W: Wire> Channel<W> {
     /// One request, acknowledged: the body of the last message that came before the acknowledgement, if any.
     pub(in crate::dataplane) fn ask(
         &mut self,
@@ -84,9 +112,10 @@ impl Channel {
         let sequence = self.send(kind, flags | NLM_F_ACK, body)?;
         let mut answer = None;
         loop {
-            for frame in self.receive(sequence)? {
+            let datagram = self.receive()?;
+            for frame in self.frames(&datagram, sequence)? {
                 match frame.content {
-                    Content::Body(body) => answer = Some(body),
+                    Content::Body(body) => answer = Some(body.to_vec()),
                     Content::Done | Content::Outcome(None) => return Ok(answer),
                     Content::Outcome(Some(errno)) => return Err(self.refused(errno)),
                 }
@@ -94,33 +123,42 @@ impl Channel {
         }
     }
 
-    /// The bodies of all messages of a dump. One that kept changing is given as it was seen last.
-    pub(in crate::dataplane) fn dump(
+    /// What `select` makes of the bodies of all messages of a dump. Nothing else is kept: a list of a million entries of which
+    /// three are wanted takes no memory to speak of. One that kept changing is given as it was seen last, and nothing of what
+    /// was seen before.
+    pub(in crate::dataplane) fn dump<T>(
         &mut self,
         kind: u16,
         body: &[u8],
-    ) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        mut select: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         let mut attempt = 1;
         loop {
             let last = attempt == DUMP_ATTEMPTS;
-            match self.dump_once(kind, body) {
-                Ok((bodies, interrupted)) if !interrupted || last => return Ok(bodies),
+            match self.dump_once(kind, body, &mut select) {
+                Ok((selected, interrupted)) if !interrupted || last => return Ok(selected),
                 Err(error) if last || !is_passing(&error) => return Err(error),
                 _ => attempt += 1,
             }
         }
     }
 
-    fn dump_once(&mut self, kind: u16, body: &[u8]) -> Result<(Vec<Vec<u8>>, bool), NetlinkError> {
+    fn dump_once<T>(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        mut select: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<(Vec<T>, bool), NetlinkError> {
         let sequence = self.send(kind, NLM_F_DUMP, body)?;
-        let mut bodies = Vec::new();
+        let mut selected = Vec::new();
         let mut interrupted = false;
         loop {
-            for frame in self.receive(sequence)? {
+            let datagram = self.receive()?;
+            for frame in self.frames(&datagram, sequence)? {
                 interrupted |= frame.interrupted;
                 match frame.content {
-                    Content::Body(body) => bodies.push(body),
-                    Content::Done | Content::Outcome(None) => return Ok((bodies, interrupted)),
+                    Content::Body(body) => selected.extend(select(body)),
+                    Content::Done | Content::Outcome(None) => return Ok((selected, interrupted)),
                     Content::Outcome(Some(errno)) => return Err(self.refused(errno)),
                 }
             }
@@ -134,21 +172,16 @@ impl Channel {
     fn send(&mut self, kind: u16, flags: u16, body: &[u8]) -> Result<u32, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let message = request(kind, flags, self.sequence, body);
-        let kernel = SocketAddr::new(0, 0);
-        self.socket.send_to(&message, &kernel, 0).map_err(|source| NetlinkError::Send(self.what, source))?;
+        self.wire.send(&message).map_err(|source| NetlinkError::Send(self.what, source))?;
         Ok(self.sequence)
     }
 
-    fn receive(&self, sequence: u32) -> Result<Vec<Frame>, NetlinkError> {
-        let mut datagram = Vec::with_capacity(DATAGRAM);
-        loop {
-            match self.socket.recv(&mut datagram, 0) {
-                Ok(_) => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(NetlinkError::Receive(self.what, error)),
-            }
-        }
-        frames(&datagram, sequence).map_err(|source| NetlinkError::Malformed(self.what, source))
+    fn receive(&mut self) -> Result<Vec<u8>, NetlinkError> {
+        self.wire.receive().map_err(|source| NetlinkError::Receive(self.what, source))
+    }
+
+    fn frames<'a>(&self, datagram: &'a [u8], sequence: u32) -> Result<Vec<Frame<'a>>, NetlinkError> {
+        frames(datagram, sequence).map_err(|source| NetlinkError::Malformed(self.what, source))
     }
 }
 
@@ -170,14 +203,14 @@ fn is_passing(error: &NetlinkError) -> bool {
 
 /// One message from the kernel.
 #[derive(Debug, PartialEq, Eq)]
-struct Frame {
+struct Frame<'a> {
     interrupted: bool,
-    content: Content,
+    content: Content<'a>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Content {
-    Body(Vec<u8>),
+enum Content<'a> {
+    Body(&'a [u8]),
     Done,
     /// Success, or an errno.
     Outcome(Option<i32>),
@@ -197,7 +230,7 @@ fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
 }
 
 /// The messages of a datagram that answer the request with this sequence number.
-fn frames(datagram: &[u8], sequence: u32) -> Result<Vec<Frame>, Malformed> {
+fn frames(datagram: &[u8], sequence: u32) -> Result<Vec<Frame<'_>>, Malformed> {
     let mut frames = Vec::new();
     let mut rest = datagram;
     while !rest.is_empty() {
@@ -211,7 +244,7 @@ fn frames(datagram: &[u8], sequence: u32) -> Result<Vec<Frame>, Malformed> {
                         .map_err(|error| Malformed(error.to_string()))?;
                     Content::Outcome(error.code().map(|code| code.get().saturating_neg()))
                 }
-                _ => Content::Body(message.payload().to_vec()),
+                _ => Content::Body(message.payload()),
             };
             frames.push(Frame { interrupted: message.flags() & NLM_F_DUMP_INTR != 0, content });
         }
@@ -222,6 +255,8 @@ fn frames(datagram: &[u8], sequence: u32) -> Result<Vec<Frame>, Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -232,7 +267,7 @@ mod tests {
         datagram.extend(request(NLMSG_DONE, NLM_F_DUMP_INTR, 7, &[]));
         datagram.extend(request(0x101, 0, 6, &[9]));
         let expected = [
-            Frame { interrupted: false, content: Content::Body(vec![1, 2, 3, 4]) },
+            Frame { interrupted: false, content: Content::Body(&[1, 2, 3, 4]) },
             Frame { interrupted: true, content: Content::Done },
         ];
         assert_eq!(frames(&datagram, 7).unwrap(), expected);
@@ -244,6 +279,85 @@ mod tests {
         assert_eq!(frames(&refused, 1).unwrap()[0].content, Content::Outcome(Some(2)));
         let done = request(NLMSG_ERROR, 0, 1, &0i32.to_ne_bytes());
         assert_eq!(frames(&done, 1).unwrap()[0].content, Content::Outcome(None));
+    }
+
+    /// Datagrams of messages: kinds, flags and bodies.
+    type Answer = Vec<io::Result<Vec<Message>>>;
+    type Message = (u16, u16, Vec<u8>);
+
+    /// A kernel that answers each request with the next of these.
+    #[derive(Default)]
+    struct Script {
+        answers: VecDeque<Answer>,
+        datagrams: VecDeque<io::Result<Vec<u8>>>,
+    }
+
+    impl Wire for Script {
+        fn send(&mut self, message: &[u8]) -> io::Result<()> {
+            let sequence = NetlinkBuffer::new_checked(message).unwrap().sequence_number();
+            let answer = self.answers.pop_front().unwrap();
+            self.datagrams = answer
+                .into_iter()
+                .map(|datagram| {
+                    let frame = |(kind, flags, body): Message| request(kind, flags, sequence, &body);
+                    Ok(datagram?.into_iter().flat_map(frame).collect())
+                })
+                .collect();
+            Ok(())
+        }
+
+        fn receive(&mut self) -> io::Result<Vec<u8>> {
+            self.datagrams.pop_front().unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
+        }
+    }
+
+    fn channel(answers: Vec<Answer>) -> Channel<Script> {
+        let wire = Script { answers: answers.into(), ..Script::default() };
+        Channel { what: "a script", wire, sequence: 41 }
+    }
+
+    fn body(number: u8) -> Message {
+        (0x101, 0, vec![number, 0, 0, 0])
+    }
+
+    fn done(flags: u16) -> Message {
+        (NLMSG_DONE, flags, vec![0; 4])
+    }
+
+    fn odd(body: &[u8]) -> Option<u8> {
+        body.first().copied().filter(|number| number % 2 == 1)
+    }
+
+    #[test]
+    fn of_a_dump_only_what_is_selected_is_kept() {
+        let answer = vec![Ok(vec![body(1), body(2)]), Ok(vec![body(3)]), Ok(vec![body(4), done(0)])];
+        assert_eq!(channel(vec![answer]).dump(0x101, &[], odd).unwrap(), [1, 3]);
+    }
+
+    #[test]
+    fn a_dump_that_was_interrupted_or_lost_starts_anew() {
+        let interrupted = vec![Ok(vec![body(1), body(3)]), Ok(vec![body(5), done(NLM_F_DUMP_INTR)])];
+        let lost = vec![Ok(vec![body(7)]), Err(io::Error::from_raw_os_error(ENOBUFS))];
+        let busy = vec![Ok(vec![(NLMSG_ERROR, 0, (-EBUSY).to_ne_bytes().to_vec())])];
+        let good = vec![Ok(vec![body(9), done(0)])];
+        let mut seen = 0;
+        let mut channel = channel(vec![interrupted, lost, busy, good]);
+        let kept = channel.dump(0x101, &[], |body| {
+            seen += 1;
+            odd(body)
+        });
+        assert_eq!((kept.unwrap(), seen), (vec![9], 5));
+    }
+
+    #[test]
+    fn a_dump_that_is_refused_or_never_steady_comes_to_an_end() {
+        let refused = vec![Ok(vec![(NLMSG_ERROR, 0, (-1i32).to_ne_bytes().to_vec())])];
+        assert_eq!(channel(vec![refused]).dump(0x101, &[], odd).unwrap_err().refusal(), Some(1));
+        let attempts = usize::try_from(DUMP_ATTEMPTS).unwrap();
+        let unsteady = |_| vec![Ok(vec![body(1), done(NLM_F_DUMP_INTR)])];
+        let mut unsteady = channel((0..attempts).map(unsteady).collect());
+        assert_eq!(unsteady.dump(0x101, &[], odd).unwrap(), [1]);
+        assert!(unsteady.wire.answers.is_empty());
     }
 
     proptest! {

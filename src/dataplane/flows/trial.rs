@@ -65,10 +65,11 @@ pub(in crate::dataplane) fn peer_of(vip: SocketAddr) -> Result<SocketAddr, Strin
     };
     let (_socket, own) = dial().map_err(|error| format!("cannot be dialled: {}", error.kind()))?;
     let listed = Channel::open(NETLINK_SOCK_DIAG, "the host's sockets")
-        .and_then(|mut channel| channel.dump(sockets::LIST, &sockets::of_port(own)))
+        .and_then(|mut channel| {
+            channel.dump(sockets::LIST, &sockets::of_port(own), |body| sockets::socket(body).ok())
+        })
         .map_err(|error| chain(&error))?;
-    let mut ours = listed.iter().filter_map(|body| sockets::socket(body).ok());
-    let ours = ours.find(|socket| socket.flow.client.port() == own.port());
+    let ours = listed.into_iter().find(|socket| socket.flow.client.port() == own.port());
     ours.map(|socket| socket.flow.vip)
         .ok_or_else(|| "the connection ended before it was looked at".to_owned())
 }
@@ -126,11 +127,15 @@ pub(in crate::dataplane) fn connection(tracked: bool, tried: &mut impl FnMut(Tri
 
 impl Kernel {
     fn unfiltered(&mut self, vip: SocketAddr) -> Result<usize, NetlinkError> {
-        Ok(self.conntrack.dump(conntrack::GET, &conntrack::dump_all(vip.ip()))?.len())
+        self.count(&conntrack::dump_all(vip.ip()))
     }
 
     fn filtered(&mut self, vip: SocketAddr) -> Result<usize, NetlinkError> {
-        Ok(self.conntrack.dump(conntrack::GET, &conntrack::dump(vip, vip))?.len())
+        self.count(&conntrack::dump(vip, vip))
+    }
+
+    fn count(&mut self, request: &[u8]) -> Result<usize, NetlinkError> {
+        Ok(self.conntrack.dump(conntrack::GET, request, |_| Some(()))?.len())
     }
 }
 

@@ -39,6 +39,7 @@ pub fn table(state: &DesiredState) -> Table {
     Table {
         comment: "apivip: leads the virtual IP of the Kubernetes API to live apiservers",
         counters,
+        sets: super::kill::dead_sets(state).collect(),
         chains,
     }
 }

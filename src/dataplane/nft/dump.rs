@@ -35,7 +35,18 @@ const PARTS: [(u16, Option<u16>); 5] = [
 impl NftSocket {
     /// Reads the table as it stands in the kernel, without its rules.
     pub fn observe(&mut self) -> Result<Observed, NftError> {
-        Ok(self.look(false)?.observed)
+        let mut look = self.look(false)?;
+        self.look_at_dead(&mut look)?;
+        Ok(look.observed)
+    }
+
+    /// Reads who is in the sets of dead backends, too. They go by themselves, so they are no part of the fingerprint.
+    pub(super) fn look_at_dead(&mut self, look: &mut Look) -> Result<(), NftError> {
+        for set in look.observed.sets.keys().cloned().collect::<Vec<_>>() {
+            let sequence = self.next_sequence();
+            self.dump(&request::elements(&set, sequence), sequence, look)?;
+        }
+        Ok(())
     }
 
     /// The counters of these backends, of new connections, and nothing else of the table: cheaper than a whole look,

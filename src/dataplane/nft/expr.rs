@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::attr::{Attr, be32, bytes, string};
 use super::instruction::{
-    address_len, bitwise, compare, conntrack, expression, immediate, kernel_family, meta, octets, payload,
-    verdict, verdict_data,
+    address_len, bitwise, compare, conntrack, conntrack_to, expression, immediate, kernel_family, meta,
+    octets, payload, verdict, verdict_data,
 };
 use super::kernel::expr::*;
 use super::kernel::{data, reg};
+use super::names::dead_name;
 use super::table::{Action, BalanceKey, Match};
 use super::wire::{ANONYMOUS_MAP, CLIENT_HASH_SEED};
 use crate::model::cidr::Cidr;
@@ -71,12 +72,20 @@ pub(super) fn matching(condition: Match) -> Vec<Attr> {
             compare(CMP_NEQ, &0u32.to_ne_bytes()),
         ],
         Match::FlowDestinationAddress(ip) => flow((CT_DST_IP, CT_DST_IP6), CT_ORIGINAL, ip),
-        Match::FlowReplySourceAddress(ip) => flow((CT_SRC_IP, CT_SRC_IP6), CT_REPLY, ip),
         Match::FlowDestinationPort(port) => {
             vec![conntrack(CT_PROTO_DST, Some(CT_ORIGINAL)), compare(CMP_EQ, &port.to_be_bytes())]
         }
-        Match::FlowReplySourcePort(port) => {
-            vec![conntrack(CT_PROTO_SRC, Some(CT_REPLY)), compare(CMP_EQ, &port.to_be_bytes())]
+        Match::FlowRepliesFromDead(vip) => {
+            // The port stands in the register behind the address.
+            let (address, next) = match Family::of(vip.ip()) {
+                Family::V4 => (CT_SRC_IP, reg::R1_SECOND_WORD),
+                Family::V6 => (CT_SRC_IP6, reg::R2),
+            };
+            vec![
+                conntrack(address, Some(CT_REPLY)),
+                conntrack_to(next, CT_PROTO_SRC, Some(CT_REPLY)),
+                expression("lookup", &[string(LOOKUP_SET, &dead_name(vip)), be32(LOOKUP_SREG, reg::R1)]),
+            ]
         }
         Match::FlowDirectionOriginal => {
             vec![conntrack(CT_DIRECTION_KEY, None), compare(CMP_EQ, &[CT_ORIGINAL])]

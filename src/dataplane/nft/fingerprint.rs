@@ -1,13 +1,14 @@
 //! A digest of our table as the kernel lists it, by which a later look tells whether it still is what it was. Pure.
 //!
 //! In: the datagrams of its dumps. Out: a [`Fingerprint`]. Everything counts but the values of counters: names, order,
-//! expressions, elements, flags, the owner, and the kernel's handles, so that what was replaced by its like is seen too.
+//! expressions, flags, the owner, the elements of maps, and the kernel's handles, so that what was replaced by its like is
+//! seen too. Elements that expire are not asked for.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use netlink_packet_core::NlaBuffer;
 
-use super::kernel::{SUBSYSTEM, chain, msg, object};
+use super::kernel::{SUBSYSTEM, chain, msg, object, set};
 use super::reply::{Malformed, attributes, belongs, messages};
 
 /// Two of the same table are equal; those of different ones, but for once in 2^64 times, are not.
@@ -43,9 +44,12 @@ impl Fingerprint {
     }
 }
 
-/// Attributes that packets change, and no program.
+/// Attributes that packets and time change, and no program.
 fn is_volatile(kind: u16, attribute: u16) -> bool {
-    matches!((kind, attribute), (msg::NEWOBJ, object::DATA) | (msg::NEWCHAIN, chain::COUNTERS))
+    matches!(
+        (kind, attribute),
+        (msg::NEWOBJ, object::DATA) | (msg::NEWCHAIN, chain::COUNTERS) | (msg::NEWSET, set::COUNT)
+    )
 }
 
 #[cfg(test)]

@@ -12,7 +12,11 @@ pub(super) fn meta(key: u32) -> Attr {
 }
 
 pub(super) fn conntrack(key: u32, direction: Option<u8>) -> Attr {
-    let mut attrs = vec![be32(CT_KEY, key), be32(CT_DREG, reg::R1)];
+    conntrack_to(reg::R1, key, direction)
+}
+
+pub(super) fn conntrack_to(register: u32, key: u32, direction: Option<u8>) -> Attr {
+    let mut attrs = vec![be32(CT_KEY, key), be32(CT_DREG, register)];
     attrs.extend(direction.map(|d| bytes(CT_DIRECTION, &[d])));
     expression("ct", &attrs)
 }

@@ -31,8 +31,10 @@ pub mod msg {
     pub const DELRULE: u16 = 8;
     pub const NEWSET: u16 = 9;
     pub const GETSET: u16 = 10;
+    pub const DELSET: u16 = 11;
     pub const NEWSETELEM: u16 = 12;
     pub const GETSETELEM: u16 = 13;
+    pub const DELSETELEM: u16 = 14;
     pub const NEWGEN: u16 = 15;
     pub const GETGEN: u16 = 16;
     pub const NEWOBJ: u16 = 18;
@@ -96,11 +98,15 @@ pub mod set {
     pub const DATA_LEN: u16 = 7;
     pub const DESC: u16 = 9;
     pub const ID: u16 = 10;
+    pub const TIMEOUT: u16 = 11;
     pub const USERDATA: u16 = 13;
+    /// How many elements there are, on kernels that say so.
+    pub const COUNT: u16 = 20;
     pub const DESC_SIZE: u16 = 1;
     pub const FLAG_ANONYMOUS: u32 = 1;
     pub const FLAG_CONSTANT: u32 = 2;
     pub const FLAG_MAP: u32 = 8;
+    pub const FLAG_TIMEOUT: u32 = 16;
 }
 
 /// `enum nft_set_elem_list_attributes` and `enum nft_set_elem_attributes`.
@@ -147,11 +153,13 @@ pub mod data {
     pub const TYPE_VERDICT: u32 = 0xffff_ff00;
 }
 
-/// Registers of 16 bytes: `NFT_REG_VERDICT`, `NFT_REG_1`, `NFT_REG_2`.
+/// Registers of 16 bytes: `NFT_REG_VERDICT`, `NFT_REG_1`, `NFT_REG_2`; and of 4: `NFT_REG32_01`, the second of those that
+/// `NFT_REG_1` is made of.
 pub mod reg {
     pub const VERDICT: u32 = 0;
     pub const R1: u32 = 1;
     pub const R2: u32 = 2;
+    pub const R1_SECOND_WORD: u32 = 9;
 }
 
 /// Attributes and keys of the expressions, by the expression's name.
@@ -260,6 +268,7 @@ pub mod udata {
     pub const SET_DATA_BYTEORDER: u8 = 1;
     pub const SET_DATA_TYPEOF: u8 = 4;
     pub const SET_DATA_INTERVAL: u8 = 6;
+    pub const SET_COMMENT: u8 = 7;
     pub const TYPEOF_EXPR: u8 = 0;
     pub const TYPEOF_DATA: u8 = 1;
     /// nft's `BYTEORDER_HOST_ENDIAN`.
@@ -268,4 +277,10 @@ pub mod udata {
     pub const EXPR_VERDICT: u32 = 1;
     /// nft's `TYPE_INTEGER`, as a set's key type.
     pub const TYPE_INTEGER: u32 = 4;
+    /// nft's `TYPE_IPADDR`, `TYPE_IP6ADDR` and `TYPE_INET_SERVICE`; a concatenation has one beside the other.
+    pub const TYPE_IPV4: u32 = 7;
+    pub const TYPE_IPV6: u32 = 8;
+    pub const TYPE_SERVICE: u32 = 13;
+    /// nft's `TYPE_BITS`.
+    pub const TYPE_BITS: u32 = 6;
 }

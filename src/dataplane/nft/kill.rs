@@ -5,11 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::names::{backend_name, dead_name, reset_name};
-use super::table::{Action, Chain, Counter, Hook, Match, Rule, TcpFlags};
+use super::table::{Action, Chain, Counter, Element, Hook, Match, Rule, Set, TcpFlags};
 use crate::model::desired::{DesiredFrontend, DesiredState};
-use crate::model::types::Backend;
+use crate::model::types::{Backend, Family, Vip};
+
+/// Three times as long as until a daemon puts them there again: it may once be kept from that by another program's
+/// commit.
+const DEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The base chains; they stand also while nobody is dead, so that a death changes rules only.
 pub(super) fn base_chains(state: &DesiredState) -> Vec<Chain> {
@@ -17,7 +22,7 @@ pub(super) fn base_chains(state: &DesiredState) -> Vec<Chain> {
         name: name.to_owned(),
         comment: comment.to_owned(),
         hook: Some(hook),
-        rules: state.frontends.iter().filter(|f| !f.dead.is_empty()).map(to_dead).collect(),
+        rules: state.frontends.iter().map(to_dead).collect(),
     };
     vec![
         dead(
@@ -36,21 +41,37 @@ pub(super) fn base_chains(state: &DesiredState) -> Vec<Chain> {
     ]
 }
 
-/// The chain of a frontend with dead backends, if it has any.
+/// The chain of each frontend that rejects what goes to a dead backend.
 pub(super) fn dead_chains(state: &DesiredState) -> impl Iterator<Item = Chain> {
-    state.frontends.iter().filter(|f| !f.dead.is_empty()).map(|frontend| Chain {
+    state.frontends.iter().map(|frontend| Chain {
         name: dead_name(frontend.vip),
         comment: format!("flows to {} whose apiserver does not answer", frontend.vip),
         hook: None,
-        rules: frontend.dead.iter().map(|backend| reject(*backend)).collect(),
+        rules: vec![reject(frontend.vip)],
     })
 }
 
-/// One counter for each dead backend.
+/// The set of each frontend that says which backends are dead. It stands also while none is, so that a death changes
+/// elements only; and they expire, so that a daemon that is gone has no flows of an apiserver ended that is back.
+pub(super) fn dead_sets(state: &DesiredState) -> impl Iterator<Item = Set> {
+    state.frontends.iter().map(|frontend| Set {
+        name: dead_name(frontend.vip),
+        comment: format!("apiservers of {} that do not answer", frontend.vip),
+        family: Family::of(frontend.vip.ip()),
+        timeout: DEAD_TIMEOUT,
+        elements: frontend.dead.iter().map(element).collect(),
+    })
+}
+
+fn element(backend: &Backend) -> Element {
+    Element { address: *backend, comment: format!("apiserver {backend} does not answer") }
+}
+
+/// One counter for each frontend.
 pub(super) fn counters(state: &DesiredState) -> impl Iterator<Item = Counter> {
-    state.dead().into_keys().map(|backend| Counter {
-        name: reset_name(backend),
-        comment: format!("resets sent in place of apiserver {backend}"),
+    state.frontends.iter().map(|frontend| Counter {
+        name: reset_name(frontend.vip),
+        comment: format!("resets sent in place of apiservers of {}", frontend.vip),
     })
 }
 
@@ -77,17 +98,12 @@ fn to_dead(frontend: &DesiredFrontend) -> Rule {
 }
 
 /// Never a SYN: a new connection goes to a live apiserver. Never a reset: it ends the flow by itself.
-fn reject(backend: Backend) -> Rule {
+fn reject(vip: Vip) -> Rule {
     Rule::new(
-        vec![
-            Match::TcpFlags(TcpFlags::NeitherSynNorRst),
-            Match::FlowReplySourceAddress(backend.ip()),
-            Match::FlowReplySourcePort(backend.port()),
-        ],
+        vec![Match::TcpFlags(TcpFlags::NeitherSynNorRst), Match::FlowRepliesFromDead(vip)],
         Action::RejectWithReset,
     )
-    .counted(reset_name(backend))
-    .because(format!("apiserver {backend} does not answer"))
+    .counted(reset_name(vip))
 }
 
 fn nudge(frontend: &DesiredFrontend) -> Rule {

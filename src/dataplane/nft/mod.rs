@@ -16,6 +16,7 @@ pub mod names;
 pub mod owner;
 pub mod reply;
 mod request;
+pub mod sets;
 pub mod socket;
 mod source;
 pub mod survey;

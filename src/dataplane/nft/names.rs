@@ -22,14 +22,14 @@ pub(super) fn frontend_name(vip: Vip) -> String {
     name(VIP, vip)
 }
 
-/// The name of the chain that ends the flows of a virtual IP to dead backends.
+/// The name of the chain that ends the flows of a virtual IP to dead backends, and of the set of those.
 pub(super) fn dead_name(vip: Vip) -> String {
     name(DEAD, vip)
 }
 
-/// The name of the counter of resets sent to a dead backend's clients.
-pub fn reset_name(backend: Backend) -> String {
-    name(RESET, backend)
+/// The name of the counter of resets sent to clients of a virtual IP in place of dead backends.
+pub fn reset_name(vip: Vip) -> String {
+    name(RESET, vip)
 }
 
 /// Whose chain and counter this is, if it is a backend's.
@@ -42,9 +42,14 @@ pub fn frontend(name: &str) -> Option<Vip> {
     address(VIP, name)
 }
 
-/// In whose place resets are counted under this name.
-pub fn reset(name: &str) -> Option<Backend> {
+/// To clients of which virtual IP the resets went that are counted under this name.
+pub fn reset(name: &str) -> Option<Vip> {
     address(RESET, name)
+}
+
+/// Of which virtual IP this is the set of dead backends.
+pub fn dead(name: &str) -> Option<Vip> {
+    address(DEAD, name)
 }
 
 /// nft names hold letters, digits, '.', '-' and '_', so an IPv6 address has '_' for ':'.
@@ -107,6 +112,7 @@ mod tests {
             prop_assert_eq!(backend(&backend_name(address)), Some(address));
             prop_assert_eq!(frontend(&frontend_name(address)), Some(address));
             prop_assert_eq!(reset(&reset_name(address)), Some(address));
+            prop_assert_eq!(dead(&dead_name(address)), Some(address));
             for other in [frontend_name(address), dead_name(address), reset_name(address)] {
                 prop_assert_eq!(backend(&other), None);
             }
@@ -114,7 +120,7 @@ mod tests {
 
         #[test]
         fn no_text_panics(text: String) {
-            for prefix in [BACKEND, VIP, RESET] {
+            for prefix in [BACKEND, VIP, DEAD, RESET] {
                 let _ = address(prefix, &text);
                 let _ = address(prefix, &format!("{prefix}-{text}"));
             }

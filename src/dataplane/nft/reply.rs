@@ -3,15 +3,20 @@
 //! In: the bytes of one datagram. Out: [`Reply`]s, and [`Observed`], the table as it stands in the kernel. Nothing
 //! here trusts a length: a malformed message is an error, never a panic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_packet_core::{
     ErrorBuffer, NLA_HEADER_SIZE, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlaBuffer,
     NlasIterator,
 };
 
-use super::kernel::{FAMILY_INET, SUBSYSTEM, chain, flowtable, generation, msg, object, set, table};
-use super::table::{TABLE_NAME, Table};
+use super::kernel::{
+    FAMILY_INET, SUBSYSTEM, chain, data, elem, flowtable, generation, msg, object, set, table,
+};
+use super::names;
+use super::sets::{self, Shape};
+use super::table::{Set, TABLE_NAME, Table};
+use crate::model::types::Backend;
 
 /// `sizeof(struct nfgenmsg)`.
 const GENERIC_HEADER_LEN: usize = 4;
@@ -69,8 +74,17 @@ pub enum Content {
         table: String,
         /// The set's name.
         name: String,
-        /// Anonymous sets belong to a rule and go with it.
-        anonymous: bool,
+        /// Anonymous sets belong to a rule and go with it. Named ones have a shape.
+        shape: Option<Shape>,
+    },
+    /// Elements of a set.
+    Elements {
+        /// The table's name.
+        table: String,
+        /// The set's name.
+        set: String,
+        /// Their keys.
+        keys: Vec<Vec<u8>>,
     },
     /// A flowtable of a table.
     Flowtable {
@@ -114,7 +128,11 @@ pub struct Observed {
     pub maps: Vec<String>,
     /// Its counters by name.
     pub counters: BTreeMap<String, Count>,
-    /// Something in it that apivip never makes: a named set, a flowtable, an object that is no counter.
+    /// Its sets of dead backends by name.
+    pub sets: BTreeMap<String, Shape>,
+    /// What is in them.
+    pub dead: BTreeSet<Backend>,
+    /// Something in it that apivip never makes: another named set, a flowtable, an object that is no counter.
     pub foreign: bool,
 }
 
@@ -132,9 +150,13 @@ impl Observed {
                 }
                 None => self.foreign = true,
             },
-            Content::Set { table, name, anonymous } if table == TABLE_NAME => {
-                self.foreign |= !anonymous;
-                self.maps.push(name);
+            Content::Set { table, name, shape } if table == TABLE_NAME => match shape {
+                None => self.maps.push(name),
+                Some(shape) if names::dead(&name).is_some() => drop(self.sets.insert(name, shape)),
+                Some(_) => self.foreign = true,
+            },
+            Content::Elements { table, set, keys } if table == TABLE_NAME && self.sets.contains_key(&set) => {
+                self.dead.extend(keys.iter().filter_map(|key| sets::address(key)));
             }
             Content::Flowtable { table } if table == TABLE_NAME => self.foreign = true,
             _ => {}
@@ -149,6 +171,11 @@ impl Observed {
         let count = wanted.clone().count();
         let found = self.chains.iter().take(count).map(|c| (c.name.as_str(), c.base.clone()));
         found.eq(wanted) && self.chains.iter().skip(count).all(|c| c.base.is_none())
+    }
+
+    /// Whether there is no set of this name yet, or one that can be filled as it is.
+    pub(super) fn has_place_for(&self, set: &Set) -> bool {
+        self.sets.get(&set.name).is_none_or(|shape| *shape == Shape::of(set))
     }
 
     /// Names of the chains that are no base chains.
@@ -241,11 +268,37 @@ fn object(kind: u16, attrs: &[u8]) -> Result<Content, Malformed> {
         msg::NEWSET => Content::Set {
             table: text(attrs, set::TABLE)?,
             name: text(attrs, set::NAME)?,
-            anonymous: number(attrs, set::FLAGS)?.unwrap_or(0) & set::FLAG_ANONYMOUS != 0,
+            shape: shape(attrs)?,
+        },
+        msg::NEWSETELEM => Content::Elements {
+            table: text(attrs, elem::LIST_TABLE)?,
+            set: text(attrs, elem::LIST_SET)?,
+            keys: keys(attrs)?,
         },
         msg::NEWFLOWTABLE => Content::Flowtable { table: text(attrs, flowtable::TABLE)? },
         _ => Content::Other,
     })
+}
+
+/// `None`: it is anonymous.
+fn shape(attrs: &[u8]) -> Result<Option<Shape>, Malformed> {
+    let flags = number(attrs, set::FLAGS)?.unwrap_or(0);
+    if flags & set::FLAG_ANONYMOUS != 0 {
+        return Ok(None);
+    }
+    let timeout = find(attrs, set::TIMEOUT)?.and_then(|v| v.try_into().ok()).map_or(0, u64::from_be_bytes);
+    let key_type = number(attrs, set::KEY_TYPE)?.unwrap_or(0);
+    Ok(Some(Shape { flags, key_type, key_len: number(attrs, set::KEY_LEN)?.unwrap_or(0), timeout }))
+}
+
+fn keys(attrs: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
+    let mut keys = Vec::new();
+    for element in attributes(find(attrs, elem::LIST_ELEMENTS)?.unwrap_or_default()) {
+        if let Some(key) = find(element?.value(), elem::KEY)? {
+            keys.extend(find(key, data::VALUE)?.map(<[u8]>::to_vec));
+        }
+    }
+    Ok(keys)
 }
 
 fn observed_chain(attrs: &[u8]) -> Result<ObservedChain, Malformed> {

@@ -3,6 +3,7 @@
 //! Every call blocks its thread: the kernel works while `sendmsg` runs, and a commit waits for the commits of
 //! others in the same network namespace. [`super::super::nftables`] keeps it away from the runtime.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -12,9 +13,11 @@ use socket2::SockRef;
 use super::dump::LOOK_ATTEMPTS;
 use super::owner::Ownership;
 use super::reply::{self, Observed, Reply};
-use super::table::Table;
+use super::sets;
+use super::table::{Set, Table};
 use super::verdict::{Verdict, is_race, is_unknown, verdict};
 use super::wire::{self, Step};
+use crate::model::types::Backend;
 
 /// The kernel answers before `sendmsg` returns; this only bounds the wait for an answer that was lost.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -162,6 +165,19 @@ impl NftSocket {
         Ok(Replaced { before: look.observed, steps: steps.len(), bytes, owned })
     }
 
+    /// Puts those of these backends that the table which was committed last takes for dead into its sets again, with their
+    /// whole time ahead of them, and takes all others out. Nothing else changes, and [`NftSocket::verify`] does not mind.
+    pub fn refresh(&mut self, dead: &BTreeSet<Backend>) -> Result<(), NftError> {
+        let Some(installed) = &self.installed else { return Ok(()) };
+        let fill = |set: &Set| {
+            let meant = set.elements.iter().filter(|element| dead.contains(&element.address));
+            sets::fill(&set.name, meant)
+        };
+        let filled = installed.table.sets.iter().filter(|set| !set.elements.is_empty());
+        let steps: Vec<Step> = filled.flat_map(fill).collect();
+        self.commit(&steps, None).map(drop)
+    }
+
     /// Remembers what the kernel made of the last commit. It must be asked before anybody else changes a rule, or his
     /// change would be taken for ours: where that failed, the same table is committed again.
     pub fn remember(&mut self) -> Result<(), NftError> {
@@ -184,10 +200,18 @@ impl NftSocket {
 
     /// Compares the kernel's table with what was committed last.
     pub fn verify(&mut self) -> Result<Standing, NftError> {
-        let Some(Installed { fingerprint, .. }) = &self.installed else { return Ok(Standing::Stands) };
-        let fingerprint = *fingerprint;
-        let found = self.look(true)?.fingerprint.finish();
-        Ok(if fingerprint == Some(found) { Standing::Stands } else { Standing::Differs })
+        if self.installed.is_none() {
+            return Ok(Standing::Stands);
+        }
+        let mut look = self.look(true)?;
+        let found = look.fingerprint.finish();
+        self.look_at_dead(&mut look)?;
+        let Some(Installed { fingerprint, table, .. }) = &self.installed else { return Ok(Standing::Stands) };
+        // An element that expired, or was taken away, is put there again in time. One more has flows ended that live.
+        let elements = || table.sets.iter().flat_map(|set| &set.elements);
+        let nobody_else = look.observed.dead.iter().all(|dead| elements().any(|e| e.address == *dead));
+        let stands = *fingerprint == Some(found) && nobody_else;
+        Ok(if stands { Standing::Stands } else { Standing::Differs })
     }
 
     /// Removes the table. `false`: there was none.

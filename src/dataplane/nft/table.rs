@@ -4,9 +4,10 @@
 //! `text` and [`super::wire`] can both write it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::model::cidr::Cidr;
-use crate::model::types::Family;
+use crate::model::types::{Family, Vip};
 
 /// The table's name; its family is `inet`.
 pub const TABLE_NAME: &str = "apivip";
@@ -21,6 +22,8 @@ pub struct Table {
     pub comment: &'static str,
     /// Named counters, in the order in which they are listed.
     pub counters: Vec<Counter>,
+    /// Named sets.
+    pub sets: Vec<Set>,
     /// Chains: base chains first, so that they keep their place when all others are replaced.
     pub chains: Vec<Chain>,
 }
@@ -31,6 +34,30 @@ pub struct Counter {
     /// Unique within the table.
     pub name: String,
     /// What is counted.
+    pub comment: String,
+}
+
+/// A named set of addresses with TCP ports. Replacing the table fills it anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Unique among the table's sets.
+    pub name: String,
+    /// What is in it.
+    pub comment: String,
+    /// The family of all its addresses.
+    pub family: Family,
+    /// An element that is not put there again is gone after this: whole seconds.
+    pub timeout: Duration,
+    /// What it holds, each once.
+    pub elements: Vec<Element>,
+}
+
+/// An element of a [`Set`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Element {
+    /// The address and port.
+    pub address: SocketAddr,
+    /// Why it is there.
     pub comment: String,
 }
 
@@ -137,10 +164,9 @@ pub enum Match {
     FlowDestinationPort(u16),
     /// `ct direction original`: from the client to the server.
     FlowDirectionOriginal,
-    /// `ct reply ip saddr` / `ct reply ip6 saddr`: who answers the flow.
-    FlowReplySourceAddress(IpAddr),
-    /// `ct reply proto-src`: from which port, in host byte order. Needs a TCP match before it.
-    FlowReplySourcePort(u16),
+    /// `ct reply ip saddr . ct reply proto-src @SET` / `ct reply ip6 saddr ...`: who answers the flow is in the set of dead
+    /// backends of this virtual IP. Needs a TCP match before it.
+    FlowRepliesFromDead(Vip),
     /// `tcp sport`, in host byte order.
     TcpSourcePort(u16),
     /// `tcp flags`.

@@ -2,8 +2,10 @@
 
 use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use super::table::{Action, BalanceKey, Chain, Counter, Hook, Match, Rule, TABLE_NAME, Table, TcpFlags};
+use super::names::dead_name;
+use super::table::{Action, BalanceKey, Chain, Counter, Hook, Match, Rule, Set, TABLE_NAME, Table, TcpFlags};
 use super::wire::CLIENT_HASH_SEED;
 use crate::model::types::Family;
 
@@ -20,6 +22,10 @@ impl Display for Table {
             write!(f, "{separator}{counter}")?;
             separator = "\n";
         }
+        for set in &self.sets {
+            write!(f, "{separator}{set}")?;
+            separator = "\n";
+        }
         for chain in &self.chains {
             write!(f, "{separator}{chain}")?;
             separator = "\n";
@@ -32,6 +38,31 @@ impl Display for Counter {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "\tcounter {} {{\n\t\tcomment \"{}\"", self.name, self.comment)?;
         writeln!(f, "\t\tpackets 0 bytes 0\n\t}}")
+    }
+}
+
+impl Display for Set {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let address = match self.family {
+            Family::V4 => "ipv4_addr",
+            Family::V6 => "ipv6_addr",
+        };
+        writeln!(f, "\tset {} {{\n\t\ttype {address} . inet_service", self.name)?;
+        writeln!(f, "\t\ttimeout {}\n\t\tcomment \"{}\"", duration(self.timeout), self.comment)?;
+        for (index, element) in self.elements.iter().enumerate() {
+            f.write_str(if index == 0 { "\t\telements = { " } else { ",\n\t\t\t     " })?;
+            let address = element.address;
+            write!(f, "{} . {} comment \"{}\"", address.ip(), address.port(), element.comment)?;
+        }
+        f.write_str(if self.elements.is_empty() { "\t}\n" } else { " }\n\t}\n" })
+    }
+}
+
+/// Whole seconds the way nft writes them.
+fn duration(of: Duration) -> String {
+    match of.as_secs() {
+        seconds if seconds > 0 && seconds % 60 == 0 => format!("{}m", seconds / 60),
+        seconds => format!("{seconds}s"),
     }
 }
 
@@ -98,8 +129,10 @@ impl Display for Match {
             Self::FlowDestinationAddress(ip) => write!(f, "ct original {} daddr {ip}", ip_keyword(*ip)),
             Self::FlowDestinationPort(port) => write!(f, "ct original proto-dst {port}"),
             Self::FlowDirectionOriginal => f.write_str("ct direction original"),
-            Self::FlowReplySourceAddress(ip) => write!(f, "ct reply {} saddr {ip}", ip_keyword(*ip)),
-            Self::FlowReplySourcePort(port) => write!(f, "ct reply proto-src {port}"),
+            Self::FlowRepliesFromDead(vip) => {
+                let ip = ip_keyword(vip.ip());
+                write!(f, "ct reply {ip} saddr . ct reply proto-src @{}", dead_name(*vip))
+            }
             Self::TcpSourcePort(port) => write!(f, "tcp sport {port}"),
             Self::TcpWithoutOptions => f.write_str("tcp doff 5"),
             Self::TcpFlags(TcpFlags::NeitherSynNorRst) => f.write_str("tcp flags ! syn,rst"),

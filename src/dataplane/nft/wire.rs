@@ -1,7 +1,7 @@
 //! [`Table`] -> one nf_tables transaction: the messages of a batch. Pure.
 //!
 //! In: the table to install, and what is in the kernel now. Out: bytes for [`super::socket`]. Replacing keeps the
-//! table, its base chains and the counters that are still wanted, and remakes the rest, all in one commit: a flow
+//! table, its base chains, and the counters and sets that are still wanted, and remakes the rest, all in one commit: a flow
 //! sees either the old rules or the new ones, and nat never unhooks.
 
 use std::collections::BTreeSet;
@@ -16,6 +16,7 @@ use super::kernel::{
 };
 use super::owner::Ownership;
 use super::reply::Observed;
+use super::sets;
 use super::table::{Action, Chain, Counter, Rule, TABLE_NAME, Table, Target};
 
 /// The kernel gives an anonymous set its real name.
@@ -23,7 +24,7 @@ pub(super) const ANONYMOUS_MAP: &str = "__map%d";
 /// Seed of the hash that ties a client to a backend: fixed, so that replacing the rules moves no client. "apiv".
 pub(super) const CLIENT_HASH_SEED: u32 = 0x6170_6976;
 /// Elements in one message: a netlink attribute holds 64 KiB, an element with its comment at most 500 bytes.
-const ELEMENTS_PER_MESSAGE: usize = 100;
+pub(super) const ELEMENTS_PER_MESSAGE: usize = 100;
 
 /// One message of a batch and what it is for, to be named when the kernel refuses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,7 @@ pub fn replace(table: &Table, observed: &Observed, ownership: Ownership) -> Vec<
     let wanted: BTreeSet<&str> = table.counters.iter().map(|c| c.name.as_str()).collect();
     let in_place = observed.exists
         && !observed.foreign
+        && table.sets.iter().all(|set| observed.has_place_for(set))
         && observed.has_base_chains_of(table)
         && ownership.fits(observed.flags);
     // The new nat chains are hooked in before the old ones are let go, so nat never unhooks here either.
@@ -66,19 +68,31 @@ pub fn replace(table: &Table, observed: &Observed, ownership: Ownership) -> Vec<
             observed.counters.keys().filter(|c| !wanted.contains(c.as_str())).map(|c| delete_counter(c)),
         );
     }
+    if in_place {
+        let is_wanted = |name: &str| table.sets.iter().any(|set| set.name == name);
+        steps.extend(observed.sets.keys().filter(|name| !is_wanted(name)).map(|name| sets::delete(name)));
+    }
+    // Ids of sets, which are told apart within the transaction.
+    let mut id = 0;
+    for set in &table.sets {
+        if !(in_place && observed.sets.contains_key(&set.name)) {
+            id += 1;
+            steps.push(sets::add(set, id));
+        }
+        steps.extend(sets::fill(&set.name, set.elements.iter()));
+    }
     let kept = |c: &Counter| observed.counters.get(&c.name).copied();
     steps.extend(table.counters.iter().map(|c| add_counter(c, kept(c).unwrap_or_default())));
     let present = |c: &&Chain| in_place && c.hook.is_some();
     steps.extend(table.chains.iter().filter(|c| !present(c)).map(add_chain));
-    let mut map_id = 0;
     for chain in &table.chains {
         for rule in &chain.rules {
             if let Action::Balance { targets, .. } = &rule.action {
-                map_id += 1;
-                steps.push(add_map(map_id, targets.len()));
-                steps.extend(add_elements(map_id, targets));
+                id += 1;
+                steps.push(add_map(id, targets.len()));
+                steps.extend(add_elements(id, targets));
             }
-            steps.push(add_rule(chain, rule, map_id));
+            steps.push(add_rule(chain, rule, id));
         }
     }
     steps
@@ -131,7 +145,7 @@ pub(super) fn push(
     out.extend_from_slice(attrs);
 }
 
-fn step(what: String, kind: u16, flags: u16, attrs: &[Attr]) -> Step {
+pub(super) fn step(what: String, kind: u16, flags: u16, attrs: &[Attr]) -> Step {
     Step { what, kind, flags, attrs: emit(attrs) }
 }
 

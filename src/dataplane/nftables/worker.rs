@@ -4,6 +4,7 @@
 //! In: requests, of which one waits at most. Out: an answer to each, unless its asker has given up by then: what it asked
 //! for may no longer be what is wanted, so it does not happen any more.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc::{self, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use crate::dataplane::nft::owner::Ownership;
 use crate::dataplane::nft::reply::Observed;
 use crate::dataplane::nft::socket::{NftError, NftSocket, Replaced, Standing};
 use crate::dataplane::nft::table::Table;
+use crate::model::types::Backend;
 
 /// The thread ends at once, unless it waits for another program's commit: then the kernel lets go of the socket later.
 const RELEASE: Duration = Duration::from_millis(300);
@@ -28,6 +30,7 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, NftError>>;
 /// What the thread does.
 pub(super) enum Request {
     Replace(Table, Ownership, Answer<Replaced>),
+    Refresh(BTreeSet<Backend>, Answer<()>),
     Observe(Answer<Observed>),
     Verify(Answer<Standing>),
     Remove(Answer<bool>),
@@ -38,6 +41,7 @@ impl Request {
     fn is_abandoned(&self) -> bool {
         match self {
             Self::Replace(_, _, answer) => answer.is_closed(),
+            Self::Refresh(_, answer) => answer.is_closed(),
             Self::Observe(answer) => answer.is_closed(),
             Self::Verify(answer) => answer.is_closed(),
             Self::Remove(answer) => answer.is_closed(),
@@ -130,6 +134,7 @@ fn serve(mut socket: NftSocket, request: Request) -> NftSocket {
                 tracing::debug!(%error, "look at the table after a commit");
             }
         }
+        Request::Refresh(dead, answer) => drop(answer.send(socket.refresh(&dead))),
         Request::Observe(answer) => drop(answer.send(socket.observe())),
         Request::Verify(answer) => drop(answer.send(socket.verify())),
         Request::Remove(answer) => drop(answer.send(socket.remove())),
@@ -156,7 +161,7 @@ mod tests {
                     drop(answer.send(Ok(true)));
                     done.send("remove")
                 }
-                Request::Replace(..) | Request::Observe(_) => done.send("other"),
+                Request::Replace(..) | Request::Refresh(..) | Request::Observe(_) => done.send("other"),
             };
         };
         (Worker::spawn(7, serve).unwrap(), go_on, did)

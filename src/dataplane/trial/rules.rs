@@ -54,7 +54,7 @@ fn of_nft(error: &NftError) -> Outcome {
 }
 
 fn table(chains: Vec<Chain>) -> Table {
-    Table { comment: "apivip check", counters: Vec::new(), chains }
+    Table { comment: "apivip check", counters: Vec::new(), sets: Vec::new(), chains }
 }
 
 fn hooked(name: &str, hook: Hook, rules: Vec<Rule>) -> Chain {

@@ -81,6 +81,26 @@ fn a_backend_that_is_back_keeps_its_new_flows() {
 }
 
 #[test]
+fn the_kernel_is_told_again_who_is_dead_while_that_is_meant() {
+    with_reconciler(async |mut rig| {
+        rig.show(view(&[])).await;
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert!(rig.kernel.refreshed().is_empty(), "nobody is dead");
+        rig.show(view(&[13])).await;
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        assert_eq!(rig.kernel.refreshed(), vec![[backend(13)].into(); 2], "every 20 s");
+        // It is back, and the rules that say so are refused.
+        rig.kernel.set_failing(true);
+        rig.views.send_replace(Some(view(&[])));
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(rig.kernel.refreshed()[2..], [BTreeSet::new()]);
+        rig.kernel.set_failing(false);
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert_eq!(rig.kernel.refreshed().len(), 3);
+    });
+}
+
+#[test]
 fn while_all_are_down_nothing_changes() {
     with_reconciler(async |mut rig| {
         rig.show(view(&[])).await;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::super::build;
 use super::super::build::tests::any_state;
-use super::super::reply::{Content, Count, parse};
+use super::super::reply::{Count, parse};
 use super::*;
 
 /// The messages of a batch as (type, flags, sequence, attributes).
@@ -87,10 +87,7 @@ fn observed(table: &Table) -> Observed {
     for reply in
         parse(&batch(&replace(table, &Observed::default(), Ownership::Plain), 1, None).bytes).unwrap()
     {
-        // The simulation of a dump must not take the anonymous map for a named one.
-        if !matches!(reply.content, Content::Set { .. }) {
-            observed.add(reply.content);
-        }
+        observed.add(reply.content);
     }
     observed
 }
@@ -110,6 +107,34 @@ fn a_replacement_keeps_table_base_chains_and_wanted_counters() {
     assert!(whats.contains(&"delete counter backend-192.0.2.11-6443"));
     assert!(!whats.contains(&"delete counter backend-192.0.2.12-6443"));
     assert!(whats.contains(&"add counter backend-192.0.2.13-6443"));
+}
+
+#[test]
+fn a_death_and_a_recovery_change_only_what_is_in_the_set() {
+    let alive = state(&["192.0.2.11:6443", "192.0.2.12:6443"]);
+    let mut one_dead = state(&["192.0.2.11:6443"]);
+    one_dead.frontends[0].dead = vec!["192.0.2.12:6443".parse().unwrap()];
+    let (alive, one_dead) = (build::table(&alive), build::table(&one_dead));
+    for (from, to, added) in [(&alive, &one_dead, true), (&one_dead, &alive, false)] {
+        let steps = replace(to, &observed(from), Ownership::Plain);
+        let about: Vec<_> = whats(&steps).into_iter().filter(|what| what.contains("set dead-")).collect();
+        let mut expected = vec!["empty set dead-10.96.0.1-443"];
+        expected.extend(added.then_some("add elements of set dead-10.96.0.1-443"));
+        assert_eq!(about, expected);
+    }
+    assert_eq!(observed(&one_dead).dead, ["192.0.2.12:6443".parse().unwrap()].into());
+}
+
+#[test]
+fn a_set_that_cannot_be_filled_makes_the_table_anew_and_one_of_nobody_goes() {
+    let table = build::table(&state(&["192.0.2.11:6443"]));
+    let mut other = observed(&table);
+    other.sets.values_mut().for_each(|shape| shape.timeout = 1);
+    assert_eq!(whats(&replace(&table, &other, Ownership::Plain))[0], "delete table inet apivip");
+    let mut more = observed(&table);
+    let shape = more.sets["dead-10.96.0.1-443"];
+    more.sets.insert("dead-10.96.0.2-443".to_owned(), shape);
+    assert!(whats(&replace(&table, &more, Ownership::Plain)).contains(&"delete set dead-10.96.0.2-443"));
 }
 
 #[test]
