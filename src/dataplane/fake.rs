@@ -144,7 +144,7 @@ impl FakeKernel {
         self.1.notify_waiters();
     }
 
-    /// From now on let rtnetlink do this with requests. Those that wait are given up after [`UNANSWERED`].
+    /// From now on let rtnetlink do this with requests. Those that wait are given up after 5 s.
     pub fn set_routing(&self, routing: Routing) {
         self.0.borrow_mut().routing = routing;
         self.1.notify_waiters();
