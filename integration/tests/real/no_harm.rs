@@ -189,7 +189,7 @@ fn power_cycle(way: Way) -> Result<()> {
     let waited = crowd.wait_told(&dead, TOLD);
     println!("{way:?}: all were told {:?} after the host's return", back.elapsed());
     let outcome = crowd.finish()?;
-    println!("{outcome}");
+    println!("{outcome}\n{}", outcome.by_kind(&dead));
     said(waited, &stage)?;
     said(outcome.expect_told(&dead), &stage)?;
     said(outcome.expect_uncut(&dead), &stage)
@@ -234,10 +234,10 @@ fn own_dials_blocked(numbers: &[u8], verdict: &str) -> Result<()> {
 fn blocking(addresses: &[IpAddr], verdict: &str) -> String {
     let rule = |address: &IpAddr| {
         let family = if address.is_ipv4() { "ip" } else { "ip6" };
-        format!("{family} daddr {address} tcp dport 6443 tcp flags & (syn | ack) == syn {verdict};")
+        format!("{family} daddr {address} tcp dport 6443 tcp flags & (syn | ack) == syn {verdict}\n")
     };
     let rules: String = addresses.iter().map(rule).collect();
-    format!("table inet hostfirewall {{ chain output {{ type filter hook output priority 0; {rules} }} }}\n")
+    format!("table inet hostfirewall {{\nchain output {{\ntype filter hook output priority 0\n{rules}}}\n}}\n")
 }
 
 #[test]
