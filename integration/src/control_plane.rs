@@ -66,7 +66,7 @@ impl<'lab> ControlPlane<'lab> {
                 Plane::Simulated { fleet: Fleet::start(lab, &authority)?, authority }
             }
             Variant::Real => {
-                let options = RealOptions { endpoints: EndpointsBy::Test };
+                let options = RealOptions { endpoints: EndpointsBy::Test, ..RealOptions::default() };
                 Plane::Real(RealControlPlane::start(lab, options)?)
             }
         };
@@ -75,7 +75,15 @@ impl<'lab> ControlPlane<'lab> {
 
     /// Starts real apiservers that publish themselves, as those of a cluster do.
     pub fn self_published(lab: &'lab Lab) -> Result<Self> {
-        let options = RealOptions { endpoints: EndpointsBy::Apiservers };
+        Self::published_with(lab, RealOptions::default())
+    }
+
+    /// The same, of apiservers that serve on for a while when they are stopped.
+    pub fn self_published_draining(lab: &'lab Lab) -> Result<Self> {
+        Self::published_with(lab, RealOptions { drains: true, ..RealOptions::default() })
+    }
+
+    fn published_with(lab: &'lab Lab, options: RealOptions) -> Result<Self> {
         let real = RealControlPlane::start(lab, options)?;
         let mut made = Self { lab, plane: Plane::Real(real) };
         // One after the other publishes itself, and whoever starts last knows of all.

@@ -30,7 +30,8 @@ const TABLE: &str = "fault";
 pub enum Fault {
     /// SIGKILL.
     Killed,
-    /// SIGTERM: unready for a moment, then no new connections, GOAWAY, and the end once no watch is open.
+    /// SIGTERM: unready for a moment, then no new connections, GOAWAY, and the end once no watch is open; a real one ends its watches
+    /// after a minute.
     Stopped,
     /// SIGSTOP: the kernel still accepts connections, and nobody answers.
     Paused,
@@ -81,7 +82,7 @@ impl Fault {
         let mut each = numbers.iter().copied();
         match self {
             Self::Killed => plane.kill_all(numbers)?,
-            Self::Stopped => each.try_for_each(|i| plane.stop(i))?,
+            Self::Stopped => each.try_for_each(|i| plane.terminate(i))?,
             Self::Paused => each.try_for_each(|i| plane.pause(i))?,
             Self::Unplugged => lab.unplug_all(numbers)?,
             Self::InboundLost => {
@@ -116,7 +117,14 @@ impl Fault {
         let mut each = numbers.iter().copied();
         let delete = |i| format!("delete table bridge {TABLE}{i}\n");
         match self {
-            Self::Killed | Self::Stopped => each.try_for_each(|i| plane.start_again(i)),
+            Self::Killed => each.try_for_each(|i| plane.start_again(i)),
+            Self::Stopped => each.try_for_each(|i| {
+                // A real one lives on for up to a minute.
+                if !plane.is_simulated() {
+                    plane.stop(i)?;
+                }
+                plane.start_again(i)
+            }),
             Self::Paused => each.try_for_each(|i| plane.resume(i)),
             Self::Unplugged => lab.replug_all(numbers),
             Self::InboundLost | Self::OutboundLost => {

@@ -97,6 +97,8 @@ impl Kernel for () {
 pub enum Asked {
     /// There is none.
     NoFlows,
+    /// There is none but the daemon's own, which was asked.
+    OnlyOwn,
     /// Some were asked.
     Sent,
     /// They could not be.

@@ -139,7 +139,7 @@ impl Silence {
 
     /// Clients' connections were asked.
     pub fn asked(&mut self, at: Instant, found: Asked) {
-        if found == Asked::Sent {
+        if matches!(found, Asked::Sent | Asked::OnlyOwn) {
             remember(&mut self.sent, at);
         }
         self.asked = Some((at, found));
@@ -191,7 +191,7 @@ impl Silence {
         let rounds = self.sent.iter().filter(|at| now.saturating_duration_since(**at) >= ROUND).count();
         match self.asked {
             Some((_, Asked::NoFlows)) => Ok(()),
-            Some((_, Asked::Sent)) if rounds >= ROUNDS => Ok(()),
+            Some((_, Asked::Sent | Asked::OnlyOwn)) if rounds >= ROUNDS => Ok(()),
             _ => Err(Withheld::NotObserved),
         }
     }

@@ -95,7 +95,7 @@ async fn ask_backend(backend: SocketAddr, vips: Vec<SocketAddr>, listen: Duratio
     let (asked, flows) = match asker.ask(backend, vips).await {
         Asked::NoFlows => ("no-flows", 0),
         Asked::Impossible => ("impossible", 0),
-        Asked::Sent { flows } => ("sent", flows),
+        Asked::Sent { flows, .. } => ("sent", flows),
     };
     let heard = heard(&mut observation, listen).await;
     println!("{}", json!({ "before": before, "asked": asked, "flows": flows, "heard": heard }));

@@ -5,19 +5,23 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{Crowd, Failover, Outcome, Told};
 use crate::clients::Mix;
 use crate::control_plane::Variant;
 use crate::fault::{Fault, Inflicted};
 use crate::lab::{Families, Lab, LabOptions};
+use crate::sim::clients::timeline::Kind;
 
 /// Longest until every client of a dead apiserver is told: 2.5 s is usual after a cut cable.
 pub const TOLD: Duration = Duration::from_secs(15);
 
 /// A killed process is noticed in 150 ms: a new connection that begins so much later, in milliseconds, is served.
 const LEFT: u64 = 2_000;
+
+/// How long one that stops in good order is watched: longer than silence would take to end anything.
+const LIVES_ON: Duration = Duration::from_secs(10);
 
 /// New connections that begin so long after the last client was told, in milliseconds, are served.
 const SETTLED: u64 = 500;
@@ -59,6 +63,21 @@ pub fn leave(
     leave_with(stage, fault, numbers, crowd)
 }
 
+/// Whoever stops in good order ends its idle connections itself, and its watches live on: nobody else may end them.
+fn stops(stage: &Failover<'_>, crowd: Crowd, dead: &[IpAddr]) -> Result<Outcome> {
+    thread::sleep(LIVES_ON);
+    let outcome = crowd.finish()?;
+    println!("one that stops: {}\n{outcome}", outcome.by_kind(dead));
+    let watches = outcome.told(dead, Some(Kind::Watch));
+    let verdict = || -> Result<()> {
+        ensure!(watches.told == 0, "watches of one that lives on were ended: {watches:?}");
+        outcome.expect_uncut(dead)?;
+        outcome.expect_served(LEFT)
+    };
+    verdict().with_context(|| format!("the daemon says\n{}", stage.daemon.log()))?;
+    Ok(outcome)
+}
+
 /// The same with clients that are there already.
 pub fn leave_with(
     stage: &mut Failover<'_>,
@@ -68,6 +87,9 @@ pub fn leave_with(
 ) -> Result<(Outcome, Inflicted)> {
     let dead = addresses(stage.lab, numbers);
     let inflicted = stage.inflict(&mut crowd, fault, numbers)?;
+    if fault == Fault::Stopped {
+        return Ok((stops(stage, crowd, &dead)?, inflicted));
+    }
     let waited = crowd.wait_told(&dead, TOLD);
     // Where the servers' own kernels tell clients, that says nothing of the daemon.
     let itself =

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{ADMIN_TOKEN, APIVIP_TOKEN, EndpointsBy, RealOptions};
+use super::{ADMIN_TOKEN, APIVIP_TOKEN, EndpointsBy, RealOptions, SHUTDOWN_DELAY};
 use crate::lab::{Families, Lab};
 use crate::pki::{self, Authority, KeyFiles, Validity};
 use crate::process::{Signal, Spawned};
@@ -55,6 +55,15 @@ impl SharedFiles {
     pub(super) fn token_signing_key(&self) -> &Path {
         &self.token_signing_key
     }
+}
+
+/// The flags of a cluster whose apiservers are restarted behind load balancers.
+fn draining() -> Vec<(&'static str, String)> {
+    vec![
+        ("shutdown-delay-duration", format!("{}s", SHUTDOWN_DELAY.as_secs())),
+        ("shutdown-send-retry-after", "true".to_owned()),
+        ("shutdown-watch-termination-grace-period", "5s".to_owned()),
+    ]
 }
 
 /// One apiserver, running or not.
@@ -136,8 +145,10 @@ impl<'lab> Apiserver<'lab> {
             ("tls-private-key-file", path(&certificate.key)),
             ("token-auth-file", path(&files.tokens)),
         ]
+        .into_iter()
+        .chain(if options.drains { draining() } else { Vec::new() })
         .map(|(flag, value)| format!("--{flag}={value}"))
-        .into()
+        .collect()
     }
 
     /// The process of the apiserver itself.
@@ -146,7 +157,7 @@ impl<'lab> Apiserver<'lab> {
     }
 
     pub(super) fn start(&mut self) -> Result<()> {
-        if self.process.is_some() {
+        if !self.has_ended()? {
             bail!("apiserver {} runs already", self.number);
         }
         let name = format!("apiserver-{}", self.number);
@@ -157,6 +168,9 @@ impl<'lab> Apiserver<'lab> {
     }
 
     pub(super) fn stop(&mut self) -> Result<()> {
+        if self.has_ended()? {
+            return Ok(());
+        }
         let process = self.running()?;
         process.signal(Signal::TERM)?;
         process.wait(STOP_LIMIT)?;

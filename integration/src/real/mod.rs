@@ -48,7 +48,12 @@ pub const APIVIP_TOKEN: &str = "lab-apivip-token";
 pub struct RealOptions {
     /// Who writes the endpoints of the Service `kubernetes`.
     pub endpoints: EndpointsBy,
+    /// Apiservers that are stopped serve on for [`SHUTDOWN_DELAY`], say so to new requests, and then end their watches in order.
+    pub drains: bool,
 }
+
+/// How long an apiserver that drains serves on after it was stopped.
+pub const SHUTDOWN_DELAY: Duration = Duration::from_secs(10);
 
 /// Who writes the endpoints of the Service `kubernetes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

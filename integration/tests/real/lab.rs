@@ -63,7 +63,7 @@ fn three_apiservers_come_and_go() -> Result<()> {
 fn the_test_can_publish_both_families() -> Result<()> {
     let options = LabOptions { families: Families::Dual, apiservers: 1, ..LabOptions::default() };
     let lab = Lab::start(options)?;
-    let options = RealOptions { endpoints: EndpointsBy::Test };
+    let options = RealOptions { endpoints: EndpointsBy::Test, ..RealOptions::default() };
     let control_plane = RealControlPlane::start(&lab, options)?;
     let client = control_plane.client(1);
     let (both, ports) = (lab.apiserver_addresses(1), [Port::new("https", 6443)]);

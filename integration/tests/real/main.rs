@@ -23,4 +23,5 @@ mod node;
 mod node_leases;
 mod node_pods;
 mod plugins;
+mod rolling;
 mod scenarios;

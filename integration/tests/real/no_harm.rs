@@ -237,7 +237,9 @@ fn blocking(addresses: &[IpAddr], verdict: &str) -> String {
         format!("{family} daddr {address} tcp dport 6443 tcp flags & (syn | ack) == syn {verdict}\n")
     };
     let rules: String = addresses.iter().map(rule).collect();
-    format!("table inet hostfirewall {{\nchain output {{\ntype filter hook output priority 0\n{rules}}}\n}}\n")
+    format!(
+        "table inet hostfirewall {{\nchain output {{\ntype filter hook output priority 0\n{rules}}}\n}}\n"
+    )
 }
 
 #[test]

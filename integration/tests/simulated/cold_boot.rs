@@ -165,11 +165,12 @@ fn a_first_full_list_ends_what_was_saved_and_what_was_seeded() -> Result<()> {
     ensure!(
         status["frontends"].as_array().is_some_and(|all| all.iter().all(|f| f["vip"] != wrong.to_string()))
     );
+    boot.expect_served("from the API's list")?;
+    // They keep whom they lead to for as long as they last.
+    flows.finish_clean().context("flows to one that is no longer listed")?;
     daemon.wait_for_status("the end of the grace", LIMIT, |s| {
         both.iter().all(|gone| backend(s, vip, *gone).is_none())
     })?;
-    boot.expect_served("from the API's list")?;
-    flows.finish_clean().context("flows to one that is no longer listed")?;
     daemon.stop()?;
     ensure!(!keeps(&all[0]) && keeps(&all[1]), "what ended is kept");
     Ok(())

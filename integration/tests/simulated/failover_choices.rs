@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::control_plane::Variant;
-use integration::daemon::{Daemon, DaemonOptions};
+use integration::daemon::{Daemon, DaemonOptions, every_backend};
 use integration::failover::Failover;
 use integration::failover::trial::{addresses, lab, leave, mix};
 use integration::fault::Fault;
@@ -79,4 +79,26 @@ fn a_rehearsal_probes_and_says_what_it_would_do_and_does_nothing() -> Result<()>
     let outcome = crowd.finish()?;
     println!("{outcome}");
     outcome.expect_uncut(&[])
+}
+
+/// Whoever answers in HTTP is alive, whatever it says: 429 is what a real one says under load where priority and fairness is off.
+#[test]
+fn no_status_of_readyz_ends_a_connection() -> Result<()> {
+    let lab = lab(Families::Dual)?;
+    let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &["--readyz-interval", "1s"])?;
+    let crowd = stage.everybody(&mix())?;
+    for status in [429, 503, 404] {
+        stage.plane.fleet()?.on(2, |control| async move { control.readyz(status).await })?;
+        stage.wait_for_backends(&[1, 3])?;
+        thread::sleep(Duration::from_secs(7));
+        let said = stage.daemon.status()?;
+        let states: Vec<_> = every_backend(&said).map(|backend| backend["state"].clone()).collect();
+        ensure!(states.iter().filter(|state| **state == "draining").count() == 2, "{status}: {states:?}");
+        stage.plane.fleet()?.on(2, |control| async move { control.readyz(200).await })?;
+        stage.wait_for_backends(&ALL)?;
+    }
+    let outcome = crowd.finish()?;
+    println!("{outcome}");
+    outcome.expect_uncut(&[])?;
+    outcome.expect_nothing_refused()
 }

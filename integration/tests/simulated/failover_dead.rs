@@ -32,7 +32,7 @@ fn two_killed_are_left_at_once() -> Result<()> {
 }
 
 #[test]
-fn one_stopped_by_its_operator_is_left_at_once() -> Result<()> {
+fn one_stopped_by_its_operator_is_left_at_once_and_keeps_its_watches() -> Result<()> {
     dies(Families::Dual, Fault::Stopped, &[3]).map(drop)
 }
 

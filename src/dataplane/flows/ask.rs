@@ -36,6 +36,8 @@ pub enum Asked {
     Sent {
         /// At least one.
         flows: usize,
+        /// No client of a virtual IP has one: they are this host's own connections to it, those of this daemon among them.
+        own: bool,
     },
     /// This process may not send such packets, none can be sent, or the backend is on this very host, where its answer
     /// could not be seen. Silence says nothing then.
@@ -69,16 +71,16 @@ impl Kernel {
         if self.sender.refusal(backend.ip()).is_some() || self.sender.is_local(backend.ip()) {
             return Asked::Impossible;
         }
-        let Some(clients) = self.clients_of(backend, vips) else { return Asked::Impossible };
+        let Some((clients, own)) = self.clients_of(backend, vips) else { return Asked::Impossible };
         if clients.is_empty() {
             return Asked::NoFlows;
         }
         let sent = clients.into_iter().filter(|client| self.ask_as(*client, backend)).count();
-        if sent == 0 { Asked::Impossible } else { Asked::Sent { flows: sent } }
+        if sent == 0 { Asked::Impossible } else { Asked::Sent { flows: sent, own } }
     }
 
-    /// Some clients with open flows to a backend, as it knows them. `None`: nobody can tell.
-    fn clients_of(&mut self, backend: Backend, vips: &[Vip]) -> Option<Vec<SocketAddr>> {
+    /// Some clients with open flows to a backend, as it knows them, and whether they are this host's own. `None`: nobody can tell.
+    fn clients_of(&mut self, backend: Backend, vips: &[Vip]) -> Option<(Vec<SocketAddr>, bool)> {
         let mut clients = BTreeSet::new();
         let mut known = true;
         for vip in of_its_family(vips, backend) {
@@ -93,7 +95,8 @@ impl Kernel {
                 }
             }
         }
-        if clients.is_empty() {
+        let own = clients.is_empty();
+        if own {
             match self.own_connections(backend) {
                 Ok(own) => clients.extend(own),
                 Err(error) => {
@@ -103,7 +106,7 @@ impl Kernel {
             }
         }
         let chosen = clients.into_iter().choose_multiple(&mut rand::rng(), FLOWS);
-        (known || !chosen.is_empty()).then_some(chosen)
+        (known || !chosen.is_empty()).then_some((chosen, own))
     }
 
     fn ask_as(&mut self, client: SocketAddr, backend: Backend) -> bool {
