@@ -156,6 +156,9 @@ impl Tracker {
         self.latest = probe.answered.or(self.latest);
         match probe.outcome {
             Outcome::Failed(FailReason::Timeout | FailReason::Unreachable) => {}
+            // A host that came back knows nothing of connections from before, and nodes dial it at different times.
+            Outcome::Failed(_) => self.heard(probe.finished, Duration::ZERO),
+            // A process that goes on answers all in the same instant.
             _ => self.heard(probe.finished, spread),
         }
         match probe.outcome {
