@@ -123,9 +123,9 @@ impl Detector {
 
     /// The host of a backend was heard: it acknowledged the kernel's keepalive again, or reset a connection.
     pub fn host_heard(&mut self, backend: Backend, now: Instant) {
-        let spread = self.spread();
         if let Some(tracker) = self.backends.get_mut(&backend) {
-            tracker.heard(now, spread);
+            // Nodes ask its host at different times as it is.
+            tracker.heard(now, Duration::ZERO);
         }
         self.look(now);
     }
@@ -255,7 +255,9 @@ impl Detector {
         let asks = self.backends.values().filter_map(|t| t.ask_due);
         let silent = self.backends.values().any(|t| t.silence.is_some() || t.state == State::Late);
         let tick = silent.then(|| self.looked.unwrap_or(now) + TICK);
-        removals.chain(cuts).chain(asks).chain(tick).min()
+        let silences = self.backends.values().filter_map(|t| t.silence.as_ref());
+        let decisions = silences.filter_map(|silence| silence.next_decision(now, &self.options));
+        removals.chain(cuts).chain(asks).chain(decisions).chain(tick).min()
     }
 
     /// What the prober of `backend` is to do; `None` if it is not tracked.
@@ -269,7 +271,9 @@ impl Detector {
         let mut not_before = lacking.iter().map(|(from, _)| *from).chain(withdrawn).max();
         let mut afresh = lacking.iter().any(|(_, deed)| *deed == Deed::ShakesHands);
         let mut ping_not_before = None;
-        if let Some(witness) = tracker.silence.as_ref().and_then(|silence| silence.wants_dial_after()) {
+        if let Some(witness) =
+            tracker.silence.as_ref().and_then(|silence| silence.wants_dial_after(now, &self.options))
+        {
             not_before = not_before.max(Some(witness));
             afresh = true;
         }

@@ -18,6 +18,8 @@ const GAP: Duration = Duration::from_millis(2500);
 /// A dial counts if it stayed unanswered for so long: a SYN is sent again after 1 s (RFC 6298), and a neighbour whose address is
 /// not known yet is found within that, or asked for again (`retrans_time_ms`).
 const UNANSWERED: Duration = Duration::from_secs(1);
+/// The last dial before the end begins so long before it, at the earliest: it has time to stay unanswered.
+const LAST: Duration = Duration::from_millis(1500);
 /// Rounds in which clients' connections were asked: what is lost in three of them, a second apart, on five connections each, was
 /// not lost by chance.
 const ROUNDS: usize = 3;
@@ -37,8 +39,10 @@ struct Dial {
 /// One silence of one backend.
 #[derive(Clone, Debug)]
 pub(super) struct Silence {
-    /// From when nothing was heard.
+    /// The first question that stayed unanswered.
     pub since: Instant,
+    /// When it was heard last, before.
+    life: Instant,
     /// From 0 up to, not including, 1: which part of the spread this node waits.
     chance: f64,
     dials: VecDeque<Dial>,
@@ -59,9 +63,10 @@ pub(super) struct Silence {
 }
 
 impl Silence {
-    pub fn new(since: Instant, chance: f64) -> Self {
+    pub fn new(since: Instant, life: Instant, chance: f64) -> Self {
         Self {
             since,
+            life,
             chance,
             dials: VecDeque::new(),
             clear: None,
@@ -78,7 +83,7 @@ impl Silence {
     /// This process did not run for a while: what others did meanwhile is not known.
     pub fn restart(&mut self, now: Instant) {
         let observed = self.observed.map(|_| now);
-        *self = Self { observed, ..Self::new(now, self.chance) };
+        *self = Self { observed, ..Self::new(now, now, self.chance) };
     }
 
     /// A dial that began then is overdue, or was given up.
@@ -112,11 +117,18 @@ impl Silence {
         !self.handshakes.iter().any(|at| *at >= from)
     }
 
-    /// A fresh handshake with another backend after which no dial began yet: one is due.
-    pub fn wants_dial_after(&self) -> Option<Instant> {
+    /// From when on a dial is due: after a fresh handshake with another backend, and once more shortly before the end. Where TCP came
+    /// about there are few dials, and two may wait for segments that were lost, so that one more is asked for.
+    pub fn wants_dial_after(&self, now: Instant, options: &HealthOptions) -> Option<Instant> {
         let from = self.clear.map_or(self.since, |(from, _)| from);
         let witness = self.handshakes.iter().copied().find(|at| *at >= from)?;
-        (!self.dials.iter().any(|dial| dial.began >= witness)).then_some(witness)
+        let last = self.last_dial_from(options);
+        let wanted = if now >= last { witness.max(last) } else { witness };
+        (!self.dials.iter().any(|dial| dial.began >= wanted)).then_some(wanted)
+    }
+
+    fn last_dial_from(&self, options: &HealthOptions) -> Instant {
+        self.since + options.silence_timeout.saturating_sub(LAST)
     }
 
     /// All that arrives from the backend is seen from now on, or no longer.
@@ -155,9 +167,19 @@ impl Silence {
         self.dials.iter().max_by_key(|dial| dial.began).is_some_and(|dial| dial.connected)
     }
 
-    /// From when on this node may end flows, if nothing changes.
+    /// From when on this node may end flows, if nothing changes. The spread counts from the last sign of life: where questions are
+    /// a second apart, nodes that ask at different times are spread already, and more would be late.
     pub fn due(&self, options: &HealthOptions) -> Instant {
-        self.since + options.silence_timeout + options.kill_spread.mul_f64(self.chance)
+        let spread = self.life + options.kill_spread.mul_f64(self.chance);
+        self.since.max(spread) + options.silence_timeout
+    }
+
+    /// When the verdict may be another one without anything that happens.
+    pub fn next_decision(&self, now: Instant, options: &HealthOptions) -> Option<Instant> {
+        let clear = self.clear.map(|(from, _)| from);
+        let over = [clear, self.observed, self.data, self.segment].into_iter().flatten();
+        let over = over.map(|from| from + options.silence_timeout);
+        over.chain([self.due(options)]).filter(|at| *at > now).min()
     }
 
     /// Whether everything speaks for the backend's end, and if not, what does not.
@@ -170,8 +192,9 @@ impl Silence {
         let Some(witness) = self.handshakes.iter().copied().find(|at| *at >= clear) else {
             return Err(Withheld::NoWitness);
         };
+        let from = witness.max(self.last_dial_from(options));
         let counts =
-            |dial: &&Dial| dial.began >= witness && now.saturating_duration_since(dial.began) >= UNANSWERED;
+            |dial: &&Dial| dial.began >= from && now.saturating_duration_since(dial.began) >= UNANSWERED;
         let Some(dial) = self.dials.iter().filter(counts).max_by_key(|dial| dial.began) else {
             return Err(Withheld::NoWitness);
         };

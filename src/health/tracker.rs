@@ -117,7 +117,8 @@ impl Tracker {
     /// A question of that time is overdue. `chance` is drawn for the silence that begins.
     pub fn overdue(&mut self, asked: Instant, chance: f64) -> &mut Silence {
         let since = self.life.map_or(asked, |life| life.max(asked));
-        self.silence.get_or_insert_with(|| Silence::new(since, chance))
+        let life = self.life.unwrap_or(since);
+        self.silence.get_or_insert_with(|| Silence::new(since, life, chance))
     }
 
     /// Something was heard of it, or of its host. `spread` is how long its clients wait before they are asked, if they are.
@@ -155,6 +156,9 @@ impl Tracker {
         self.latest = probe.answered.or(self.latest);
         match probe.outcome {
             Outcome::Failed(FailReason::Timeout | FailReason::Unreachable) => {}
+            // A host that came back knows nothing of connections from before, and nodes dial it at different times.
+            Outcome::Failed(_) => self.heard(probe.finished, Duration::ZERO),
+            // A process that goes on answers all in the same instant.
             _ => self.heard(probe.finished, spread),
         }
         match probe.outcome {

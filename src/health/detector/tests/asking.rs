@@ -81,3 +81,30 @@ fn a_silence_that_goes_on_asks_no_client() {
     story.pass(1300, 60_000);
     assert_eq!(story.health(A, 60_000).ask, None);
 }
+
+/// Whoever is back after a silence is asked for each second by each node, at a time of its own. A process that goes on answers all
+/// nodes in the same instant.
+#[test]
+fn a_host_that_is_back_is_no_reason_to_wait() {
+    let kill_spread = Duration::from_secs(1);
+    let silent = || {
+        let mut story = Story::healthy(HealthOptions { kill_spread, ..options() }, &[A, B]);
+        story.overdue(A, 1000, 1300);
+        story.pass(1300, 4000);
+        story
+    };
+    let ask = |story: &Story| story.detector.next_deadline(story.at(4001));
+    for refused in [true, false] {
+        let mut story = silent();
+        match refused {
+            true => story.refuse(A, 4000),
+            false => story.detector.host_heard(backend(A), story.at(4001)),
+        }
+        story.pass(4001, 4001);
+        assert_eq!(story.health(A, 4001).ask, Some(story.at(4001)));
+    }
+    let mut story = silent();
+    story.pong(A, 4000);
+    assert_eq!(story.health(A, 4001).ask, None);
+    assert!(ask(&story) > Some(story.at(4001)) && ask(&story) < Some(story.at(5001)));
+}

@@ -109,6 +109,7 @@ fn a_withdrawn_one_is_kept_until_its_last_flow_is_gone() {
         now = story.detector.next_deadline(now).unwrap();
         assert_eq!(story.detector.leaving(now), [backend(A)]);
         assert_eq!(story.detector.leaving(now), [], "it is being asked");
+        story.detector.asking(backend(A), now);
         story.detector.asked(backend(A), now, Asked::Sent);
         assert!(story.detector.next_deadline(now) > Some(now), "a pause");
         assert!(story.detector.directive(backend(A), now).is_some());

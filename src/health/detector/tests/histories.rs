@@ -90,7 +90,10 @@ impl History {
             Op::Host => detector.host_heard(backend, at),
             Op::Cue => detector.cue(backend, at, Cue::Ended),
             Op::Arrived { data } => detector.arrived(backend, at, data),
-            Op::Asked(found) => detector.asked(backend, at, found),
+            Op::Asked(found) => {
+                detector.asking(backend, at);
+                detector.asked(backend, at, found);
+            }
             Op::Watched(watched) => detector.watched(backend, watched.then_some(at)),
             Op::Look => detector.look(at),
         }
@@ -191,11 +194,11 @@ impl History {
             }
         }
         self.now = 2000;
-        if self.happens(0.5) {
+        if self.happens(0.4) {
             let care = self.pick(&[0.7, 0.9, 0.98, 1.0]);
             self.silence(care);
         }
-        for _ in 0..self.below(10) {
+        for _ in 0..self.below(7) {
             let bound = if self.happens(0.1) { 3000 } else { 400 };
             self.now += self.below(bound);
             self.anything();

@@ -93,6 +93,7 @@ fn play(case: Case, until: u64) -> Story {
             story.dial_overdue(A, ms - 300 + 260, case.connects, ms + 260);
         }
         if let Some(found) = case.asked.filter(|_| story.detector.to_ask(now).contains(&backend(A))) {
+            story.detector.asking(backend(A), now);
             story.detector.asked(backend(A), now, found);
         }
         story.detector.look(story.at(ms + 49));
@@ -150,6 +151,17 @@ fn a_lone_one_stays_as_it_is_and_says_why() {
     assert_eq!(found(case, 7900), (State::Healthy, false, Some(Withheld::NoWitness)));
 }
 
+/// Where TCP comes about two handshakes are waited for. Segments of both may have been lost: one more is begun.
+#[test]
+fn another_dial_is_begun_shortly_before_the_end_and_waited_for() {
+    let frozen = Case { connects: true, asked: None, ..ALL };
+    let story = play(Case { dials_until: 3000, ..frozen }, 5000);
+    let directive = story.directive(A, 5000);
+    assert_eq!((directive.not_before, directive.afresh), (Some(story.at(4500)), true));
+    assert_eq!(story.directive(A, 4400).not_before, None, "not before");
+    assert_eq!(found(Case { dials_until: 3000, ..frozen }, 7900).1, false);
+}
+
 #[test]
 fn what_is_no_sign_of_the_process_does_not_save_one_that_stands_still() {
     let case = Case { connects: true, asked: None, arrives: Some((3000, false)), ..ALL };
@@ -192,4 +204,43 @@ fn a_daemon_that_sleeps_while_it_ends_connections_stops_and_begins_anew() {
     let case = Case { asleep: Some((7000, 60_000)), ..ALL };
     assert_eq!(found(case, 7000).0, State::Failed);
     assert_eq!(found(case, 60_100), (State::Suspect, false, None));
+}
+
+/// The last sign of life came up to a second before the first question that stays unanswered.
+#[test]
+fn all_are_ended_within_six_seconds_and_a_half_of_the_fault_and_not_at_once() {
+    let mut times = BTreeSet::new();
+    for seed in 0..8 {
+        for phase in (0..1000).step_by(111) {
+            let kill_spread = Duration::from_secs(1);
+            let mut story = Story::healthy(HealthOptions { kill_spread, ..options() }, &[A, B]);
+            story.detector = Detector::new(HealthOptions { kill_spread, ..options() }, seed);
+            story.publish(0, &[A, B]);
+            story.shakes(B, 0, false);
+            // The fault comes at 10 s, and a keepalive was acknowledged in the second before.
+            let asked = 11_000 - phase;
+            story.shakes(A, asked - 1001, false);
+            story.overdue(A, asked, asked + 300);
+            story.detector.watched(backend(A), Some(story.at(asked + 300)));
+            story.shakes(B, asked + 310, false);
+            let mut ms = asked + 400;
+            while story.state(A) != State::Failed {
+                assert!(ms < 16_400, "seed {seed}, phase {phase}: {:?}", story.health(A, ms));
+                if ms % 500 == 0 {
+                    story.pong(B, ms);
+                    story.dial_overdue(A, ms - 300, false, ms);
+                }
+                if story.detector.to_ask(story.at(ms)).contains(&backend(A)) {
+                    story.detector.asking(backend(A), story.at(ms));
+                    story.detector.asked(backend(A), story.at(ms), Asked::Sent);
+                }
+                story.pass(ms, ms + 1);
+                ms += 1;
+            }
+            assert!(ms >= asked + 5000, "seed {seed}, phase {phase}");
+            times.insert(ms);
+        }
+    }
+    let (first, last) = (times.first().unwrap(), times.last().unwrap());
+    assert!(times.len() > 8 && last - first > 800, "{first} to {last}");
 }

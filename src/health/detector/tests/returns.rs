@@ -10,11 +10,12 @@ fn failed() -> Story {
     story.shakes(B, 1310, false);
     for ms in (1400..6400).step_by(250) {
         story.pong(B, ms);
-        if ms % 1000 == 400 {
+        if ms % 500 == 400 {
             story.dial_overdue(A, ms, false, ms + 200);
         }
         let now = story.at(ms + 200);
         if story.detector.to_ask(now).contains(&backend(A)) {
+            story.detector.asking(backend(A), now);
             story.detector.asked(backend(A), now, Asked::Sent);
         }
         story.detector.look(now);
@@ -100,6 +101,7 @@ fn an_outage_of_this_nodes_link_ends_nothing_and_moves_nobody_for_long() {
                         story.dial_overdue(last, ms - 300, false, ms);
                     }
                     if story.detector.to_ask(now).contains(&backend(last)) {
+                        story.detector.asking(backend(last), now);
                         story.detector.asked(backend(last), now, Asked::Sent);
                     }
                     story.detector.look(now);
@@ -132,6 +134,7 @@ fn a_new_daemon_starts_the_silence_anew() {
         story.dial_overdue(A, ms, false, ms + 200);
         let now = story.at(ms + 210);
         if story.detector.to_ask(now).contains(&backend(A)) {
+            story.detector.asking(backend(A), now);
             story.detector.asked(backend(A), now, Asked::Sent);
         }
         assert_ne!(story.state(A), State::Failed, "at {ms}");
