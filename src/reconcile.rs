@@ -266,6 +266,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             self.report(view, Phase::Waiting, None);
             return Ok(Settled::Yes);
         }
+        self.settle(view, &desired);
         self.forwarder.route(Arc::new(routes(view, &desired)));
         if self.path.mode == Mode::Forwarder {
             self.forward(desired, view, "--mode forwarder").await?;

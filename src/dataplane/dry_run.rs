@@ -53,6 +53,8 @@ impl FlowKiller for DryRun {
 
     fn cancel(&mut self, _backend: Backend) {}
 
+    fn settle(&mut self, _backend: Backend) {}
+
     fn forget(&mut self, _vips: BTreeSet<Vip>) {}
 
     async fn finished(&mut self) -> FlowReport {

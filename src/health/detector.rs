@@ -24,7 +24,7 @@ const ASLEEP: Duration = Duration::from_secs(1);
 /// While one is silent, others are asked, and clients' connections to it are.
 const ROUND: Duration = Duration::from_secs(1);
 /// A withdrawn backend that still has flows is kept for so long more.
-const FLOWS_AGAIN: Duration = Duration::from_secs(30);
+const FLOWS_AGAIN: Duration = Duration::from_secs(10);
 
 /// The health of all backends.
 #[derive(Debug)]

@@ -27,8 +27,9 @@ pub(super) fn news(
 fn is_alike(old: &BackendHealth, new: &BackendHealth) -> bool {
     let settled = |health: &BackendHealth| {
         let BackendHealth { state, since, published, answering, failing, answered, .. } = *health;
-        let BackendHealth { ending, ask, withheld, .. } = *health;
-        (state, since, published, answering, failing, answered, ending, ask, withheld)
+        let BackendHealth { ending, ask, silent_since, withheld, .. } = *health;
+        let silent = silent_since.is_some();
+        (state, since, published, answering, failing, answered, ending, ask, silent, withheld)
     };
     settled(old) == settled(new) && is_near(old.round_trip, new.round_trip)
 }

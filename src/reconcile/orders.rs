@@ -34,6 +34,19 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         order(&mut self.flows, &mut self.ending, &dead, own_reset);
     }
 
+    /// Connections that are being opened to a backend that was heard again come about: none of them must move any more.
+    pub(super) fn settle(&mut self, view: &HealthView, desired: &DesiredState) {
+        let used = desired.backends();
+        let is_silent =
+            |backend: &Backend| view.backends.get(backend).is_some_and(|h| h.silent_since.is_some());
+        for backend in
+            self.ordered.moved.iter().filter(|backend| used.contains(backend) || !is_silent(backend))
+        {
+            self.flows.settle(*backend);
+        }
+        self.ordered.moved.retain(|backend| !used.contains(backend));
+    }
+
     /// Whoever left the path loses the connections that are being opened, and the clients of whoever is to be asked are. New
     /// connections take another way already.
     pub(super) fn move_and_ask(&mut self, view: &HealthView, state: &DesiredState) {

@@ -63,14 +63,14 @@ pub fn leave(
     leave_with(stage, fault, numbers, crowd)
 }
 
-/// Whoever is of no use for new connections, and alive, keeps those that it has, of a kind or of all.
-fn stays(stage: &Failover<'_>, crowd: Crowd, dead: &[IpAddr], kind: Option<Kind>) -> Result<Outcome> {
+/// Whoever stops in good order ends its idle connections itself, and its watches live on: nobody else may end them.
+fn stops(stage: &Failover<'_>, crowd: Crowd, dead: &[IpAddr]) -> Result<Outcome> {
     thread::sleep(LIVES_ON);
     let outcome = crowd.finish()?;
     println!("one that lives on: {}\n{outcome}", outcome.by_kind(dead));
-    let kept = outcome.told(dead, kind);
+    let kept = outcome.told(dead, Some(Kind::Watch));
     let verdict = || -> Result<()> {
-        ensure!(kept.told == 0, "connections to one that lives on were ended: {kept:?}");
+        ensure!(kept.told == 0, "watches of one that lives on were ended: {kept:?}");
         outcome.expect_uncut(dead)?;
         outcome.expect_served(LEFT)
     };
@@ -87,14 +87,8 @@ pub fn leave_with(
 ) -> Result<(Outcome, Inflicted)> {
     let dead = addresses(stage.lab, numbers);
     let inflicted = stage.inflict(&mut crowd, fault, numbers)?;
-    let lives_on = match fault {
-        // It ends its idle connections itself.
-        Fault::Stopped => Some(Some(Kind::Watch)),
-        Fault::ForeignCertificate | Fault::Expired | Fault::NotYetValid => Some(None),
-        _ => None,
-    };
-    if let Some(kind) = lives_on {
-        return Ok((stays(stage, crowd, &dead, kind)?, inflicted));
+    if fault == Fault::Stopped {
+        return Ok((stops(stage, crowd, &dead)?, inflicted));
     }
     let waited = crowd.wait_told(&dead, TOLD);
     // Where the servers' own kernels tell clients, that says nothing of the daemon.

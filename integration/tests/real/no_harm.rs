@@ -1,7 +1,7 @@
 //! What must cut nobody, on real apiservers: standstills of a process and of a cable, a stop in good order, a host firewall that
 //! blocks the node's own dials, a node that is cut off; and what must: a host that is gone for good, or lost its memory.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -214,7 +214,8 @@ fn own_dials_blocked(numbers: &[u8], verdict: &str) -> Result<()> {
     let dead = addresses(&lab, numbers);
     lab.node().nft_load(&blocking(&dead, verdict))?;
     for address in &dead {
-        lab.node().run("ss", &["-K", "dst", &address.to_string(), "dport", "=", "6443"])?;
+        let address = SocketAddr::new(*address, 6443).to_string();
+        lab.node().run("ss", &["-K", "dst", &address])?;
     }
     thread::sleep(Duration::from_secs(15));
     let status = stage.daemon.status()?;

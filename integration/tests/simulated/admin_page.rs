@@ -91,7 +91,7 @@ fn a_failover_is_seen_live_and_looks_right() -> Result<()> {
         "return [...document.querySelectorAll('svg.broad')].map(s=>s.getAttribute('aria-label')).join()";
     let drawn = browser.script(drawn)?;
     let label = drawn.as_str().unwrap_or_default();
-    ensure!(label.contains("10.96.0.1:443") && label.contains("192.0.2.12:6443: up, 33 %"), "{label}");
+    ensure!(label.contains("10.96.0.1:443") && label.contains("192.0.2.12:6443: healthy, 33 %"), "{label}");
     // Whatever the page needs, it brought along or asked the daemon for.
     let asked = "return performance.getEntriesByType('resource').map(e=>e.name).filter(n=>!n.startsWith(location.origin)&&!n.startsWith('data:'))";
     ensure!(browser.script(asked)? == serde_json::json!([]), "asked elsewhere: {}", browser.script(asked)?);

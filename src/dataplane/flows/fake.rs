@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use super::{FlowKiller, FlowOrder, FlowReport};
+use super::{FlowKiller, FlowOrder, FlowReport, Purpose};
 use crate::model::types::{Backend, Vip};
 
 /// What a test sees and sets. Clones share it.
@@ -78,6 +78,12 @@ impl FlowKiller for FakeFlows {
         }
     }
 
+    fn settle(&mut self, backend: Backend) {
+        if self.under_way().iter().any(|order| order.backend == backend && order.purpose == Purpose::Move) {
+            self.finish(backend, |report| report.cancelled = true);
+        }
+    }
+
     fn forget(&mut self, vips: BTreeSet<Vip>) {
         self.0.state.borrow_mut().forgotten.extend(vips);
     }
@@ -95,7 +101,6 @@ impl FlowKiller for FakeFlows {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Purpose;
     use super::*;
 
     #[tokio::test]

@@ -16,6 +16,8 @@ use crate::model::types::{Backend, Vip};
 pub(super) enum Command {
     Start(FlowOrder),
     Cancel(Backend),
+    /// The backend was heard again: what is being opened to it is not moved any more.
+    Settle(Backend),
     Forget(BTreeSet<Vip>),
     /// Asks a backend by the way of its clients.
     Ask(Backend, Vec<Vip>, oneshot::Sender<Asked>),

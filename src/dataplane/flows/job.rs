@@ -112,6 +112,10 @@ impl Job {
         self.order.purpose.ends()
     }
 
+    fn asks(&self) -> bool {
+        matches!(self.order.purpose, Purpose::Ask)
+    }
+
     fn answers_itself(&self) -> bool {
         self.order.purpose == Purpose::End { own_reset: true }
     }
@@ -160,6 +164,11 @@ impl Job {
         None
     }
 
+    /// Whether it only moves connections that are being opened.
+    pub(super) fn only_moves(&self) -> bool {
+        self.order.purpose == Purpose::Move
+    }
+
     /// Ends it before its time.
     pub(super) fn cancel(mut self) -> FlowReport {
         self.report.cancelled = true;
@@ -190,10 +199,12 @@ impl Job {
         if ended > 0 {
             self.report.last_ended = now - self.report.started;
         }
-        if self.order.purpose == Purpose::Ask {
+        if self.asks() {
             self.report.ended += ended_asked;
         }
-        let deleted = delete.iter().filter(|entry| kernel.delete(entry)).count();
+        // Who is asked was heard: what is being opened to it comes about, or is refused, by itself.
+        let moves = !self.asks();
+        let deleted = delete.iter().filter(|entry| moves && kernel.delete(entry)).count();
         self.report.syn_sent += count(deleted);
         for entry in &forget {
             kernel.delete(entry);
@@ -307,7 +318,7 @@ impl Job {
                 Ok(()) => {
                     let is_first = self.progress.nudged(flow, now);
                     self.report.nudged += 1;
-                    self.report.asked += u64::from(is_first && self.order.purpose == Purpose::Ask);
+                    self.report.asked += u64::from(is_first && self.asks());
                 }
                 Err(NotSent::Busy) => {
                     bucket.put_back();

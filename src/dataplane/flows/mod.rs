@@ -78,10 +78,10 @@ impl Default for FlowOptions {
 pub enum Purpose {
     /// Connections that are being opened go elsewhere with their client's next SYN. Established ones are left alone.
     Move,
-    /// The same, and every open flow is asked whether the backend's kernel still knows it. A live connection stays; one
-    /// whose host lost its memory is reset by that host.
+    /// Every open flow is asked whether the backend's kernel still knows it. A live connection stays; one whose host lost its
+    /// memory is reset by that host.
     Ask,
-    /// The same, and every open flow is ended.
+    /// Connections that are being opened move, and every open flow is ended.
     End {
         /// The table's kill rule is not in place: answer clients with resets of our own.
         own_reset: bool,
@@ -152,6 +152,9 @@ pub trait FlowKiller {
     /// to end them nothing happens: to move and to ask harms nobody.
     fn cancel(&mut self, backend: Backend);
 
+    /// The backend was heard again: connections that are being opened to it come about, and none is moved any more.
+    fn settle(&mut self, backend: Backend);
+
     /// Deletes what conntrack remembers of connections to these virtual IPs that no rule translated and that have ended, or were
     /// never answered: a client that dials again, or from the same port, would not be translated either.
     fn forget(&mut self, vips: BTreeSet<Vip>);
@@ -208,6 +211,10 @@ impl FlowKiller for Flows {
         let _ = self.commands.send(Command::Cancel(backend));
     }
 
+    fn settle(&mut self, backend: Backend) {
+        let _ = self.commands.send(Command::Settle(backend));
+    }
+
     fn forget(&mut self, vips: BTreeSet<Vip>) {
         let _ = self.commands.send(Command::Forget(vips));
     }
@@ -231,6 +238,12 @@ impl<F: FlowKiller> FlowKiller for Option<F> {
     fn cancel(&mut self, backend: Backend) {
         if let Some(killer) = self {
             killer.cancel(backend);
+        }
+    }
+
+    fn settle(&mut self, backend: Backend) {
+        if let Some(killer) = self {
+            killer.settle(backend);
         }
     }
 

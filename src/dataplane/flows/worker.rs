@@ -38,6 +38,11 @@ pub(super) fn run(
                     report(reports, jobs.swap_remove(at).cancel());
                 }
             }
+            Ok(Command::Settle(backend)) => {
+                if let Some(at) = jobs.iter().position(|job| job.backend() == backend && job.only_moves()) {
+                    report(reports, jobs.swap_remove(at).cancel());
+                }
+            }
             Ok(Command::Forget(vips)) => vips.into_iter().for_each(|vip| kernel.forget(vip)),
             Ok(Command::Ask(backend, vips, answer)) => {
                 // Who asked may not wait any more.
