@@ -14,6 +14,7 @@ pub mod delay;
 pub mod echoes;
 pub mod failover;
 pub mod fault;
+pub mod fleet;
 pub mod flows;
 pub mod foreign;
 pub mod forwarder;

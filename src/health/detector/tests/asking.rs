@@ -28,13 +28,16 @@ fn they_are_asked_where_there_is_no_other_one() {
     assert_eq!((story.state(A), story.health(A, 1001).ask), (State::Healthy, Some(story.at(1001))));
 }
 
+/// How it is heard at that time.
+type Way = fn(&mut Story, u64);
+
 #[test]
 fn they_are_asked_after_a_silence_of_a_second_whatever_ends_it() {
-    let pong = |story: &mut Story, ms| story.probe(A, ms - 1, ms, Outcome::Alive);
-    let reset = |story: &mut Story, ms| story.probe(A, ms - 1, ms, Outcome::Failed(FailReason::Reset));
-    let host = |story: &mut Story, ms| story.detector.host_heard(backend(A), story.at(ms));
-    let hands = |story: &mut Story, ms| story.detector.shook_hands(backend(A), story.at(ms), false);
-    let ways: [&dyn Fn(&mut Story, u64); 4] = [&pong, &reset, &host, &hands];
+    let pong: Way = |story, ms| story.probe(A, ms - 1, ms, Outcome::Alive);
+    let reset: Way = |story, ms| story.probe(A, ms - 1, ms, Outcome::Failed(FailReason::Reset));
+    let host: Way = |story, ms| story.detector.host_heard(backend(A), story.at(ms));
+    let hands: Way = |story, ms| story.detector.shook_hands(backend(A), story.at(ms), false);
+    let ways: [Way; 4] = [pong, reset, host, hands];
     for (n, way) in ways.into_iter().enumerate() {
         for (lasted, asked) in [(999, false), (1000, true), (3000, true)] {
             let mut story = both();

@@ -204,10 +204,10 @@ impl History {
             self.anything();
         }
         self.stale();
-        if self.number % 5 == 0 {
+        if self.number.is_multiple_of(5) {
             self.selects();
         }
-        if self.number % DECIDED == 0 {
+        if self.number.is_multiple_of(DECIDED) {
             self.decides();
         }
     }

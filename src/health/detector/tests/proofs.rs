@@ -159,7 +159,7 @@ fn another_dial_is_begun_shortly_before_the_end_and_waited_for() {
     let directive = story.directive(A, 5000);
     assert_eq!((directive.not_before, directive.afresh), (Some(story.at(4500)), true));
     assert_eq!(story.directive(A, 4400).not_before, None, "not before");
-    assert_eq!(found(Case { dials_until: 3000, ..frozen }, 7900).1, false);
+    assert!(!found(Case { dials_until: 3000, ..frozen }, 7900).1);
 }
 
 #[test]

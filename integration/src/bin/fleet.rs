@@ -1,0 +1,44 @@
+//! Plays faults of each kind against a fleet of nodes in virtual time, and prints what became of clients' connections.
+//! `scripts/bench fleet` builds it in release mode and runs it.
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use integration::fleet::{Kind, Tally, play, table};
+
+#[derive(Parser)]
+struct Args {
+    /// Nodes of the fleet
+    #[arg(long, default_value_t = 1000)]
+    nodes: usize,
+    /// Runs of each kind
+    #[arg(long, default_value_t = 3)]
+    runs: u64,
+    /// The seed of the first run of each kind
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Only kinds whose name has this in it
+    #[arg(long)]
+    kind: Option<String>,
+    /// Faults of a run
+    #[arg(long, default_value_t = 4)]
+    faults: usize,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let wanted =
+        |kind: &Kind| args.kind.as_ref().is_none_or(|part| format!("{kind:?}").contains(part.as_str()));
+    let mut rows = Vec::new();
+    for kind in Kind::ALL.into_iter().filter(wanted) {
+        let mut sum = Tally::default();
+        for seed in args.seed..args.seed + args.runs {
+            let tally = play(kind, seed, args.nodes, args.faults);
+            tally.wrong.iter().take(5).for_each(|wrong| eprintln!("{kind:?}, seed {seed}: {wrong}"));
+            sum.add(&tally);
+        }
+        rows.push((kind, sum));
+    }
+    print!("{}", table(&rows));
+    ensure!(rows.iter().all(|(_, tally)| tally.harm() == 0), "connections were ended that should live");
+    Ok(())
+}

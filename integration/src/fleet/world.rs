@@ -1,0 +1,382 @@
+//! What happens to apiservers, hosts, networks and nodes, drawn beforehand, and what follows for a packet and a question.
+//!
+//! In: the seed, what was drawn (`fault`). Out: whether a packet arrives, when a question is answered. Time is in microseconds
+//! from the beginning.
+
+use super::chance::lot;
+
+/// Microseconds from the beginning.
+pub type Time = u64;
+
+/// So many of them.
+pub const MS: Time = 1000;
+/// So many of them.
+pub const SECOND: Time = 1000 * MS;
+/// Later than anything.
+pub const NEVER: Time = u64::MAX / 4;
+/// Apiservers.
+pub const SERVERS: usize = 3;
+
+/// One way through the network.
+const WAY: Time = 250;
+/// When a SYN is sent again (RFC 6298: 1 s, doubled), the kernel's patience with a connect() being limited.
+const SYN: [Time; 5] = [0, SECOND, 3 * SECOND, 7 * SECOND, 15 * SECOND];
+/// When a segment is sent again: from TCP_RTO_MIN, doubled.
+const SEGMENT: [Time; 9] =
+    [0, 200 * MS, 600 * MS, 1400 * MS, 3 * SECOND, 6200 * MS, 12_600 * MS, 25_400 * MS, 51 * SECOND];
+
+/// From one instant up to another one.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    pub from: Time,
+    pub to: Time,
+}
+
+impl Span {
+    pub fn has(&self, at: Time) -> bool {
+        (self.from..self.to).contains(&at)
+    }
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its kernel tells all its clients.
+    Killed,
+    /// It closes each connection in good order before.
+    Graceful,
+    /// Nobody tells anybody.
+    Power,
+}
+
+/// One process.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    pub start: Time,
+    /// It closes its listener.
+    pub stop: Time,
+    pub end: Time,
+    pub how: End,
+}
+
+/// One apiserver and its host.
+#[derive(Clone, Debug, Default)]
+pub struct Server {
+    pub lives: Vec<Life>,
+    /// Without power.
+    pub dark: Vec<Span>,
+    /// The machine stands still, and goes on where it was.
+    pub frozen: Vec<Span>,
+    /// The process stands still.
+    pub stopped: Vec<Span>,
+    /// Each answer takes so long in the mean.
+    pub slow: Vec<(Span, Time)>,
+    /// Each answer takes the longer the more clients it has: with this part of all of them its capacity is used up.
+    pub weak: Vec<(Span, f64)>,
+    /// `/readyz` says no.
+    pub red: Vec<Span>,
+    /// It is not published.
+    pub withdrawn: Vec<Span>,
+}
+
+/// Which nodes.
+#[derive(Clone, Copy, Debug)]
+pub enum Nodes {
+    All,
+    One(usize),
+    /// Every second one.
+    Half,
+}
+
+impl Nodes {
+    pub fn has(self, node: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(one) => one == node,
+            Self::Half => node.is_multiple_of(2),
+        }
+    }
+}
+
+/// Which direction: from node to apiserver, or back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Up,
+    Down,
+}
+
+/// Packets are lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Loss {
+    pub span: Span,
+    pub nodes: Nodes,
+    /// Of this apiserver, or all.
+    pub server: Option<usize>,
+    /// In this direction, or both.
+    pub way: Option<Way>,
+    /// So many of them.
+    pub share: f64,
+    /// Only what begins a connection of the node itself.
+    pub own_dials: bool,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    pub seed: u64,
+    pub servers: [Server; SERVERS],
+    pub losses: Vec<Loss>,
+    /// The node's clock is wrong: it verifies no certificate.
+    pub wrong: Vec<(Nodes, Span)>,
+    /// The node stands still.
+    pub asleep: Vec<(Nodes, Span)>,
+    /// The daemon ends and starts anew.
+    pub crashes: Vec<(Nodes, Time)>,
+    /// When anything changes, in order.
+    changes: Vec<Time>,
+}
+
+/// A connection's other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub server: usize,
+    /// Which of its lives.
+    pub life: usize,
+    /// After so many losses of power.
+    pub boot: usize,
+}
+
+/// What becomes of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Answered(Time),
+    /// The other end knows the connection no more, and says so.
+    Reset(Time),
+    Nothing,
+}
+
+/// What becomes of a SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialled {
+    Connected(Time, Peer),
+    Refused(Time),
+    Nothing,
+}
+
+impl World {
+    /// Nothing happens, and one process lives for ever on each host.
+    pub fn new(seed: u64) -> Self {
+        let mut world = Self { seed, ..Self::default() };
+        for server in &mut world.servers {
+            server.lives.push(Life { start: 0, stop: NEVER, end: NEVER, how: End::Killed });
+        }
+        world
+    }
+
+    /// To be called when all is drawn.
+    pub fn settle(&mut self) {
+        let mut all: Vec<Time> = Vec::new();
+        let mut add = |span: &Span| all.extend([span.from, span.to]);
+        for server in &self.servers {
+            [&server.dark, &server.frozen, &server.stopped, &server.red, &server.withdrawn]
+                .into_iter()
+                .flatten()
+                .for_each(&mut add);
+            server.slow.iter().map(|(span, _)| span).for_each(&mut add);
+            server.weak.iter().map(|(span, _)| span).for_each(&mut add);
+            server.lives.iter().for_each(|life| {
+                add(&Span { from: life.start, to: life.stop });
+                add(&Span { from: life.end, to: life.end });
+            });
+        }
+        self.losses.iter().map(|loss| &loss.span).for_each(&mut add);
+        self.wrong.iter().chain(&self.asleep).map(|(_, span)| span).for_each(&mut add);
+        all.retain(|at| *at < NEVER);
+        all.sort_unstable();
+        all.dedup();
+        self.changes = all;
+    }
+
+    /// When anything changes next.
+    pub fn next_change(&self, after: Time) -> Time {
+        let at = self.changes.partition_point(|at| *at <= after);
+        self.changes.get(at).copied().unwrap_or(NEVER)
+    }
+
+    /// All changes before that time, the latest first.
+    pub fn changes_before(&self, at: Time) -> impl Iterator<Item = Time> {
+        self.changes[..self.changes.partition_point(|change| *change <= at)].iter().rev().copied()
+    }
+
+    fn lossy(&self, node: usize, server: usize, at: Time) -> impl Iterator<Item = &Loss> {
+        self.losses.iter().filter(move |loss| {
+            loss.span.has(at) && loss.nodes.has(node) && loss.server.is_none_or(|only| only == server)
+        })
+    }
+
+    /// Whether a packet that is sent then arrives.
+    pub fn passes(&self, node: usize, server: usize, way: Way, at: Time, own_dial: bool) -> bool {
+        self.lossy(node, server, at).enumerate().all(|(n, loss)| {
+            if loss.way.is_some_and(|only| only != way) || (loss.own_dials && !own_dial) {
+                return true;
+            }
+            loss.share < 1.0
+                && lot(&[self.seed, node as u64, server as u64, way as u64, at, n as u64]) >= loss.share
+        })
+    }
+
+    /// Whether packets of clients may arrive, if not all of them.
+    pub fn is_open(&self, node: usize, server: usize, at: Time) -> bool {
+        self.lossy(node, server, at).all(|loss| loss.share < 1.0 || loss.own_dials)
+            && self.host_is_up(server, at)
+    }
+
+    /// Whether nothing at all disturbs packets.
+    pub fn is_clear(&self, node: usize, server: usize, at: Time) -> bool {
+        self.lossy(node, server, at).next().is_none() && self.host_is_up(server, at)
+    }
+
+    pub fn host_is_up(&self, server: usize, at: Time) -> bool {
+        let server = &self.servers[server];
+        !has(&server.dark, at) && !has(&server.frozen, at)
+    }
+
+    /// Whether a process of it works.
+    pub fn is_running(&self, peer: Peer, at: Time) -> bool {
+        self.host_is_up(peer.server, at)
+            && !has(&self.servers[peer.server].stopped, at)
+            && self.servers[peer.server].lives[peer.life].end > at
+    }
+
+    pub fn boot(&self, server: usize, at: Time) -> usize {
+        self.servers[server].dark.iter().filter(|dark| dark.from <= at).count()
+    }
+
+    pub fn life(&self, peer: Peer) -> Life {
+        self.servers[peer.server].lives[peer.life]
+    }
+
+    fn listener(&self, server: usize, at: Time) -> Option<Peer> {
+        let life =
+            self.servers[server].lives.iter().position(|life| (life.start..life.stop).contains(&at))?;
+        Some(Peer { server, life, boot: self.boot(server, at) })
+    }
+
+    pub fn is_published(&self, server: usize, at: Time) -> bool {
+        !has(&self.servers[server].withdrawn, at)
+    }
+
+    pub fn is_red(&self, server: usize, at: Time) -> bool {
+        has(&self.servers[server].red, at)
+    }
+
+    pub fn is_wrong(&self, node: usize, at: Time) -> bool {
+        self.wrong.iter().any(|(nodes, span)| nodes.has(node) && span.has(at))
+    }
+
+    /// Whether it is slow, for whatever reason.
+    pub fn is_slow(&self, server: usize, at: Time) -> bool {
+        let server = &self.servers[server];
+        server.slow.iter().any(|(span, _)| span.has(at)) || server.weak.iter().any(|(span, _)| span.has(at))
+    }
+
+    /// Until when the node stands still, if it does.
+    pub fn sleeps(&self, node: usize, at: Time) -> Option<Time> {
+        self.asleep.iter().find(|(nodes, span)| nodes.has(node) && span.has(at)).map(|(_, span)| span.to)
+    }
+
+    /// A connection is opened. `load` is the part of all clients that are connected there.
+    pub fn dial(&self, node: usize, server: usize, at: Time, own: bool) -> Dialled {
+        for again in SYN {
+            let sent = at + again;
+            let there = sent + WAY;
+            if !self.passes(node, server, Way::Up, sent, own) || !self.host_is_up(server, there) {
+                continue;
+            }
+            if !self.passes(node, server, Way::Down, there, own) {
+                continue;
+            }
+            return match self.listener(server, there) {
+                Some(peer) => Dialled::Connected(there + WAY, peer),
+                None => Dialled::Refused(there + WAY),
+            };
+        }
+        Dialled::Nothing
+    }
+
+    /// A question over an open connection.
+    pub fn ask(&self, node: usize, peer: Peer, at: Time, load: f64) -> Fate {
+        for again in SEGMENT {
+            let sent = at + again;
+            let there = sent + WAY;
+            if !self.passes(node, peer.server, Way::Up, sent, false) || !self.host_is_up(peer.server, there) {
+                continue;
+            }
+            if self.boot(peer.server, there) != peer.boot || self.life(peer).end <= there {
+                match self.passes(node, peer.server, Way::Down, there, false) {
+                    true => return Fate::Reset(there + WAY),
+                    false => continue,
+                }
+            }
+            return match self.serve(node, peer, there, load) {
+                Some(done) => self.told(node, peer.server, done).map_or(Fate::Nothing, Fate::Answered),
+                None => self.end_is_told(node, peer).map_or(Fate::Nothing, Fate::Reset),
+            };
+        }
+        Fate::Nothing
+    }
+
+    /// When a segment that the apiserver's kernel sends then, and again until it is acknowledged, arrives.
+    fn told(&self, node: usize, server: usize, at: Time) -> Option<Time> {
+        let boot = self.boot(server, at);
+        let mut times = SEGMENT.into_iter().map(|again| at + again);
+        times
+            .find(|sent| {
+                self.host_is_up(server, *sent)
+                    && self.boot(server, *sent) == boot
+                    && self.passes(node, server, Way::Down, *sent, false)
+            })
+            .map(|sent| sent + WAY)
+    }
+
+    /// When a client hears of the end of a process that was killed.
+    pub fn end_is_told(&self, node: usize, peer: Peer) -> Option<Time> {
+        let Life { end, how, .. } = self.life(peer);
+        (how != End::Power && end < NEVER).then(|| self.told(node, peer.server, end)).flatten()
+    }
+
+    /// When a client hears of an end in good order at that time.
+    pub fn close_is_told(&self, node: usize, peer: Peer, at: Time) -> Option<Time> {
+        self.told(node, peer.server, at)
+    }
+
+    /// When the process has an answer ready to a question that arrives then; `None` if it does not live so long.
+    fn serve(&self, node: usize, peer: Peer, at: Time, load: f64) -> Option<Time> {
+        let server = &self.servers[peer.server];
+        let awake = |mut at: Time| {
+            while let Some(span) = server.stopped.iter().chain(&server.frozen).find(|span| span.has(at)) {
+                at = span.to;
+            }
+            at
+        };
+        let mut done = awake(at) + 500;
+        if let Some((_, mean)) = server.slow.iter().find(|(span, _)| span.has(done)) {
+            let chance = lot(&[self.seed, node as u64, peer.server as u64, done, 7]);
+            // Most of them soon, some very late, none later than three times the mean.
+            done += (*mean as f64 * (-(1.0 - chance).ln()).min(3.0)) as Time;
+        }
+        if let Some((_, capacity)) = server.weak.iter().find(|(span, _)| span.has(done)) {
+            let used = load / capacity;
+            let seconds =
+                if used < 0.99 { 0.01 / (1.0 - used) } else { (1.0 + (used - 0.99) * 20.0).min(10.0) };
+            let chance = lot(&[self.seed, node as u64, peer.server as u64, done, 8]);
+            done += (seconds * (0.5 + chance) * SECOND as f64) as Time;
+        }
+        done = awake(done);
+        (done < self.life(peer).end && self.boot(peer.server, done) == peer.boot).then_some(done)
+    }
+}
+
+fn has(spans: &[Span], at: Time) -> bool {
+    spans.iter().any(|span| span.has(at))
+}
