@@ -5,7 +5,7 @@
 use integration::fleet::{Kind, Tally, play, table};
 
 /// Nodes of each run, and faults.
-const NODES: usize = 120;
+const NODES: usize = 80;
 const FAULTS: usize = 6;
 /// Once with all that a large cluster has.
 const MANY: usize = 1000;
