@@ -18,6 +18,8 @@ const GAP: Duration = Duration::from_millis(2500);
 /// A dial counts if it stayed unanswered for so long: a SYN is sent again after 1 s (RFC 6298), and a neighbour whose address is
 /// not known yet is found within that, or asked for again (`retrans_time_ms`).
 const UNANSWERED: Duration = Duration::from_secs(1);
+/// Between two dials, if they do not come by themselves: each second, give or take a tenth.
+const AGAIN: Duration = Duration::from_millis(1200);
 /// The last dial before the end begins so long before it, at the earliest: it has time to stay unanswered.
 const LAST: Duration = Duration::from_millis(1500);
 /// Rounds in which clients' connections were asked: what is lost in three of them, a second apart, on five connections each, was
@@ -117,14 +119,15 @@ impl Silence {
         !self.handshakes.iter().any(|at| *at >= from)
     }
 
-    /// From when on a dial is due: after a fresh handshake with another backend, and once more shortly before the end. Where TCP came
-    /// about there are few dials, and two may wait for segments that were lost, so that one more is asked for.
+    /// From when on a dial is due: after a fresh handshake with another backend, then each second, and once more shortly before the
+    /// end. Where TCP came about there are few dials otherwise, and what two of them wait for may have been lost.
     pub fn wants_dial_after(&self, now: Instant, options: &HealthOptions) -> Option<Instant> {
         let from = self.clear.map_or(self.since, |(from, _)| from);
         let witness = self.handshakes.iter().copied().find(|at| *at >= from)?;
-        let last = self.last_dial_from(options);
-        let wanted = if now >= last { witness.max(last) } else { witness };
-        (!self.dials.iter().any(|dial| dial.began >= wanted)).then_some(wanted)
+        let latest = self.dials.iter().map(|dial| dial.began).max();
+        let next = latest.map(|began| began + AGAIN).filter(|_| now < self.since + options.silence_timeout);
+        let wanted = [Some(witness), next, Some(self.last_dial_from(options))];
+        wanted.into_iter().flatten().filter(|at| *at <= now && latest < Some(*at)).max()
     }
 
     fn last_dial_from(&self, options: &HealthOptions) -> Instant {

@@ -196,22 +196,24 @@ impl Fleet {
         let (mut from, mut to) = (now, now);
         if self.is_sound(now, node, peer) {
             // It may be back since a moment ago: the next question is on its way.
-            let since =
-                self.world.changes_before(now).find(|at| !self.is_sound(at.saturating_sub(1), node, peer));
+            let since = self
+                .world
+                .changes_before(node, now)
+                .find(|at| !self.is_sound(at.saturating_sub(1), node, peer));
             match since.filter(|at| now - at < QUESTION) {
                 Some(at) => (from, to) = (at - 1, at - 1),
                 None => return Truth::Sound,
             }
         }
         let now = from;
-        for change in self.world.changes_before(now) {
+        for change in self.world.changes_before(node, now) {
             from = change;
             if change == 0 || self.is_sound(change - 1, node, peer) {
                 break;
             }
         }
         while to < NEVER && !self.is_sound(to, node, peer) {
-            to = self.world.next_change(to);
+            to = self.world.next_change(node, to);
         }
         if to - from >= DEAD { Truth::Dead(from) } else { Truth::Away(from, to) }
     }

@@ -390,7 +390,7 @@ impl Fleet {
         let prober = &self.nodes[node].probers[server];
         let phase = (kept.since + prober.limit() + 2 * MS) % KEEPALIVE;
         let calm = self.world.is_clear(node, server, now) && !kept.deaf;
-        let from = if calm { self.world.next_change(now).max(now) } else { now };
+        let from = if calm { self.world.next_change(node, now).max(now) } else { now };
         if from >= NEVER {
             return;
         }

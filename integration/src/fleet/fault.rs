@@ -123,7 +123,7 @@ pub fn draw(kind: Kind, seed: u64, nodes: usize, faults: usize) -> (World, Time)
     for _ in 0..faults {
         at = one(kind, &mut dice, &mut world, nodes, at) + REST + dice.between(0, 10 * SECOND);
     }
-    world.settle();
+    world.settle(nodes);
     (world, at)
 }
 

@@ -132,8 +132,10 @@ pub struct World {
     pub asleep: Vec<(Nodes, Span)>,
     /// The daemon ends and starts anew.
     pub crashes: Vec<(Nodes, Time)>,
-    /// When anything changes, in order.
-    changes: Vec<Time>,
+    /// What is lost by one node alone, by its number.
+    own: Vec<Vec<Loss>>,
+    /// When anything changes for each node, in order.
+    changes: Vec<Vec<Time>>,
 }
 
 /// A connection's other end.
@@ -173,8 +175,8 @@ impl World {
         world
     }
 
-    /// To be called when all is drawn.
-    pub fn settle(&mut self) {
+    /// To be called when all is drawn, for so many nodes.
+    pub fn settle(&mut self, nodes: usize) {
         let mut all: Vec<Time> = Vec::new();
         let mut add = |span: &Span| all.extend([span.from, span.to]);
         for server in &self.servers {
@@ -189,27 +191,41 @@ impl World {
                 add(&Span { from: life.end, to: life.end });
             });
         }
-        self.losses.iter().map(|loss| &loss.span).for_each(&mut add);
         self.wrong.iter().chain(&self.asleep).map(|(_, span)| span).for_each(&mut add);
-        all.retain(|at| *at < NEVER);
-        all.sort_unstable();
-        all.dedup();
-        self.changes = all;
+        self.own = vec![Vec::new(); nodes];
+        for loss in std::mem::take(&mut self.losses) {
+            match loss.nodes {
+                Nodes::One(node) => self.own[node].push(loss),
+                _ => self.losses.push(loss),
+            }
+        }
+        self.losses.iter().map(|loss| &loss.span).for_each(&mut add);
+        let of = |own: &Vec<Loss>| {
+            let mut changes = all.clone();
+            changes.extend(own.iter().flat_map(|loss| [loss.span.from, loss.span.to]));
+            changes.retain(|at| *at < NEVER);
+            changes.sort_unstable();
+            changes.dedup();
+            changes
+        };
+        self.changes = self.own.iter().map(of).collect();
     }
 
-    /// When anything changes next.
-    pub fn next_change(&self, after: Time) -> Time {
-        let at = self.changes.partition_point(|at| *at <= after);
-        self.changes.get(at).copied().unwrap_or(NEVER)
+    /// When anything changes for a node next.
+    pub fn next_change(&self, node: usize, after: Time) -> Time {
+        let changes = &self.changes[node];
+        let at = changes.partition_point(|at| *at <= after);
+        changes.get(at).copied().unwrap_or(NEVER)
     }
 
     /// All changes before that time, the latest first.
-    pub fn changes_before(&self, at: Time) -> impl Iterator<Item = Time> {
-        self.changes[..self.changes.partition_point(|change| *change <= at)].iter().rev().copied()
+    pub fn changes_before(&self, node: usize, at: Time) -> impl Iterator<Item = Time> {
+        let changes = &self.changes[node];
+        changes[..changes.partition_point(|change| *change <= at)].iter().rev().copied()
     }
 
     fn lossy(&self, node: usize, server: usize, at: Time) -> impl Iterator<Item = &Loss> {
-        self.losses.iter().filter(move |loss| {
+        self.losses.iter().chain(&self.own[node]).filter(move |loss| {
             loss.span.has(at) && loss.nodes.has(node) && loss.server.is_none_or(|only| only == server)
         })
     }

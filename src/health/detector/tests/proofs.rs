@@ -153,12 +153,13 @@ fn a_lone_one_stays_as_it_is_and_says_why() {
 
 /// Where TCP comes about two handshakes are waited for. Segments of both may have been lost: one more is begun.
 #[test]
-fn another_dial_is_begun_shortly_before_the_end_and_waited_for() {
+fn dials_are_begun_each_second_and_once_more_before_the_end_and_waited_for() {
     let frozen = Case { connects: true, asked: None, ..ALL };
     let story = play(Case { dials_until: 3000, ..frozen }, 5000);
     let directive = story.directive(A, 5000);
     assert_eq!((directive.not_before, directive.afresh), (Some(story.at(4500)), true));
-    assert_eq!(story.directive(A, 4400).not_before, None, "not before");
+    assert_eq!(story.directive(A, 4400).not_before, Some(story.at(3560)), "1.2 s after the one before");
+    assert_eq!(story.directive(A, 3500).not_before, None, "not before");
     assert!(!found(Case { dials_until: 3000, ..frozen }, 7900).1);
 }
 
