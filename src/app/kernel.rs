@@ -54,8 +54,8 @@ impl ClientPath for ClientFlows {
             let Some(asker) = asker else { return Asked::Impossible };
             match asker.ask(backend, vips).await {
                 flows::Asked::NoFlows => Asked::NoFlows,
-                // The connection that is kept to it.
-                flows::Asked::Sent { flows: 1, own: true } => Asked::OnlyOwn,
+                // The connection that is kept to it, and that of the watch.
+                flows::Asked::Sent { flows: ..=2, own: true } => Asked::OnlyOwn,
                 flows::Asked::Sent { .. } => Asked::Sent,
                 flows::Asked::Impossible => Asked::Impossible,
             }

@@ -103,7 +103,7 @@ pub(super) struct State {
 /// What was made beside the kept-open connection.
 enum Landed {
     /// The handshake of a fresh probe ended.
-    Dialled(Asking, Result<Shaken, BoxError>),
+    Dialled(Box<Asking>, Result<Shaken, BoxError>),
     /// It was given up.
     GivenUp,
     Probe(Attempt),
@@ -130,7 +130,7 @@ impl Prober {
             let wake = self.start_what_is_due(directive).await;
             match self.wait(wake).await {
                 Woken::News(news) => self.heard(news).await,
-                Woken::Landed(Landed::Dialled(asking, result)) => self.dialled(asking, result).await,
+                Woken::Landed(Landed::Dialled(asking, result)) => self.dialled(*asking, result).await,
                 Woken::Landed(Landed::GivenUp) => {}
                 Woken::Landed(Landed::Probe(attempt)) => self.landed(attempt).await,
                 Woken::Landed(Landed::Connection(kept)) => self.adopt(kept, None),
@@ -231,7 +231,7 @@ impl Prober {
         };
         let dial = Abortable::new(fresh::dial(self.target.clone(), identity, connected), abort);
         let landed = dial.map(|result| match result {
-            Ok(result) => Landed::Dialled(asking, result),
+            Ok(result) => Landed::Dialled(Box::new(asking), result),
             Err(Aborted) => Landed::GivenUp,
         });
         self.state.flying.push(landed.boxed());

@@ -44,7 +44,6 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         {
             self.flows.settle(*backend);
         }
-        self.ordered.moved.retain(|backend| !used.contains(backend));
     }
 
     /// Whoever left the path loses the connections that are being opened, and the clients of whoever is to be asked are. New
@@ -52,13 +51,13 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     pub(super) fn move_and_ask(&mut self, view: &HealthView, state: &DesiredState) {
         let used = state.backends();
         let Ordered { moved, asked } = &mut self.ordered;
-        let is_out = |backend: &Backend| {
-            view.backends.get(backend).is_some_and(|h| h.state.is_out()) && !used.contains(backend)
-        };
+        let is_out = |backend: &Backend| view.backends.get(backend).is_some_and(|h| h.state.is_out());
         moved.retain(is_out);
         asked.retain(|backend, _| view.backends.contains_key(backend));
         for (backend, health) in &view.backends {
-            let moves = is_out(backend) && moved.insert(*backend) && !self.ending.contains_key(backend);
+            // Where nobody answered, one that stayed in use leaves the path when the first is heard again: so may it be, in a moment.
+            let leaves = is_out(backend) && moved.insert(*backend);
+            let moves = leaves && !used.contains(backend) && !self.ending.contains_key(backend);
             let asks = health.ask.filter(|at| asked.insert(*backend, *at) != Some(*at)).is_some();
             let purpose = match (asks, moves) {
                 (true, _) => Purpose::Ask,

@@ -58,7 +58,9 @@ pub(super) fn judge(head: &[u8]) -> Option<Result<(), Failure>> {
     };
     let status =
         head[..end].split(|byte| *byte == b' ').nth(1).and_then(|word| std::str::from_utf8(word).ok());
-    let Some(status) = status.and_then(|word| word.trim_end().parse::<u16>().ok()) else {
+    // Three digits, the first of them from 1 to 5 (RFC 9110, section 15).
+    let status = status.and_then(|word| word.trim_end().parse::<u16>().ok());
+    let Some(status) = status.filter(|status| (100..600).contains(status)) else {
         return Some(Err(PROTOCOL));
     };
     Some(match outcome(status) {

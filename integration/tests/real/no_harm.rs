@@ -227,7 +227,7 @@ fn own_dials_blocked(numbers: &[u8], verdict: &str) -> Result<()> {
     println!("{outcome}");
     said(outcome.expect_uncut(&[]), &stage)?;
     if verdict == "drop" && numbers.len() < ALL.len() {
-        ensure!(problems.contains("this node's firewall"), "{problems}");
+        ensure!(problems.contains("connections are left alone"), "{problems}");
     }
     Ok(())
 }
