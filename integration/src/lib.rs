@@ -38,5 +38,6 @@ pub mod sources;
 pub mod streams;
 pub mod svg;
 pub mod systemd;
+pub mod throttle;
 pub mod tls;
 pub mod wire;

@@ -10,6 +10,7 @@ pub mod node;
 mod objects;
 mod programs;
 mod signals;
+pub mod writing;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

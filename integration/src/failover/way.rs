@@ -1,0 +1,80 @@
+//! How the node leads connections in a scenario that is played in each of these ways, and the verdict of scenarios in which nobody
+//! may be cut. In: a way. Out: a lab, a stage and a crowd of it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::trial::lab;
+use super::{Crowd, Failover, Outcome};
+use crate::clients::Mix;
+use crate::control_plane::Variant;
+use crate::lab::{Families, Lab};
+
+/// How the node leads connections, and over which families.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    /// By rules of nftables.
+    Rules(Families),
+    /// By the userspace forwarder.
+    Forwarder(Families),
+}
+
+impl Way {
+    /// A lab with these families and nothing unusual.
+    pub fn lab(self) -> Result<Lab> {
+        lab(self.families())
+    }
+
+    /// Which families.
+    #[must_use]
+    pub fn families(self) -> Families {
+        let (Self::Rules(families) | Self::Forwarder(families)) = self;
+        families
+    }
+
+    /// Starts real apiservers, publishes these, and a daemon that serves in this way.
+    pub fn start(self, lab: &Lab, published: &[u8]) -> Result<Failover<'_>> {
+        Failover::start(lab, Variant::Real, published, self.arguments())
+    }
+
+    /// What the daemon is started with.
+    #[must_use]
+    pub fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Rules(_) => &[],
+            Self::Forwarder(_) => &["--mode", "forwarder"],
+        }
+    }
+
+    /// Clients in a pod and on the node, while these are published. Through the forwarder nobody can see whom they lead to, so that
+    /// all lead to `i`.
+    pub fn crowd(self, stage: &mut Failover<'_>, mix: &Mix, published: &[u8], i: u8) -> Result<Crowd> {
+        if let Self::Rules(_) = self {
+            return stage.everybody(mix);
+        }
+        stage.plane.publish_apiservers(&[i])?;
+        stage.wait_for_backends(&[i])?;
+        let crowd = stage.everybody(mix)?.leading_to_any(&stage.plane.apiservers(i));
+        stage.plane.publish_apiservers(published)?;
+        stage.wait_for_backends(published)?;
+        Ok(crowd)
+    }
+}
+
+/// Many that are idle beside some of every kind.
+#[must_use]
+pub fn mix() -> Mix {
+    Mix { fresh_every: Some(Duration::from_millis(50)), idle: 100, ..Mix::default() }
+}
+
+/// The same, or the error with all that the daemon said.
+pub fn said<T>(result: Result<T>, stage: &Failover<'_>) -> Result<T> {
+    result.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+}
+
+/// Fails if anybody was cut or refused.
+pub fn expect_uncut(outcome: &Outcome, stage: &Failover<'_>) -> Result<()> {
+    println!("{outcome}");
+    said(outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused()), stage)
+}
