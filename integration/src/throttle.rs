@@ -42,7 +42,8 @@ impl Throttle {
 
 /// The group that it is in, below the mount of the controller.
 fn group_of(pid: u32) -> Result<String> {
-    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).context("read a process's control groups")?;
+    let groups =
+        fs::read_to_string(format!("/proc/{pid}/cgroup")).context("read a process's control groups")?;
     let cpu = groups.lines().find_map(|line| {
         let (_, rest) = line.split_once(':')?;
         let (controllers, path) = rest.split_once(':')?;

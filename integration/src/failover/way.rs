@@ -34,7 +34,7 @@ impl Way {
     }
 
     /// Starts real apiservers, publishes these, and a daemon that serves in this way.
-    pub fn start(self, lab: &Lab, published: &[u8]) -> Result<Failover<'_>> {
+    pub fn start<'lab>(self, lab: &'lab Lab, published: &[u8]) -> Result<Failover<'lab>> {
         Failover::start(lab, Variant::Real, published, self.arguments())
     }
 

@@ -20,7 +20,8 @@ pub fn while_writing<T>(client: &Client<'_>, work: impl FnOnce() -> Result<T>) -
         let writer = scope.spawn(|| {
             let mut written = 0_u32;
             while !done.load(Ordering::Relaxed) {
-                let note = json!({ "metadata": { "annotations": { "example.com/count": written.to_string() } } });
+                let note =
+                    json!({ "metadata": { "annotations": { "example.com/count": written.to_string() } } });
                 if client.patch(objects::KUBERNETES_SERVICE, &note).is_ok() {
                     written += 1;
                 }

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use integration::control_plane::{ControlPlane, SERVICE_PORT};
+use integration::kubeconfig;
 use integration::lab::Lab;
 use integration::process::Spawned;
+use integration::real::node::Image;
 use integration::real::node::arm::{Arm, Server};
 use integration::real::node::cluster::{self, Cluster, condition};
 use integration::real::node::image::on_this_machine;
-use integration::real::node::Image;
 use integration::real::{ADMIN_TOKEN, SHUTDOWN_DELAY, cached};
-use integration::kubeconfig;
 
 const IMAGE: &str = "apivip.test/talking:1";
 
@@ -75,7 +75,11 @@ fn expect_whole(commands: Vec<Spawned>) -> Result<usize> {
     for mut command in commands {
         let status = command.wait(RUN)?;
         let said = command.stdout();
-        ensure!(status.success() && said == LINES, "kubectl exec ended with {status}: {said}\n{}", command.stderr());
+        ensure!(
+            status.success() && said == LINES,
+            "kubectl exec ended with {status}: {said}\n{}",
+            command.stderr()
+        );
     }
     Ok(count)
 }
@@ -143,7 +147,9 @@ fn restarted(cluster: &mut Cluster<'_>, users: &mut Users<'_>, i: u8) -> Result<
     later.extend(users.commands()?);
     let whole = expect_whole(under_way)? + expect_whole(later)?;
     let left = running(&mut logs)?;
-    println!("apiserver {i} ended after {took:?}: {whole} commands were whole; {left} of {MANY} logs are followed still");
+    println!(
+        "apiserver {i} ended after {took:?}: {whole} commands were whole; {left} of {MANY} logs are followed still"
+    );
     ensure!(took >= SHUTDOWN_DELAY, "it ended after {took:?}");
     ensure!(followed == MANY, "{} logs ended while it still served", MANY - followed);
     ensure!(left > 0, "all logs ended with one apiserver");

@@ -155,17 +155,23 @@ fn busy_clients_behind_a_second_nat_are_told() -> Result<()> {
     unreached(&mut stage, &inner, Ipv4Addr::new(10, 244, 9, 2).into(), None).map(drop)
 }
 
+/// What cannot be seen is no evidence: new connections go to others, and nobody is ended.
 #[test]
-fn busy_clients_are_told_without_a_raw_socket() -> Result<()> {
+fn without_a_raw_socket_nobody_is_ended_and_the_status_says_why() -> Result<()> {
     let lab = lab(Families::V4)?;
     let wrapper = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw"];
     let mut stage = Failover::start_with(&lab, Variant::Simulated, &[1, 2, 3], |options| {
         options.wrapper = wrapper.map(str::to_owned).to_vec();
     })?;
-    unreached(&mut stage, lab.pod(1), lab::addresses::pod(1, Family::V4), Some("not-permitted"))?;
-    let log = stage.daemon.log();
-    ensure!(log.contains("no raw socket, so idle clients are not told"), "{log}");
-    Ok(())
+    let mut crowd = stage.crowd(&[lab.pod(1)], &Mix { idle: 60, ..mix() })?;
+    stage.inflict(&mut crowd, Fault::Unplugged, &[2])?;
+    let withheld = |status: &serde_json::Value| status["problems"].to_string().contains("could not see");
+    stage.daemon.wait_for_status("why nobody is ended", GIVEN_UP, withheld)?;
+    thread::sleep(WATCHED);
+    let outcome = crowd.finish()?;
+    println!("{outcome}");
+    let judge = || outcome.expect_uncut(&[]).and_then(|()| outcome.expect_served(SERVED));
+    judge().with_context(|| stage.daemon.log())
 }
 
 /// A namespace behind pod 1, which hides it behind its own address.

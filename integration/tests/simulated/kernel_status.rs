@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use integration::command::{self, finish};
 use integration::control_plane::Variant;
-use integration::daemon::is_out;
 use integration::lab::{Families, Lab, LabOptions};
 use integration::scenario::Scenario;
 
@@ -15,15 +14,16 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[test]
 fn without_a_daemon_people_read_addresses() -> Result<()> {
     let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = scenario.daemon()?;
     scenario.expect_everybody("before it stops")?;
     let dead = scenario.plane.apiservers(3);
-    scenario.plane.kill(3)?;
+    // The kernel knows it once its clients' connections are ended.
+    lab.unplug(3)?;
     daemon.wait_for_status("the death of an apiserver", LIMIT, |status| {
         let frontends = status["frontends"].as_array().into_iter().flatten();
         let backends = frontends.filter_map(|frontend| frontend["backends"].as_array()).flatten();
-        let down = backends.filter(|backend| is_out(backend));
+        let down = backends.filter(|backend| backend["state"] == "failed");
         let down: Vec<&str> = down.filter_map(|backend| backend["address"].as_str()).collect();
         dead.iter().all(|address| down.contains(&address.to_string().as_str()))
     })?;

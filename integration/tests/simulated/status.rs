@@ -125,7 +125,7 @@ fn a_terminal_is_redrawn_in_place_and_in_colour() -> Result<()> {
     ensure!((2..14).contains(&frames.len()), "{} frames within 10 s: {shown:?}", frames.len());
     ensure!(shown.matches("\x1b[2J").count() == 1, "the screen was cleared again: {shown:?}");
     for frame in &frames[..frames.len() - 1] {
-        ensure!(frame.ends_with("\x1b[J") && frame.contains("\x1b[32mup\x1b[0m"), "{frame:?}");
+        ensure!(frame.ends_with("\x1b[J") && frame.contains("\x1b[32mhealthy\x1b[0m"), "{frame:?}");
         ensure!(frame.contains("192.0.2.13:6443") && !frame.contains("more lines"), "{frame:?}");
     }
     // In a small window nothing scrolls: there is no line feed in its last row.
