@@ -175,16 +175,9 @@ impl Crowd {
     /// Where conntrack cannot tell, because the forwarder carries the connections, the test does: all that are kept
     /// lead to this backend.
     #[must_use]
-    pub fn leading_to(self, backend: SocketAddr) -> Self {
-        self.leading_to_any(&[backend])
-    }
-
-    /// The same of an apiserver with an address of each family.
-    #[must_use]
-    pub fn leading_to_any(mut self, apiserver: &[SocketAddr]) -> Self {
+    pub fn leading_to(mut self, backend: SocketAddr) -> Self {
         let kept = self.clients.iter().flat_map(|(_, clients)| clients.kept());
-        let of_family = |client: &SocketAddr| apiserver.iter().find(|a| a.is_ipv4() == client.is_ipv4());
-        self.led_to = kept.filter_map(|client| Some((*client, *of_family(client)?))).collect();
+        self.led_to = kept.map(|client| (*client, backend)).collect();
         self
     }
 

@@ -117,6 +117,7 @@ impl Dial<'_> {
         let now = Instant::now().into_std();
         match reason {
             DialFailure::Local => self.plan.hampered(backend, now),
+            DialFailure::Unreachable | DialFailure::TimedOut => self.plan.unreachable(backend, now),
             _ => self.plan.failed(backend, now),
         }
         self.report(backend, reason);

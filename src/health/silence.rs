@@ -20,6 +20,8 @@ const GAP: Duration = Duration::from_millis(2500);
 const UNANSWERED: Duration = Duration::from_secs(1);
 /// Between two dials, if they do not come by themselves: each second, give or take a tenth.
 const AGAIN: Duration = Duration::from_millis(1200);
+/// The same where TCP came about: a process that stands still finds each of them when it goes on, and has to answer it.
+const AGAIN_CONNECTED: Duration = Duration::from_millis(2500);
 /// The last dial before the end begins so long before it, at the earliest: it has time to stay unanswered.
 const LAST: Duration = Duration::from_millis(1500);
 /// Rounds in which clients' connections were asked: what is lost in three of them, a second apart, on five connections each, was
@@ -124,8 +126,9 @@ impl Silence {
     pub fn wants_dial_after(&self, now: Instant, options: &HealthOptions) -> Option<Instant> {
         let from = self.clear.map_or(self.since, |(from, _)| from);
         let witness = self.handshakes.iter().copied().find(|at| *at >= from)?;
+        let pause = if self.connects() { AGAIN_CONNECTED } else { AGAIN };
         let latest = self.dials.iter().map(|dial| dial.began).max();
-        let next = latest.map(|began| began + AGAIN).filter(|_| now < self.since + options.silence_timeout);
+        let next = latest.map(|began| began + pause).filter(|_| now < self.since + options.silence_timeout);
         let wanted = [Some(witness), next, Some(self.last_dial_from(options))];
         wanted.into_iter().flatten().filter(|at| *at <= now && latest < Some(*at)).max()
     }

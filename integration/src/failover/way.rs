@@ -55,7 +55,7 @@ impl Way {
         }
         stage.plane.publish_apiservers(&[i])?;
         stage.wait_for_backends(&[i])?;
-        let crowd = stage.everybody(mix)?.leading_to_any(&stage.plane.apiservers(i));
+        let crowd = stage.everybody(mix)?.leading_to(stage.plane.apiservers(i)[0]);
         stage.plane.publish_apiservers(published)?;
         stage.wait_for_backends(published)?;
         Ok(crowd)

@@ -1,11 +1,17 @@
 //! A backend is asked on the path of its own clients: its host answers whatever its process does, nobody else notices, and
 //! silence is silence.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use apivip::model::types::Family;
 use integration::flows::{BACKEND_PORT, FlowStage, Kind, backend};
 use integration::lab::{Families, Lab, LabOptions, PodAttachment, addresses};
 use serde_json::Value;
+
+/// Until an entry is listed.
+const LISTED: Duration = Duration::from_secs(10);
 
 const IDLE: [(Kind, usize); 1] = [(Kind::Idle, 24)];
 
@@ -25,8 +31,12 @@ fn a_dial_is_tracked(lab: &Lab, stage: &FlowStage<'_>, i: u8, family: Family) ->
     let (ip, port) = (target.ip().to_string(), BACKEND_PORT.to_string());
     let name = if family == Family::V4 { "ipv4" } else { "ipv6" };
     let arguments = ["-L", "-f", name, "-p", "tcp", "--orig-dst", &ip, "--orig-port-dst", &port];
-    let listed = lab.node().run("conntrack", &arguments)?;
-    ensure!(listed.contains("ESTABLISHED"), "a dial of the node to {target} is not tracked:\n{listed}");
+    // While other tests' entries go, a listing may miss one.
+    let begun = Instant::now();
+    while !lab.node().run("conntrack", &arguments)?.contains("ESTABLISHED") {
+        ensure!(begun.elapsed() < LISTED, "a dial of the node to {target} is not tracked");
+        thread::sleep(Duration::from_millis(100));
+    }
     let asked = stage.ask_backend(i, family, &[])?;
     ensure!(!answered(&asked)?.is_empty(), "{asked}");
     let own = holder.finish()?;

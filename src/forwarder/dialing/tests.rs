@@ -53,7 +53,26 @@ fn the_silent_have_their_time_and_no_more() {
     assert_eq!(dialing.step(start), dial(0, false));
     assert_eq!(dialing.step(start), Step::Wait(start + ATTEMPT));
     assert_eq!(dialing.step(start + ATTEMPT), Step::Abandon(backend(0)));
-    assert_eq!(dialing.step(start + ATTEMPT), Step::GiveUp);
+    assert_eq!(dialing.step(start + ATTEMPT), dial(0, false), "the network may be back");
+    assert_eq!(dialing.step(start + ATTEMPT * 2), Step::Abandon(backend(0)));
+    assert_eq!(dialing.step(start + ATTEMPT * 2), dial(0, false));
+    assert_eq!(dialing.step(start + WHOLE), Step::GiveUp);
+}
+
+#[test]
+fn a_way_that_is_missing_is_looked_for_again() {
+    let start = Instant::now();
+    let mut dialing = Dialing::new(vec![backend(0), backend(1)], start);
+    assert_eq!(dialing.step(start), dial(0, false));
+    dialing.unreachable(backend(0), start + ms(1));
+    assert_eq!(dialing.step(start + ms(1)), dial(1, false), "another one may be on another network");
+    dialing.unreachable(backend(1), start + ms(2));
+    assert_eq!(dialing.step(start + ms(2)), Step::Wait(start + ms(1) + NO_WAY));
+    assert_eq!(dialing.step(start + ms(1) + NO_WAY), dial(0, false));
+    dialing.failed(backend(0), start + ms(5) + NO_WAY);
+    assert_eq!(dialing.step(start + ms(5) + NO_WAY), dial(1, false));
+    dialing.failed(backend(1), start + ms(6) + NO_WAY);
+    assert_eq!(dialing.step(start + ms(6) + NO_WAY), Step::GiveUp, "both refused");
 }
 
 #[test]
@@ -77,6 +96,8 @@ enum Nature {
     Connects(u64),
     Fails(u64),
     Silent,
+    /// There is no way to it, as is known after so long.
+    Unreachable(u64),
     /// So many times there is no descriptor for it, then it connects after so long.
     Hampered(u32, u64),
 }
@@ -86,6 +107,7 @@ fn nature() -> impl Strategy<Value = Nature> {
         (0..1200u64).prop_map(Nature::Connects),
         (0..1200u64).prop_map(Nature::Fails),
         Just(Nature::Silent),
+        (0..1200u64).prop_map(Nature::Unreachable),
         (1..4u32, 0..1200u64).prop_map(|(times, after)| Nature::Hampered(times, after)),
     ]
 }
@@ -96,19 +118,20 @@ fn play(natures: &[Nature], start: Instant) -> (Option<usize>, Duration, Vec<(us
     let mut dialing = Dialing::new((0..natures.len()).map(backend).collect(), start);
     let mut now = start;
     let mut dials = Vec::new();
-    // Who, when, and whether it connects.
-    let mut coming: Vec<(usize, Instant, bool)> = Vec::new();
+    // Who, and when.
+    let mut coming: Vec<(usize, Instant)> = Vec::new();
     let who = |b: Backend, count: usize| (0..count).find(|n| backend(*n) == b).unwrap();
     for _ in 0..2000 {
         match dialing.step(now) {
             Step::GiveUp => return (None, now - start, dials),
-            Step::Abandon(b) => coming.retain(|(n, ..)| backend(*n) != b),
+            Step::Abandon(b) => coming.retain(|(n, _)| backend(*n) != b),
             Step::Dial { backend: b, .. } => {
                 let n = who(b, natures.len());
                 dials.push((n, now - start));
                 match natures[n] {
-                    Nature::Connects(after) => coming.push((n, now + ms(after), true)),
-                    Nature::Fails(after) => coming.push((n, now + ms(after), false)),
+                    Nature::Connects(after) | Nature::Fails(after) | Nature::Unreachable(after) => {
+                        coming.push((n, now + ms(after)));
+                    }
                     Nature::Silent => {}
                     Nature::Hampered(times, after) => {
                         natures[n] = if times > 1 {
@@ -120,14 +143,15 @@ fn play(natures: &[Nature], start: Instant) -> (Option<usize>, Duration, Vec<(us
                     }
                 }
             }
-            Step::Wait(until) => match coming.iter().min_by_key(|(_, at, _)| *at).copied() {
-                Some((n, at, connects)) if at <= until => {
+            Step::Wait(until) => match coming.iter().min_by_key(|(_, at)| *at).copied() {
+                Some((n, at)) if at <= until => {
                     now = now.max(at);
-                    if connects {
-                        return (Some(n), now - start, dials);
+                    coming.retain(|(other, _)| *other != n);
+                    match natures[n] {
+                        Nature::Connects(_) => return (Some(n), now - start, dials),
+                        Nature::Unreachable(_) => dialing.unreachable(backend(n), now),
+                        _ => dialing.failed(backend(n), now),
                     }
-                    coming.retain(|(other, ..)| *other != n);
-                    dialing.failed(backend(n), now);
                 }
                 _ => {
                     assert!(until > now, "it must not spin");
@@ -153,8 +177,14 @@ proptest! {
         {
             prop_assert!(took <= HEDGE * at as u32 + ms(*after));
         }
-        let again = natures.iter().map(|n| if let Nature::Hampered(times, _) = n { *times } else { 0 }).sum::<u32>();
-        prop_assert!(dials.len() <= natures.len() + again as usize);
+        let most = |nature: &Nature| match nature {
+            Nature::Hampered(times, _) => times + WHOLE.as_secs() as u32 / ATTEMPT.as_secs() as u32,
+            Nature::Silent => WHOLE.as_secs() as u32 / ATTEMPT.as_secs() as u32,
+            Nature::Unreachable(_) => WHOLE.as_secs() as u32,
+            _ => 1,
+        };
+        let most = natures.iter().map(most).sum::<u32>();
+        prop_assert!(dials.len() <= most as usize);
         prop_assert_eq!(dials.first().map(|(n, at)| (*n, *at)), (!natures.is_empty()).then_some((0, Duration::ZERO)));
     }
 }
