@@ -82,11 +82,6 @@ fn a_process_that_does_not_wake_is_given_up_through_rules() -> Result<()> {
     long_standstill(Way::Rules(Families::Dual))
 }
 
-#[test]
-fn a_process_that_does_not_wake_is_given_up_through_the_forwarder() -> Result<()> {
-    long_standstill(Way::Forwarder(Families::V4))
-}
-
 /// A standstill must not end in a storm: what one node's daemon has let wait for an apiserver when it wakes.
 #[test]
 fn one_that_wakes_finds_few_handshakes_of_each_node() -> Result<()> {
@@ -123,11 +118,6 @@ fn stopped_in_good_order(way: Way) -> Result<()> {
 #[test]
 fn one_that_stops_in_good_order_keeps_its_watches_through_rules() -> Result<()> {
     stopped_in_good_order(Way::Rules(Families::Dual))
-}
-
-#[test]
-fn one_that_stops_in_good_order_keeps_its_watches_through_the_forwarder() -> Result<()> {
-    stopped_in_good_order(Way::Forwarder(Families::V4))
 }
 
 /// When a process is killed its host's kernel tells all its clients: apivip has nothing to end.
@@ -175,11 +165,6 @@ fn power_cycle(way: Way) -> Result<()> {
 #[test]
 fn clients_of_a_host_that_lost_power_are_told_when_it_is_back_through_rules() -> Result<()> {
     power_cycle(Way::Rules(Families::Dual))
-}
-
-#[test]
-fn clients_of_a_host_that_lost_power_are_told_when_it_is_back_through_the_forwarder() -> Result<()> {
-    power_cycle(Way::Forwarder(Families::V4))
 }
 
 /// A host firewall that blocks what the node itself dials says nothing of apiservers, nor does the end of the daemon's own
@@ -244,13 +229,28 @@ fn a_firewall_that_rejects_the_node_s_own_dials_cuts_no_busy_watch() -> Result<(
     own_dials_blocked(RULES, &[2], "reject with tcp reset", true)
 }
 
-#[test]
-fn a_firewall_that_drops_the_node_s_own_dials_to_all_cuts_nobody() -> Result<()> {
-    own_dials_blocked(RULES, &ALL, "drop", true)
-}
-
 mod release {
     use super::*;
+
+    #[test]
+    fn a_firewall_that_drops_the_node_s_own_dials_to_all_cuts_nobody() -> Result<()> {
+        own_dials_blocked(RULES, &ALL, "drop", true)
+    }
+
+    #[test]
+    fn clients_of_a_host_that_lost_power_are_told_when_it_is_back_through_the_forwarder() -> Result<()> {
+        power_cycle(Way::Forwarder(Families::V4))
+    }
+
+    #[test]
+    fn one_that_stops_in_good_order_keeps_its_watches_through_the_forwarder() -> Result<()> {
+        stopped_in_good_order(Way::Forwarder(Families::V4))
+    }
+
+    #[test]
+    fn a_process_that_does_not_wake_is_given_up_through_the_forwarder() -> Result<()> {
+        long_standstill(Way::Forwarder(Families::V4))
+    }
 
     const FORWARDER: Way = Way::Forwarder(Families::Dual);
 

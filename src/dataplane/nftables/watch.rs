@@ -18,6 +18,8 @@ pub const CHECK: Duration = Duration::from_secs(30);
 /// Listens, and keeps the time.
 pub(super) struct Watch {
     events: Option<Multicast>,
+    /// The socket failed: it is opened again at the next look.
+    failed: bool,
     follower: Follower,
     check: Interval,
     suspicion: Option<Drift>,
@@ -31,7 +33,7 @@ impl Watch {
             .ok();
         let mut check = interval_at(Instant::now() + CHECK, CHECK);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { events, follower: Follower::default(), check, suspicion: None }
+        Self { events, failed: false, follower: Follower::default(), check, suspicion: None }
     }
 
     /// Resolves while there is a suspicion. `own`: the netlink port of the socket that our transactions come from.
@@ -49,9 +51,13 @@ impl Watch {
                     Err(error) => {
                         tracing::debug!(%error, "listen to changes of nf_tables");
                         self.events = None;
+                        self.failed = true;
                     }
                 },
-                _ = self.check.tick() => self.suspicion = Some(Drift::new(Found::Check)),
+                _ = self.check.tick() => {
+                    self.open_again();
+                    self.suspicion = Some(Drift::new(Found::Check));
+                }
             }
         }
         // What else was said is told together with it.
@@ -59,6 +65,14 @@ impl Watch {
             note(heard, own, &mut self.follower, &mut self.suspicion);
         }
         self.suspicion.clone().unwrap_or_else(|| Drift::new(Found::Check))
+    }
+
+    fn open_again(&mut self) {
+        if self.failed {
+            self.events = Multicast::open(NETLINK_NETFILTER, [GROUP]).ok();
+            self.failed = self.events.is_none();
+            self.follower = Follower::default();
+        }
     }
 
     /// The table is as it should be.
@@ -99,6 +113,13 @@ mod tests {
         watch.settle();
         watch.suspect(1).await;
         assert_eq!(before.elapsed(), 2 * CHECK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_failed_is_opened_again() {
+        let mut watch = Watch { events: None, failed: true, ..Watch::open() };
+        watch.suspect(1).await;
+        assert!(watch.events.is_some() && !watch.failed);
     }
 
     #[test]
