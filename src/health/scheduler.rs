@@ -1,7 +1,7 @@
 //! The owner of the state machine: takes in snapshots and what the workers found, tells the workers how often to ask,
 //! and publishes views.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant as StdInstant;
 
@@ -125,16 +125,32 @@ impl Scheduler {
         self.detector.publish(&self.ports.publish(&snapshot), now);
         self.snapshot = Some(snapshot);
         self.publish(now, Some(received));
-        self.direct(None);
+        self.direct(&BTreeSet::new());
     }
 
-    fn learn(&mut self, Event { backend, what }: Event) {
+    /// Takes this event and all that wait behind it, and draws the conclusions once: they cost as much as there are backends, and
+    /// where many are silent at the same time there are as many events.
+    fn learn(&mut self, event: Event) {
+        let mut concerned = BTreeSet::from([event.backend]);
+        let at = self.note(event);
+        for _ in 1..EVENTS {
+            let Ok(event) = self.inbox.try_recv() else { break };
+            concerned.insert(event.backend);
+            self.note(event);
+        }
+        self.ask(Instant::now().into_std());
+        self.direct(&concerned);
+        self.publish(at, None);
+    }
+
+    /// Tells the state machine of one event, and returns when it happened.
+    fn note(&mut self, Event { backend, what }: Event) -> StdInstant {
         let now = Instant::now().into_std();
         if !matches!(what, What::Probed(_)) {
             tracing::debug!(%backend, ?what, "a sign");
         }
         let detector = &mut self.detector;
-        let at = match what {
+        match what {
             What::Cue(at, cue) => {
                 detector.cue(backend, at.into_std(), cue);
                 at.into_std()
@@ -169,10 +185,7 @@ impl Scheduler {
                 detector.observe(backend, probe);
                 probe.finished
             }
-        };
-        self.ask(now);
-        self.direct(Some(backend));
-        self.publish(at, None);
+        }
     }
 
     /// Where probes get through and others do not, it is asked at the usual pace only.
@@ -189,7 +202,7 @@ impl Scheduler {
         let now = Instant::now().into_std();
         self.detector.look(now);
         self.ask(now);
-        self.direct(None);
+        self.direct(&BTreeSet::new());
         self.publish(now, None);
     }
 
@@ -203,14 +216,14 @@ impl Scheduler {
     }
 
     /// Tells every worker what to do, `concerned` last: those that may bear witness ask before it is asked again.
-    fn direct(&mut self, concerned: Option<Backend>) {
+    fn direct(&mut self, concerned: &BTreeSet<Backend>) {
         let now = Instant::now().into_std();
         let health = self.detector.backends(now);
         self.workers.retain(|backend, _| health.contains_key(backend));
         self.suspected.retain(|backend, _| health.contains_key(backend));
         self.watches.retain(|backend| health.contains_key(backend));
         let (last, first): (Vec<Backend>, Vec<Backend>) =
-            health.into_keys().partition(|backend| Some(*backend) == concerned);
+            health.into_keys().partition(|backend| concerned.contains(backend));
         for backend in first.into_iter().chain(last) {
             let Some(directive) = self.detector.directive(backend, now) else { continue };
             if let Some(since) = self.watches.follow(backend, directive.watch) {
