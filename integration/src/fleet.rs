@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 pub use fault::Kind;
+pub use node::options;
 pub use tally::{Tally, table};
 
 use chance::Dice;

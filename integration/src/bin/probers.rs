@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use apivip::apiserver::{self, Access, ApiConfig, Connection, TLS_NAME};
 use apivip::health::{self, Inputs, ProbeConfig};
 use apivip::model::desired::{DesiredFrontend, DesiredState, SourcePolicy};
-use apivip::model::health::{HealthOptions, HealthView, State};
+use apivip::model::health::{HealthView, State};
 use apivip::model::merge::Alternatives;
 use apivip::model::published::Published;
 use apivip::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
@@ -21,6 +21,7 @@ use apivip::readyz::Identity;
 use apivip::report::Report;
 use apivip::selftest::{self, Evidence, Observer, Results, SelfTestConfig, Trace};
 use clap::{Parser, ValueEnum};
+use integration::fleet;
 use integration::lab::addresses::vip;
 use integration::process::raise_descriptors;
 use tokio::sync::{mpsc, watch};
@@ -106,14 +107,7 @@ fn probes(
         ping_interval: Duration::from_millis(arguments.ping_interval),
         readyz_interval: Duration::from_millis(arguments.readyz_interval),
         server_name: TLS_NAME.try_into().context("the server's name")?,
-        health: HealthOptions {
-            fall: 2,
-            rise: 2,
-            removal_grace: Duration::from_secs(180),
-            drain_timeout: None,
-            silence_timeout: Duration::from_secs(5),
-            kill_spread: Duration::from_secs(1),
-        },
+        health: fleet::options(),
     };
     let (views_in, view) = watch::channel(None);
     let (snapshots, published) = watch::channel(Some(Published {

@@ -11,6 +11,12 @@ use crate::clients::Mix;
 use crate::control_plane::Variant;
 use crate::lab::{Families, Lab};
 
+/// All apiservers of these labs.
+pub const ALL: [u8; 3] = [1, 2, 3];
+
+/// `--silence-timeout`, in milliseconds: nobody is told sooner.
+pub const SILENCE_MS: u64 = 5_000;
+
 /// How the node leads connections, and over which families.
 #[derive(Clone, Copy, Debug)]
 pub enum Way {
@@ -68,7 +74,13 @@ pub fn mix() -> Mix {
     Mix { fresh_every: Some(Duration::from_millis(50)), idle: 100, ..Mix::default() }
 }
 
-/// The same, or the error with all that the daemon said.
+/// The same, of clients that wait as long as it takes.
+#[must_use]
+pub fn patient() -> Mix {
+    Mix { timeout: Duration::from_secs(90), fresh_every: Some(Duration::from_millis(100)), ..mix() }
+}
+
+/// The result, or the error with all that the daemon said.
 pub fn said<T>(result: Result<T>, stage: &Failover<'_>) -> Result<T> {
     result.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
 }

@@ -8,10 +8,9 @@ use integration::clients::Mix;
 use integration::control_plane::Variant;
 use integration::failover::Failover;
 use integration::failover::trial::{lab, leave, leave_with};
+use integration::failover::way::{ALL, Way};
 use integration::fault::Fault;
 use integration::lab::Families;
-
-const ALL: [u8; 3] = [1, 2, 3];
 
 fn mix() -> Mix {
     Mix { fresh_every: Some(Duration::from_millis(50)), ..Mix::default() }
@@ -19,15 +18,12 @@ fn mix() -> Mix {
 
 #[test]
 fn the_forwarder_leaves_real_apiservers_that_die() -> Result<()> {
-    let lab = lab(Families::V4)?;
-    let mut stage = Failover::start(&lab, Variant::Real, &ALL, &["--mode", "forwarder"])?;
+    let way = Way::Forwarder(Families::V4);
+    let lab = way.lab()?;
+    let mut stage = way.start(&lab, &ALL)?;
     // One that was killed takes long to start again, and is the last.
     for (fault, i) in [(Fault::Unplugged, 2), (Fault::Paused, 3), (Fault::Killed, 1)] {
-        stage.plane.publish_apiservers(&[i])?;
-        stage.wait_for_backends(&[i])?;
-        let crowd = stage.everybody(&mix())?.leading_to(stage.plane.apiservers(i)[0]);
-        stage.plane.publish_apiservers(&ALL)?;
-        stage.wait_for_backends(&ALL)?;
+        let crowd = way.crowd(&mut stage, &mix(), &ALL, i)?;
         let (outcome, inflicted) = leave_with(&mut stage, fault, &[i], crowd)?;
         println!("{outcome}");
         if fault != Fault::Killed {

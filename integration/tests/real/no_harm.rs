@@ -11,19 +11,14 @@ use integration::control_plane::Variant;
 use integration::daemon::every_backend;
 use integration::failover::Failover;
 use integration::failover::trial::{TOLD, addresses, lab};
-use integration::failover::way::{Way, expect_uncut, mix, said};
+use integration::failover::way::{ALL, SILENCE_MS, Way, expect_uncut, mix, said};
 use integration::fault::Fault;
 use integration::lab::Families;
 use integration::real::writing::while_writing;
 use integration::sim::clients::timeline::Kind;
 
-const ALL: [u8; 3] = [1, 2, 3];
-
 /// Between two faults: all that follows from the first one is over.
 const HEALED: Duration = Duration::from_secs(3);
-
-/// `--silence-timeout` and the least of what comes before it, in milliseconds: nobody is told sooner.
-const SILENCE: u64 = 5_000;
 
 /// A long standstill, and the most handshakes that one node may leave with whoever stands still so long: four or five until the
 /// decision, and one in ten seconds after it; 6 are usual.
@@ -71,7 +66,12 @@ fn long_standstill(way: Way) -> Result<()> {
     let outcome = crowd.finish()?;
     println!("{outcome}\n{}", outcome.by_kind(&dead));
     let told = said(waited.and_then(|()| outcome.expect_told(&dead)), &stage)?;
-    ensure!(told.first_ms >= SILENCE, "told after {} ms of silence\n{}", told.first_ms, stage.daemon.log());
+    ensure!(
+        told.first_ms >= SILENCE_MS,
+        "told after {} ms of silence\n{}",
+        told.first_ms,
+        stage.daemon.log()
+    );
     said(outcome.expect_uncut(&dead), &stage)?;
     inflicted.heal(&mut stage.plane)?;
     stage.wait_for_backends(&ALL)

@@ -11,12 +11,9 @@ use integration::control_plane::Variant;
 use integration::daemon::{Daemon, DaemonOptions};
 use integration::failover::Failover;
 use integration::failover::trial::{TOLD, addresses};
-use integration::failover::way::{Way, expect_uncut, mix, said};
+use integration::failover::way::{SILENCE_MS, Way, expect_uncut, mix, said};
 use integration::fault::Fault;
 use integration::lab::{Families, Lab, LabOptions};
-
-/// `--silence-timeout`, in milliseconds: nobody is told sooner.
-const SILENCE: u64 = 5_000;
 
 /// Longer than it takes to end those of one that is silent.
 const LASTING: Duration = Duration::from_secs(12);
@@ -63,7 +60,7 @@ fn tells(stage: &mut Failover<'_>, way: Way, published: &[u8], i: u8) -> Result<
     let outcome = crowd.finish()?;
     println!("{outcome}\n{}", outcome.by_kind(&dead));
     let told = said(waited.and_then(|()| outcome.expect_told(&dead)), stage)?;
-    ensure!(told.first_ms >= SILENCE, "told after {} ms of silence", told.first_ms);
+    ensure!(told.first_ms >= SILENCE_MS, "told after {} ms of silence", told.first_ms);
     said(outcome.expect_uncut(&dead), stage)
 }
 

@@ -9,13 +9,11 @@ use anyhow::{Context, Result, ensure};
 use integration::clients::Mix;
 use integration::command;
 use integration::failover::Failover;
-use integration::failover::way::{Way, expect_uncut, mix, said};
+use integration::failover::way::{ALL, Way, expect_uncut, patient, said};
 use integration::lab::Families;
 use integration::process::Spawned;
 use integration::real::{ADMIN_TOKEN, cached};
 use integration::throttle::Throttle;
-
-const ALL: [u8; 3] = [1, 2, 3];
 
 /// How many Services are listed, and by how many clients.
 const SERVICES: usize = 500;
@@ -32,10 +30,6 @@ const LASTING: Duration = Duration::from_secs(20);
 
 /// How long etcd stands still: apiservers call themselves unready after some seconds.
 const STANDSTILL: Duration = Duration::from_secs(20);
-
-fn patient() -> Mix {
-    Mix { timeout: Duration::from_secs(90), fresh_every: Some(Duration::from_millis(100)), ..mix() }
-}
 
 /// Makes Services to list, without virtual IPs.
 fn make_services(stage: &mut Failover<'_>) -> Result<()> {

@@ -5,25 +5,17 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use integration::clients::Mix;
 use integration::failover::Failover;
-use integration::failover::way::{Way, expect_uncut, mix};
+use integration::failover::way::{ALL, Way, expect_uncut, patient};
 use integration::fault::Fault;
 use integration::lab::{Families, Lab};
 use integration::real::writing::while_writing;
-
-const ALL: [u8; 3] = [1, 2, 3];
 
 /// Longer than it takes to end those of one that is silent.
 const LASTING: Duration = Duration::from_secs(15);
 
 /// After a fault, until all that follows from it is over.
 const HEALED: Duration = Duration::from_secs(4);
-
-/// Clients that wait for packets that are sent again and again.
-fn patient() -> Mix {
-    Mix { timeout: Duration::from_secs(90), fresh_every: Some(Duration::from_millis(100)), ..mix() }
-}
 
 /// Clients in a crowd suffer what `begin` does to apiserver 2 until `end` undoes it.
 fn suffers(
