@@ -23,6 +23,7 @@ mod check;
 mod check_api;
 mod check_families;
 mod check_kernel;
+mod check_running;
 mod clock;
 mod coexistence;
 mod cold_boot;
