@@ -109,9 +109,9 @@ fn a_rule_about_marks_breaks_no_connection() -> Result<()> {
     let router = addresses::router_second(Family::V4).to_string();
     lab.node().run("ip", &["route", "add", "default", "via", &router, "dev", "eth1", "table", "103"])?;
     lab.node().run("ip", &["rule", "add", "fwmark", "0x1", "lookup", "103", "pref", "1003"])?;
-    // A neighbour that marks what the node itself sends to apiservers.
+    // A neighbour that marks what the node itself sends to the virtual IP; direct connections stay on the first uplink.
     lab.node().nft_load(
-        "table ip marks {\n chain o {\n type route hook output priority -150\n tcp dport 6443 meta mark set 1\n \
+        "table ip marks {\n chain o {\n type route hook output priority -150\n \
          ip daddr 10.96.0.1 meta mark set 1\n }\n}\n",
     )?;
     let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
@@ -227,8 +227,9 @@ fn a_new_address_of_the_node_is_no_other_programs_doing() -> Result<()> {
     let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = scenario.daemon()?;
     scenario.reach(lab.node(), Family::V4)?;
+    // Another address of the same network goes with the first one otherwise.
+    lab.node().sysctl("net.ipv4.conf.all.promote_secondaries", "1")?;
     lab.node().ip("addr add 192.0.2.77/24 dev eth0\naddr del 192.0.2.1/24 dev eth0\n")?;
-    lab.node().run("ip", &["addr", "show", "dev", "eth0"])?;
     let line = "added a route to the virtual IP";
     daemon.wait_for_status("a new route", std::time::Duration::from_secs(30), |_| {
         lab.node()

@@ -3,6 +3,7 @@
 //! A lookup by destination gives one answer. The route that it comes from says whether there are more ways, and whether it
 //! names the address; the routing rules say whether more than the destination decides.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -64,15 +65,14 @@ pub(super) async fn preferred(
         let ways = if named { hops } else { BTreeSet::new() };
         let mut interfaces = BTreeSet::new();
         for index in ways.into_iter().chain([interface]) {
-            if !names.contains_key(&index) {
-                names.insert(index, name_of(requests, index).await);
+            if let Entry::Vacant(unknown) = names.entry(index) {
+                unknown.insert(name_of(requests, index).await);
             }
             interfaces.extend(names.get(&index).copied().flatten());
         }
         let family = backend.is_ipv4();
-        if !rules.contains_key(&family) {
-            let listed = listed_rules(requests, Family::of(backend)).await?;
-            rules.insert(family, listed.iter().any(chooses_by_more));
+        if let Entry::Vacant(unread) = rules.entry(family) {
+            unread.insert(listed_rules(requests, Family::of(backend)).await?.iter().any(chooses_by_more));
         }
         let certain = !rules.get(&family).copied().unwrap_or_default();
         preferred.insert(backend, PreferredSource::Address(Source { address, interfaces, named, certain }));

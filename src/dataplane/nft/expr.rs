@@ -68,7 +68,7 @@ pub(super) fn matching(condition: Match) -> Vec<Attr> {
         }
         Match::LeavesBy(name) => vec![meta(META_OIFNAME), compare(CMP_EQ, &name.bytes())],
         Match::FlowTranslated => any_bit(CT_STATUS, CT_STATUS_DNAT),
-        Match::FlowState(state) => any_bit(CT_STATE, state.bit()),
+        Match::FlowState(state) => any_bit(CT_STATE, state.bits()),
         Match::FlowDestinationAddress(ip) => flow((CT_DST_IP, CT_DST_IP6), CT_ORIGINAL, ip),
         Match::FlowDestinationPort(port) => {
             vec![conntrack(CT_PROTO_DST, Some(CT_ORIGINAL)), compare(CMP_EQ, &port.to_be_bytes())]

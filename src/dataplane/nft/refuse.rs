@@ -53,8 +53,8 @@ fn others(ip: IpAddr, ports: &BTreeSet<u16>) -> Chain {
         |port: &u16| Rule::new(vec![Match::TcpDestinationPort(*port)], Action::Goto(INVALID.to_owned()));
     let mut rules: Vec<Rule> = ports.iter().map(served).collect();
     rules.push(
-        Rule::new(vec![Match::FlowState(FlowState::Related)], Action::Return)
-            .because("such as an ICMP error about a flow of the Service"),
+        Rule::new(vec![Match::FlowState(FlowState::Known)], Action::Return)
+            .because("answers to a connection from this address, and errors about one"),
     );
     rules.push(
         Rule::new(vec![Match::DestinationIsLocal], Action::Drop)

@@ -185,16 +185,16 @@ pub enum Match {
 pub enum FlowState {
     /// For a packet of no flow that it knows: far outside of the window, for instance. No rule translates it.
     Invalid,
-    /// For one about a flow, such as an ICMP error.
-    Related,
+    /// For one of a flow that has been answered, or for one about a flow, such as an ICMP error.
+    Known,
 }
 
 impl FlowState {
     /// `NF_CT_STATE_BIT` of the kernel's `nf_conntrack_common.h`.
-    pub fn bit(self) -> u32 {
+    pub fn bits(self) -> u32 {
         match self {
             Self::Invalid => 1 << 0,
-            Self::Related => 1 << 2,
+            Self::Known => 1 << 1 | 1 << 2,
         }
     }
 }

@@ -129,7 +129,7 @@ impl Display for Match {
             Self::LeavesNode => f.write_str("oifname != \"lo\""),
             Self::LeavesBy(name) => write!(f, "oifname \"{name}\""),
             Self::FlowState(FlowState::Invalid) => f.write_str("ct state invalid"),
-            Self::FlowState(FlowState::Related) => f.write_str("ct state related"),
+            Self::FlowState(FlowState::Known) => f.write_str("ct state established,related"),
             Self::FlowTranslated => f.write_str("ct status dnat"),
             Self::FlowDestinationAddress(ip) => write!(f, "ct original {} daddr {ip}", ip_keyword(*ip)),
             Self::FlowDestinationPort(port) => write!(f, "ct original proto-dst {port}"),
