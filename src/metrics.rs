@@ -20,7 +20,7 @@ use crate::forwarder::Stats;
 use crate::model::address::RejectReason;
 use crate::model::health::State as Health;
 use crate::model::types::Backend;
-use crate::report::{Phase, Report};
+use crate::report::{InUse, Phase, Report};
 
 mod classic;
 mod forwarder;
@@ -198,7 +198,9 @@ impl Metrics {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let frontends = report.programmed.as_ref().map_or(&[][..], |state| &state.frontends);
         self.way(report);
-        self.programmed.set(i64::from(matches!(report.phase, Phase::Programmed | Phase::Unrouted)));
+        let by_rules = report.path.as_ref().is_none_or(|path| path.in_use != InUse::Forwarder);
+        let programmed = matches!(report.phase, Phase::Programmed | Phase::Unrouted) && by_rules;
+        self.programmed.set(i64::from(programmed));
         self.frontends.set(count(frontends.len()));
         let probed = || report.view.iter().flat_map(|view| view.backends.values());
         for state in Health::ALL {

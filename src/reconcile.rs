@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
-use crate::dataplane::flows::FlowKiller;
+use crate::dataplane::claim::Claim;
+use crate::dataplane::flows::{FlowKiller, Stale};
 use crate::dataplane::{Dataplane, DataplaneError, Host};
 use crate::forwarder::Forward;
 use crate::ledger::Ledger;
@@ -49,6 +51,9 @@ use wait::{after, at, stopped};
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Rare enough to be no load, often enough that a healed kernel is used soon.
 const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// To look whether there are rules takes a fraction of a millisecond, unless the kernel is kept from it.
+const STOOD: Duration = Duration::from_secs(1);
 
 type Views = watch::Receiver<Option<HealthView>>;
 
@@ -100,6 +105,8 @@ pub struct Reconciler<D, H, F, W> {
     owned: bool,
     /// A commit got no answer: the kernel may have, or come to have, other rules than `applied`.
     uncertain: bool,
+    /// Rules of an earlier run may have stood in the beginning.
+    stood: Option<bool>,
     mender: Mender,
     sight: Sight,
     /// When the news of the latest view was noticed that is in effect.
@@ -142,6 +149,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             applied: None,
             owned: false,
             uncertain: false,
+            stood: None,
             mender: Mender::default(),
             sight: Sight::default(),
             answered: None,
@@ -258,6 +266,9 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         meanwhile: &mut Meanwhile<'_>,
     ) -> Result<Settled, PathError> {
         self.foreseen.clear();
+        if self.stood.is_none() {
+            self.stood = Some(timeout(STOOD, self.dataplane.stands()).await.unwrap_or(true));
+        }
         let node = self.node(view).await;
         let (mut desired, holds) = desire(view, self.effective.as_deref(), &node, &self.policy);
         self.note_holds(&holds);
@@ -280,7 +291,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         if is_over && !delayed {
             routed = self.path.settle(&mut self.host).await;
             if routed.is_ok() {
-                self.flows.forget(desired.vips());
+                self.flows.forget(Stale::of(&desired));
             }
             desired.forwarding = self.path.spares_connections();
         }
@@ -317,6 +328,14 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         self.applied.as_deref() != Some(desired) || self.uncertain || self.mender.is_due()
     }
 
+    /// Which packets the forwarder needs: where rules stand, their guard must see that it serves.
+    fn claim(&self) -> Claim {
+        match self.applied.is_some() || self.uncertain || self.stood == Some(true) {
+            true => Claim::All,
+            false => Claim::Ports,
+        }
+    }
+
     /// Makes what goes with the rules: new connections leave the forwarder, and this node's own have a route.
     async fn route(&mut self, applied: &DesiredState) -> Result<(), DataplaneError> {
         self.path.withdraw(&mut self.host, &mut self.forwarder, applied).await?;
@@ -332,11 +351,18 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     ) -> Result<(), PathError> {
         self.end_flows(&desired, true);
         self.move_and_ask(view, &desired);
+        let claim = self.claim();
         let Self { path, host, forwarder, .. } = self;
-        path.forward(host, forwarder, &desired, why).await?;
+        let outcome = path.forward(host, forwarder, &desired, (claim, why)).await;
+        if outcome.as_ref().is_err_and(|error| !matches!(error, PathError::Routes(_))) {
+            return outcome;
+        }
+        let before = self.effective.clone();
+        self.forget_begun(&desired, before.as_deref(), false);
         self.mender.routes(self.host.repaired(), &self.metrics);
         self.effective = Some(Arc::new(desired));
         self.in_effect(view);
+        outcome?;
         self.report(view, Phase::Forwarding, None);
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::model::merge::Origins;
 use crate::model::snapshot::Affinity;
 use crate::model::traffic::Traffic;
 use crate::model::types::{Backend, ServiceKey, Vip};
-use crate::report::Report;
+use crate::report::{InUse, Report};
 use crate::selftest::Results;
 
 mod backend;
@@ -191,6 +191,22 @@ impl Status {
     }
 }
 
+/// The document of a daemon that has just been started.
+#[cfg(test)]
+pub(crate) fn sample() -> Status {
+    Status::new(&Parts {
+        service: &ServiceKey::default(),
+        started: Instant::now(),
+        report: &Report::default(),
+        connection: &Connection::default(),
+        origins: &Origins::default(),
+        totals: &BTreeMap::new(),
+        traffic: None,
+        forwarder: &Stats::default(),
+        selftests: &Results::default(),
+    })
+}
+
 /// The phase and one sentence about it.
 pub fn sentence(report: &Report) -> String {
     format!("{}: {}", word(&report.phase), summary(report))
@@ -221,7 +237,11 @@ fn summary(report: &Report) -> String {
         }
         Phase::Programmed => "the kernel has what the API publishes and the probes say".to_owned(),
         Phase::Unrouted => format!(
-            "the kernel has the rules, but a route or routing rule that goes with them could not be made: {}",
+            "{}, but a route or routing rule that goes with them could not be made: {}",
+            match report.path.as_ref().map(|path| path.in_use) {
+                Some(InUse::Forwarder) => "the daemon forwards connections itself",
+                _ => "the kernel has the rules",
+            },
             report.last_error.as_deref().unwrap_or("no reason given")
         ),
         Phase::Forwarding => "the daemon forwards connections itself".to_owned(),

@@ -125,10 +125,10 @@ pub fn stream_vips(lab: &Lab) -> Vec<SocketAddr> {
     lab.vips().into_iter().map(|ip| SocketAddr::new(ip, streams::SERVICE_PORT)).collect()
 }
 
-/// Whether a route makes this address local in a namespace.
+/// Whether a route makes this address local in a namespace, for all ports or for some, which have a table of their own.
 pub fn is_local(at: &Namespace, address: IpAddr) -> Result<bool> {
     let version = if address.is_ipv4() { "-4" } else { "-6" };
-    let routes = at.run("ip", &[version, "route", "show", "table", "local"])?;
+    let routes = at.run("ip", &[version, "route", "show", "table", "all", "type", "local"])?;
     Ok(routes.lines().any(|line| line.split(' ').any(|word| word == address.to_string())))
 }
 

@@ -17,6 +17,7 @@ pub mod fault;
 pub mod fleet;
 pub mod flows;
 pub mod foreign;
+pub mod forge;
 pub mod forwarder;
 pub mod kubeconfig;
 pub mod lab;

@@ -70,6 +70,11 @@ impl Capture {
         segments(&self.process.stdout())
     }
 
+    /// What tcpdump has said so far.
+    pub fn text(&self) -> String {
+        self.process.stdout()
+    }
+
     /// Waits until a segment is as `wanted` says; `what` names it in an error.
     pub fn wait_for(
         &mut self,

@@ -14,6 +14,7 @@ mod mends;
 pub mod neighbours;
 pub mod node;
 mod reading;
+mod running;
 pub mod settings;
 pub mod text;
 
@@ -47,6 +48,7 @@ pub async fn run(args: &RunArgs, ask: AskDaemon) -> Report {
     findings.extend(bypass::bypass_ways(&seen.ways));
     findings.extend(api::findings(&seen.api));
     findings.extend(node::here(&seen.here));
+    findings.extend(running::running(seen.status.as_ref(), &seen.here.run_dir));
     Report::new(VERSION, findings)
 }
 

@@ -26,6 +26,8 @@ pub struct Traces {
     pub dialled: Vec<(SocketAddr, Result<SocketAddr, String>)>,
     /// Apiservers that are known, which Pods must reach.
     pub apiservers: BTreeSet<SocketAddr>,
+    /// A daemon's forwarder serves.
+    pub forwards: bool,
     /// Names in the file system of BPF, in part.
     pub bpf: Option<Result<Vec<String>, String>>,
 }
@@ -165,17 +167,28 @@ fn nat_order(traces: &Traces) -> Finding {
         Ok(survey) => survey,
         Err(error) => return NAT_ORDER.unknown(error, NEEDED),
     };
+    // Without rules of ours whatever translates does so ahead of the forwarder's listeners.
+    let guarded = survey.tables.iter().any(|table| table.name == TABLE_NAME);
+    let any = traces.forwards && !guarded;
     let earlier = survey.chains.iter().filter_map(|chain| {
         let base = chain.base.as_ref()?;
-        let ahead = base.kind == "nat" && matches!(base.hook, 0 | 3) && base.priority <= OURS;
+        let ahead = base.kind == "nat" && matches!(base.hook, 0 | 3) && (any || base.priority <= OURS);
         let name = || format!("{} {} {}", chain.family, chain.table, chain.name);
         (ahead && chain.table != TABLE_NAME).then(|| (name(), base.priority))
     });
-    let earlier: Vec<(String, i32)> = earlier.collect();
-    let Some((first, _)) = earlier.first() else {
+    let mut earlier: Vec<(String, i32)> = earlier.collect();
+    earlier.sort_by_key(|(_, priority)| *priority);
+    let Some((first, priority)) = earlier.first() else {
         return NAT_ORDER.ok(format!("no nat chain of others runs at {OURS} or earlier"));
     };
     let shown: Vec<String> = earlier.iter().map(|(name, priority)| format!("{name} ({priority})")).collect();
+    if any && *priority > OURS {
+        return NAT_ORDER.info(format!(
+            "the forwarder serves and no rules of apivip stand: what these chains lead elsewhere does not reach it; the \
+             self-test tells whether they do: {}",
+            few(&shown)
+        ));
+    }
     NAT_ORDER.warning(
         format!(
             "nat chains of others run as early or earlier, and may translate the virtual IP: {}",

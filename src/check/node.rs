@@ -8,7 +8,7 @@ use super::finding::{Check, Finding, Group};
 use crate::columns::few;
 use crate::dataplane::nft::survey::Survey;
 use crate::dataplane::nft::table::TABLE_NAME;
-use crate::model::desired::{NodeView, PreferredSource};
+use crate::model::desired::{NodeView, PreferredSource, Source};
 use crate::model::types::ServiceKey;
 
 /// What was found on the node.
@@ -103,7 +103,7 @@ fn virtual_ips(seen: &Here) -> Vec<Finding> {
     let forwards = matches!(&seen.daemon, Some(Ok(Some(daemon))) if daemon.in_use == "forwarder");
     let addresses: BTreeSet<IpAddr> = seen.vips.iter().map(SocketAddr::ip).collect();
     for ip in addresses {
-        let route = view.preferred.get(&ip).copied();
+        let route = view.preferred.get(&ip);
         let taken = view.taken_vips.contains(&ip);
         all.push(
             match route {
@@ -111,7 +111,7 @@ fn virtual_ips(seen: &Here) -> Vec<Finding> {
                 Some(PreferredSource::Local) if taken => ROUTE.ok("it is an address of this node"),
                 Some(PreferredSource::Local) => ROUTE.ok("a local route leads to this node"),
                 Some(PreferredSource::Address(source)) => {
-                    ROUTE.ok(format!("with the source address {source}"))
+                    ROUTE.ok(format!("with the source address {}", source.address))
                 }
             }
             .about(ip),
@@ -140,20 +140,20 @@ fn way(seen: &Here) -> String {
 }
 
 /// The kernel chooses the source for the route to the virtual IP, before the destination is translated.
-fn source(seen: &Here, view: &NodeView, ip: IpAddr, route: Option<PreferredSource>) -> Option<Finding> {
-    let Some(PreferredSource::Address(chosen)) = route else { return None };
+fn source(seen: &Here, view: &NodeView, ip: IpAddr, route: Option<&PreferredSource>) -> Option<Finding> {
+    let Some(PreferredSource::Address(Source { address: chosen, .. })) = route else { return None };
     let backends: Vec<&IpAddr> = seen.backends.iter().filter(|b| b.is_ipv4() == ip.is_ipv4()).collect();
     if backends.is_empty() {
         return Some(
             SOURCE.unknown("no apiserver of its family is known", published(&seen.service)).about(ip),
         );
     }
-    let mut other: BTreeMap<IpAddr, String> = BTreeMap::new();
+    let mut other: BTreeMap<IpAddr, (String, bool)> = BTreeMap::new();
     let mut unreachable = Vec::new();
     for backend in backends {
         match view.preferred.get(backend) {
-            Some(PreferredSource::Address(source)) if *source != chosen => {
-                other.insert(*source, backend.to_string());
+            Some(PreferredSource::Address(source)) if source.address != *chosen => {
+                other.insert(source.address, (backend.to_string(), source.certain || source.named));
             }
             None => unreachable.push(backend.to_string()),
             _ => {}
@@ -164,12 +164,17 @@ fn source(seen: &Here, view: &NodeView, ip: IpAddr, route: Option<PreferredSourc
             format!("there is no route to {}", few(&unreachable)),
             format!("ip route get {}, then ip route add as your network needs it", unreachable[0]),
         )
-    } else if let Some((source, backend)) = other.iter().next() {
+    } else if let Some((source, (backend, certain))) = other.iter().next() {
         let text = format!("{chosen} is chosen, and {source} is right towards {backend}");
         if seen.never_masquerade {
             SOURCE.warning(format!("{text}: answers may not come back"), "apivip run --masquerade auto")
-        } else {
+        } else if *certain {
             SOURCE.info(format!("{text}: the table corrects it"))
+        } else {
+            SOURCE.info(format!(
+                "{text}; routing rules choose by more than the destination, so the table keeps an address that fits \
+                 the interface by which a packet leaves"
+            ))
         }
     } else {
         SOURCE.ok(format!("{chosen} is right towards every apiserver"))

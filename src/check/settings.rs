@@ -24,6 +24,8 @@ pub struct Settings {
     pub bridge_netfilter: Option<i64>,
     /// Bridges on this node; `None`: they could not be listed.
     pub bridges: Option<Vec<String>>,
+    /// Those of them by which this node reaches an apiserver.
+    pub bridges_to_apiservers: Vec<String>,
 }
 
 const fn setting(id: &'static str, title: &'static str) -> Check {
@@ -149,6 +151,15 @@ fn bridge_netfilter(seen: &Settings) -> Finding {
     match (seen.bridge_netfilter, seen.bridges.as_deref()) {
         (_, None) => BRIDGE.unknown("bridges could not be listed", "ip -br link show type bridge"),
         (_, Some([])) => BRIDGE.ok("there is no bridge"),
+        (Some(0) | None, _) if !seen.bridges_to_apiservers.is_empty() => BRIDGE.warning(
+            format!(
+                "off, and an apiserver is reached by {}: its answers to Pods on the same bridge pass no netfilter, and come \
+                 from an address that they never dialled",
+                few(&seen.bridges_to_apiservers)
+            ),
+            "modprobe br_netfilter, then sysctl -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1; \
+             nothing, if no Pod hangs on that bridge",
+        ),
         (Some(0) | None, Some(bridges)) => BRIDGE.info(format!(
             "off, and there is {}: Pods reach the virtual IP all the same; kubeadm wants it on",
             few(bridges)
@@ -175,6 +186,7 @@ mod tests {
             conntrack: Some((10, 262_144)),
             bridge_netfilter: None,
             bridges: Some(Vec::new()),
+            bridges_to_apiservers: Vec::new(),
         }
     }
 
@@ -218,6 +230,9 @@ mod tests {
         let bridged =
             Settings { bridges: Some(vec!["cni0".to_owned()]), bridge_netfilter: Some(0), ..good() };
         assert_eq!(of(&bridged, "bridge-netfilter"), Verdict::Info);
+        let same = Settings { bridges_to_apiservers: vec!["cni0".to_owned()], ..bridged.clone() };
+        assert_eq!(of(&same, "bridge-netfilter"), Verdict::Warning);
+        assert_eq!(of(&Settings { bridge_netfilter: Some(1), ..same }, "bridge-netfilter"), Verdict::Ok);
         assert_eq!(of(&Settings { bridge_netfilter: Some(1), ..bridged }, "bridge-netfilter"), Verdict::Ok);
         let unserved = settings(&Settings { ip_forward: Some(0), ..good() }, Concerns { ipv4: false, ..ALL });
         assert_eq!(unserved[0].verdict, Verdict::Ok);

@@ -11,7 +11,7 @@ use super::Failure;
 use super::input::Objects;
 use crate::config::RenderArgs;
 use crate::dataplane::nft;
-use crate::model::desired::{DesiredState, NodeView, PreferredSource, desire};
+use crate::model::desired::{DesiredState, NodeView, PreferredSource, Source, desire};
 use crate::model::health::{BackendHealth, Cue, FailReason, HealthView, State};
 use crate::model::snapshot::Snapshot;
 use crate::model::types::Backend;
@@ -37,7 +37,7 @@ pub fn desired(args: &RenderArgs) -> anyhow::Result<(DesiredState, Vec<String>)>
     let preferred: BTreeMap<_, _> = args
         .source_address
         .iter()
-        .map(|(backend, source)| (*backend, PreferredSource::Address(*source)))
+        .map(|(backend, source)| (*backend, PreferredSource::Address(Source::anywhere(*source))))
         .collect();
     let node = NodeView { preferred, ..NodeView::default() };
     let rejected = snapshot.rejected.clone();

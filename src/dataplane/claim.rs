@@ -3,7 +3,7 @@
 //! The routes hang on a tun device that belongs to this process: the kernel removes both when the process ends,
 //! however it ends, so no crash leaves a virtual IP that nobody serves. No address is added that could become a source.
 //!
-//! A route in the table `local` takes everything: the guard of our rules sees it (`fib daddr type local`) and leaves
+//! A route in the table `local` takes everything, of every port and protocol: the guard of our rules sees it (`fib daddr type local`) and leaves
 //! new flows to the listener. For the rest of connections that began there, while new ones go to the rules again, the
 //! same route stands in a table of its own, reached by a rule that names protocol and port: lookups of the guard carry
 //! no port (`net/ipv6/netfilter/nft_fib_ipv6.c`), or look into `local` only (`net/ipv4/netfilter/nft_fib_ipv4.c`), and
@@ -35,14 +35,17 @@ const REST: u32 = ROUTE_PROTOCOL as u32;
 
 const EEXIST: i32 = 17;
 const ENOENT: i32 = 2;
+const EACCES: i32 = 13;
+const EINVAL: i32 = 22;
 
 /// Which packets to a virtual IP come to this node's own sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// All.
+    /// All, where rules with a guard stand, which must see that. They drop what goes to no port of the Service.
     All,
-    /// Those that no rule of ours translates: of connections that began while all came.
-    Rest,
+    /// Those to the Service's TCP ports that no rule of ours translates: of connections that began while all came; or of
+    /// every connection, where no rules stand. Other programs' rules for local addresses do not see it either.
+    Ports,
 }
 
 /// The device, and what hangs on it.
@@ -51,23 +54,28 @@ pub(super) struct Device {
     index: u32,
     all: BTreeSet<IpAddr>,
     rest: BTreeSet<Vip>,
+    /// The source addresses of the routes: the kernel removes a route with its source.
+    sources: BTreeMap<IpAddr, IpAddr>,
 }
 
 impl Device {
     pub(super) fn make() -> Result<Self, HostError> {
-        let made = || -> io::Result<(Tun, u32)> {
+        let opened = || -> io::Result<(Tun, u32)> {
             let mut tun = Tun::new_named(Interface::new(DEVICE)?)?;
             tun.set_state(DeviceState::Up)?;
-            let index = tun.name()?.index()?;
+            let name = tun.name()?;
+            let index = name.index()?;
+            enable_ipv6(&name.name().to_string_lossy());
             Ok((tun, index))
         };
-        let (tun, index) = made().map_err(|source| HostError {
+        let (tun, index) = opened().map_err(|source| HostError {
             action:
                 "make a tun device for the virtual IP (is the kernel module tun there, and /dev/net/tun?)"
                     .to_owned(),
             source,
+            partial: false,
         })?;
-        Ok(Self { tun, index, all: BTreeSet::new(), rest: BTreeSet::new() })
+        Ok(Self { tun, index, all: BTreeSet::new(), rest: BTreeSet::new(), sources: BTreeMap::new() })
     }
 
     /// Its index.
@@ -78,6 +86,15 @@ impl Device {
     /// Whether somebody deleted it: the descriptor then leads to no device any more.
     fn is_gone(&self) -> bool {
         !self.tun.name().and_then(|name| name.index()).is_ok_and(|index| index == self.index)
+    }
+}
+
+/// Nodes that want no IPv6 on new devices still serve virtual IPs of that family where they have any. Where the setting
+/// cannot be written, the kernel refuses IPv6 routes by the device, and that is told.
+fn enable_ipv6(device: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6");
+    if let Err(error) = std::fs::write(&path, "0") {
+        tracing::debug!(%error, path, "cannot enable IPv6 on the forwarder's device");
     }
 }
 
@@ -92,26 +109,46 @@ impl Node {
         let Some(Device { index, all, rest, .. }) = &self.device else { return Ok(()) };
         let (index, all, rest) = (*index, all.clone(), rest.clone());
         let served: BTreeSet<IpAddr> = wanted.keys().map(|vip| vip.ip()).collect();
-        if claim == Claim::All {
-            for (vip, backend) in wanted.iter().filter(|(vip, _)| !all.contains(&vip.ip())) {
-                self.add_local(vip.ip(), *backend, LOCAL, index).await?;
-                self.note(|device| device.all.insert(vip.ip()));
+        // One family's refusal is not the other's.
+        let (mut refused, mut made) = (None, 0);
+        for (vip, backend) in &wanted {
+            match self.claim_one(*vip, *backend, claim, (&all, &rest)).await {
+                Ok(()) => made += 1,
+                Err(error) => refused = refused.or(Some(error)),
             }
         }
-        for vip in wanted.keys().filter(|vip| !rest.contains(vip)) {
-            self.add_local(vip.ip(), wanted[vip], REST, index).await?;
-            self.add_rule(*vip).await?;
-            self.note(|device| device.rest.insert(*vip));
-        }
-        if claim == Claim::Rest {
+        if claim == Claim::Ports {
             self.unclaim_others(&served, index).await?;
         }
         // A virtual IP that is gone from the state keeps the connections that it had.
-        for ip in all.into_iter().filter(|ip| claim == Claim::Rest || !served.contains(ip)) {
+        for ip in all.into_iter().filter(|ip| claim == Claim::Ports || !served.contains(ip)) {
             let route = local_route(ip, LOCAL, index)?.build();
             absent_is_fine(self.ask(|handle| handle.route().del(route).execute()).await)
                 .map_err(|e| failed(format!("delete the local route to {ip}"), e))?;
             self.note(|device| device.all.remove(&ip));
+        }
+        match refused {
+            Some(error) => Err(HostError { partial: made > 0, ..error }),
+            None => Ok(()),
+        }
+    }
+
+    async fn claim_one(
+        &mut self,
+        vip: Vip,
+        backend: Option<IpAddr>,
+        claim: Claim,
+        (all, rest): (&BTreeSet<IpAddr>, &BTreeSet<Vip>),
+    ) -> Result<(), HostError> {
+        let Some(index) = self.device.as_ref().map(Device::index) else { return Ok(()) };
+        if claim == Claim::All && !all.contains(&vip.ip()) {
+            self.add_local(vip.ip(), backend, LOCAL, index).await?;
+            self.note(|device| device.all.insert(vip.ip()));
+        }
+        if !rest.contains(&vip) {
+            self.add_local(vip.ip(), backend, REST, index).await?;
+            self.add_rule(vip).await?;
+            self.note(|device| device.rest.insert(vip));
         }
         Ok(())
     }
@@ -135,7 +172,7 @@ impl Node {
     /// With the source address that the node's own traffic to the backend has: a connection of this node may be
     /// led to that backend later, when the virtual IP is no address of this node any more.
     pub(super) async fn add_local(
-        &self,
+        &mut self,
         ip: IpAddr,
         backend: Option<IpAddr>,
         table: u32,
@@ -148,9 +185,21 @@ impl Node {
         let mut route = local_route(ip, table, index)?;
         if let Some(source) = towards.as_ref().and_then(preferred_source) {
             route = route.pref_source(source).map_err(|e| invalid(ip, &e))?;
+            if let Some(device) = &mut self.device {
+                device.sources.insert(ip, source);
+            }
         }
         let added = self.ask(|handle| handle.route().add(route.build()).replace().execute()).await;
-        added.map_err(|e| failed(format!("make {ip} local to this node"), e))
+        added.map_err(|e| match e.raw_os_error() {
+            Some(EACCES | EINVAL) if ip.is_ipv6() => failed(
+                format!(
+                    "make {ip} local to this node (is IPv6 off for new devices, and /proc/sys read-only? \
+                     sysctl net.ipv6.conf.default.disable_ipv6=0)"
+                ),
+                e,
+            ),
+            _ => failed(format!("make {ip} local to this node"), e),
+        })
     }
 
     pub(super) async fn add_rule(&self, vip: Vip) -> Result<(), HostError> {

@@ -8,10 +8,10 @@ use futures_util::future::LocalBoxFuture;
 
 use super::claim::Claim;
 use super::drift::Drift;
-use super::flows::{FlowKiller, FlowOrder, FlowReport};
+use super::flows::{FlowKiller, FlowOrder, FlowReport, Stale};
 use super::{Applied, Dataplane, DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView};
-use crate::model::types::{Backend, Vip};
+use crate::model::types::Backend;
 
 /// Programs nothing and ends no flow.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,10 @@ impl Dataplane for DryRun {
             tracing::info!(vip = %frontend.vip, backends = ?frontend.backends, dead = ?frontend.dead, "dry run: would lead the virtual IP to these apiservers");
         }
         Ok(Applied { connections_before: BTreeMap::new(), took: Duration::ZERO, steps: 0, owned: false })
+    }
+
+    async fn stands(&mut self) -> bool {
+        false
     }
 
     async fn refresh(&mut self, _dead: &BTreeSet<Backend>) -> Result<(), DataplaneError> {
@@ -55,7 +59,7 @@ impl FlowKiller for DryRun {
 
     fn settle(&mut self, _backend: Backend) {}
 
-    fn forget(&mut self, _vips: BTreeSet<Vip>) {}
+    fn forget(&mut self, _stale: Vec<Stale>) {}
 
     async fn finished(&mut self) -> FlowReport {
         std::future::pending().await

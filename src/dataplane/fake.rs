@@ -158,7 +158,7 @@ impl FakeKernel {
     /// Answers a request to rtnetlink.
     async fn answer(&self, action: &str) -> Result<(), HostError> {
         self.0.borrow_mut().asked += 1;
-        let failed = |source| Err(HostError { action: action.to_owned(), source });
+        let failed = |source| Err(HostError { action: action.to_owned(), source, partial: false });
         let waits = async {
             loop {
                 let told = self.1.notified();
@@ -202,6 +202,10 @@ impl Dataplane for FakeKernel {
         kernel.commits += 1;
         kernel.drift = None;
         Ok(Applied { connections_before, took: Duration::ZERO, steps: 1, owned: false })
+    }
+
+    async fn stands(&mut self) -> bool {
+        self.0.borrow().programmed.is_some()
     }
 
     async fn refresh(&mut self, dead: &BTreeSet<Backend>) -> Result<(), DataplaneError> {

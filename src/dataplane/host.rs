@@ -6,6 +6,7 @@ mod events;
 mod messages;
 mod own;
 mod requests;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,23 +16,22 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use futures_util::future::LocalBoxFuture;
-use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::Handle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::claim::{Claim, Device, is_claim};
 use super::{DataplaneError, Host};
-use crate::model::desired::{DesiredState, NodeView, PreferredSource};
+use crate::model::desired::{DesiredState, NodeView};
 use crate::model::types::Family;
 pub use error::HostError;
-use error::is_unroutable;
 pub(super) use error::{EAFNOSUPPORT, ESRCH, failed, invalid};
 use events::Events;
 pub(super) use messages::{destination, host_route, output_interface, preferred_source};
-use messages::{dump_request, lookup_request, same};
+use messages::{dump_request, same};
 use own::OwnRoutes;
 use requests::Requests;
+pub(super) use sources::addresses;
 
 /// Marks our routes (`ip route show proto 97`). 97 is free in the kernel's rtnetlink.h and in iproute2's rt_protos.
 pub const ROUTE_PROTOCOL: u8 = 97;
@@ -40,12 +40,12 @@ const POLL: Duration = Duration::from_secs(10);
 
 /// The node that this process runs on, as its network namespace shows it.
 pub struct Node {
-    requests: Arc<Requests>,
+    pub(super) requests: Arc<Requests>,
     pub(super) device: Option<Device>,
     /// Routes and rules that others removed and that are, or will be, made again.
     pub(super) repaired: usize,
-    /// Virtual IPs that have a route of ours.
-    routed: BTreeSet<IpAddr>,
+    /// Virtual IPs that have a route of ours, and which.
+    routed: BTreeMap<IpAddr, RouteMessage>,
     own: OwnRoutes,
     events: Events,
     poll: Interval,
@@ -61,7 +61,7 @@ impl Node {
             requests: Arc::new(requests),
             device: None,
             repaired: 0,
-            routed: BTreeSet::new(),
+            routed: BTreeMap::new(),
             own: OwnRoutes::open()?,
             events: Events::open()?,
             poll,
@@ -78,7 +78,19 @@ impl Node {
 
     /// The route that host traffic to `to` takes, or `None` if there is none.
     pub(super) async fn route_to(&self, to: IpAddr) -> Result<Option<RouteMessage>, HostError> {
-        route_to(&self.requests, to).await
+        sources::route_to(&self.requests, to).await
+    }
+
+    /// What keeps this node's own connections from `vip` though there is a route.
+    async fn refusal(&self, vip: IpAddr) -> Result<Option<HostError>, HostError> {
+        let Some((priority, action)) = sources::refusing_rule(&self.requests, vip).await? else {
+            return Ok(None);
+        };
+        let action = format!(
+            "reach {vip} from this node itself: the routing rule of priority {priority} says {action} (ip rule show); \
+             Pods are not concerned"
+        );
+        Ok(Some(failed(action, io::Error::from(io::ErrorKind::HostUnreachable))))
     }
 
     /// Our routes that host traffic needs, by destination.
@@ -131,26 +143,6 @@ impl Node {
     }
 }
 
-async fn route_to(requests: &Requests, to: IpAddr) -> Result<Option<RouteMessage>, HostError> {
-    let request = lookup_request(to)?;
-    let found = requests.ask(async |handle: Handle| handle.route().get(request).execute().try_next().await);
-    match found.await {
-        Err(error) if is_unroutable(&error) => Ok(None),
-        found => found.map_err(|error| failed(format!("look up the route to {to}"), error)),
-    }
-}
-
-/// Addresses among `of` that are bound to an interface of this node.
-async fn bound(requests: &Requests, of: &BTreeSet<IpAddr>) -> Result<BTreeSet<IpAddr>, HostError> {
-    let listed = requests.ask(|handle| handle.address().get().execute().try_collect::<Vec<_>>()).await;
-    let listed = listed.map_err(|error| failed("list the node's addresses", error))?;
-    let addresses = listed.iter().flat_map(|message| &message.attributes).filter_map(|a| match a {
-        AddressAttribute::Address(ip) | AddressAttribute::Local(ip) if of.contains(ip) => Some(*ip),
-        _ => None,
-    });
-    Ok(addresses.collect())
-}
-
 impl Host for Node {
     fn view(
         &self,
@@ -159,34 +151,42 @@ impl Host for Node {
     ) -> LocalBoxFuture<'static, Result<NodeView, DataplaneError>> {
         let requests = Arc::clone(&self.requests);
         Box::pin(async move {
-            let mut preferred = BTreeMap::new();
-            for backend in backends {
-                let Some(route) = route_to(&requests, backend).await? else { continue };
-                if route.header.kind == RouteType::Local {
-                    preferred.insert(backend, PreferredSource::Local);
-                } else if let Some(source) = preferred_source(&route) {
-                    preferred.insert(backend, PreferredSource::Address(source));
-                }
-            }
-            Ok(NodeView { preferred, taken_vips: bound(&requests, &vips).await? })
+            let own = sources::addresses(&requests).await?;
+            let preferred = sources::preferred(&requests, backends, &own).await?;
+            let taken_vips = own.into_iter().map(|(ip, _)| ip).filter(|ip| vips.contains(ip)).collect();
+            Ok(NodeView { preferred, taken_vips })
         })
     }
 
     async fn ensure_routes(&mut self, state: &DesiredState) -> Result<(), DataplaneError> {
         let mut own = self.own_routes().await?;
-        let vips: BTreeMap<IpAddr, IpAddr> =
-            state.frontends.iter().filter_map(|f| f.backends.first().map(|b| (f.vip.ip(), b.ip()))).collect();
+        let mut vips: BTreeMap<IpAddr, Vec<IpAddr>> = BTreeMap::new();
+        for frontend in &state.frontends {
+            vips.entry(frontend.vip.ip()).or_default().extend(frontend.backends.iter().map(|b| b.ip()));
+        }
         self.own.vips = vips.keys().copied().collect();
-        self.routed.retain(|vip| vips.contains_key(vip));
-        for (vip, backend) in vips {
+        self.routed.retain(|vip, _| vips.contains_key(vip));
+        let mut refused = None;
+        for (vip, backends) in vips {
             let ours = own.remove(&vip);
-            let lost = ours.is_none() && self.routed.remove(&vip);
-            if ours.is_none() && self.route_to(vip).await?.is_some() {
-                continue;
-            }
-            let Some(wanted) = self.wanted(vip, backend).await? else { continue };
-            self.routed.insert(vip);
+            let lost = if ours.is_none() { self.routed.remove(&vip) } else { None };
+            let existing = if ours.is_none() { self.route_to(vip).await? } else { None };
+            let why = match &existing {
+                None => "the node had none",
+                Some(existing) if sources::leads_astray(&self.requests, existing, &backends).await? => {
+                    "with another source, routing rules lead this node's connections another way"
+                }
+                Some(_) => continue,
+            };
+            let Some(backend) = backends.first() else { continue };
+            let Some(wanted) = self.wanted(vip, *backend).await? else { continue };
+            // Without the address that it was made for, the kernel took it away itself.
+            let lost = lost.is_some_and(|lost| same(&lost, &wanted));
+            self.routed.insert(vip, wanted.clone());
             if ours.as_ref().is_some_and(|ours| same(ours, &wanted)) {
+                if self.route_to(vip).await?.is_none() {
+                    refused = refused.or(self.refusal(vip).await?);
+                }
                 continue;
             }
             let source = preferred_source(&wanted).map(tracing::field::display);
@@ -194,13 +194,19 @@ impl Host for Node {
                 .await
                 .map_err(|e| failed(format!("add a route to {vip}"), e))?;
             self.repaired += usize::from(lost);
-            tracing::info!(%vip, source, "added a route to the virtual IP: the node had none");
+            if self.route_to(vip).await?.is_none() {
+                refused = refused.or(self.refusal(vip).await?);
+            }
+            tracing::info!(%vip, source, "added a route to the virtual IP: {why}");
         }
         for (ip, route) in own {
             self.delete(ip, route).await?;
             tracing::info!(vip = %ip, "removed the route to a virtual IP that is no longer served");
         }
-        Ok(())
+        match refused {
+            Some(refused) => Err(refused.into()),
+            None => Ok(()),
+        }
     }
 
     async fn remove_routes(&mut self) -> Result<Vec<IpAddr>, DataplaneError> {

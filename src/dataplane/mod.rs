@@ -34,6 +34,9 @@ pub trait Dataplane {
         before: Option<&DesiredState>,
     ) -> impl Future<Output = Result<Applied, DataplaneError>>;
 
+    /// Whether rules of ours stand, or may stand, whoever made them.
+    fn stands(&mut self) -> impl Future<Output = bool>;
+
     /// Goes on having the flows of these backends ended, of those that what was applied last takes for dead, and of no
     /// others. It ends by itself a minute after it was last asked for, by this or by [`Dataplane::apply`].
     fn refresh(&mut self, dead: &BTreeSet<Backend>) -> impl Future<Output = Result<(), DataplaneError>>;
@@ -67,7 +70,7 @@ pub trait Host {
     /// Removes the routes that [`Host::ensure_routes`] made and says which.
     fn remove_routes(&mut self) -> impl Future<Output = Result<Vec<IpAddr>, DataplaneError>>;
 
-    /// Makes the virtual IPs of `state` local to this node, for [`Claim::All`] of their packets or the rest of them.
+    /// Makes the virtual IPs of `state` local to this node, for [`Claim::All`] of their packets or those to their ports.
     /// They stay so until [`Host::release`], or until the process ends.
     fn claim(
         &mut self,
@@ -132,6 +135,11 @@ impl DataplaneError {
             Self::Host(_) => "routes",
             Self::Worker(_) => "thread",
         }
+    }
+
+    /// Whether something of what was asked for was done, such as for one address family.
+    pub fn is_partial(&self) -> bool {
+        matches!(self, Self::Host(error) if error.partial)
     }
 
     /// All labels.

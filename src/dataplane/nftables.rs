@@ -104,6 +104,14 @@ impl Dataplane for Nftables {
         Ok(Applied { connections_before, took, steps: replaced.steps, owned: replaced.owned })
     }
 
+    async fn stands(&mut self) -> bool {
+        match self.observe().await {
+            Ok(observed) => observed.exists,
+            Err(DataplaneError::Nft(error)) => !error.says_no_nf_tables(),
+            Err(_) => true,
+        }
+    }
+
     async fn refresh(&mut self, dead: &BTreeSet<Backend>) -> Result<(), DataplaneError> {
         self.ask(|answer| Request::Refresh(dead.clone(), answer)).await
     }

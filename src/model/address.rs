@@ -25,7 +25,7 @@ pub enum RejectReason {
     LinkLocal,
     /// 224.0.0.0/4 or ff00::/8.
     Multicast,
-    /// 255.255.255.255, or the reserved 240.0.0.0/4 around it.
+    /// 255.255.255.255. The rest of 240.0.0.0/4 is routed like any other address, and some networks use it.
     Reserved,
     /// An IPv4 address written as IPv6 (::ffff:0:0/96): no packet carries it.
     MappedIpv4,
@@ -93,7 +93,7 @@ impl fmt::Display for RejectReason {
             Self::Loopback => "is a loopback address (--allow-loopback-endpoints accepts it)",
             Self::LinkLocal => "is a link-local address",
             Self::Multicast => "is a multicast address",
-            Self::Reserved => "is a reserved or broadcast address",
+            Self::Reserved => "is the broadcast address",
             Self::MappedIpv4 => "is an IPv4 address written as IPv6",
             Self::WrongFamily => "is not of its slice's address family",
             Self::NotAnIpSlice => "is in a slice whose addressType is neither IPv4 nor IPv6",
@@ -147,7 +147,7 @@ fn unusable(ip: IpAddr) -> Option<RejectReason> {
     match ip {
         IpAddr::V4(ip) if ip.octets()[0] == 0 => Some(RejectReason::Unspecified),
         IpAddr::V4(ip) if ip.is_link_local() => Some(RejectReason::LinkLocal),
-        IpAddr::V4(ip) if ip >= Ipv4Addr::new(240, 0, 0, 0) => Some(RejectReason::Reserved),
+        IpAddr::V4(Ipv4Addr::BROADCAST) => Some(RejectReason::Reserved),
         IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => Some(RejectReason::MappedIpv4),
         IpAddr::V6(ip) if ip.is_unicast_link_local() => Some(RejectReason::LinkLocal),
         _ => None,

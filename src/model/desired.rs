@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::balance::Balance;
 use super::cidr::Cidr;
 use super::health::{FailReason, HealthView};
+use super::interface::InterfaceName;
 use super::snapshot::{Affinity, Frontend, ServiceStatus};
 use super::types::{Backend, ServiceKey, Vip};
 
@@ -73,12 +74,34 @@ pub struct SourcePolicy {
 }
 
 /// Answer of the kernel's route lookup for one backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PreferredSource {
-    /// Host traffic to the backend must carry this address.
-    Address(IpAddr),
+    /// Host traffic to the backend carries this address.
+    Address(Source),
     /// The backend is an address of this node: any local source will do.
     Local,
+}
+
+/// A source address, and where it is right. A lookup by destination tells of one way; routing rules and routes with several
+/// next hops may send a packet another one, where another address is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The address.
+    pub address: IpAddr,
+    /// The interfaces of the route that it is the source of. None: it is right whichever way a packet takes.
+    pub interfaces: BTreeSet<InterfaceName>,
+    /// The route names it, and it is not just an address of the interface: it is right for all of its next hops.
+    pub named: bool,
+    /// No routing rule chooses routes by more than the destination: a packet that carries another address carries a
+    /// wrong one.
+    pub certain: bool,
+}
+
+impl Source {
+    /// One that is right whichever way a packet takes.
+    pub fn anywhere(address: IpAddr) -> Self {
+        Self { address, interfaces: BTreeSet::new(), named: true, certain: true }
+    }
 }
 
 /// What the desired state depends on besides the API's view.
@@ -260,7 +283,9 @@ fn assemble(mut frontends: Vec<DesiredFrontend>, node: &NodeView, policy: &Polic
     let used: BTreeSet<IpAddr> = frontends.iter().flat_map(|f| &f.backends).map(|b| b.ip()).collect();
     let preferred = match policy.masquerade {
         Masquerade::Never => BTreeMap::new(),
-        _ => node.preferred.iter().filter(|(ip, _)| used.contains(ip)).map(|(k, v)| (*k, *v)).collect(),
+        _ => {
+            node.preferred.iter().filter(|(ip, _)| used.contains(ip)).map(|(k, v)| (*k, v.clone())).collect()
+        }
     };
     DesiredState {
         service: policy.service.clone(),

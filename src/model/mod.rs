@@ -6,6 +6,7 @@ pub mod cidr;
 pub mod desired;
 pub mod forwarding;
 pub mod health;
+pub mod interface;
 pub mod merge;
 pub mod objects;
 pub mod published;

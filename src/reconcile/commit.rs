@@ -9,7 +9,7 @@ use super::orders::order;
 use super::path::{COMMIT_BOUND, Mode};
 use super::telling::Told;
 use super::{Meanwhile, Reconciler, chain};
-use crate::dataplane::flows::FlowKiller;
+use crate::dataplane::flows::{FlowKiller, Stale};
 use crate::dataplane::{Applied, Dataplane, DataplaneError, Host};
 use crate::forwarder::Forward;
 use crate::model::desired::{DesiredState, NodeView, desire};
@@ -58,13 +58,24 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         }
         if is_repair {
             // Who dialled while there were no rules would go on dialling the virtual IP itself.
-            self.flows.forget(desired.vips());
+            self.flows.forget(Stale::of(&desired));
+        } else {
+            let before = self.applied.clone();
+            self.forget_begun(&desired, before.as_deref(), !desired.forwarding);
         }
         self.applied = Some(Arc::new(desired));
         self.owned = applied.owned;
         self.uncertain = false;
         self.refreshed();
         Ok(())
+    }
+
+    /// So would who dialled before a virtual IP, a port or a family was served for the first time.
+    pub(super) fn forget_begun(&mut self, state: &DesiredState, before: Option<&DesiredState>, ended: bool) {
+        let begun = Stale::begun(state, before, ended);
+        if !begun.is_empty() {
+            self.flows.forget(begun);
+        }
     }
 
     /// Waits for the commit. If that takes long, flows of those that are dead now, or die meanwhile, are ended without.
@@ -74,7 +85,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         node: &NodeView,
         meanwhile: &mut Meanwhile<'_>,
     ) -> Result<Applied, DataplaneError> {
-        let (before, last) = (self.applied.clone(), self.effective.clone());
+        let (before, last, claim) = (self.applied.clone(), self.effective.clone(), self.claim());
         let Self {
             dataplane,
             flows,
@@ -117,7 +128,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 changed = views.changed(), if watching && waits => watching = changed.is_ok(),
                 () = &mut late, if !standing_in && path.mode == Mode::Auto => {
                     standing_in = true;
-                    match path.forward(host, forwarder, desired, WAITS).await {
+                    match path.forward(host, forwarder, desired, (claim, WAITS)).await {
                         Ok(()) => reports.send_modify(|report| {
                             report.phase = Phase::Forwarding;
                             report.path = Some(path.report());

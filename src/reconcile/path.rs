@@ -55,7 +55,7 @@ pub enum PathError {
     /// The kernel does not take the rules, or the forwarder could not take over: the routes.
     #[error(transparent)]
     Kernel(#[from] DataplaneError),
-    /// Rules are in effect; routes or routing rules that go with them are not as they should be.
+    /// Rules are in effect, or the forwarder serves; routes or routing rules that go with that are not as they should be.
     #[error(transparent)]
     Routes(DataplaneError),
 }
@@ -113,11 +113,14 @@ impl Path {
         host: &mut H,
         forwarder: &mut W,
         state: &DesiredState,
-        reason: &str,
+        (claim, reason): (Claim, &str),
     ) -> Result<(), PathError> {
         forwarder.serve(&state.vips()).await?;
         (self.listening, self.claimed) = (true, true);
-        host.claim(state, Claim::All).await?;
+        let partly = match host.claim(state, claim).await {
+            Err(error) if !error.is_partial() => return Err(error.into()),
+            outcome => outcome.err(),
+        };
         if self.reason.as_deref() != Some(reason) {
             self.reason = Some(reason.to_owned());
         }
@@ -126,7 +129,7 @@ impl Path {
             true => tracing::info!(reason, "the forwarder serves the virtual IP"),
             false => tracing::warn!(reason, "the forwarder serves the virtual IP: rules do not"),
         });
-        Ok(())
+        partly.map_or(Ok(()), |error| Err(PathError::Routes(error)))
     }
 
     /// The rules of `state` stand: new connections take them from now on.
@@ -140,7 +143,7 @@ impl Path {
         self.claimed |= self.in_use == InUse::Forwarder;
         if self.claimed {
             // Each time: others may have removed a part of it.
-            host.claim(state, Claim::Rest).await?;
+            host.claim(state, Claim::Ports).await?;
         }
         if self.listening && !self.waits_for_predecessor {
             forwarder.withdraw().await;

@@ -48,7 +48,7 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
         let is_news = self.logged_error.replace(logged.clone()) != Some(logged);
         if routes {
             if is_news {
-                tracing::error!(error = %text, "rules are in effect; routes or routing rules that go with them could not be made");
+                tracing::error!(error = %text, "connections are led; routes or routing rules that go with that could not be made");
             }
             self.report(view, Phase::Unrouted, Some(text));
         } else {

@@ -10,7 +10,7 @@ use crate::dataplane::fake::FakeKernel;
 use crate::dataplane::flows::fake::FakeFlows;
 use crate::forwarder::fake::FakeForwarder;
 use crate::model::balance::Balance;
-use crate::model::desired::{Masquerade, NodeView, PreferredSource};
+use crate::model::desired::{Masquerade, NodeView, PreferredSource, Source};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
 
 struct Rig {

@@ -37,8 +37,8 @@ pub(crate) fn is_made_again(variant: Variant) -> Result<()> {
     ensure!(whole()?, "nothing leads to the forwarder");
     let (v4, v6) = (vips[0], vips[1]);
     for (round, tampering) in [
-        format!("route del local {v4} dev apivip0 table local\n"),
-        format!("route del local {v6} dev apivip0 table local\n"),
+        format!("route del local {v4} dev apivip0 table 97\n"),
+        format!("route del local {v6} dev apivip0 table 97\n"),
         "rule del pref 97\n".to_owned(),
         "link del apivip0\n".to_owned(),
     ]

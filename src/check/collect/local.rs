@@ -73,6 +73,7 @@ fn settings() -> Settings {
         conntrack: conntrack("count").zip(conntrack("max")),
         bridge_netfilter: number("/proc/sys/net/bridge/bridge-nf-call-iptables"),
         bridges: None,
+        bridges_to_apiservers: Vec::new(),
     }
 }
 

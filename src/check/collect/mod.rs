@@ -6,7 +6,7 @@ mod remote;
 pub(super) use remote::load;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -25,6 +25,7 @@ use crate::config::{MasqueradeArg, RunArgs};
 use crate::dataplane::host::Node;
 use crate::dataplane::nft::socket::NftSocket;
 use crate::dataplane::{Host, elsewhere, links, trial};
+use crate::model::desired::{NodeView, PreferredSource};
 use crate::model::merge::LastGood;
 use crate::state::StateFile;
 
@@ -111,6 +112,9 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
         within(ROUTES, move || to_dial.into_iter().map(|vip| (vip, trial::peer_of(vip))).collect::<Vec<_>>());
     let (routes, dialled) = tokio::join!(routes, dialled);
     let routes = routes.ok().map(|view| view.map_err(|error| local::chain(&error)));
+    if let Some(Ok(view)) = &routes {
+        settings.bridges_to_apiservers = bridges_to(view, &backends, settings.bridges.as_deref());
+    }
     Seen {
         capabilities: crate::privileges::effective_set().ok(),
         trial,
@@ -123,6 +127,10 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
             bpf: files.bpf,
             dialled: dialled.unwrap_or_default(),
             apiservers,
+            forwards: matches!(
+                &known.daemon,
+                Some(Ok(Some(status))) if status["dataplane"]["in_use"] == "forwarder"
+            ),
         },
         ways: Ways {
             virtual_functions: files.virtual_functions.map(|found| local::believe(found, devices.as_ref())),
@@ -151,6 +159,16 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
         serving,
         status: known.daemon.and_then(|daemon| daemon.ok().flatten()),
     }
+}
+
+/// The bridges by which this node reaches any of these.
+fn bridges_to(view: &NodeView, backends: &BTreeSet<IpAddr>, bridges: Option<&[String]>) -> Vec<String> {
+    let ways = backends.iter().filter_map(|backend| match view.preferred.get(backend) {
+        Some(PreferredSource::Address(source)) => Some(&source.interfaces),
+        _ => None,
+    });
+    let ways: BTreeSet<String> = ways.flatten().map(ToString::to_string).collect();
+    bridges.unwrap_or_default().iter().filter(|bridge| ways.contains(*bridge)).cloned().collect()
 }
 
 /// Looks on a thread of its own; `None`: not in time.

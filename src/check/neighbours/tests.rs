@@ -17,6 +17,7 @@ fn clean() -> Traces {
         legacy: Some(Ok(Vec::new())),
         ipvs: Some(false),
         dialled: vec![(vip(), Ok(vip()))],
+        forwards: false,
         apiservers: BTreeSet::from([apiserver()]),
         bpf: Some(Ok(Vec::new())),
     }
@@ -145,6 +146,9 @@ fn a_nat_chain_that_runs_earlier_is_named() {
     ] {
         assert_eq!(verdict(&traces, "nat-order"), expected, "{traces:?}");
     }
+    let mut forwards = at("x", "nat", 0, -100);
+    forwards.forwards = true;
+    assert_eq!(verdict(&forwards, "nat-order"), Verdict::Info, "it comes ahead of the listeners");
     assert!(of(&at("x", "nat", 0, -110), "nat-order").mend.unwrap().starts_with("nft list chain ip x c: "));
 }
 

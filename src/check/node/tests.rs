@@ -12,11 +12,11 @@ fn backend(last: u8) -> IpAddr {
 
 fn view(routes: &[(IpAddr, PreferredSource)], taken: bool) -> NodeView {
     let taken_vips = if taken { BTreeSet::from([vip()]) } else { BTreeSet::new() };
-    NodeView { preferred: routes.iter().copied().collect(), taken_vips }
+    NodeView { preferred: routes.iter().cloned().collect(), taken_vips }
 }
 
 fn source(last: u8) -> PreferredSource {
-    PreferredSource::Address(backend(last))
+    PreferredSource::Address(Source::anywhere(backend(last)))
 }
 
 fn running(phase: &str, in_use: &str) -> Option<Result<Option<Daemon>, String>> {

@@ -9,7 +9,9 @@ use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use rtnetlink::IpVersion;
 
 use super::{Device, LOCAL, absent_is_fine, is_claim, rule};
-use crate::dataplane::host::{HostError, Node, ROUTE_PROTOCOL, destination, failed, output_interface};
+use crate::dataplane::host::{
+    HostError, Node, ROUTE_PROTOCOL, addresses, destination, failed, output_interface,
+};
 use crate::model::types::Vip;
 
 impl Node {
@@ -30,12 +32,18 @@ impl Node {
         let stands = |ip: IpAddr, table: u32| routes.iter().any(|route| is(route, ip, table, index));
         let rules = self.own_rules().await?;
         let ruled = |vip: &Vip| rules.iter().any(|found| same_rule(found, &rule(*vip)));
-        let kept_rest: BTreeSet<Vip> =
-            rest.into_iter().filter(|vip| ruled(vip) && stands(vip.ip(), super::REST)).collect();
-        if let Some(Device { all, rest, .. }) = &mut self.device {
+        let own: BTreeSet<IpAddr> = addresses(&self.requests).await?.into_iter().map(|(ip, _)| ip).collect();
+        if let Some(Device { all, rest: known, sources, .. }) = &mut self.device {
+            // A route whose source address is gone was removed by the kernel, not by another program.
+            let taken = |ip: &IpAddr| sources.get(ip).is_none_or(|source| own.contains(source));
+            let gone = all.iter().filter(|ip| !stands(**ip, LOCAL) && taken(ip)).count();
+            let gone_rest = rest
+                .iter()
+                .filter(|vip| !ruled(vip) || (!stands(vip.ip(), super::REST) && taken(&vip.ip())))
+                .count();
             all.retain(|ip| stands(*ip, LOCAL));
-            *rest = kept_rest;
-            self.repaired += made - all.len() - rest.len();
+            known.retain(|vip| ruled(vip) && stands(vip.ip(), super::REST));
+            self.repaired += gone + gone_rest;
         }
         Ok(())
     }

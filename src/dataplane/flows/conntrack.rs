@@ -111,12 +111,17 @@ pub(super) struct Entry {
 
 /// Asks for the TCP entries that lead from `vip` to `backend`. The caller selects: the filter may pass more.
 pub(super) fn dump(vip: Vip, backend: Backend) -> Vec<u8> {
-    filtered(vip, backend.port(), Some(backend.ip()))
+    filtered(vip, Some(backend.port()), Some(backend.ip()))
+}
+
+/// Asks for the TCP entries of connections that were opened to `vip`, whoever answers them. The caller selects here too.
+pub(super) fn dump_vip(vip: Vip) -> Vec<u8> {
+    filtered(vip, None, None)
 }
 
 /// Asks for the TCP entries that lead from `vip` to whatever backend with this port. The caller selects here too.
 pub(super) fn dump_port(vip: Vip, port: u16) -> Vec<u8> {
-    filtered(vip, port, None)
+    filtered(vip, Some(port), None)
 }
 
 /// Asks for all entries of the family, which every kernel understands.
@@ -124,13 +129,16 @@ pub(super) fn dump_all(of: IpAddr) -> Vec<u8> {
     header(of)
 }
 
-fn filtered(vip: Vip, port: u16, backend: Option<IpAddr>) -> Vec<u8> {
+fn filtered(vip: Vip, port: Option<u16>, backend: Option<IpAddr>) -> Vec<u8> {
     let protocol = attr::byte(PROTO_NUM, IPPROTO_TCP);
     let mut original =
         vec![attr::nest(TUPLE_PROTO, &[protocol.clone(), attr::be16(PROTO_DST_PORT, vip.port())])];
-    let mut reply = vec![attr::nest(TUPLE_PROTO, &[protocol, attr::be16(PROTO_SRC_PORT, port)])];
     let mut original_flags = FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT;
-    let mut reply_flags = FILTER_PROTO_NUM | FILTER_PROTO_SRC_PORT;
+    let (mut reply, mut reply_flags) = (Vec::new(), 0);
+    if let Some(port) = port {
+        reply.push(attr::nest(TUPLE_PROTO, &[protocol, attr::be16(PROTO_SRC_PORT, port)]));
+        reply_flags = FILTER_PROTO_NUM | FILTER_PROTO_SRC_PORT;
+    }
     // Kernels as late as 6.18 drop exactly the entries whose IPv6 address equals the one asked for.
     if vip.is_ipv4() {
         original.push(attr::nest(TUPLE_IP, &[attr::address(IP_V4_DST, IP_V6_DST, vip.ip())]));
@@ -143,11 +151,12 @@ fn filtered(vip: Vip, port: u16, backend: Option<IpAddr>) -> Vec<u8> {
     let flags =
         [attr::native32(FILTER_ORIG_FLAGS, original_flags), attr::native32(FILTER_REPLY_FLAGS, reply_flags)];
     let mut body = header(vip.ip());
-    body.extend(attr::emit(&[
-        attr::nest(TUPLE_ORIG, &original),
-        attr::nest(TUPLE_REPLY, &reply),
-        attr::nest(FILTER, &flags),
-    ]));
+    let mut attrs = vec![attr::nest(TUPLE_ORIG, &original)];
+    if !reply.is_empty() {
+        attrs.push(attr::nest(TUPLE_REPLY, &reply));
+    }
+    attrs.push(attr::nest(FILTER, &flags));
+    body.extend(attr::emit(&attrs));
     body
 }
 

@@ -3,13 +3,13 @@
 //! weaker takes its place.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use super::{FlowKiller, FlowOrder, FlowReport, Purpose};
-use crate::model::types::{Backend, Vip};
+use super::{FlowKiller, FlowOrder, FlowReport, Purpose, Stale};
+use crate::model::types::Backend;
 
 /// What a test sees and sets. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +26,7 @@ struct State {
     orders: Vec<FlowOrder>,
     under_way: Vec<FlowOrder>,
     finished: VecDeque<FlowReport>,
-    forgotten: Vec<Vip>,
+    forgotten: Vec<Stale>,
 }
 
 impl FakeFlows {
@@ -35,8 +35,8 @@ impl FakeFlows {
         self.0.state.borrow().orders.clone()
     }
 
-    /// Virtual IPs whose ended connections were to be forgotten.
-    pub fn forgotten(&self) -> Vec<Vip> {
+    /// Connections that were to be forgotten, one for each virtual IP and time.
+    pub fn forgotten(&self) -> Vec<Stale> {
         self.0.state.borrow().forgotten.clone()
     }
 
@@ -84,8 +84,8 @@ impl FlowKiller for FakeFlows {
         }
     }
 
-    fn forget(&mut self, vips: BTreeSet<Vip>) {
-        self.0.state.borrow_mut().forgotten.extend(vips);
+    fn forget(&mut self, stale: Vec<Stale>) {
+        self.0.state.borrow_mut().forgotten.extend(stale);
     }
 
     async fn finished(&mut self) -> FlowReport {

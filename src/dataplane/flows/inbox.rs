@@ -3,13 +3,13 @@
 //! In: commands of whoever holds the sender. Out: the next one, and whether one that waits cancels an order: a backend
 //! that is up again must not wait until a batch of packets is out.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Asked, FlowOrder};
+use super::{Asked, FlowOrder, Stale};
 use crate::model::types::{Backend, Vip};
 
 /// What the thread is told.
@@ -18,7 +18,7 @@ pub(super) enum Command {
     Cancel(Backend),
     /// The backend was heard again: what is being opened to it is not moved any more.
     Settle(Backend),
-    Forget(BTreeSet<Vip>),
+    Forget(Vec<Stale>),
     /// Asks a backend by the way of its clients.
     Ask(Backend, Vec<Vip>, oneshot::Sender<Asked>),
 }
@@ -69,7 +69,7 @@ mod tests {
         let (one, two): (Backend, Backend) =
             ("192.0.2.11:6443".parse().unwrap(), "192.0.2.12:6443".parse().unwrap());
         assert!(!inbox.cancels(one));
-        sender.send(Command::Forget(BTreeSet::new())).unwrap();
+        sender.send(Command::Forget(Vec::new())).unwrap();
         sender.send(Command::Cancel(one)).unwrap();
         assert!(inbox.cancels(one) && !inbox.cancels(two));
         sender.send(Command::Cancel(two)).unwrap();

@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_SOCK_DIAG};
 
-use super::conntrack::{self, Entry, Flow, State};
+use super::conntrack::{self, Entry, Flow};
 use super::netlink::{Channel, NetlinkError};
 use super::sender::Sender;
 use super::sockets;
+use super::stale::Stale;
 use crate::model::types::{Backend, Family, Vip};
 
 const EOPNOTSUPP: i32 = 95;
@@ -44,20 +45,28 @@ impl Kernel {
 
     /// The TCP entries that lead from `vip` to `backend`.
     pub(super) fn entries(&mut self, vip: Vip, backend: Backend) -> Result<Vec<Entry>, NetlinkError> {
-        let all = conntrack::dump_all(vip.ip());
-        let request = if self.filters { conntrack::dump(vip, backend) } else { all.clone() };
+        self.select(vip, &conntrack::dump(vip, backend), |entry| entry.answers == backend)
+    }
+
+    /// The TCP entries of connections to `vip` that `wanted` says. `filtered`: the request for them.
+    fn select(
+        &mut self,
+        vip: Vip,
+        filtered: &[u8],
+        wanted: impl Fn(&Entry) -> bool + Copy,
+    ) -> Result<Vec<Entry>, NetlinkError> {
         // An entry that cannot be read is none that can be acted upon.
-        let select = |body: &[u8]| {
+        let select = move |body: &[u8]| {
             let entry = conntrack::entry(body).ok().flatten();
-            entry.filter(|entry| entry.flow.vip == vip && entry.answers == backend)
+            entry.filter(|entry| entry.flow.vip == vip && wanted(entry))
         };
-        match self.conntrack.dump(conntrack::GET, &request, select) {
-            Err(error) if self.filters && is_no_filter(&error) => {
-                self.filters = false;
-                self.conntrack.dump(conntrack::GET, &all, select)
+        if self.filters {
+            match self.conntrack.dump(conntrack::GET, filtered, select) {
+                Err(error) if is_no_filter(&error) => self.filters = false,
+                entries => return entries,
             }
-            entries => entries,
         }
+        self.conntrack.dump(conntrack::GET, &conntrack::dump_all(vip.ip()), select)
     }
 
     /// Deletes an entry. `false`: it is gone already, or the kernel refused.
@@ -65,14 +74,14 @@ impl Kernel {
         self.conntrack.ask(conntrack::DELETE, 0, &conntrack::delete(entry)).is_ok()
     }
 
-    /// Deletes the entries of connections to the virtual IP itself that have ended, or were never answered.
-    pub(super) fn forget(&mut self, vip: Vip) {
-        match self.entries(vip, vip) {
+    /// Deletes the entries that are [`Stale::covers`].
+    pub(super) fn forget(&mut self, stale: &Stale) {
+        let vip = stale.vip;
+        let covers = |entry: &Entry| stale.covers(entry.answers, entry.state);
+        match self.select(vip, &conntrack::dump_vip(vip), covers) {
             Ok(entries) => {
-                let over =
-                    |entry: &&Entry| matches!(entry.state, State::Unanswered | State::Closing | State::Ended);
-                let deleted = entries.iter().filter(over).filter(|entry| self.delete(entry)).count();
-                tracing::debug!(%vip, deleted, "conntrack forgets connections that no rule translated");
+                let deleted = entries.iter().filter(|entry| self.delete(entry)).count();
+                tracing::debug!(%vip, deleted, "conntrack forgets connections that the rules did not translate");
             }
             // They expire by themselves.
             Err(error) => tracing::debug!(%vip, %error, "read conntrack's entries of the virtual IP"),

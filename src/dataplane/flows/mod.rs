@@ -11,7 +11,7 @@
 //! The other direction needs no order: `ask` has a backend's kernel answer on its clients' own path, and `observe` sees
 //! what comes on it.
 //!
-//! `conntrack`, `sockets`, `routes`, `packet`, `pace` and `progress` are pure; `filter` is what packet sockets pass;
+//! `conntrack`, `sockets`, `routes`, `packet`, `pace`, `progress` and `stale` are pure; `filter` is what packet sockets pass;
 //! `netlink`, `sender`, `sniffer` and `observe` own sockets; `lookup` reads what the kernel knows of one connection,
 //! `meter` what open ones have carried; `job` is one order, `inbox` what the thread is told, `worker` the thread on which
 //! all of it blocks.
@@ -36,10 +36,10 @@ mod routes;
 mod sender;
 mod sniffer;
 mod sockets;
+mod stale;
 pub(super) mod trial;
 mod worker;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc;
 use std::thread;
@@ -54,6 +54,7 @@ use inbox::{Command, Inbox};
 use kernel::Kernel;
 pub use netlink::{Malformed, NetlinkError};
 pub use report::{FlowReport, Remaining};
+pub use stale::Stale;
 
 /// What limits the ending of flows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,9 +156,9 @@ pub trait FlowKiller {
     /// The backend was heard again: connections that are being opened to it come about, and none is moved any more.
     fn settle(&mut self, backend: Backend);
 
-    /// Deletes what conntrack remembers of connections to these virtual IPs that no rule translated and that have ended, or were
-    /// never answered: a client that dials again, or from the same port, would not be translated either.
-    fn forget(&mut self, vips: BTreeSet<Vip>);
+    /// Deletes what conntrack remembers of these connections: a client that sends its SYN again, or dials from the same
+    /// port, would not be led where others are.
+    fn forget(&mut self, stale: Vec<Stale>);
 
     /// The next report. Cancel safe: none is lost when the future is dropped.
     fn finished(&mut self) -> impl Future<Output = FlowReport>;
@@ -215,8 +216,8 @@ impl FlowKiller for Flows {
         let _ = self.commands.send(Command::Settle(backend));
     }
 
-    fn forget(&mut self, vips: BTreeSet<Vip>) {
-        let _ = self.commands.send(Command::Forget(vips));
+    fn forget(&mut self, stale: Vec<Stale>) {
+        let _ = self.commands.send(Command::Forget(stale));
     }
 
     async fn finished(&mut self) -> FlowReport {
@@ -247,9 +248,9 @@ impl<F: FlowKiller> FlowKiller for Option<F> {
         }
     }
 
-    fn forget(&mut self, vips: BTreeSet<Vip>) {
+    fn forget(&mut self, stale: Vec<Stale>) {
         if let Some(killer) = self {
-            killer.forget(vips);
+            killer.forget(stale);
         }
     }
 

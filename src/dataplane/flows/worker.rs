@@ -43,7 +43,7 @@ pub(super) fn run(
                     report(reports, jobs.swap_remove(at).cancel());
                 }
             }
-            Ok(Command::Forget(vips)) => vips.into_iter().for_each(|vip| kernel.forget(vip)),
+            Ok(Command::Forget(stale)) => stale.iter().for_each(|stale| kernel.forget(stale)),
             Ok(Command::Ask(backend, vips, answer)) => {
                 // Who asked may not wait any more.
                 let _ = answer.send(kernel.ask_backend(backend, &vips));

@@ -12,6 +12,8 @@ pub struct HostError {
     pub(in crate::dataplane) action: String,
     #[source]
     pub(in crate::dataplane) source: io::Error,
+    /// Some of what was asked for was done.
+    pub(in crate::dataplane) partial: bool,
 }
 
 const EINVAL: i32 = 22;
@@ -43,9 +45,9 @@ pub(super) fn is_unroutable(error: &io::Error) -> bool {
 }
 
 pub(in crate::dataplane) fn failed(action: impl Into<String>, source: io::Error) -> HostError {
-    HostError { action: action.into(), source }
+    HostError { action: action.into(), source, partial: false }
 }
 
 pub(in crate::dataplane) fn invalid(ip: IpAddr, error: &dyn std::fmt::Display) -> HostError {
-    HostError { action: format!("describe the route to {ip}"), source: io::Error::other(error.to_string()) }
+    failed(format!("describe the route to {ip}"), io::Error::other(error.to_string()))
 }

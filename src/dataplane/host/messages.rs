@@ -15,7 +15,7 @@ pub(in crate::dataplane) fn host_route(to: IpAddr) -> Result<RouteMessageBuilder
     RouteMessageBuilder::<IpAddr>::new().destination_prefix(to, len).map_err(|e| invalid(to, &e))
 }
 
-/// The kernel refuses a lookup that says anything but the destination.
+/// The kernel refuses a lookup with any of the fields that a route has besides.
 pub(super) fn lookup_request(to: IpAddr) -> Result<RouteMessage, HostError> {
     let mut request = host_route(to)?.build();
     request.header.table = 0;
@@ -23,6 +23,22 @@ pub(super) fn lookup_request(to: IpAddr) -> Result<RouteMessage, HostError> {
     request.header.scope = RouteScope::Universe;
     request.header.kind = RouteType::Unspec;
     Ok(request)
+}
+
+/// The same of packets that carry this source address already.
+pub(super) fn lookup_from(to: IpAddr, from: IpAddr) -> Result<RouteMessage, HostError> {
+    let mut request = lookup_request(to)?;
+    request.header.source_prefix_length = if from.is_ipv4() { 32 } else { 128 };
+    request.attributes.push(RouteAttribute::Source(from.into()));
+    Ok(request)
+}
+
+/// The next hop, where it is another one than the destination.
+pub(super) fn gateway(route: &RouteMessage) -> Option<RouteAddress> {
+    route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Gateway(address) => Some(address.clone()),
+        _ => None,
+    })
 }
 
 /// Only our own routes, of every table; a kernel before 4.20 ignores the filter and lists all.

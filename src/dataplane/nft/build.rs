@@ -35,6 +35,7 @@ pub fn table(state: &DesiredState) -> Table {
     chains.extend(state.frontends.iter().map(|f| frontend_chain(state, f)));
     chains.extend(backends.iter().map(|b| backend_chain(*b)));
     chains.extend(super::kill::dead_chains(state));
+    chains.extend(super::refuse::chains(state));
     chains.extend(source);
     Table {
         comment: "apivip: leads the virtual IP of the Kubernetes API to live apiservers",

@@ -66,11 +66,9 @@ pub(super) fn matching(condition: Match) -> Vec<Attr> {
             name[..2].copy_from_slice(b"lo");
             vec![meta(META_OIFNAME), compare(CMP_NEQ, &name)]
         }
-        Match::FlowTranslated => vec![
-            conntrack(CT_STATUS, None),
-            bitwise(&CT_STATUS_DNAT.to_ne_bytes()),
-            compare(CMP_NEQ, &0u32.to_ne_bytes()),
-        ],
+        Match::LeavesBy(name) => vec![meta(META_OIFNAME), compare(CMP_EQ, &name.bytes())],
+        Match::FlowTranslated => any_bit(CT_STATUS, CT_STATUS_DNAT),
+        Match::FlowState(state) => any_bit(CT_STATE, state.bits()),
         Match::FlowDestinationAddress(ip) => flow((CT_DST_IP, CT_DST_IP6), CT_ORIGINAL, ip),
         Match::FlowDestinationPort(port) => {
             vec![conntrack(CT_PROTO_DST, Some(CT_ORIGINAL)), compare(CMP_EQ, &port.to_be_bytes())]
@@ -97,6 +95,7 @@ pub(super) fn matching(condition: Match) -> Vec<Attr> {
 pub(super) fn acting(action: &Action, map_id: u32) -> Vec<Attr> {
     match action {
         Action::Goto(chain) => vec![verdict(data::GOTO, Some(chain))],
+        Action::Drop => vec![verdict(data::DROP, None)],
         Action::Return => vec![verdict(data::RETURN, None)],
         Action::Masquerade => vec![expression("masq", &[])],
         Action::RejectWithReset => {
@@ -241,6 +240,10 @@ fn nat(kind: u32, to: IpAddr) -> Vec<Attr> {
         be32(NAT_FAMILY, u32::from(kernel_family(Family::of(to)))),
         be32(NAT_REG_ADDR_MIN, reg::R1),
     ]
+}
+
+fn any_bit(key: u32, bits: u32) -> Vec<Attr> {
+    vec![conntrack(key, None), bitwise(&bits.to_ne_bytes()), compare(CMP_NEQ, &0u32.to_ne_bytes())]
 }
 
 /// An address of the flow's tuple in one direction; `keys` are those of IPv4 and IPv6.

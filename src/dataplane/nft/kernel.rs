@@ -147,6 +147,8 @@ pub mod data {
     pub const GOTO: i32 = -4;
     /// `NFT_RETURN`.
     pub const RETURN: i32 = -5;
+    /// `NF_DROP`, as the code of a verdict.
+    pub const DROP: i32 = 0;
     /// `NF_ACCEPT`.
     pub const ACCEPT: u32 = 1;
     /// `NFT_DATA_VERDICT`, as a set's data type.
@@ -193,6 +195,7 @@ pub mod expr {
     pub const CT_KEY: u16 = 2;
     pub const CT_DIRECTION: u16 = 3;
     /// `NFT_CT_DIRECTION`; the attribute of the same name says which tuple a key is of.
+    pub const CT_STATE: u32 = 0;
     pub const CT_DIRECTION_KEY: u32 = 1;
     pub const CT_STATUS: u32 = 2;
     pub const CT_PROTO_SRC: u32 = 11;

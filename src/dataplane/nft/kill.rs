@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::names::{backend_name, dead_name, reset_name};
+use super::refuse;
 use super::table::{Action, Chain, Counter, Element, Hook, Match, Rule, Set, TcpFlags};
 use crate::model::desired::{DesiredFrontend, DesiredState};
 use crate::model::types::{Backend, Family, Vip};
@@ -22,7 +23,7 @@ pub(super) fn base_chains(state: &DesiredState) -> Vec<Chain> {
         name: name.to_owned(),
         comment: comment.to_owned(),
         hook: Some(hook),
-        rules: state.frontends.iter().map(to_dead).collect(),
+        rules: state.frontends.iter().map(to_dead).chain(refuse::dispatch(state)).collect(),
     };
     vec![
         dead(
@@ -119,7 +120,7 @@ fn nudge(frontend: &DesiredFrontend) -> Rule {
 }
 
 /// The ports of all apiservers that are known.
-fn ports(state: &DesiredState) -> BTreeSet<u16> {
+pub(super) fn ports(state: &DesiredState) -> BTreeSet<u16> {
     let mut all = state.backends();
     all.extend(state.dead().into_keys());
     all.into_iter().map(|backend| backend.port()).collect()

@@ -14,6 +14,7 @@ mod kernel;
 mod kill;
 pub mod names;
 pub mod owner;
+mod refuse;
 pub mod reply;
 mod request;
 pub mod sets;

@@ -32,6 +32,11 @@ pub fn reset_name(vip: Vip) -> String {
     name(RESET, vip)
 }
 
+/// The name of the chain for what goes to a virtual IP and not to a port of the Service.
+pub(super) fn others_name(ip: IpAddr) -> String {
+    format!("others-{}", ip.to_string().replace(':', "_"))
+}
+
 /// Whose chain and counter this is, if it is a backend's.
 pub fn backend(name: &str) -> Option<Backend> {
     address(BACKEND, name)

@@ -60,6 +60,19 @@ pub enum NftError {
     OwnedByAnother(u32),
 }
 
+impl NftError {
+    /// The kernel knows no nf_tables, so it has no rules of ours either. EOPNOTSUPP, EINVAL, EPROTONOSUPPORT,
+    /// EAFNOSUPPORT.
+    pub fn says_no_nf_tables(&self) -> bool {
+        match self {
+            Self::Open(source) | Self::Refused { source, .. } => {
+                matches!(source.raw_os_error(), Some(22 | 93 | 95 | 97))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// A replacement that was committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replaced {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::model::cidr::Cidr;
+use crate::model::interface::InterfaceName;
 use crate::model::types::{Family, Vip};
 
 /// The table's name; its family is `inet`.
@@ -156,12 +157,16 @@ pub enum Match {
     SourceNotOfOutgoingInterface,
     /// `oifname != "lo"`.
     LeavesNode,
+    /// `oifname`: it leaves by this interface.
+    LeavesBy(InterfaceName),
     /// `ct status dnat`: the flow's destination was translated.
     FlowTranslated,
     /// `ct original ip daddr` / `ct original ip6 daddr`: where the client sent the flow.
     FlowDestinationAddress(IpAddr),
     /// `ct original proto-dst`: its port, in host byte order. Needs [`Match::Tcp`] before it.
     FlowDestinationPort(u16),
+    /// `ct state`.
+    FlowState(FlowState),
     /// `ct direction original`: from the client to the server.
     FlowDirectionOriginal,
     /// `ct reply ip saddr . ct reply proto-src @SET` / `ct reply ip6 saddr ...`: who answers the flow is in the set of dead
@@ -173,6 +178,25 @@ pub enum Match {
     TcpFlags(TcpFlags),
     /// `tcp doff 5`: the header has no options.
     TcpWithoutOptions,
+}
+
+/// What conntrack takes a packet for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowState {
+    /// For a packet of no flow that it knows: far outside of the window, for instance. No rule translates it.
+    Invalid,
+    /// For one of a flow that has been answered, or for one about a flow, such as an ICMP error.
+    Known,
+}
+
+impl FlowState {
+    /// `NF_CT_STATE_BIT` of the kernel's `nf_conntrack_common.h`.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Invalid => 1 << 0,
+            Self::Known => 1 << 1 | 1 << 2,
+        }
+    }
 }
 
 /// Conditions on the flags of a TCP header (RFC 9293).
@@ -210,6 +234,8 @@ pub enum Action {
     Snat(IpAddr),
     /// Give the flow the address of the interface that it leaves by.
     Masquerade,
+    /// Drop the packet and say nothing.
+    Drop,
     /// Drop the packet and answer with a TCP reset.
     RejectWithReset,
     /// Keep the packet away from conntrack.

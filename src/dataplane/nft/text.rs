@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::names::dead_name;
-use super::table::{Action, BalanceKey, Chain, Counter, Hook, Match, Rule, Set, TABLE_NAME, Table, TcpFlags};
+use super::table::{
+    Action, BalanceKey, Chain, Counter, FlowState, Hook, Match, Rule, Set, TABLE_NAME, Table, TcpFlags,
+};
 use super::wire::CLIENT_HASH_SEED;
 use crate::model::types::Family;
 
@@ -125,6 +127,9 @@ impl Display for Match {
             Self::SourceIsLocal => f.write_str("fib saddr type local"),
             Self::SourceNotOfOutgoingInterface => f.write_str("fib saddr . oif type != local"),
             Self::LeavesNode => f.write_str("oifname != \"lo\""),
+            Self::LeavesBy(name) => write!(f, "oifname \"{name}\""),
+            Self::FlowState(FlowState::Invalid) => f.write_str("ct state invalid"),
+            Self::FlowState(FlowState::Known) => f.write_str("ct state established,related"),
             Self::FlowTranslated => f.write_str("ct status dnat"),
             Self::FlowDestinationAddress(ip) => write!(f, "ct original {} daddr {ip}", ip_keyword(*ip)),
             Self::FlowDestinationPort(port) => write!(f, "ct original proto-dst {port}"),
@@ -151,6 +156,7 @@ impl Display for Action {
             Self::Dnat(to @ SocketAddr::V6(_)) => write!(f, "dnat ip6 to {to}"),
             Self::Snat(to) => write!(f, "snat {} to {to}", ip_keyword(*to)),
             Self::Masquerade => f.write_str("masquerade"),
+            Self::Drop => f.write_str("drop"),
             Self::RejectWithReset => f.write_str("reject with tcp reset"),
             Self::Notrack => f.write_str("notrack"),
             Self::Balance { by, targets } => {

@@ -25,7 +25,7 @@ async fn claim(tried: &mut impl FnMut(Tried)) {
         }
         Err(error) => return tried((Feature::Tun, of_host(&error))),
     };
-    let node = match Node::open() {
+    let mut node = match Node::open() {
         Ok(node) => node,
         Err(error) => return tried((Feature::LocalRoutes, Outcome::Unclear(chain(&error)))),
     };

@@ -97,8 +97,8 @@ fn an_address_that_another_component_bound_has_no_guard() {
 #[test]
 fn only_sources_that_a_rule_can_use_are_part_of_the_state() {
     let snapshot = found(vec![frontend("10.96.0.1:443", &["192.0.2.11:6443"])]);
-    let source = PreferredSource::Address("192.0.2.1".parse().unwrap());
-    let preferred = ["192.0.2.11", "192.0.2.99"].map(|b| (b.parse().unwrap(), source)).into();
+    let source = PreferredSource::Address(Source::anywhere("192.0.2.1".parse().unwrap()));
+    let preferred = ["192.0.2.11", "192.0.2.99"].map(|b| (b.parse().unwrap(), source.clone())).into();
     let node = NodeView { preferred, ..NodeView::default() };
     let state = desire(&view(&snapshot), None, &node, &policy()).0;
     assert_eq!(state.source.preferred.len(), 1);

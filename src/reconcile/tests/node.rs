@@ -5,7 +5,7 @@ use crate::dataplane::fake::Routing;
 
 /// The node's address is the right source for this backend.
 fn node(last: u8) -> NodeView {
-    let source = PreferredSource::Address([192, 0, 2, 1].into());
+    let source = PreferredSource::Address(Source::anywhere([192, 0, 2, 1].into()));
     NodeView { preferred: BTreeMap::from([(backend(last).ip(), source)]), ..NodeView::default() }
 }
 

@@ -25,7 +25,8 @@ fn refused_rules_are_stood_in_for_within_a_second_and_come_back() {
         rig.kernel.set_failing(true);
         rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(Claim::All)));
+        // No rules stand whose guard would have to see it.
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(Claim::Ports)));
         assert_eq!(rig.forwarder.served(), [SocketAddr::from(([10, 96, 0, 1], 443))].into());
         let routes = rig.forwarder.routes().unwrap();
         assert_eq!(routes.vips.values().next().unwrap().backends, [backend(11), backend(12)]);
@@ -37,7 +38,7 @@ fn refused_rules_are_stood_in_for_within_a_second_and_come_back() {
         rig.forwarder.set_connections(3);
         rig.kernel.set_failing(false);
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Nftables, Some(Claim::Rest)));
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Nftables, Some(Claim::Ports)));
         assert_eq!((rig.forwarder.withdrawals(), rig.forwarder.served().len()), (1, 0));
         let path = rig.reports.borrow().path.clone().unwrap();
         assert!(!path.stands_in && path.reason.unwrap().starts_with("--mode auto"));
@@ -46,7 +47,11 @@ fn refused_rules_are_stood_in_for_within_a_second_and_come_back() {
         rig.forwarder.set_connections(0);
         rig.pass(Duration::from_millis(200)).await;
         assert_eq!(rig.kernel.claim(), None);
-        assert_eq!(rig.flows.forgotten(), [SocketAddr::from(([10, 96, 0, 1], 443))]);
+        let forgotten = rig.flows.forgotten();
+        assert!(forgotten.iter().all(|stale| stale.vip == SocketAddr::from(([10, 96, 0, 1], 443))));
+        // When the forwarder began, when rules did, and with the forwarder's last connection.
+        let ended: Vec<bool> = forgotten.iter().map(|stale| stale.ended).collect();
+        assert_eq!(ended, [false, false, true], "the forwarder's last packets must find their entries");
         assert!(!rig.kernel.programmed().unwrap().forwarding);
     });
 }
@@ -93,7 +98,7 @@ fn it_takes_over_again_while_its_connections_drain() {
         rig.forwarder.set_connections(1);
         rig.kernel.set_failing(false);
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!(rig.kernel.claim(), Some(Claim::Rest));
+        assert_eq!(rig.kernel.claim(), Some(Claim::Ports));
         rig.kernel.set_failing(true);
         rig.publish(2, ServiceStatus::Found, &[12]).await;
         rig.pass(Duration::from_secs(1)).await;
@@ -133,7 +138,7 @@ fn each_mode_keeps_to_itself() {
     });
     with_mode(Mode::Forwarder, async |mut rig: Rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(Claim::All)));
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(Claim::Ports)));
         let path = rig.reports.borrow().path.clone().unwrap();
         assert_eq!((path.stands_in, path.reason.as_deref()), (false, Some("--mode forwarder")));
         rig.publish(2, ServiceStatus::Found, &[12]).await;
@@ -152,6 +157,6 @@ fn listeners_that_cannot_be_had_leave_everything_as_it_was() {
         assert_eq!(rig.reports.borrow().phase, Phase::Failed);
         rig.forwarder.set_failing(false);
         rig.pass(Duration::from_secs(6)).await;
-        assert_eq!(rig.kernel.claim(), Some(Claim::All));
+        assert_eq!(rig.kernel.claim(), Some(Claim::Ports));
     });
 }

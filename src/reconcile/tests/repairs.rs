@@ -27,7 +27,7 @@ fn a_change_by_another_program_is_put_right_and_told_with_its_culprit() {
         let repairs = Arc::clone(&rig.reports.borrow().repairs);
         assert_eq!(repairs.total, 1);
         assert_eq!(repairs.latest[0].by.as_deref(), Some("firewalld (pid 42)"));
-        assert_eq!(rig.flows.forgotten().len(), 1, "who dialled meanwhile would stay without rules");
+        assert_eq!(rig.flows.forgotten().len(), 2, "who dialled meanwhile would stay without rules");
         let text = rig.metrics.encode(&crate::apiserver::Connection::default(), &BTreeMap::new()).unwrap();
         assert!(text.contains("apivip_drift_repairs_total{object=\"table\",found=\"event\"} 1\n"), "{text}");
         // A repair, however late, is no reaction to what the API said.

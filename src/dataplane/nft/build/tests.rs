@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::desired::{PreferredSource, SourcePolicy};
+use crate::model::desired::{PreferredSource, Source, SourcePolicy};
+use crate::model::interface::InterfaceName;
 
 /// States of every shape that the model can produce, and names as strange as the API can send.
 pub(in super::super) fn any_state() -> impl Strategy<Value = DesiredState> {
@@ -53,7 +54,13 @@ pub(in super::super) fn any_state() -> impl Strategy<Value = DesiredState> {
                 .iter()
                 .flat_map(|f| &f.backends)
                 .filter(|b| sources && b.is_ipv4())
-                .map(|b| (b.ip(), PreferredSource::Address(IpAddr::from([192, 0, 2, 254]))))
+                .map(|b| {
+                    let interfaces =
+                        InterfaceName::new(&format!("eth{}", b.port() % 3)).into_iter().collect();
+                    let (named, certain) = (b.port() % 2 == 0, b.port() % 5 == 0);
+                    let address = IpAddr::from([192, 0, 2, 254]);
+                    (b.ip(), PreferredSource::Address(Source { address, interfaces, named, certain }))
+                })
                 .collect();
             let cluster_cidrs = cidrs.iter().map(|c| c.parse().unwrap()).collect();
             DesiredState {
