@@ -147,7 +147,7 @@ mod tests {
         let error = rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding);
         assert_eq!(words(&error), "bad encoding");
         assert_eq!(words(&rustls::AlertDescription::UnknownCA), "unknown ca");
-        assert_eq!(words(&rustls::AlertDescription::Unknown(7)), "unknown");
+        assert_eq!(words(&rustls::AlertDescription::Unknown(7)), "alert description");
         assert_eq!(words(&"text"), "unknown error");
     }
 
