@@ -8,12 +8,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kube::Config;
-use kube::client::ConfigExt;
+use http::uri::Authority;
 use rustls::pki_types::ServerName;
 
-use super::error::one_line;
-
+mod algorithms;
 mod certificates;
 mod credentials;
 mod discreet;
@@ -23,17 +21,23 @@ mod file;
 mod identity;
 mod incluster;
 mod kubeconfig;
+mod plugin;
 mod prepare;
+mod server;
 mod token;
+mod trust;
+mod user;
 
+pub(super) use algorithms::USABLE;
 pub use credentials::Credentials;
-pub(super) use credentials::header;
-pub(super) use discreet::of_plugin;
 pub use error::AccessError;
 pub(super) use expiry::lifetime;
 pub use expiry::{Expiry, Lifetime};
-pub(super) use prepare::{changes_after, prepare};
+pub(super) use prepare::{Authorization, changes_after, prepare};
+pub use server::Server;
 pub(super) use token::Token;
+pub(super) use trust::Unverifiable;
+use user::User;
 
 /// The name that TLS verifies, whichever address is dialled. Every installer puts it into each apiserver's certificate,
 /// because Pods reach the API by it; a node's address or a load balancer's name need not be there.
@@ -42,8 +46,12 @@ pub const TLS_NAME: &str = "kubernetes.default.svc";
 /// Checked access to the API. The secrets in it are not shown by `Debug`.
 #[derive(Clone, Debug)]
 pub struct Access {
-    config: Config,
+    /// The cluster's CA, in DER.
+    roots: Vec<Vec<u8>>,
+    user: User,
     server: Server,
+    /// The server as URLs have it.
+    authority: Authority,
     tls_name: String,
     server_name: ServerName<'static>,
     token: Option<Arc<Token>>,
@@ -51,8 +59,24 @@ pub struct Access {
     ca: String,
     origin: Origin,
     expiry: Expiry,
-    /// What an operator should know, a line for each.
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
+}
+
+/// What an operator should know of an access that can be used, each as one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// A certificate is out of date, or this node's clock is wrong.
+    Date(String),
+    /// Something in the configuration is not used.
+    Ignored(String),
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Date(text) | Self::Ignored(text) => f.write_str(text),
+        }
+    }
 }
 
 /// Where it came from, to be read again.
@@ -64,31 +88,12 @@ enum Origin {
 
 impl Origin {
     /// `kept` is the token that was read before.
-    async fn read(&self, kept: Option<&Arc<Token>>) -> Result<Access, AccessError> {
+    fn read(&self, kept: Option<&Arc<Token>>) -> Result<Access, AccessError> {
         match self {
-            Self::Kubeconfig { path, context } => kubeconfig::load(path, context.as_deref(), kept).await,
+            Self::Kubeconfig { path, context } => kubeconfig::load(path, context.as_deref(), kept),
             Self::Pod => {
                 incluster::load(|name| std::env::var(name).ok(), Path::new(incluster::SERVICE_ACCOUNT), kept)
             }
-        }
-    }
-}
-
-/// The server that is dialled before any endpoint is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
-    /// A DNS name, or an IP address without brackets.
-    pub host: String,
-    /// The TCP port.
-    pub port: u16,
-}
-
-impl fmt::Display for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
         }
     }
 }
@@ -98,15 +103,23 @@ impl fmt::Display for Server {
 ///
 /// # Errors
 /// Whatever is wrong with the configuration, as one line. Nothing is dialled and no credential plugin is run.
-pub async fn load(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Access, AccessError> {
+pub fn load(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Access, AccessError> {
     install_provider();
     let origin = match kubeconfig {
         Some(path) => Origin::Kubeconfig { path: path.to_owned(), context: context.map(str::to_owned) },
         None => Origin::Pod,
     };
-    let access = origin.read(None).await?;
+    let access = origin.read(None)?;
     access.warn(&[]);
     Ok(access)
+}
+
+/// Reads a kubeconfig whose text is `bytes`, and the files that it names, as if it stood at `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn of_kubeconfig(path: &Path, bytes: &[u8], context: Option<&str>) -> Result<Access, AccessError> {
+    kubeconfig::parse(path, bytes, context, None)
 }
 
 impl Access {
@@ -136,32 +149,31 @@ impl Access {
     }
 
     /// The command of the credential plugin, if there is one; its arguments may be secret.
-    pub(super) fn plugin(&self) -> Option<&str> {
-        self.config.auth_info.exec.as_ref()?.command.as_deref()
+    pub(super) fn plugin(&self) -> Option<String> {
+        Some(self.user.plugin.as_ref()?.command.display().to_string())
     }
 
     /// Reads and checks everything again from where it came from.
     ///
     /// # Errors
     /// As [`load`]; a renewal that is half written is one.
-    pub(super) async fn reload(&self) -> Result<Self, AccessError> {
-        let renewed = self.origin.read(self.token.as_ref()).await?;
+    pub(super) fn reload(&self) -> Result<Self, AccessError> {
+        let renewed = self.origin.read(self.token.as_ref())?;
         renewed.warn(&self.warnings);
         Ok(renewed)
     }
 
     /// Whether the same apiservers are trusted.
     pub(super) fn trusts_like(&self, other: &Self) -> bool {
-        self.config.root_cert == other.config.root_cert
+        self.roots == other.roots
     }
 
     /// Whether connections made with the other one are as good as its own. Tokens from files go with each request.
     pub(super) fn connects_like(&self, other: &Self) -> bool {
-        let user = |access: &Self| serde_json::to_value(&access.config.auth_info).ok();
         self.trusts_like(other)
             && self.server == other.server
             && self.tls_name == other.tls_name
-            && user(self) == user(other)
+            && self.user == other.user
     }
 
     /// Whether there is nothing new to say of it.
@@ -175,16 +187,16 @@ impl Access {
     }
 
     /// What an operator should know of it, a line for each.
-    pub fn warnings(&self) -> &[String] {
+    pub fn warnings(&self) -> &[Warning] {
         &self.warnings
     }
 
     /// From when to when each of its credentials is good, as far as that is known.
     pub fn lifetimes(&self) -> Vec<(&'static str, Lifetime)> {
-        expiry::lifetimes(&self.config, self.expiry)
+        expiry::lifetimes(&self.roots, self.user.leaf(), self.expiry)
     }
 
-    fn warn(&self, known: &[String]) {
+    fn warn(&self, known: &[Warning]) {
         for warning in self.warnings.iter().filter(|warning| !known.contains(warning)) {
             tracing::warn!("{warning}");
         }
@@ -195,13 +207,7 @@ impl Access {
     /// # Errors
     /// One line that says what cannot be used.
     pub fn trust(&self) -> Result<rustls::ClientConfig, String> {
-        let mut config = self.config.clone();
-        config.auth_info = kube::config::AuthInfo::default();
-        config.rustls_client_config().map_err(|error| one_line(&error.to_string()))
-    }
-
-    pub(super) fn config(&self) -> &Config {
-        &self.config
+        trust::client_config(&self.roots, None)
     }
 
     pub(super) fn token(&self) -> Option<Arc<Token>> {
@@ -218,8 +224,8 @@ impl Access {
     }
 }
 
-/// Chooses rustls's cryptography, once per process. kube builds its TLS settings on the process's default, which
-/// would panic if another crate's features ever made that choice ambiguous.
+/// Chooses rustls's cryptography, once per process: which one is the default would be ambiguous if another crate's
+/// features ever named a second.
 fn install_provider() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // Fails only if another thread installed one meanwhile, which is as good.

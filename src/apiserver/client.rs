@@ -13,14 +13,10 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use kube::client::ConfigExt;
-use kube::client::middleware::AuthLayer;
 use rustls::client::ResolvesClientCert;
 use tokio::time::timeout;
-use tower::util::{BoxCloneSyncService, Either};
-use tower::{Layer, ServiceExt};
 
-use super::access::{self, Access, Expiry, Token};
+use super::access::{self, Access, Authorization, Expiry, Token};
 use super::candidates::Candidates;
 use super::decode::Status;
 use super::dialer::Dialer;
@@ -48,14 +44,14 @@ const WINDOW: u32 = 256 << 10;
 /// How much of a failed request's body is read for its message, in bytes.
 const MESSAGE_BYTES: usize = 16 << 10;
 
-type BoxError = Box<dyn Error + Send + Sync>;
-type Http = BoxCloneSyncService<Request<Full<Bytes>>, Response<Incoming>, BoxError>;
+type Http = legacy::Client<Dialer, Full<Bytes>>;
 
 /// Sends requests over connections of its own: dropping it closes them.
 pub(super) struct Client {
     http: Http,
     certificate: Arc<dyn ResolvesClientCert>,
-    auth: Option<Arc<AuthLayer>>,
+    access: Access,
+    authorization: Option<Authorization>,
     has_plugin: bool,
     token: Option<Arc<Token>>,
     expected: Expected,
@@ -89,18 +85,12 @@ impl Client {
             .http2_keep_alive_while_idle(true)
             .http2_initial_stream_window_size(WINDOW)
             .http2_initial_connection_window_size(2 * WINDOW)
-            .build::<_, Full<Bytes>>(dialer)
-            .map_err(BoxError::from);
-        let http = access.config().base_uri_layer().layer(http);
-        let http = match &prepared.auth {
-            Some(auth) => Either::Left(auth.layer(http)),
-            None => Either::Right(http),
-        };
-        let http = prepared.headers.layer(http);
+            .build(dialer);
         Ok(Self {
-            http: BoxCloneSyncService::new(http),
+            http,
+            access: access.clone(),
             certificate,
-            auth: prepared.auth.map(Arc::new),
+            authorization: prepared.authorization,
             has_plugin: access.plugin().is_some(),
             token: access.token(),
             expected,
@@ -125,14 +115,9 @@ impl Client {
 
     /// What is shown to apiservers, as it is now. A plugin whose token has ended is run for it, on a thread of its own.
     pub(super) async fn credentials(&self) -> Result<Option<readyz::Credentials>, String> {
-        let authorization = match (&self.token, &self.auth) {
+        let authorization = match (&self.token, &self.authorization) {
             (Some(token), _) => Some(token.latest()),
-            (None, Some(auth)) if !self.has_plugin => access::header(auth)?,
-            (None, Some(auth)) => {
-                let auth = Arc::clone(auth);
-                let run = tokio::task::spawn_blocking(move || access::header(&auth));
-                run.await.map_err(|error| format!("run the credential plugin: {error}"))??
-            }
+            (None, Some(authorization)) => Some(authorization.header().await?),
             (None, None) => None,
         };
         Ok(readyz::Credentials::new(Some(Arc::clone(&self.certificate)), authorization))
@@ -161,11 +146,10 @@ impl Client {
         body: Bytes,
         expected: StatusCode,
     ) -> Result<Response<Incoming>, ApiError> {
-        let request = self.request(method, target, body);
-        let request = request.map_err(|cause| ApiError::Prepare(cause.to_string()))?;
-        let response = match timeout(HEAD_TIMEOUT, self.http.clone().oneshot(request)).await {
+        let request = self.request(method, target, body).await.map_err(ApiError::Prepare)?;
+        let response = match timeout(HEAD_TIMEOUT, self.http.request(request)).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.broken(asked, error.as_ref())),
+            Ok(Err(error)) => return Err(self.broken(asked, &error)),
             Err(_) => return Err(ApiError::Silent { asked: asked.clone(), limit: HEAD_TIMEOUT }),
         };
         if response.status() != expected {
@@ -188,27 +172,34 @@ impl Client {
             if let Some(dial) = cause.downcast_ref::<DialError>() {
                 return ApiError::Dial(dial.clone());
             }
-            if let Some(plugin) = cause.downcast_ref::<kube::client::AuthError>() {
-                return ApiError::Prepare(access::of_plugin(plugin));
-            }
             next = cause.source();
         }
         ApiError::Broken { asked: asked.clone(), cause: explain(error, &self.expected) }
     }
 
-    fn request(&self, method: Method, target: &str, body: Bytes) -> Result<Request<Full<Bytes>>, BoxError> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(target)
+    async fn request(
+        &self,
+        method: Method,
+        target: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, String> {
+        let mut request = self
+            .access
+            .request(method, target)
             .header(ACCEPT, HeaderValue::from_static("application/json"))
             .header(USER_AGENT, HeaderValue::from_static(concat!("apivip/", env!("CARGO_PKG_VERSION"))));
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, token.header());
+        let authorization = match (&self.token, &self.authorization) {
+            (Some(token), _) => Some(token.header()),
+            (None, Some(authorization)) => Some(authorization.header().await?),
+            (None, None) => None,
+        };
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
         }
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        Ok(request.body(Full::new(body))?)
+        request.body(Full::new(body)).map_err(|error| format!("make a request for {target}: {error}"))
     }
 
     async fn refused(&self, asked: &Asked, response: Response<Incoming>) -> ApiError {

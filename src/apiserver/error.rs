@@ -114,6 +114,24 @@ pub(super) fn one_line(text: &str) -> String {
     line
 }
 
+/// The name of an error that has no words of its own, as words: its last part, which says most.
+pub(super) fn words(error: &impl std::fmt::Debug) -> String {
+    let text = format!("{error:?}");
+    let names = text.split(['{', '"']).next().unwrap_or_default();
+    let is_name = |name: &&str| name.starts_with(|c: char| c.is_ascii_alphabetic());
+    let name = names.split(|c: char| !c.is_alphanumeric()).rfind(is_name).unwrap_or("unknown error");
+    let mut words = String::new();
+    let mut last = 'A';
+    for c in name.chars() {
+        if c.is_uppercase() && last.is_lowercase() {
+            words.push(' ');
+        }
+        words.extend(c.to_lowercase());
+        last = c;
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,6 +140,15 @@ mod tests {
     fn foreign_text_becomes_one_short_line() {
         assert_eq!(one_line(" a\n\tb\u{1b}[31m  c\r\n"), "a b [31m c");
         assert_eq!(one_line(&"x".repeat(1000)).chars().count(), 300);
+    }
+
+    #[test]
+    fn a_name_becomes_words() {
+        let error = rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding);
+        assert_eq!(words(&error), "bad encoding");
+        assert_eq!(words(&rustls::AlertDescription::UnknownCA), "unknown ca");
+        assert_eq!(words(&rustls::AlertDescription::Unknown(7)), "alert description");
+        assert_eq!(words(&"text"), "unknown error");
     }
 
     #[test]

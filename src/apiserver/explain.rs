@@ -7,7 +7,8 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError};
 
-use super::error::one_line;
+use super::access::{USABLE, Unverifiable};
+use super::error::{one_line, words};
 
 /// What the server's certificate is held against.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,33 +57,63 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)>
 }
 
 fn explain_tls(error: &rustls::Error, expected: &Expected) -> String {
-    let Expected { name, ca } = expected;
     match error {
-        rustls::Error::InvalidCertificate(error) => match error {
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
-                "its certificate is not signed by the cluster CA ({ca}): this is another cluster's server, or the \
-                 CA was replaced"
-            ),
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "its certificate has expired: renew it there, or correct this node's clock".to_owned()
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "its certificate is not valid yet: this node's clock or the server's is wrong".to_owned()
-            }
-            CertificateError::NotValidForName => format!("its certificate does not carry the name {name}"),
-            CertificateError::NotValidForNameContext { presented, .. } => {
-                format!("its certificate does not carry the name {name}; it carries {}", presented.join(", "))
-            }
-            other => format!("its certificate is refused: {other}"),
-        },
-        rustls::Error::AlertReceived(alert) if is_about_our_certificate(*alert) => {
-            format!(
-                "the server refuses our client certificate ({alert:?}): it may have expired or be of another CA"
-            )
+        rustls::Error::InvalidCertificate(error) => explain_certificate(error, expected),
+        rustls::Error::AlertReceived(alert) if is_about_our_certificate(*alert) => format!(
+            "the server refuses our client certificate ({}): it may have expired or be of another CA",
+            words(alert)
+        ),
+        // The server does not say which of them.
+        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => format!(
+            "the server ended the handshake: it has no cipher, or no kind of key, that is used here; its key must be \
+             {USABLE}"
+        ),
+        rustls::Error::AlertReceived(alert) => {
+            format!("the server ended the handshake with the alert: {}", words(alert))
         }
+        rustls::Error::PeerIncompatible(why) => format!("the server's TLS cannot be used: {}", words(why)),
+        rustls::Error::PeerMisbehaved(why) => format!("the server breaks the rules of TLS: {}", words(why)),
         rustls::Error::InvalidMessage(_) => "the server does not speak TLS".to_owned(),
-        other => format!("TLS: {other}"),
+        rustls::Error::General(why) => format!("TLS: {why}"),
+        other => format!("TLS: {}", words(other)),
     }
+}
+
+fn explain_certificate(error: &CertificateError, Expected { name, ca }: &Expected) -> String {
+    use CertificateError as Bad;
+    if let Some(Unverifiable(why)) = Unverifiable::of(error) {
+        return format!("its certificate cannot be verified: {why}");
+    }
+    match error {
+        Bad::UnknownIssuer | Bad::BadSignature => format!(
+            "its certificate is not signed by the cluster CA ({ca}): this is another cluster's server, or the CA was \
+             replaced"
+        ),
+        Bad::Expired | Bad::ExpiredContext { .. } => {
+            "its certificate has expired: renew it there, or correct this node's clock".to_owned()
+        }
+        Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
+            "its certificate is not valid yet: this node's clock or the server's is wrong".to_owned()
+        }
+        Bad::NotValidForName => format!("its certificate does not carry the name {name}"),
+        Bad::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            format!("its certificate does not carry the name {name}; it has no subjectAltName")
+        }
+        Bad::NotValidForNameContext { presented, .. } => {
+            let presented: Vec<String> = presented.iter().map(|name| plain_name(name)).collect();
+            format!("its certificate does not carry the name {name}; it carries {}", presented.join(", "))
+        }
+        Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. } => {
+            "its certificate is not for servers: its extendedKeyUsage lacks serverAuth; make it anew with that".to_owned()
+        }
+        other => format!("its certificate is refused: {}; make it anew", words(other)),
+    }
+}
+
+/// A name as webpki presents it, `DnsName("a")` or `IpAddress(192.0.2.1)`, without the rest.
+fn plain_name(presented: &str) -> String {
+    let inner = presented.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(presented);
+    inner.trim_matches('"').to_owned()
 }
 
 fn is_about_our_certificate(alert: AlertDescription) -> bool {

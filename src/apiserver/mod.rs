@@ -45,7 +45,7 @@ mod store;
 mod versions;
 mod watch;
 
-pub use access::{Access, AccessError, Credentials, Expiry, Lifetime, TLS_NAME, load};
+pub use access::{Access, AccessError, Credentials, Expiry, Lifetime, TLS_NAME, Warning, load};
 pub use client::PING_INTERVAL;
 pub use connection::{Connection, State};
 pub use renewal::follow;

@@ -54,7 +54,7 @@ pub(super) async fn follow_every(
 
 async fn look(access: &watch::Sender<Arc<Access>>, identity: &watch::Sender<Identity>) -> Result<(), String> {
     let current = Arc::clone(&access.borrow());
-    let renewed = current.reload().await.map_err(|error| error.to_string())?;
+    let renewed = current.reload().map_err(|error| error.to_string())?;
     if !renewed.trusts_like(&current) {
         let trust = Arc::new(renewed.trust()?);
         identity.send_modify(|identity| identity.trust = trust);

@@ -107,7 +107,7 @@ pub(super) async fn run(
     collections: &mut Collections,
     hub: &Hub,
 ) -> Result<Infallible, ApiError> {
-    hub.reporter().waits_for(access.plugin());
+    hub.reporter().waits_for(access.plugin().as_deref());
     let client = Client::open(access, &hub.candidates, hub.ping_interval).await;
     hub.reporter().waits_for(None);
     let client = client?;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::finding::{Check, Finding, Group};
 use super::node::published;
 use super::reading::reading;
-use crate::apiserver::Lifetime;
 use crate::apiserver::examine::Examined;
 use crate::apiserver::review::Audience;
+use crate::apiserver::{Lifetime, Warning};
 use crate::model::types::ServiceKey;
 use crate::status::duration;
 
@@ -16,7 +16,7 @@ use crate::status::duration;
 #[derive(Clone, Debug, Default)]
 pub struct Api {
     /// Where the credentials are from, and what an operator should know of them; or why there are none.
-    pub access: Option<Result<(String, Vec<String>), String>>,
+    pub access: Option<Result<(String, Vec<Warning>), String>>,
     /// The file that `--kubeconfig` names.
     pub kubeconfig: Option<String>,
     /// From when to when credentials are good.
@@ -107,10 +107,18 @@ fn access(seen: &Api) -> Finding {
             ACCESS.fail(error.as_str(), mend)
         }
         Some(Ok((source, warnings))) if warnings.is_empty() => ACCESS.ok(source.as_str()),
-        Some(Ok((source, warnings))) => ACCESS.warning(
-            format!("{source}; {}", warnings.join("; ")),
-            "timedatectl: is the node's clock right? Then renew what expired",
-        ),
+        Some(Ok((source, warnings))) => {
+            let texts: Vec<String> = warnings.iter().map(Warning::to_string).collect();
+            let said = format!("{source}; {}", texts.join("; "));
+            match warnings.iter().any(|warning| matches!(warning, Warning::Date(_))) {
+                true => {
+                    ACCESS.warning(said, "timedatectl: is the node's clock right? Then renew what expired")
+                }
+                false => {
+                    ACCESS.warning(said, format!("{} config view, and remove what is ignored", kubectl(seen)))
+                }
+            }
+        }
     }
 }
 

@@ -28,7 +28,6 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
 async fn daemon(args: RunArgs) -> Result<(), Failure> {
     args.boot.configured(args.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
     let access = apiserver::load(args.kubeconfig.as_deref(), args.context.as_deref())
-        .await
         .map_err(Failure::configuration)?;
     if !args.dry_run {
         privileges::require_net_admin().map_err(Failure::configuration)?;

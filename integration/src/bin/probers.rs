@@ -72,7 +72,7 @@ enum Part {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     raise_descriptors()?;
-    let access = apiserver::load(Some(&arguments.kubeconfig), None).await?;
+    let access = apiserver::load(Some(&arguments.kubeconfig), None)?;
     let identity = access.identity().await.map_err(anyhow::Error::msg)?;
     let (mut tasks, mut views) = (JoinSet::new(), Vec::new());
     let takes = |part| !arguments.without.contains(&part);

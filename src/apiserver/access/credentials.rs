@@ -1,18 +1,10 @@
 //! What an apiserver is shown to know this client, for single questions.
 
-use bytes::Bytes;
-use futures_util::FutureExt;
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::Empty;
-use kube::client::AuthError;
-use kube::client::middleware::AuthLayer;
+use http::{HeaderValue, Method, request};
 use rustls::ClientConfig;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use tower::{Layer, ServiceExt};
 
-use super::{Access, discreet, identity, prepare};
+use super::prepare::{self, Prepared, prepare};
+use super::{Access, plugin};
 use crate::readyz;
 
 /// Read once; secrets are not shown by `Debug`.
@@ -36,7 +28,7 @@ impl Credentials {
 impl Access {
     /// The cluster's CA, in DER.
     pub fn roots(&self) -> &[Vec<u8>] {
-        self.config.root_cert.as_deref().unwrap_or_default()
+        &self.roots
     }
 
     /// Reads the credentials. A plugin is run if there is one, which can take seconds.
@@ -44,17 +36,40 @@ impl Access {
     /// # Errors
     /// One line that says what cannot be read.
     pub async fn credentials(&self) -> Result<Credentials, String> {
-        let prepared = prepare(self).await?;
-        let mut authorization = self.token.as_ref().map(|token| token.header());
-        if let (None, Some(auth)) = (&authorization, prepared.auth) {
-            authorization = header(&auth)?;
+        self.shown(prepare(self).await?).await
+    }
+
+    /// The credentials as they are where a plugin wrote this. Nothing is run, unless that has ended already.
+    ///
+    /// # Errors
+    /// One line that says what is wrong with it.
+    pub async fn credentials_of(&self, written: &[u8]) -> Result<Credentials, String> {
+        self.shown(prepare::with(self, Some(plugin::answer(written)?))?).await
+    }
+
+    async fn shown(&self, prepared: Prepared) -> Result<Credentials, String> {
+        let authorization = match (&self.token, prepared.authorization) {
+            (Some(token), _) => Some(token.header()),
+            (None, Some(authorization)) => Some(authorization.header().await?),
+            (None, None) => None,
+        };
+        Ok(Credentials { tls: prepared.tls, authorization, certificate: prepared.certificate })
+    }
+
+    /// A request to the API, without the Authorization header.
+    pub fn request(&self, method: Method, target: &str) -> request::Builder {
+        let mut request = request::Builder::new().method(method);
+        let uri =
+            http::Uri::builder().scheme("https").authority(self.authority.clone()).path_and_query(target);
+        // What does not parse is an error of the builder's.
+        request = match uri.build() {
+            Ok(uri) => request.uri(uri),
+            Err(_) => request.uri(target),
+        };
+        if let Some(headers) = request.headers_mut() {
+            headers.extend(self.user.headers.clone());
         }
-        if let Some(value) = &mut authorization {
-            value.set_sensitive(true);
-        }
-        let certificate = identity::certificate(&self.config.auth_info)
-            .and_then(|pem| Some(CertificateDer::pem_slice_iter(&pem).next()?.ok()?.to_vec()));
-        Ok(Credentials { tls: prepared.tls, authorization, certificate })
+        request
     }
 
     /// As whom apiservers are asked before the first session. A plugin is not run for it: that is left to the session, which
@@ -70,20 +85,4 @@ impl Access {
         };
         Ok(readyz::Identity { trust, credentials })
     }
-}
-
-/// The Authorization header as it is now. A plugin whose token has ended is run for it, while the thread waits.
-pub(in crate::apiserver) fn header(auth: &AuthLayer) -> Result<Option<HeaderValue>, String> {
-    // The layer puts its header on a request, and here the request is all that is wanted.
-    let taken = tower::service_fn(|request: Request<Empty<Bytes>>| async move {
-        Ok::<_, tower::BoxError>(Response::new(request.into_parts().0.headers))
-    });
-    let headers = auth.layer(taken).oneshot(Request::new(Empty::new())).now_or_never();
-    let headers: Response<HeaderMap> = headers
-        .ok_or("the credential plugin runs for another request")?
-        .map_err(|error| match error.downcast_ref::<AuthError>() {
-            Some(error) => discreet::of_plugin(error),
-            None => "the credential plugin gave none".to_owned(),
-        })?;
-    Ok(headers.into_body().remove(AUTHORIZATION))
 }

@@ -1,47 +1,22 @@
 //! What is wrong with a text that holds credentials, without a word of that text.
 //!
-//! In: errors of kube and of its YAML parser, which quote what they could not read, and what a credential plugin was given
-//! and wrote. Out: one line for the log.
+//! In: errors of the parsers, which quote what they could not read. Out: one line for the log.
 
-use kube::client::AuthError;
-use kube::config::KubeconfigError;
 use serde_saphyr::Error as YamlError;
 
-use crate::apiserver::error::one_line;
-
-/// Why a kubeconfig cannot be read.
-pub(super) fn of_kubeconfig(error: &KubeconfigError) -> String {
-    match error {
-        KubeconfigError::Parse(error) => of_yaml(error),
-        other => one_line(&other.to_string()),
+/// Why a field cannot be read. `path` leads to it; serde_json quotes what stands there, and says what should.
+pub(super) fn of_field(path: &str, error: &serde_json::Error) -> String {
+    // The keys below are names that the operator chose.
+    let path = path.split_inclusive("as-user-extra").next().unwrap_or_default();
+    let text = error.to_string();
+    match text.rsplit_once(", expected ") {
+        Some((_, expected)) => format!("{path}: something else stands there than {expected}"),
+        None => format!("{path}: it cannot be read"),
     }
 }
 
-/// Why there are no credentials.
-pub(super) fn of_kube(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Auth(error) => of_plugin(error),
-        other => one_line(&other.to_string()),
-    }
-}
-
-/// What became of a credential plugin. Its standard output holds the credential, its arguments and variables may hold
-/// others; what it says on standard error is meant for people.
-pub(in crate::apiserver) fn of_plugin(error: &AuthError) -> String {
-    match error {
-        AuthError::AuthExecRun { out, .. } => {
-            let said = one_line(&String::from_utf8_lossy(&out.stderr));
-            let separator = if said.is_empty() { "" } else { ": " };
-            format!("the credential plugin failed with {}{separator}{said}", out.status)
-        }
-        AuthError::AuthExecParse(error) => {
-            format!("what the credential plugin wrote is no ExecCredential: {}", of_yaml(error))
-        }
-        other => one_line(&other.to_string()),
-    }
-}
-
-fn of_yaml(error: &YamlError) -> String {
+/// Why a text is no YAML.
+pub(super) fn of_yaml(error: &YamlError) -> String {
     let mut inner = error;
     while let YamlError::WithSnippet { error, .. } = inner {
         inner = error;
@@ -64,56 +39,47 @@ fn of_yaml(error: &YamlError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::{ExitStatus, Output};
+    use std::path::Path;
 
-    use kube::config::Kubeconfig;
     use proptest::prelude::*;
 
-    use super::*;
+    use crate::apiserver::access::kubeconfig::parse;
 
     const SECRET: &str = "87654321";
 
-    #[test]
-    fn a_kubeconfig_is_not_quoted() {
-        let of = |user: &str| format!("kind: Config\nusers:\n- name: apivip\n  user: {user}\n");
-        for (text, says) in [
-            (of(&format!("{{token: [{SECRET}]}}")), "line 4"),
-            (of(&format!("{{token: {{a: {SECRET}}}}}")), "line 4"),
-            (of(&format!("{{exec: {SECRET}}}")), "something else stands there than"),
-            (of(&format!("\"{SECRET}")), "line"),
-            (of(&format!("{SECRET}: [\"")), "line"),
-            (of(&format!("{{token: *{SECRET}}}")), ""),
-            (of(&format!("{{exec: {{interactiveMode: {SECRET}}}}}")), "line 4"),
-            (of(&format!("{{token: a, {SECRET}: 1, {SECRET}: 2}}")), "twice"),
-        ] {
-            let error = match Kubeconfig::from_yaml(&text) {
-                Err(error) => of_kubeconfig(&error),
-                Ok(read) => panic!("{text} is read as {read:?}"),
-            };
-            assert!(!error.contains(SECRET) && error.contains(says), "{text}: {error}");
-        }
+    fn error_of(text: &str) -> Option<String> {
+        parse(Path::new("/kubeconfig"), text.as_bytes(), None, None).err().map(|error| error.to_string())
     }
 
     #[test]
-    fn of_a_plugin_only_the_standard_error_is_told() {
-        let out = Output {
-            status: ExitStatus::from_raw(256),
-            stdout: SECRET.into(),
-            stderr: b"no\n such  realm\n".to_vec(),
+    fn a_kubeconfig_is_not_quoted() {
+        let of = |user: &str| {
+            format!(
+                "kind: Config\ncurrent-context: a\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+                 clusters: [{{name: a, cluster: {{}}}}]\nusers:\n- name: a\n  user: {user}\n"
+            )
         };
-        let error =
-            AuthError::AuthExecRun { cmd: format!("KEY={SECRET} plugin {SECRET}"), out: Box::new(out) };
-        let told = of_kube(&kube::Error::Auth(error));
-        assert_eq!(told, "the credential plugin failed with exit status: 1: no such realm");
+        for (text, says) in [
+            (of(&format!("{{token: [{SECRET}]}}")), "token: something else stands there than"),
+            (of(&format!("{{token: {{a: {SECRET}}}}}")), "token: something else stands there than"),
+            (of(&format!("{{token: {SECRET}}}")), "token: something else stands there than"),
+            (of(&format!("{{exec: {SECRET}}}")), "exec: something else stands there than"),
+            (of(&format!("{{as-user-extra: {{{SECRET}: {SECRET}}}}}")), "as-user-extra: something else"),
+            (of(&format!("\"{SECRET}")), "line"),
+            (of(&format!("{SECRET}: [\"")), "line"),
+            (of(&format!("{{token: *{SECRET}}}")), ""),
+            (of(&format!("{{exec: {{env: {SECRET}}}}}")), "exec.env: something else stands there than"),
+            (of(&format!("{{token: a, {SECRET}: 1, {SECRET}: 2}}")), "twice"),
+        ] {
+            let error = error_of(&text).unwrap_or_else(|| panic!("{text} is read"));
+            assert!(!error.contains(SECRET) && error.contains(says), "{text}: {error}");
+        }
     }
 
     proptest! {
         #[test]
         fn no_text_is_quoted(before in "[ -~\n]{0,40}", after in "[ -~\n]{0,40}") {
-            let text = format!("{before}{SECRET}{after}");
-            if let Err(error) = Kubeconfig::from_yaml(&text) {
-                let told = of_kubeconfig(&error);
+            if let Some(told) = error_of(&format!("{before}{SECRET}{after}")) {
                 prop_assert!(!told.contains(SECRET), "{}", told);
             }
         }

@@ -4,14 +4,11 @@ use std::fmt::Write;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use kube::Config;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-use super::{Token, identity};
+use super::Token;
 use crate::clock::unix_now;
 
 /// Seconds since 1970, each missing where there is none or it cannot be known.
@@ -26,18 +23,14 @@ pub struct Expiry {
 }
 
 impl Expiry {
-    pub(super) fn of(config: &Config, token: Option<&Token>) -> Self {
-        let ca = config.root_cert.as_deref().unwrap_or_default();
+    /// That of the CA's certificates, of the client's, both in DER, and of a token in a file.
+    pub(super) fn of(roots: &[Vec<u8>], client: Option<&[u8]>, token: Option<&Token>) -> Self {
         let now = ASN1Time::now().timestamp();
-        let ends: Vec<i64> = ca.iter().filter_map(|der| not_after(der)).collect();
+        let ends: Vec<i64> = roots.iter().filter_map(|der| not_after(der)).collect();
         let valid = ends.iter().copied().filter(|end| *end >= now).min();
-        let client = identity::certificate(&config.auth_info).and_then(|pem| {
-            let der = CertificateDer::pem_slice_iter(&pem).next()?.ok()?;
-            not_after(&der)
-        });
         Self {
             ca: valid.or_else(|| ends.iter().copied().max()),
-            client_certificate: client,
+            client_certificate: client.and_then(not_after),
             token: token.and_then(Token::current).as_deref().and_then(token_expiry),
         }
     }
@@ -76,14 +69,15 @@ pub struct Lifetime {
 
 /// Those of the CA's certificate that ends first of those that are still valid, of the client certificate, and of the
 /// token, each by the name that [`Expiry::dates`] gives it.
-pub(super) fn lifetimes(config: &Config, expiry: Expiry) -> Vec<(&'static str, Lifetime)> {
-    let ca = config.root_cert.as_deref().unwrap_or_default();
-    let client = identity::certificate(&config.auth_info)
-        .and_then(|pem| lifetime(&CertificateDer::pem_slice_iter(&pem).next()?.ok()?));
-    let of_end = |end: i64| ca.iter().filter_map(|der| lifetime(der)).find(|found| found.end == end);
+pub(super) fn lifetimes(
+    roots: &[Vec<u8>],
+    client: Option<&[u8]>,
+    expiry: Expiry,
+) -> Vec<(&'static str, Lifetime)> {
+    let of_end = |end: i64| roots.iter().filter_map(|der| lifetime(der)).find(|found| found.end == end);
     let all = [
         ("ca", expiry.ca.and_then(of_end)),
-        ("client_certificate", client),
+        ("client_certificate", client.and_then(lifetime)),
         ("token", expiry.token.map(|end| Lifetime { begin: None, end })),
     ];
     all.into_iter().filter_map(|(name, found)| Some((name, found?))).collect()

@@ -1,85 +1,105 @@
-//! The access that a kubeconfig gives. kube parses it; what kube would let pass silently, or report without the file's
-//! name, is checked here first.
+//! The access that a kubeconfig gives: what kubectl takes is taken, but for what is refused by name.
+//!
+//! Only the context that is used counts, with its cluster and its user. What files hold is in memory afterwards, so that
+//! nobody sees half of a renewal.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kube::Config;
-use kube::config::{AuthInfo, Cluster, Context, ExecInteractiveMode, KubeConfigOptions, Kubeconfig};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::ServerName;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use x509_parser::time::ASN1Time;
 
-use super::certificates::{check_ca, check_identity};
+use super::certificates::{check_ca, read_ca};
+use super::identity::Identity;
+use super::plugin::Plugin;
 use super::token::bearer;
-use super::{Access, AccessError, Expiry, Origin, Server, TLS_NAME, Token, discreet, file, identity};
-use crate::apiserver::error::one_line;
+use super::{Access, AccessError, Expiry, Origin, Server, TLS_NAME, Token, User, Warning, file, user};
+use document::{Document, List};
 
-/// Loads `path` with `context`, or with its current-context. What files hold is in memory afterwards, so that nobody
-/// sees half of a renewal. `kept` is the token that was read before.
-pub(super) async fn load(
+mod document;
+mod entries;
+
+/// The extension of a cluster that is meant for credential plugins.
+const PLUGIN_EXTENSION: &str = "client.authentication.k8s.io/exec";
+
+/// Loads `path` with `context`, or with its current-context. `kept` is the token that was read before.
+pub(super) fn load(
     path: &Path,
     context: Option<&str>,
     kept: Option<&Arc<Token>>,
 ) -> Result<Access, AccessError> {
+    let bytes = read("the kubeconfig", &absolute(path)?)?;
+    parse(path, &bytes, context, kept)
+}
+
+/// Reads what `path` holds, and the files that it names.
+pub(super) fn parse(
+    path: &Path,
+    bytes: &[u8],
+    context: Option<&str>,
+    kept: Option<&Arc<Token>>,
+) -> Result<Access, AccessError> {
     let file = File { path: absolute(path)? };
-    let parsed = file.parse()?;
-    let (context_name, chosen) = file.context(&parsed, context)?;
-    let cluster = file.cluster(&parsed, &chosen)?;
-    let user_entry = format!("user {:?}", chosen.user.clone().unwrap_or_default());
-    let cluster_entry = format!("cluster {:?}", chosen.cluster);
-    let server = check_cluster(&cluster).map_err(|problem| file.entry(&cluster_entry, problem))?;
-    let user = file.user(&parsed, &chosen)?;
-    let (ca_place, ca_count) = file.check_ca_file(&cluster)?;
-    check_user(&user).map_err(|problem| file.entry(&user_entry, problem))?;
+    let document = file.document(bytes)?;
+    let chosen = file.context(&document, context)?;
+    let (cluster_name, user_name) = (chosen.cluster.unwrap_or_default(), chosen.user.unwrap_or_default());
+    let cluster: entries::Cluster = file.entry(&document, List::Clusters, &cluster_name)?;
+    let entry: entries::User = file.entry(&document, List::Users, &user_name)?;
+    let cluster_entry = format!("cluster {cluster_name:?}");
+    let user_entry = format!("user {user_name:?}");
 
-    let options = KubeConfigOptions { context: Some(context_name), cluster: None, user: None };
-    let mut config = Config::from_custom_kubeconfig(parsed, &options)
-        .await
-        .map_err(|error| file.entry("as a whole", discreet::of_kubeconfig(&error)))?;
-    let ca = config.root_cert.as_deref().unwrap_or_default();
-    // An unfinished certificate at the end is left out without a word.
-    if ca_count.is_some_and(|count| count != ca.len()) {
-        let problem = "is cut off, or being written: not every certificate in it is whole".to_owned();
-        return Err(AccessError::Certificates { place: ca_place, problem });
+    let in_cluster = |problem: String| file.problem(&cluster_entry, problem);
+    let server = check_cluster(&cluster).map_err(in_cluster)?;
+    let authority = server.authority().map_err(in_cluster)?;
+    let (ca, pem) = file.ca(&cluster, &cluster_entry)?;
+    let roots = read_ca(&pem, &ca)?;
+    let mut warnings = check_ca(&roots, &ca, ASN1Time::now())?;
+    if !matches!(&cluster.proxy_url, Value::Null) && cluster.proxy_url != "" {
+        let text = "proxy-url of the kubeconfig is ignored: apiservers are dialled directly";
+        warnings.push(Warning::Ignored(text.to_owned()));
     }
-    let mut warnings = check_ca(ca, &ca_place, ASN1Time::now())?;
-    if cluster.proxy_url.as_deref().is_some_and(|proxy| !proxy.is_empty()) {
-        warnings.push("proxy-url of the kubeconfig is ignored: apiservers are dialled directly".to_owned());
-    }
-    identity::hold(&mut config.auth_info)?;
+    let tls_name = cluster.tls_server_name.clone().unwrap_or_else(|| TLS_NAME.to_owned());
+    let server_name = server_name(&tls_name).map_err(in_cluster)?;
 
-    // What follows is ours to do: kube would refuse a token file that ends in a line feed, and a daemon has nobody to
-    // answer a plugin's questions.
-    let mut token = None;
-    if let Some(path) = config.auth_info.token_file.take() {
-        config.auth_info.token = None;
-        let path = PathBuf::from(path);
-        let opened = Token::open(&path, kept).map_err(|cause| AccessError::Unreadable {
+    let in_user = |problem: String| file.problem(&user_entry, problem);
+    let user = User {
+        authorization: authorization(&entry).map_err(in_user)?,
+        identity: file.identity(&entry, &user_entry)?,
+        headers: user::impersonation(
+            entry.impersonate.as_deref(),
+            entry.as_uid.as_deref(),
+            entry.as_groups.as_deref().unwrap_or_default(),
+            &entry.as_user_extra.clone().unwrap_or_default(),
+        )
+        .map_err(in_user)?,
+        plugin: file.plugin(&entry, &cluster, &pem).map_err(in_user)?,
+    };
+    let token = entry.token_file.as_ref().map(|path| {
+        let path = file.join(path);
+        Token::open(&path, kept).map_err(|cause| AccessError::Unreadable {
             what: "the token file",
             path,
             cause,
-        })?;
-        token = Some(opened);
-    }
-    if let Some(exec) = &mut config.auth_info.exec {
-        exec.interactive_mode = Some(ExecInteractiveMode::Never);
-    }
-    check_identity(&config).map_err(|problem| file.entry(&user_entry, problem))?;
-
-    let tls_name = config.tls_server_name.take().filter(|name| !name.is_empty());
-    let tls_name = tls_name.unwrap_or_else(|| TLS_NAME.to_owned());
-    let server_name = server_name(&tls_name).map_err(|problem| file.entry(&cluster_entry, problem))?;
+        })
+    });
+    let token = token.transpose()?;
     let source = format!("{user_entry} of kubeconfig {}", file.path.display());
-    let expiry = Expiry::of(&config, token.as_deref());
+    let expiry = Expiry::of(&roots, user.leaf(), token.as_deref());
     let origin = Origin::Kubeconfig { path: file.path, context: context.map(str::to_owned) };
     Ok(Access {
-        config,
+        roots,
+        user,
         server,
+        authority,
         tls_name,
         server_name,
         token,
         source,
-        ca: ca_place,
+        ca,
         origin,
         expiry,
         warnings,
@@ -108,132 +128,179 @@ struct File {
 }
 
 impl File {
-    fn parse(&self) -> Result<Kubeconfig, AccessError> {
-        let bytes = read("the kubeconfig", &self.path)?;
-        let not_a_kubeconfig = |cause: String| AccessError::NotAKubeconfig { path: self.path.clone(), cause };
-        // kube indexes past the end of UTF-16 text of odd length.
-        if matches!(bytes.as_slice(), [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..]) && bytes.len() % 2 == 1 {
-            return Err(not_a_kubeconfig("UTF-16 text ends in the middle of a character".to_owned()));
-        }
+    fn document(&self, bytes: &[u8]) -> Result<Document, AccessError> {
         if bytes.trim_ascii().is_empty() {
             return Err(AccessError::Empty { path: self.path.clone() });
         }
-        Kubeconfig::read_from(&self.path).map_err(|error| not_a_kubeconfig(discreet::of_kubeconfig(&error)))
+        Document::read(bytes).map_err(|cause| AccessError::NotAKubeconfig { path: self.path.clone(), cause })
     }
 
-    fn context(&self, parsed: &Kubeconfig, wanted: Option<&str>) -> Result<(String, Context), AccessError> {
-        let known = || names(parsed.contexts.iter().map(|named| named.name.as_str()));
-        let current = parsed.current_context.as_deref().filter(|name| !name.is_empty());
-        let Some(name) = wanted.or(current) else {
-            return Err(AccessError::NoContext { path: self.path.clone(), known: known() });
-        };
-        let found = parsed.contexts.iter().find(|named| named.name == name);
-        match found.and_then(|named| named.context.clone()) {
-            Some(context) => Ok((name.to_owned(), context)),
-            None => Err(self.unknown("context", name, known())),
+    fn context(&self, document: &Document, wanted: Option<&str>) -> Result<entries::Context, AccessError> {
+        match wanted.or(document.current_context()) {
+            Some(name) => self.entry(document, List::Contexts, name),
+            None => {
+                Err(AccessError::NoContext { path: self.path.clone(), known: document.names(List::Contexts) })
+            }
         }
     }
 
-    fn cluster(&self, parsed: &Kubeconfig, context: &Context) -> Result<Cluster, AccessError> {
-        let found = parsed.clusters.iter().find(|named| named.name == context.cluster);
-        found.and_then(|named| named.cluster.clone()).ok_or_else(|| {
-            let known = names(parsed.clusters.iter().map(|named| named.name.as_str()));
-            self.unknown("cluster", &context.cluster, known)
-        })
+    fn entry<T: DeserializeOwned>(
+        &self,
+        document: &Document,
+        list: List,
+        name: &str,
+    ) -> Result<T, AccessError> {
+        let entry = document.entry(list, name).ok_or_else(|| AccessError::Unknown {
+            path: self.path.clone(),
+            kind: list.field(),
+            name: name.to_owned(),
+            known: document.names(list),
+        })?;
+        entries::read(entry).map_err(|problem| self.problem(&format!("{} {name:?}", list.field()), problem))
     }
 
-    fn user(&self, parsed: &Kubeconfig, context: &Context) -> Result<AuthInfo, AccessError> {
-        let wanted = context.user.clone().unwrap_or_default();
-        let found = parsed.auth_infos.iter().find(|named| named.name == wanted);
-        found.and_then(|named| named.auth_info.clone()).ok_or_else(|| {
-            let known = names(parsed.auth_infos.iter().map(|named| named.name.as_str()));
-            self.unknown("user", &wanted, known)
-        })
-    }
-
-    /// Reads the CA's file, and says where the CA is, and how many certificates begin there if that is a file.
-    fn check_ca_file(&self, cluster: &Cluster) -> Result<(String, Option<usize>), AccessError> {
-        Ok(match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
+    /// Where the CA is, and what it holds.
+    fn ca(&self, cluster: &entries::Cluster, entry: &str) -> Result<(String, Vec<u8>), AccessError> {
+        match (&cluster.certificate_authority_data, &cluster.certificate_authority) {
             (None, Some(path)) => {
-                let pem = read("the certificate-authority", Path::new(path))?;
-                let begins = String::from_utf8_lossy(&pem).matches("-----BEGIN CERTIFICATE-----").count();
-                (format!("certificate-authority {path}"), Some(begins))
+                let path = self.join(path);
+                let pem = read("the certificate-authority", &path)?;
+                Ok((format!("certificate-authority {}", path.display()), pem))
             }
-            _ => (format!("certificate-authority-data of kubeconfig {}", self.path.display()), None),
-        })
+            (data, _) => {
+                let place = format!("certificate-authority-data of kubeconfig {}", self.path.display());
+                let pem = decode("certificate-authority-data", data.as_deref().unwrap_or_default());
+                Ok((place, pem.map_err(|problem| self.problem(entry, problem))?))
+            }
+        }
     }
 
-    fn unknown(&self, kind: &'static str, name: &str, known: String) -> AccessError {
-        AccessError::Unknown { path: self.path.clone(), kind, name: name.to_owned(), known }
+    /// Certificate and key; what is in the kubeconfig comes before files.
+    fn identity(&self, user: &entries::User, entry: &str) -> Result<Option<Identity>, AccessError> {
+        let there = |data: &Option<String>, file: &Option<String>| data.is_some() || file.is_some();
+        let certificate = there(&user.client_certificate_data, &user.client_certificate);
+        let problem = match (certificate, there(&user.client_key_data, &user.client_key)) {
+            (false, false) => return Ok(None),
+            (true, false) => Some("it has a client-certificate but no client-key"),
+            (false, true) => Some("it has a client-key but no client-certificate"),
+            (true, true) => None,
+        };
+        if let Some(problem) = problem {
+            return Err(self.problem(entry, problem.to_owned()));
+        }
+        let pem = |field: &str, what, data: &Option<String>, path: &Option<String>| match (data, path) {
+            (None, Some(path)) => read(what, &self.join(path)),
+            (data, _) => decode(field, data.as_deref().unwrap_or_default())
+                .map_err(|problem| self.problem(entry, problem)),
+        };
+        let certificate = pem(
+            "client-certificate-data",
+            "the client-certificate",
+            &user.client_certificate_data,
+            &user.client_certificate,
+        )?;
+        let key = pem("client-key-data", "the client-key", &user.client_key_data, &user.client_key)?;
+        Identity::of_pem(&certificate, &key).map(Some).map_err(|problem| self.problem(entry, problem))
     }
 
-    fn entry(&self, entry: &str, problem: String) -> AccessError {
+    fn plugin(
+        &self,
+        user: &entries::User,
+        cluster: &entries::Cluster,
+        ca: &[u8],
+    ) -> Result<Option<Plugin>, String> {
+        let Some(exec) = &user.exec else { return Ok(None) };
+        let command = exec.command.as_deref().ok_or("its exec plugin has no command")?;
+        // Without a slash it is looked for in PATH.
+        let command = if command.contains('/') { self.join(command) } else { PathBuf::from(command) };
+        let env: Vec<(String, String)> = exec.env.iter().flatten().filter_map(named).collect();
+        let holds_nul = |text: &String| text.contains('\0');
+        if exec.args.iter().flatten().any(holds_nul)
+            || env.iter().any(|(name, value)| name.contains(['=', '\0']) || holds_nul(value))
+            || command.to_string_lossy().contains('\0')
+        {
+            return Err("its exec plugin has arguments or variables that no program can be given".to_owned());
+        }
+        let info = exec.provide_cluster_info.unwrap_or_default().then(|| cluster_info(cluster, ca));
+        let info = Plugin::info(exec.api_version.as_deref(), info);
+        Ok(Some(Plugin { command, args: exec.args.clone().unwrap_or_default(), env, info }))
+    }
+
+    /// A path is relative to the folder of the kubeconfig.
+    fn join(&self, path: &str) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("/")).join(path)
+    }
+
+    fn problem(&self, entry: &str, problem: String) -> AccessError {
         AccessError::Entry { path: self.path.clone(), entry: entry.to_owned(), problem }
     }
 }
 
-/// Checks what kube does not, and finds the server.
-fn check_cluster(cluster: &Cluster) -> Result<Server, String> {
-    let url = cluster.server.as_deref().filter(|server| !server.is_empty()).ok_or("it has no server")?;
-    if url.contains('@') {
-        return Err("its server holds a name or a password; only those of the user entry are used".to_owned());
+fn named(variable: &entries::Variable) -> Option<(String, String)> {
+    Some((variable.name.clone()?, variable.value.clone().unwrap_or_default()))
+}
+
+/// What a plugin is told of the cluster.
+fn cluster_info(cluster: &entries::Cluster, ca: &[u8]) -> Value {
+    let extensions = cluster.extensions.as_array().map(Vec::as_slice).unwrap_or_default();
+    let own = extensions.iter().find(|extension| extension["name"] == PLUGIN_EXTENSION);
+    let mut info = json!({
+        "server": cluster.server,
+        "certificate-authority-data": STANDARD.encode(ca),
+        "tls-server-name": cluster.tls_server_name,
+        "config": own.map(|extension| &extension["extension"]),
+    });
+    if let Some(fields) = info.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
     }
-    let wrong = || format!("its server {url:?} is not a URL of the form https://HOST:PORT");
-    let uri: http::Uri = url.parse().map_err(|_| wrong())?;
-    match uri.scheme_str() {
-        Some("https") => {}
-        Some("http") => return Err(format!("its server {url} is plain http://; only https:// is accepted")),
-        _ => return Err(wrong()),
-    }
-    if uri.path() != "/" {
-        return Err(format!(
-            "its server {url} has a path, so it is a proxy; name an apiserver itself, as endpoints are dialled directly"
-        ));
-    }
+    info
+}
+
+/// Checks what of a cluster is refused, and finds the server.
+fn check_cluster(cluster: &entries::Cluster) -> Result<Server, String> {
+    let server = Server::of_url(cluster.server.as_deref().ok_or("it has no server")?)?;
     if cluster.insecure_skip_tls_verify == Some(true) {
         return Err(
             "it sets insecure-skip-tls-verify, which is not accepted; give certificate-authority instead"
                 .into(),
         );
     }
-    let authority = [&cluster.certificate_authority_data, &cluster.certificate_authority];
-    if authority.into_iter().flatten().all(String::is_empty) {
+    if cluster.certificate_authority.is_none() && cluster.certificate_authority_data.is_none() {
         return Err("it has no certificate-authority; name the file that holds the cluster's CA".to_owned());
     }
-    let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    Ok(Server { host, port: uri.port_u16().unwrap_or(443) })
+    Ok(server)
 }
 
-fn check_user(user: &AuthInfo) -> Result<(), String> {
+/// What a user entry shows with each request.
+fn authorization(user: &entries::User) -> Result<Option<http::HeaderValue>, String> {
     if let Some(provider) = &user.auth_provider {
         return Err(format!(
             "auth-provider {:?} is not supported (Kubernetes 1.26 removed it); use an exec plugin",
-            provider.name
+            provider.name.as_deref().unwrap_or_default()
         ));
     }
-    if user.exec.as_ref().is_some_and(|exec| exec.command.as_deref().unwrap_or_default().is_empty()) {
-        return Err("its exec plugin has no command".to_owned());
+    match (&user.username, &user.token) {
+        (Some(_), Some(_)) => Err("it has a username and a token, of which one can be used".to_owned()),
+        (Some(name), None) => {
+            let header = user::basic(name, user.password.as_deref().unwrap_or_default());
+            header.map(Some).ok_or_else(|| "its username and password cannot be sent".to_owned())
+        }
+        // One in a file is renewed, so it comes first.
+        (None, Some(_)) if user.token_file.is_some() => Ok(None),
+        (None, Some(token)) => {
+            let header = bearer(token);
+            header
+                .map(Some)
+                .ok_or_else(|| "its token is empty or holds characters that no token has".to_owned())
+        }
+        (None, None) => Ok(None),
     }
-    let certificate = user.client_certificate.is_some() || user.client_certificate_data.is_some();
-    let key = user.client_key.is_some() || user.client_key_data.is_some();
-    match (certificate, key) {
-        (true, false) => return Err("it has a client-certificate but no client-key".to_owned()),
-        (false, true) => return Err("it has a client-key but no client-certificate".to_owned()),
-        _ => {}
-    }
-    if user.token.as_ref().is_some_and(|token| bearer(secrecy::ExposeSecret::expose_secret(token)).is_none())
-    {
-        return Err("its token is empty or holds characters that no token has".to_owned());
-    }
-    Ok(())
+}
+
+fn decode(field: &str, data: &str) -> Result<Vec<u8>, String> {
+    user::decode(data).ok_or_else(|| format!("its {field} is not base64; write it with base64 -w0 FILE"))
 }
 
 pub(super) fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, AccessError> {
     file::read(path).map_err(|cause| AccessError::Unreadable { what, path: path.to_owned(), cause })
-}
-
-fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<&str> = names.collect();
-    if names.is_empty() { "none".to_owned() } else { one_line(&names.join(", ")) }
 }

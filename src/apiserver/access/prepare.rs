@@ -1,27 +1,64 @@
-//! What one session needs of [`Access`], read anew from disk.
+//! What one session needs of [`Access`], with what a credential plugin gives.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Config;
-use kube::client::ConfigExt;
-use kube::client::middleware::{AuthLayer, ExtraHeadersLayer};
-use rustls::{ClientConfig, SignatureScheme};
+use http::HeaderValue;
+use rustls::ClientConfig;
+use tokio::sync::Mutex;
 
-use super::{Access, discreet, lifetime};
+use super::plugin::{Answer, Plugin};
+use super::{Access, lifetime, trust};
+use crate::clock::unix_now;
 
 /// After how long a credential plugin that has not answered is mentioned in the log.
 const SLOW_PLUGIN: Duration = Duration::from_secs(30);
+
+/// So long before its token ends a plugin is asked for the next one.
+const EARLY: i64 = 60;
 
 /// TLS and authentication of one session.
 pub(in crate::apiserver) struct Prepared {
     /// CA and client certificate.
     pub(in crate::apiserver) tls: ClientConfig,
     /// Token, password or plugin; none where the certificate is the credential or [`Access::token`] is.
-    pub(in crate::apiserver) auth: Option<AuthLayer>,
-    /// Impersonation.
-    pub(in crate::apiserver) headers: ExtraHeadersLayer,
+    pub(in crate::apiserver) authorization: Option<Authorization>,
+    /// The client certificate that is shown, in DER.
+    pub(in crate::apiserver) certificate: Option<Vec<u8>>,
     /// When the certificate ends that a plugin gave, in seconds since 1970. Those in files are followed there.
     pub(in crate::apiserver) end: Option<i64>,
+}
+
+/// The Authorization header of a session.
+#[derive(Clone)]
+pub(in crate::apiserver) enum Authorization {
+    /// The same for ever.
+    Fixed(HeaderValue),
+    /// A plugin's, until that ends.
+    Renewed(Arc<Renewed>),
+}
+
+/// What a plugin gave last.
+pub(in crate::apiserver) struct Renewed {
+    plugin: Plugin,
+    last: Mutex<(HeaderValue, i64)>,
+}
+
+impl Authorization {
+    /// As it is now. A plugin whose token ends is run for it, on a thread of its own, while others wait.
+    pub(in crate::apiserver) async fn header(&self) -> Result<HeaderValue, String> {
+        let renewed = match self {
+            Self::Fixed(header) => return Ok(header.clone()),
+            Self::Renewed(renewed) => renewed,
+        };
+        let mut last = renewed.last.lock().await;
+        if last.1.saturating_sub(EARLY) <= unix_now().cast_signed() {
+            let answer = run(&renewed.plugin).await??;
+            let token = answer.token.ok_or("the credential plugin gave no token this time")?;
+            *last = (token, answer.end.unwrap_or(i64::MAX));
+        }
+        Ok(last.0.clone())
+    }
 }
 
 /// A plugin is asked for another certificate when a fifth of what is left is left, a minute at the most, and not in haste
@@ -37,36 +74,58 @@ pub(in crate::apiserver) fn changes_after(end: i64, now: u64) -> Option<Duration
     Some(left.saturating_sub(LEFT.min(left / 5)).max(HASTE))
 }
 
-/// Reads the credentials. A plugin runs on a thread of its own: it may take seconds, and the daemon has one thread.
+/// Takes the credentials. A plugin is run once for all of them; what the kubeconfig holds itself comes first, as in
+/// client-go.
 pub(in crate::apiserver) async fn prepare(access: &Access) -> Result<Prepared, String> {
-    if access.config.auth_info.exec.is_none() {
-        return read(&access.config);
-    }
-    let config = access.config.clone();
-    let mut plugin = tokio::task::spawn_blocking(move || read(&config));
+    let answer = match &access.user.plugin {
+        Some(plugin) => Some(ask(plugin, access.source()).await?),
+        None => None,
+    };
+    with(access, answer)
+}
+
+/// What follows from what a plugin gave, or from none.
+pub(super) fn with(access: &Access, answer: Option<Answer>) -> Result<Prepared, String> {
+    let user = &access.user;
+    let (issued, token, ends) = match answer {
+        Some(Answer { token, identity, end }) => (identity, token, end),
+        None => (None, None, None),
+    };
+    let end = issued.as_ref().filter(|_| user.identity.is_none());
+    let end = end.and_then(|issued| Some(lifetime(issued.leaf()?)?.end));
+    let identity = user.identity.as_ref().or(issued.as_ref());
+    let authorization = match (&user.authorization, token, ends, &user.plugin) {
+        (Some(own), ..) => Some(Authorization::Fixed(own.clone())),
+        (None, Some(token), Some(ends), Some(plugin)) => {
+            let last = Mutex::new((token, ends));
+            Some(Authorization::Renewed(Arc::new(Renewed { plugin: plugin.clone(), last })))
+        }
+        (None, Some(token), ..) => Some(Authorization::Fixed(token)),
+        (None, None, ..) => None,
+    };
+    Ok(Prepared {
+        tls: trust::client_config(&access.roots, identity.map(|identity| identity.certified()))?,
+        authorization,
+        certificate: identity.and_then(|identity| identity.leaf()).map(<[u8]>::to_vec),
+        end,
+    })
+}
+
+/// A plugin runs on a thread of its own: it may take seconds, and the daemon has one thread.
+fn run(plugin: &Plugin) -> impl Future<Output = Result<Result<Answer, String>, String>> + use<> {
+    let plugin = plugin.clone();
+    let running = tokio::task::spawn_blocking(move || plugin.run());
+    async { running.await.map_err(|error| format!("run the credential plugin: {error}")) }
+}
+
+async fn ask(plugin: &Plugin, source: &str) -> Result<Answer, String> {
+    let mut running = Box::pin(run(plugin));
     loop {
-        match tokio::time::timeout(SLOW_PLUGIN, &mut plugin).await {
-            Ok(Ok(prepared)) => return prepared,
-            Ok(Err(error)) => return Err(format!("run the credential plugin: {error}")),
-            Err(_) => tracing::warn!(source = access.source, "the credential plugin has not answered yet"),
+        match tokio::time::timeout(SLOW_PLUGIN, &mut running).await {
+            Ok(answer) => return answer?,
+            Err(_) => tracing::warn!(source, "the credential plugin has not answered yet"),
         }
     }
-}
-
-fn read(config: &Config) -> Result<Prepared, String> {
-    let line = |error: kube::Error| discreet::of_kube(&error);
-    // The plugin runs for each: its failure is reported by the first only.
-    let auth = config.auth_layer().map_err(line)?;
-    let tls = config.rustls_client_config().map_err(line)?;
-    let headers = config.extra_headers_layer().map_err(line)?;
-    let end = config.auth_info.exec.as_ref().and_then(|_| end(&tls));
-    Ok(Prepared { tls, auth, headers, end })
-}
-
-/// When the certificate ends that is shown to whoever asks.
-fn end(tls: &ClientConfig) -> Option<i64> {
-    let shown = tls.client_auth_cert_resolver.resolve(&[], &[SignatureScheme::ECDSA_NISTP256_SHA256])?;
-    Some(lifetime(shown.cert.first()?)?.end)
 }
 
 #[cfg(test)]

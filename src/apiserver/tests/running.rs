@@ -67,7 +67,7 @@ pub(crate) async fn start(bootstrap: SocketAddr, ca_pem: &str) -> Running {
 /// The same, and one server is read for about so long.
 pub(crate) async fn start_spread(bootstrap: SocketAddr, ca_pem: &str, interval: Duration) -> Running {
     let (folder, path) = kubeconfig(&format!("https://{bootstrap}"), ca_pem);
-    let access = load(Some(&path), None).await.unwrap();
+    let access = load(Some(&path), None).unwrap();
     assert_eq!(access.tls_name(), TLS_NAME);
     start_with(access, folder, interval)
 }

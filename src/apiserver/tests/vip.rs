@@ -54,7 +54,7 @@ impl Pod {
         let vip = Fake::start(200, 0, tls.clone(), cluster.clone()).await;
         let endpoint = Fake::start(2, 0, tls, cluster.clone()).await;
         let (folder, path) = kubeconfig(&format!("https://{}", vip.address), &pki.ca_pem());
-        let access = load(Some(&path), None).await.unwrap();
+        let access = load(Some(&path), None).unwrap();
         let (reporter, connection) = watch::channel(Connection::default());
         let (snapshots, mut published) = watch::channel(None);
         let hub = Arc::new(Hub {

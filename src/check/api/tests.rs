@@ -93,8 +93,16 @@ fn without_any_access_nothing_is_guessed() {
 fn access_that_is_wrong_or_old() {
     let seen = Api { access: Some(Err("read the kubeconfig x: no such file".to_owned())), ..good() };
     assert_eq!(of(&seen, "api-access"), Verdict::Fail);
-    let warned = Ok(("x".to_owned(), vec!["the CA is not valid before tomorrow".to_owned()]));
-    assert_eq!(of(&Api { access: Some(warned), ..good() }, "api-access"), Verdict::Warning);
+    let mend = |warning| {
+        let seen = Api { access: Some(Ok(("x".to_owned(), vec![warning]))), ..good() };
+        let finding = findings(&seen).into_iter().find(|finding| finding.id == "api-access").unwrap();
+        assert_eq!(finding.verdict, Verdict::Warning);
+        finding.mend.unwrap()
+    };
+    let clock = mend(Warning::Date("the CA is not valid before tomorrow".to_owned()));
+    assert!(clock.starts_with("timedatectl"), "{clock}");
+    let ignored = mend(Warning::Ignored("proxy-url is ignored".to_owned()));
+    assert!(ignored.starts_with("kubectl") && !ignored.contains("timedatectl"), "{ignored}");
     for (name, id) in
         [("ca", "ca-expiry"), ("client_certificate", "client-certificate-expiry"), ("token", "token-expiry")]
     {

@@ -120,7 +120,7 @@ pub(in crate::check) async fn load(args: &RunArgs) -> Option<Result<Access, Stri
     if args.kubeconfig.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
         return None;
     }
-    let loaded = apiserver::load(args.kubeconfig.as_deref(), args.context.as_deref()).await;
+    let loaded = apiserver::load(args.kubeconfig.as_deref(), args.context.as_deref());
     Some(loaded.map_err(|error| error.to_string()))
 }
 

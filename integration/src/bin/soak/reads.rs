@@ -163,7 +163,7 @@ pub async fn read(amount: Amount, kubeconfigs: &[PathBuf]) -> Result<()> {
 }
 
 async fn load(path: &Path) -> Result<Access> {
-    Ok(apiserver::load(Some(path), None).await?)
+    Ok(apiserver::load(Some(path), None)?)
 }
 
 /// What this process holds.

@@ -6,25 +6,25 @@ use super::*;
 async fn a_renewal_counts_once_it_is_complete() {
     let case = Case::new();
     let first = case.load(None).await.unwrap();
-    assert!(first.connects_like(&first.reload().await.unwrap()), "nothing was renewed");
+    assert!(first.connects_like(&first.reload().unwrap()), "nothing was renewed");
 
     let (certificate, key) = Pki::new("other").leaf("node", false);
     let case = case.write("client.crt", &certificate);
-    let error = first.reload().await.unwrap_err().to_string();
+    let error = first.reload().unwrap_err().to_string();
     assert!(error.contains("does not match"), "{error}");
     let case = case.write("client.key", &key[..key.len() / 2]);
-    first.reload().await.unwrap_err();
+    first.reload().unwrap_err();
     first.tls_config().await.expect("the first pair is whole, whatever the files hold");
     let case = case.write("client.key", &key);
-    let second = first.reload().await.unwrap();
+    let second = first.reload().unwrap();
     assert!(!second.connects_like(&first) && second.trusts_like(&first));
 
     let both = format!("{}{}", case.ca(), Pki::new("next").ca_pem());
     let case = case.write("ca.crt", &both[..both.len() - 40]);
-    let half = second.reload().await;
+    let half = second.reload();
     assert!(half.is_err(), "half a certificate is none");
     let _case = case.write("ca.crt", &both);
-    assert!(!second.reload().await.unwrap().trusts_like(&second));
+    assert!(!second.reload().unwrap().trusts_like(&second));
 }
 
 #[test]
