@@ -163,6 +163,14 @@ impl Daemon {
         format!("{}{}", self.process.stdout(), self.process.stderr())
     }
 
+    /// What it said, ahead of an error: after it, a report that shows its two ends only keeps the error.
+    ///
+    /// # Errors
+    /// That of `result`.
+    pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        result.inspect_err(|_| println!("the daemon says\n{}", self.log()))
+    }
+
     /// The last lines of its output, to be shown with an error.
     pub fn tail(&self) -> String {
         self.process.tail()

@@ -75,7 +75,7 @@ fn stops(stage: &Failover<'_>, crowd: Crowd, dead: &[IpAddr]) -> Result<Outcome>
         outcome.expect_uncut(dead)?;
         outcome.expect_served(LEFT)
     };
-    verdict().with_context(|| format!("the daemon says\n{}", stage.daemon.log()))?;
+    stage.daemon.explain(verdict())?;
     Ok(outcome)
 }
 
@@ -104,7 +104,6 @@ pub fn leave_with(
         outcome.expect_uncut(&dead)?;
         outcome.expect_served(if itself { LEFT } else { last_ms + SETTLED })
     };
-    verdict()
-        .with_context(|| format!("{fault:?} of {numbers:?}; the daemon says\n{}", stage.daemon.log()))?;
+    stage.daemon.explain(verdict()).with_context(|| format!("{fault:?} of {numbers:?}"))?;
     Ok((outcome, inflicted))
 }

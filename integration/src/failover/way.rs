@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::trial::lab;
 use super::{Crowd, Failover, Outcome};
@@ -80,13 +80,8 @@ pub fn patient() -> Mix {
     Mix { timeout: Duration::from_secs(90), fresh_every: Some(Duration::from_millis(100)), ..mix() }
 }
 
-/// The result, or the error with all that the daemon said.
-pub fn said<T>(result: Result<T>, stage: &Failover<'_>) -> Result<T> {
-    result.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
-}
-
 /// Fails if anybody was cut or refused.
 pub fn expect_uncut(outcome: &Outcome, stage: &Failover<'_>) -> Result<()> {
     println!("{outcome}");
-    said(outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused()), stage)
+    stage.daemon.explain(outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused()))
 }

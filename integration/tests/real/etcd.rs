@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use integration::clients::Mix;
 use integration::control_plane::Variant;
 use integration::failover::Failover;
@@ -43,7 +43,7 @@ fn an_etcd_that_hangs_cuts_nobody_and_afterwards_changes_arrive() -> Result<()> 
     let outcome = crowd.finish()?;
     println!("{outcome}");
     let verdict = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
-    verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+    stage.daemon.explain(verdict)
 }
 
 /// Packets between an apiserver and etcd, which is in the switch, are lost in both directions.

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use integration::clients::Mix;
 use integration::control_plane::Variant;
 use integration::failover::Failover;
@@ -80,7 +80,7 @@ fn clients_of_real_apiservers_outlast_what_concerns_all_of_them() -> Result<()> 
     let outcome = crowd.finish()?;
     println!("{outcome}");
     let verdict = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
-    verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+    stage.daemon.explain(verdict)
 }
 
 /// One resets its connections during one second and serves during the next.

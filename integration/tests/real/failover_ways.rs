@@ -68,7 +68,7 @@ fn a_rolling_restart_fails_no_new_connection() -> Result<()> {
         let outcome = crowd.finish()?;
         println!("apiserver {i}:\n{outcome}");
         let verdict = outcome.expect_nothing_refused();
-        verdict.with_context(|| format!("apiserver {i}; the daemon says\n{}", stage.daemon.log()))?;
+        stage.daemon.explain(verdict).with_context(|| format!("apiserver {i}"))?;
     }
     Ok(())
 }

@@ -134,7 +134,7 @@ fn nftables_leaves_and_returns_under_tls_and_an_apiserver_dies_meanwhile() -> Re
     let outcome = crowd.finish()?;
     println!("{outcome}");
     let whole = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
-    whole.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))?;
+    stage.daemon.explain(whole)?;
 
     // While only the second one is published, whatever is opened leads to it.
     refuse(&mut stage, &faults, &[2])?;

@@ -11,7 +11,7 @@ use integration::control_plane::Variant;
 use integration::daemon::every_backend;
 use integration::failover::Failover;
 use integration::failover::trial::{TOLD, addresses, lab};
-use integration::failover::way::{ALL, SILENCE_MS, Way, expect_uncut, mix, said};
+use integration::failover::way::{ALL, SILENCE_MS, Way, expect_uncut, mix};
 use integration::fault::Fault;
 use integration::lab::Families;
 use integration::real::writing::while_writing;
@@ -65,14 +65,14 @@ fn long_standstill(way: Way) -> Result<()> {
     thread::sleep(Duration::from_secs(1));
     let outcome = crowd.finish()?;
     println!("{outcome}\n{}", outcome.by_kind(&dead));
-    let told = said(waited.and_then(|()| outcome.expect_told(&dead)), &stage)?;
+    let told = stage.daemon.explain(waited.and_then(|()| outcome.expect_told(&dead)))?;
     ensure!(
         told.first_ms >= SILENCE_MS,
         "told after {} ms of silence\n{}",
         told.first_ms,
         stage.daemon.log()
     );
-    said(outcome.expect_uncut(&dead), &stage)?;
+    stage.daemon.explain(outcome.expect_uncut(&dead))?;
     inflicted.heal(&mut stage.plane)?;
     stage.wait_for_backends(&ALL)
 }
@@ -133,8 +133,8 @@ fn a_killed_one_s_clients_are_told_by_its_host() -> Result<()> {
     thread::sleep(HEALED);
     let outcome = crowd.finish()?;
     println!("{outcome}\n{}", outcome.by_kind(&dead));
-    said(outcome.expect_told(&dead), &stage)?;
-    said(outcome.expect_uncut(&dead), &stage)?;
+    stage.daemon.explain(outcome.expect_told(&dead))?;
+    stage.daemon.explain(outcome.expect_uncut(&dead))?;
     for method in ["nudge", "socket"] {
         let ended = stage.daemon.metric(&format!("apivip_flows_ended_total{{method=\"{method}\"}}"))?;
         ensure!(ended == 0, "{ended} flows were ended by {method}\n{}", stage.daemon.log());
@@ -157,9 +157,9 @@ fn power_cycle(way: Way) -> Result<()> {
     println!("{way:?}: all were told {:?} after the host's return", back.elapsed());
     let outcome = crowd.finish()?;
     println!("{outcome}\n{}", outcome.by_kind(&dead));
-    said(waited, &stage)?;
-    said(outcome.expect_told(&dead), &stage)?;
-    said(outcome.expect_uncut(&dead), &stage)
+    stage.daemon.explain(waited)?;
+    stage.daemon.explain(outcome.expect_told(&dead))?;
+    stage.daemon.explain(outcome.expect_uncut(&dead))
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn own_dials_blocked(way: Way, numbers: &[u8], verdict: &str, busy: bool) -> Res
     lab.node().nft_load("delete table inet hostfirewall\n")?;
     let outcome = crowd.finish()?;
     println!("{outcome}");
-    said(outcome.expect_uncut(&[]), &stage)?;
+    stage.daemon.explain(outcome.expect_uncut(&[]))?;
     // The forwarder's clients are helped by others, and who is asked over connections from before answers.
     if matches!(way, Way::Rules(_)) && verdict == "drop" && numbers.len() < ALL.len() {
         ensure!(problems.contains("connections are left alone"), "{problems}");

@@ -11,7 +11,7 @@ use integration::control_plane::Variant;
 use integration::daemon::{Daemon, DaemonOptions};
 use integration::failover::Failover;
 use integration::failover::trial::{TOLD, addresses};
-use integration::failover::way::{SILENCE_MS, Way, expect_uncut, mix, said};
+use integration::failover::way::{SILENCE_MS, Way, expect_uncut, mix};
 use integration::fault::Fault;
 use integration::lab::{Families, Lab, LabOptions};
 
@@ -59,9 +59,9 @@ fn tells(stage: &mut Failover<'_>, way: Way, published: &[u8], i: u8) -> Result<
     stage.wait_for_backends(published)?;
     let outcome = crowd.finish()?;
     println!("{outcome}\n{}", outcome.by_kind(&dead));
-    let told = said(waited.and_then(|()| outcome.expect_told(&dead)), stage)?;
+    let told = stage.daemon.explain(waited.and_then(|()| outcome.expect_told(&dead)))?;
     ensure!(told.first_ms >= SILENCE_MS, "told after {} ms of silence", told.first_ms);
-    said(outcome.expect_uncut(&dead), stage)
+    stage.daemon.explain(outcome.expect_uncut(&dead))
 }
 
 /// Without a witness nobody is ended.
@@ -117,7 +117,7 @@ fn killed_while_ending(families: Families) -> Result<()> {
     inflicted.heal(&mut stage.plane)?;
     let first = crowd.finish()?;
     println!("killed {:?} after the fault\n{first}\n{}", begun.elapsed(), first.by_kind(&dead));
-    said(first.expect_uncut(&dead), &stage)?;
+    stage.daemon.explain(first.expect_uncut(&dead))?;
     stage.daemon =
         Daemon::start(lab.node(), lab.dir(), &DaemonOptions::kubeconfig(stage.plane.kubeconfig()?))?;
     stage.wait_for_backends(&all)?;

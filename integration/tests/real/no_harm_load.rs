@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use integration::clients::Mix;
 use integration::command;
 use integration::failover::Failover;
-use integration::failover::way::{ALL, Way, expect_uncut, patient, said};
+use integration::failover::way::{ALL, Way, expect_uncut, patient};
 use integration::lab::Families;
 use integration::process::Spawned;
 use integration::real::{ADMIN_TOKEN, cached};
@@ -111,7 +111,7 @@ fn etcd_stands_still(way: Way) -> Result<()> {
     println!("{way:?}: {:#}", status?["problems"]);
     thread::sleep(Duration::from_secs(3));
     let verdict = stage.wait_for_backends(&ALL);
-    said(verdict, &stage)?;
+    stage.daemon.explain(verdict)?;
     let outcome = crowd.finish()?;
     expect_uncut(&outcome, &stage).with_context(|| format!("{way:?}"))
 }

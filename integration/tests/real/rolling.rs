@@ -68,7 +68,7 @@ fn no_connection_comes_late_and_no_watch_is_torn() -> Result<()> {
             ensure!(torn == 0, "{torn} watches were torn");
             outcome.expect_nothing_refused()
         };
-        verdict().with_context(|| format!("apiserver {i}; the daemon says\n{}", daemon.log()))?;
+        daemon.explain(verdict()).with_context(|| format!("apiserver {i}"))?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use integration::control_plane::Variant;
 use integration::failover::Failover;
 use integration::failover::trial::lab;
@@ -29,7 +29,7 @@ pub(crate) fn is_left(
         status["api"]["state"] == "synced" && address.is_some_and(|address| !behind.contains(&address))
     };
     let moved = stage.daemon.wait_for_status("another apiserver", LIMIT, elsewhere);
-    moved.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))?;
+    stage.daemon.explain(moved)?;
     stage.wait_for_backends(&left)?;
     ensure!(stage.daemon.metric("apivip_api_relists_total")? == 0, "it began anew\n{}", stage.daemon.log());
     Ok(())

@@ -60,7 +60,7 @@ fn all_that_flap_each_second_keep_one_in_place_and_nobody_ends_their_connections
         ensure!(ended == [0, 0], "the daemon ended flows: {ended:?}");
         outcome.expect_served(u64::try_from(served.as_millis())?)
     };
-    judge().with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+    stage.daemon.explain(judge())
 }
 
 /// Unready ones drain while another is ready, and serve while none is. Slow ones are ready, in their own time.
@@ -97,7 +97,7 @@ fn two_and_all_that_are_unready_or_slow_cut_nobody() -> Result<()> {
     let outcome = crowd.finish()?;
     println!("{outcome}");
     let verdict = went.and_then(|()| outcome.expect_uncut(&[])).and_then(|()| outcome.expect_served(0));
-    verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+    stage.daemon.explain(verdict)
 }
 
 fn all_are_up(status: &serde_json::Value) -> bool {
@@ -125,7 +125,7 @@ fn all_killed_or_stopped_serve_when_they_are_back() -> Result<()> {
         thread::sleep(Duration::from_secs(2));
         let outcome = crowd.finish()?;
         let verdict = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
-        verdict.with_context(|| format!("after {fault:?}; the daemon says\n{}", stage.daemon.log()))?;
+        stage.daemon.explain(verdict).with_context(|| format!("after {fault:?}"))?;
     }
     Ok(())
 }

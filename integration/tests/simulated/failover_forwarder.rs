@@ -95,7 +95,7 @@ fn clients_of_an_unready_apiserver_are_left_alone() -> Result<()> {
     let outcome = crowd.finish()?;
     println!("{outcome}");
     let whole = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
-    whole.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))?;
+    stage.daemon.explain(whole)?;
     ensure!(stage.daemon.metric(RESETS)? == 0, "the forwarder reset connections\n{}", stage.daemon.log());
     Ok(())
 }

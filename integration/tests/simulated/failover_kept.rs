@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use integration::clients::Mix;
 use integration::control_plane::Variant;
 use integration::failover::Failover;
@@ -67,7 +67,7 @@ fn nothing_is_cut_while_all_apiservers_or_the_nodes_own_link_are_away() -> Resul
     println!("{outcome}");
     let verdict =
         went.and_then(|()| outcome.expect_uncut(&[])).and_then(|()| outcome.expect_nothing_refused());
-    verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+    stage.daemon.explain(verdict)
 }
 
 /// What concerns the way from this node, and no apiserver, for five seconds. Meanwhile these get new
@@ -92,7 +92,7 @@ fn cut_off(
     let outcome = crowd.finish()?;
     println!("{outcome}");
     let verdict = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
-    verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+    stage.daemon.explain(verdict)
 }
 
 /// Its own apiserver answers all the time, and says nothing of the way to the others.
@@ -150,7 +150,7 @@ fn unready_and_withdrawn_apiservers_drain() -> Result<()> {
         ensure!(outcome.told(&addresses(&lab, &[i]), None).flows > 0, "no connection led to apiserver {i}");
     }
     let verdict = outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused());
-    verdict.with_context(|| format!("the daemon says\n{}", stage.daemon.log()))
+    stage.daemon.explain(verdict)
 }
 
 #[test]

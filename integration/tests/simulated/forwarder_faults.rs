@@ -181,9 +181,7 @@ fn leaves_and_returns(fault: Fault, neighbour: Option<Neighbour>) -> Result<()> 
     for turn in 0..turns() {
         scene.turn(turn).with_context(|| format!("turn {turn} of {fault:?}"))?;
     }
-    let seen = loads
-        .finish_clean()
-        .with_context(|| format!("{fault:?}; the daemon says\n{}", scene.daemon.log()))?;
+    let seen = scene.daemon.explain(loads.finish_clean()).with_context(|| format!("{fault:?}"))?;
     scene.give_back()?;
     let daemon = scene.daemon;
     for to in ["forwarder", "nftables"] {
