@@ -3,6 +3,7 @@
 //! In: a view of the API. Out: nothing, or a panic that names the broken promise. The promises are written down here
 //! a second time, independently of the code that keeps them.
 
+pub mod access;
 pub mod table;
 
 use std::collections::BTreeSet;

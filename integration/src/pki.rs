@@ -86,6 +86,11 @@ impl Authority {
         &self.pem
     }
 
+    /// Its key as PEM text.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// A valid certificate for a server at these addresses, by every name of [`SERVER_NAMES`]. The files are named
     /// after `name`.
     pub fn server(&self, name: &str, addresses: &[IpAddr]) -> Result<KeyFiles> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http::uri::Authority;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::ServerName;
 
 mod algorithms;
@@ -208,6 +209,14 @@ impl Access {
     /// One line that says what cannot be used.
     pub fn trust(&self) -> Result<rustls::ClientConfig, String> {
         trust::client_config(&self.roots, None)
+    }
+
+    /// What believes an apiserver or does not.
+    ///
+    /// # Errors
+    /// As [`Self::trust`].
+    pub(super) fn verifier(&self) -> Result<impl ServerCertVerifier + use<>, String> {
+        trust::verifier(&self.roots, trust::provider())
     }
 
     pub(super) fn token(&self) -> Option<Arc<Token>> {

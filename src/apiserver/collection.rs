@@ -3,7 +3,6 @@
 //! In: a client, and the [`Position`] that earlier sessions left behind. Out: changes and progress to a [`Sink`]; the
 //! error that ended the session. The position outlives the session, so that a reconnect resumes where it stopped.
 
-use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use super::client::Client;
@@ -75,28 +74,12 @@ impl Collection {
         Self { resource, position, listed: false, refused_at: None, was_short: false }
     }
 
-    /// Lists if there is no version that a watch could continue from.
-    pub(super) async fn catch_up(
-        &mut self,
-        client: &Client,
-        key: &ServiceKey,
-        sink: &impl Sink,
-    ) -> Result<(), ApiError> {
-        while let Position::List(_) = self.position {
-            self.step(client, key, sink).await?;
-        }
-        Ok(())
-    }
-
-    /// Lists and watches until something fails.
-    pub(super) async fn follow(
-        &mut self,
-        client: &Client,
-        key: &ServiceKey,
-        sink: &impl Sink,
-    ) -> Result<Infallible, ApiError> {
+    /// Lists, if there is no version that a watch could continue from, and watches until something fails.
+    pub(super) async fn follow(&mut self, client: &Client, key: &ServiceKey, sink: &impl Sink) -> ApiError {
         loop {
-            self.step(client, key, sink).await?;
+            if let Err(failure) = self.step(client, key, sink).await {
+                return failure;
+            }
         }
     }
 
@@ -225,13 +208,15 @@ impl Collection {
     }
 
     /// Where the next session begins after `failure`. What could not be understood, a resumed watch would send again;
-    /// so that is listed anew, and so is what a server lists and does not let watch.
+    /// so that is listed anew, and so is what a server lists and does not let watch. One that is asked for too much
+    /// (429) is not asked for more.
     fn recover(&mut self, failure: &ApiError) {
         self.position = match (failure, &self.position) {
             (ApiError::Expired { .. } | ApiError::FromTheFuture { .. }, _) => {
                 Position::List(ListFrom::Newest)
             }
-            (ApiError::Protocol { .. } | ApiError::NotFound { .. }, Position::Watch(version)) => {
+            (ApiError::Status { code: 429, .. }, position) => position.clone(),
+            (failure, Position::Watch(version)) if failure.is_answer() => {
                 Position::List(ListFrom::AtLeast(version.clone()))
             }
             (_, position) => position.clone(),

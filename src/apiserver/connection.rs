@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
@@ -34,7 +34,7 @@ pub struct Connection {
     /// When an apiserver last said something of either collection.
     #[serde(skip)]
     pub heard: Option<Instant>,
-    /// Why the last session ended, one line. Kept until the next success.
+    /// Why the last session ended or does not read one of the collections, one line. Kept until the next success.
     pub last_error: Option<String>,
     /// The credential plugin that has not answered yet, and since when it runs.
     #[serde(skip)]
@@ -134,11 +134,34 @@ impl Reporter {
         self.logged.clear();
     }
 
-    /// The session with `address` ended. Returns when both collections had become current in it.
-    pub(super) fn ended(&mut self, error: &ApiError, address: Option<SocketAddr>) -> Option<Instant> {
-        let text = error.to_string();
+    /// The session with `address` ended. Returns for how long both collections had been current in it.
+    pub(super) fn ended(&mut self, error: &ApiError, address: Option<SocketAddr>) -> Option<Duration> {
         self.watching.clear();
+        self.failed(error, address);
         self.outage.get_or_insert_with(|| (tokio::time::Instant::now(), 0)).1 += 1;
+        self.sender.send_modify(|connection| {
+            connection.address = None;
+            connection.reconnects += 1;
+        });
+        self.synced_at.take().map(|at| at.elapsed())
+    }
+
+    /// One collection is not read any more in the session with `address`, the other may be. Returns for how long both had
+    /// been current.
+    pub(super) fn refused(
+        &mut self,
+        resource: Resource,
+        error: &ApiError,
+        address: Option<SocketAddr>,
+    ) -> Option<Duration> {
+        self.watching.remove(&resource);
+        self.failed(error, address);
+        self.outage.get_or_insert_with(|| (tokio::time::Instant::now(), 0));
+        self.synced_at.take().map(|at| at.elapsed())
+    }
+
+    fn failed(&mut self, error: &ApiError, address: Option<SocketAddr>) {
+        let text = error.to_string();
         let line = (address.map(|address| address.to_string()).unwrap_or_default(), &text);
         if self.logged.len() < LOGGED_FAILURES && self.logged.insert(format!("{line:?}")) {
             let address = address.map(tracing::field::display);
@@ -148,11 +171,8 @@ impl Reporter {
             if connection.state == State::Synced {
                 turn(connection, State::Degraded);
             }
-            connection.address = None;
             connection.last_error = Some(text);
-            connection.reconnects += 1;
         });
-        self.synced_at.take()
     }
 
     /// The session ends for a good reason.

@@ -45,6 +45,25 @@ pub(super) enum ApiError {
 }
 
 impl ApiError {
+    /// The collection whose request was answered with this, if only that one is concerned: the connection stands, and
+    /// another collection may still be read over it.
+    pub(super) fn refused(&self) -> Option<Resource> {
+        match self {
+            Self::Forbidden { asked, .. }
+            | Self::NotFound { asked }
+            | Self::Expired { asked }
+            | Self::FromTheFuture { asked, .. }
+            | Self::Status { asked, .. }
+            | Self::Protocol { asked, .. } => Some(asked.resource),
+            _ => None,
+        }
+    }
+
+    /// The server did answer.
+    pub(super) fn is_answer(&self) -> bool {
+        self.refused().is_some() || matches!(self, Self::Unauthorized { .. })
+    }
+
     pub(super) fn decode(asked: &Asked, error: &DecodeError) -> Self {
         Self::Protocol { asked: asked.clone(), problem: one_line(&error.to_string()) }
     }

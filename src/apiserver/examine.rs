@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -51,6 +52,19 @@ impl Trust {
     pub fn name(&self) -> &str {
         &self.expected.name
     }
+}
+
+/// Whether an apiserver that shows this chain now, its own certificate first and each in DER, is believed.
+///
+/// # Errors
+/// Why not, as one line.
+pub fn believes(access: &Access, chain: &[Vec<u8>]) -> Result<(), String> {
+    let (verifier, name) = (access.verifier()?, access.server_name());
+    let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+    let (leaf, issuers) = chain.split_first().ok_or("it shows no certificate")?;
+    let verified = verifier.verify_server_cert(leaf, issuers, &name, &[], UnixTime::now());
+    let expected = Expected { name: access.tls_name().to_owned(), ca: access.ca().to_owned() };
+    verified.map(drop).map_err(|error| explain(&error, &expected))
 }
 
 /// How far a look got; a step that was not reached is `None`.

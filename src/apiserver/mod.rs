@@ -6,8 +6,8 @@
 //! state name; never the virtual IP.
 //!
 //! One session is one connection (two with HTTP/1.1). Whatever goes wrong ends the session: the next one dials the
-//! next apiserver, with fresh credentials, and resumes where the last one stopped. A session that nothing goes wrong with
-//! is moved to another apiserver now and then.
+//! next apiserver, with fresh credentials, and resumes where the last one stopped. If only one collection is refused, the
+//! other is followed until then. A session that nothing goes wrong with is moved to another apiserver now and then.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -59,7 +59,7 @@ use connection::Reporter;
 use error::ApiError;
 pub use error::plain;
 use readiness::Views;
-use session::{Collections, Hub};
+use session::{Collections, Ended, Hub};
 use spread::Choices;
 use store::Store;
 
@@ -123,7 +123,7 @@ async fn read(access: &mut Receiver<Arc<Access>>, views: &mut Views, mut choices
         let current = Arc::clone(&access.borrow_and_update());
         hub.reporter().credentials(current.expiry());
         let ended = tokio::select! {
-            ended = session::run(&current, &mut collections, hub) => ended,
+            ended = session::run(&current, &mut collections, hub, &mut backoff) => ended,
             () = renewed(access, &current, hub) => {
                 // What has been read goes on where it is, over a connection that shows the new ones.
                 hub.reporter().moved();
@@ -145,11 +145,7 @@ async fn read(access: &mut Receiver<Arc<Access>>, views: &mut Views, mut choices
             }
             () = hub.snapshots.closed() => return,
         };
-        let error = match ended {
-            Ok(never) => match never {},
-            Err(error) => error,
-        };
-        let delay = settle(hub, &error, &mut backoff);
+        let delay = settle(hub, &ended, &mut backoff);
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             // The server that is named now may be the one that answers.
@@ -173,7 +169,7 @@ async fn renewed(access: &mut Receiver<Arc<Access>>, current: &Access, hub: &Hub
 }
 
 /// Draws the conclusions from the end of a session. Returns how long to wait before the next.
-fn settle(hub: &Hub, error: &ApiError, backoff: &mut Backoff) -> Duration {
+fn settle(hub: &Hub, Ended { error, rest }: &Ended, backoff: &mut Backoff) -> Duration {
     let mut candidates = hub.candidates();
     let address = candidates.address();
     if let ApiError::ThroughVip = error {
@@ -191,10 +187,17 @@ fn settle(hub: &Hub, error: &ApiError, backoff: &mut Backoff) -> Duration {
         hub.reporter().moved();
         return Duration::ZERO;
     }
-    let synced_at = hub.reporter().ended(error, address);
-    let healthy = synced_at.map_or(Duration::ZERO, |at| at.elapsed());
-    candidates.failed(backoff::is_success(healthy));
-    backoff.next(healthy, &mut rand::rng())
+    let healthy = hub.reporter().ended(error, address).unwrap_or_default();
+    match rest {
+        Some(rest) => {
+            candidates.failed(backoff::is_success(rest.healthy));
+            rest.left
+        }
+        None => {
+            candidates.failed(backoff::is_success(healthy));
+            backoff.next(healthy, &mut rand::rng())
+        }
+    }
 }
 
 #[cfg(test)]

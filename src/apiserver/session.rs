@@ -1,8 +1,9 @@
-//! One session: one client, both collections followed over it, until the first failure.
+//! One session: one client, both collections followed over it, each for itself, until the connection fails or it is
+//! time to ask another server for what this one refuses.
 //!
 //! In: the collections' positions from the session before. Out: snapshots to whoever listens; the error that ended it.
 
-use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Published;
 use super::access::Access;
+use super::backoff::Backoff;
 use super::candidates::Candidates;
 use super::client::Client;
 use super::collection::{Collection, Counted, Sink};
@@ -101,12 +103,46 @@ impl Sink for Session<'_> {
     }
 }
 
+/// Why a session ended.
+pub(super) struct Ended {
+    pub(super) error: ApiError,
+    /// If one collection was refused before.
+    pub(super) rest: Option<Rest>,
+}
+
+/// While one collection is refused, the other is followed for as long as would be waited without it.
+pub(super) struct Rest {
+    /// How long both had been current before.
+    pub(super) healthy: Duration,
+    /// What is left to wait.
+    pub(super) left: Duration,
+}
+
+impl From<ApiError> for Ended {
+    fn from(error: ApiError) -> Self {
+        Self { error, rest: None }
+    }
+}
+
 /// Runs one session until it fails.
 pub(super) async fn run(
     access: &Access,
     collections: &mut Collections,
     hub: &Hub,
-) -> Result<Infallible, ApiError> {
+    backoff: &mut Backoff,
+) -> Ended {
+    match open(access, collections, hub, backoff).await {
+        Ok(ended) => ended,
+        Err(error) => error.into(),
+    }
+}
+
+async fn open(
+    access: &Access,
+    collections: &mut Collections,
+    hub: &Hub,
+    backoff: &mut Backoff,
+) -> Result<Ended, ApiError> {
     hub.reporter().waits_for(access.plugin().as_deref());
     let client = Client::open(access, &hub.candidates, hub.ping_interval).await;
     hub.reporter().waits_for(None);
@@ -116,19 +152,18 @@ pub(super) async fn run(
     let end = client.changes_after().map(|after| Instant::now() + after);
     let session = Session { hub, opened: Notify::new() };
     let Collections { service, slices } = collections;
-    // The whole view first: a server whose watches fail can at least be listed.
-    let read = async {
-        service.catch_up(&client, &hub.key, &session).await?;
-        slices.catch_up(&client, &hub.key, &session).await?;
-        let service = service.follow(&client, &hub.key, &session);
-        let slices = async {
-            // When both watches resume, the second request waits for the first answer: by then it is known whether the
-            // connection is HTTP/2, and they share it instead of racing to dial two.
-            session.opened.notified().await;
-            slices.follow(&client, &hub.key, &session).await
-        };
-        tokio::try_join!(service, slices).map(|(never, _)| never)
+    let service = async {
+        let failed = service.follow(&client, &hub.key, &session).await;
+        session.opened.notify_one();
+        failed
     };
+    let slices = async {
+        // The second request waits for the first answer: by then it is known whether the connection is HTTP/2, and they
+        // share it instead of racing to dial two.
+        session.opened.notified().await;
+        slices.follow(&client, &hub.key, &session).await
+    };
+    let read = each(service, slices, hub, backoff);
     let ends = async {
         match end {
             Some(end) => tokio::time::sleep_until(end.into()).await,
@@ -136,8 +171,32 @@ pub(super) async fn run(
         }
     };
     tokio::select! {
-        ended = read => ended,
+        ended = read => Ok(ended),
         () = ends => Err(ApiError::EndsSoon),
         never = introduced => match never {},
+    }
+}
+
+/// Reads both collections. When one is refused, a server or the whole cluster may be why: the other is followed while
+/// time passes until the next server is asked for both.
+async fn each(
+    service: impl Future<Output = ApiError> + Send,
+    slices: impl Future<Output = ApiError> + Send,
+    hub: &Hub,
+    backoff: &mut Backoff,
+) -> Ended {
+    tokio::pin!(service, slices);
+    let (error, other): (_, Pin<&mut (dyn Future<Output = ApiError> + Send)>) = tokio::select! {
+        error = &mut service => (error, slices as _),
+        error = &mut slices => (error, service as _),
+    };
+    let Some(resource) = error.refused() else { return error.into() };
+    let address = hub.candidates().address();
+    let healthy = hub.reporter().refused(resource, &error, address).unwrap_or_default();
+    let until = tokio::time::Instant::now() + backoff.next(healthy, &mut rand::rng());
+    let error = tokio::time::timeout_at(until, other).await.unwrap_or(error);
+    Ended {
+        error,
+        rest: Some(Rest { healthy, left: until.saturating_duration_since(tokio::time::Instant::now()) }),
     }
 }

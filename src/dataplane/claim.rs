@@ -19,7 +19,8 @@ use netlink_packet_route::{AddressFamily, IpProtocol};
 use tappers::{DeviceState, Interface, Tun};
 
 use super::host::{
-    EAFNOSUPPORT, ESRCH, HostError, Node, ROUTE_PROTOCOL, failed, host_route, invalid, preferred_source,
+    EAFNOSUPPORT, ESRCH, HostError, Node, ROUTE_PROTOCOL, apart, failed, host_route, invalid,
+    preferred_source,
 };
 use crate::model::desired::DesiredState;
 use crate::model::types::Vip;
@@ -59,16 +60,17 @@ pub(super) struct Device {
 }
 
 impl Device {
-    pub(super) fn make() -> Result<Self, HostError> {
-        let opened = || -> io::Result<(Tun, u32)> {
+    /// The kernel makes and removes a device under the lock that other programs may hold for seconds.
+    pub(super) async fn make() -> Result<Self, HostError> {
+        let opened = apart(|| -> io::Result<(Tun, u32)> {
             let mut tun = Tun::new_named(Interface::new(DEVICE)?)?;
             tun.set_state(DeviceState::Up)?;
             let name = tun.name()?;
             let index = name.index()?;
             enable_ipv6(&name.name().to_string_lossy());
             Ok((tun, index))
-        };
-        let (tun, index) = opened().map_err(|source| HostError {
+        });
+        let (tun, index) = opened.await.map_err(|source| HostError {
             action:
                 "make a tun device for the virtual IP (is the kernel module tun there, and /dev/net/tun?)"
                     .to_owned(),
@@ -102,7 +104,7 @@ impl Node {
     pub(super) async fn claim_vips(&mut self, state: &DesiredState, claim: Claim) -> Result<(), HostError> {
         self.recall_claim().await?;
         if self.device.is_none() {
-            self.device = Some(Device::make()?);
+            self.device = Some(Device::make().await?);
         }
         let wanted: BTreeMap<Vip, Option<IpAddr>> =
             state.frontends.iter().map(|f| (f.vip, f.backends.first().map(|b| b.ip()))).collect();
@@ -155,13 +157,19 @@ impl Node {
 
     /// The routes go with the device; rules are not bound to one.
     pub(super) async fn release_vips(&mut self) -> Result<bool, HostError> {
-        let had = self.device.take().is_some();
+        let device = self.device.take();
+        let had = device.is_some();
+        let closed = match device {
+            Some(device) => apart(move || Ok(drop(device))).await,
+            None => Ok(()),
+        };
         let rules = self.own_rules().await?;
         let found = !rules.is_empty();
         for rule in rules {
             absent_is_fine(self.ask(|handle| handle.rule().del(rule).execute()).await)
                 .map_err(|e| failed("delete a routing rule", e))?;
         }
+        closed.map_err(|e| failed("remove the forwarder's device", e))?;
         Ok(had || found)
     }
 

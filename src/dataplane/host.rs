@@ -31,6 +31,7 @@ pub(super) use messages::{destination, host_route, output_interface, preferred_s
 use messages::{dump_request, same};
 use own::OwnRoutes;
 use requests::Requests;
+pub(super) use requests::apart;
 pub(super) use sources::addresses;
 
 /// Marks our routes (`ip route show proto 97`). 97 is free in the kernel's rtnetlink.h and in iproute2's rt_protos.

@@ -41,13 +41,15 @@ pub enum RejectReason {
     PortOutOfRange,
     /// The port is absent, which means every port.
     NoPort,
+    /// None of its slice's ports has the name of a port of the Service.
+    UnknownPort,
     /// More than a virtual IP is programmed with.
     TooMany,
 }
 
 impl RejectReason {
     /// Every reason, in the order of their declaration.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::IsVip,
         Self::Unspecified,
         Self::Loopback,
@@ -61,6 +63,7 @@ impl RejectReason {
         Self::PortZero,
         Self::PortOutOfRange,
         Self::NoPort,
+        Self::UnknownPort,
         Self::TooMany,
     ];
 
@@ -80,6 +83,7 @@ impl RejectReason {
             Self::PortZero => "port_zero",
             Self::PortOutOfRange => "port_out_of_range",
             Self::NoPort => "no_port",
+            Self::UnknownPort => "unknown_port",
             Self::TooMany => "too_many",
         }
     }
@@ -101,6 +105,9 @@ impl fmt::Display for RejectReason {
             Self::PortZero => "port 0 cannot be connected to",
             Self::PortOutOfRange => "is not a TCP port (1 to 65535)",
             Self::NoPort => "has no port number",
+            Self::UnknownPort => {
+                "is in a slice none of whose TCP ports has the name of a port of the Service"
+            }
             Self::TooMany => "is one too many; a virtual IP gets at most 64 backends and a Service 32 virtual IPs and ports",
         })
     }

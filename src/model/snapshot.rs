@@ -115,7 +115,7 @@ impl Snapshot {
         }
         let vips = usable_vips(&listed, &mut rejected);
         let ports = usable_ports(&service.spec.ports, &mut rejected);
-        let judge = Judge { vips: &vips, options };
+        let judge = Judge { vips: &vips, ports: &ports, options };
         let mut found = Usable::default();
         for slice in view.slices.values() {
             found.add_slice(slice, judge, &mut rejected);

@@ -26,6 +26,8 @@ struct Change {
     to: State,
     reason: Option<FailReason>,
     cue: Cue,
+    /// It answers in a way that says nothing of readiness.
+    untold: bool,
     noticed: Instant,
     decided: Instant,
     /// Where the commit waits for another program, clients are told before it.
@@ -104,6 +106,9 @@ impl History {
                 }
                 State::Draining => {
                     tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver drains: it keeps its connections and gets no new ones");
+                }
+                State::Unknown | State::Healthy if change.untold => {
+                    tracing::info!(%backend, from, to, cue, decision_ms, commit_ms, "an apiserver answers, and does not let the daemon know whether it is ready (401 or 403): it is taken for ready");
                 }
                 State::Unknown | State::Healthy => {
                     tracing::info!(%backend, from, to, cue, decision_ms, commit_ms, "an apiserver answers and is ready");
@@ -223,6 +228,7 @@ fn change(from: State, health: &BackendHealth) -> Change {
         to: health.state,
         reason: health.failing,
         cue: health.cue,
+        untold: health.answered.is_some_and(|answered| !answered.readiness_known),
         noticed: health.noticed,
         decided: health.since,
         ended: None,

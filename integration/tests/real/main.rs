@@ -16,6 +16,7 @@ mod forwarder;
 mod install;
 mod killed;
 mod kube_proxy;
+mod kubeconfigs;
 mod lab;
 mod network;
 mod no_harm;

@@ -125,9 +125,9 @@ fn clients_that_say_nothing() -> Result<()> {
 fn more_clients_than_descriptors() -> Result<()> {
     let lab = dual()?;
     let mut stage = Stage::start(&lab, "forwarder")?;
-    stage.options().wrapper = vec!["prlimit".to_owned(), "--nofile=64:64".to_owned()];
+    stage.options().wrapper = vec!["prlimit".to_owned(), "--nofile=72:72".to_owned()];
     let mut daemon = stage.daemon("forwarder")?;
-    stage.expect_forwarded("with 64 descriptors")?;
+    stage.expect_forwarded("with 72 descriptors")?;
     let mut before = 0;
     for from in [lab.pod(1), lab.node()] {
         // The kernel accepts them all; the daemon only some.

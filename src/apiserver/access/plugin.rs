@@ -3,6 +3,7 @@
 //! In: the entry, and what the plugin writes, an ExecCredential. Out: an [`Answer`], checked like what a kubeconfig holds
 //! itself; or one line that quotes neither its output nor its arguments.
 
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -16,6 +17,9 @@ use super::discreet;
 use super::identity::Identity;
 use super::token::bearer;
 use crate::apiserver::error::{one_line, plain};
+
+/// The most that a plugin may write, in bytes: two certificates are a hundredth of that.
+const LIMIT: usize = 1 << 20;
 
 /// What is run. Its arguments and variables may be secret.
 #[derive(Clone, PartialEq)]
@@ -66,10 +70,13 @@ impl Plugin {
         command.args(&self.args).env("KUBERNETES_EXEC_INFO", &self.info);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         // A daemon has nobody to answer a question.
-        command.stdin(Stdio::null());
-        let Output { status, stdout, stderr } = command.output().map_err(|error| {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let Output { status, stdout, stderr } = finish(&mut command).map_err(|error| {
             format!("run the credential plugin {}: {}", self.command.display(), plain(&error))
         })?;
+        if stdout.len() > LIMIT {
+            return Err(format!("the credential plugin wrote more than {} MiB", LIMIT >> 20));
+        }
         if !status.success() {
             let said = one_line(&String::from_utf8_lossy(&stderr));
             let separator = if said.is_empty() { "" } else { ": " };
@@ -77,6 +84,25 @@ impl Plugin {
         }
         answer(&stdout)
     }
+}
+
+/// Runs a program to its end and keeps the first bytes of what it writes, one more than [`LIMIT`] at most.
+fn finish(command: &mut Command) -> io::Result<Output> {
+    let mut child = command.spawn()?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = std::thread::scope(|scope| {
+        let stderr = scope.spawn(|| beginning(stderr));
+        let stdout = beginning(stdout);
+        (stdout, stderr.join().unwrap_or_else(|_| Ok(Vec::new())))
+    });
+    Ok(Output { status: child.wait()?, stdout: stdout?, stderr: stderr? })
+}
+
+fn beginning(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
+    let (mut kept, Some(mut pipe)) = (Vec::new(), pipe) else { return Ok(Vec::new()) };
+    (&mut pipe).take(LIMIT as u64 + 1).read_to_end(&mut kept)?;
+    io::copy(&mut pipe, &mut io::sink())?;
+    Ok(kept)
 }
 
 /// Reads what a plugin wrote: an ExecCredential in JSON or YAML. An empty string is the same as none.
@@ -138,6 +164,20 @@ mod tests {
         assert!(answer(credential(&only).as_bytes()).unwrap().identity.is_none());
         let yaml = "status: {token: t, expirationTimestamp: '2033-01-01T00:00:00+01:00'}\n";
         assert_eq!(answer(yaml.as_bytes()).unwrap().end, Some(1_988_146_800));
+    }
+
+    #[test]
+    fn a_plugin_that_writes_too_much_is_refused_and_ends() {
+        let run = |words: &str| {
+            let (command, args) = (PathBuf::from("/bin/sh"), vec!["-c".to_owned(), words.to_owned()]);
+            Plugin { command, args, env: Vec::new(), info: String::new() }.run().unwrap_err()
+        };
+        assert_eq!(run("head -c 9000000 /dev/zero"), "the credential plugin wrote more than 1 MiB");
+        assert!(run("head -c 9000000 /dev/zero >&2; echo no").contains("is no ExecCredential"));
+        assert_eq!(
+            run("echo 'ask again' >&2; exit 3"),
+            "the credential plugin failed with exit status: 3: ask again"
+        );
     }
 
     #[test]

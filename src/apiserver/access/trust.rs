@@ -26,8 +26,7 @@ pub(super) fn client_config(
     roots: &[Vec<u8>],
     shown: Option<Arc<CertifiedKey>>,
 ) -> Result<ClientConfig, String> {
-    let provider = CryptoProvider::get_default().cloned();
-    let provider = provider.unwrap_or_else(|| Arc::new(ring::default_provider()));
+    let provider = provider();
     let verifier = verifier(roots, Arc::clone(&provider))?;
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -38,6 +37,12 @@ pub(super) fn client_config(
         Some(shown) => config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown))),
         None => config.with_no_client_auth(),
     })
+}
+
+/// That of the process.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    let provider = CryptoProvider::get_default().cloned();
+    provider.unwrap_or_else(|| Arc::new(ring::default_provider()))
 }
 
 /// Verifies servers by `roots`.

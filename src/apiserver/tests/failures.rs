@@ -132,3 +132,53 @@ async fn an_event_of_8_mib_is_refused_and_the_collection_listed_anew() {
     running.backends(&[moved]).await;
     assert!(fake.connections() >= 3);
 }
+
+/// The watch of Services is refused with `code`; EndpointSlices are followed all the same, and what is listed is taken.
+async fn the_other_is_followed(code: u16, lists_again: bool) {
+    let (cluster, fake, mut running) = one(&["h2"]).await;
+    cluster.fault(
+        "services?fieldSelector=metadata.name%3Dkubernetes&watch",
+        usize::MAX,
+        Reply::status(code, "not now"),
+    );
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    cluster.end_watches_of("services");
+    running.error(&["watch services", "not now"]).await;
+    assert_eq!(running.connection.borrow().state, State::Degraded);
+    let events = running.connection.borrow().events;
+    for last in 2..8 {
+        let moved = std::net::SocketAddr::from(([127, 0, 0, last], fake.address.port()));
+        cluster.set_backends(&[fake.address, moved]);
+        running.backends(&[fake.address, moved]).await;
+    }
+    let connection = running.connection(|c| c.reconnects >= 2).await;
+    assert!(connection.events >= events + 6, "{connection:?}");
+    let again = |asked: &String| {
+        asked.contains("services?") && !asked.contains("watch") && !asked.contains("Version=0")
+    };
+    assert_eq!(fake.asked().iter().any(again), lists_again, "{:?}", fake.asked());
+    cluster.heal();
+    running.synced(&cluster).await;
+    assert_eq!(running.connection.borrow().last_error, None);
+}
+
+#[tokio::test]
+async fn a_collection_is_followed_while_the_other_is_refused_and_what_is_refused_is_listed_again() {
+    the_other_is_followed(500, true).await;
+    the_other_is_followed(403, true).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_asked_for_too_much_is_not_asked_for_lists() {
+    the_other_is_followed(429, false).await;
+}
+
+#[tokio::test]
+async fn slices_are_read_where_the_service_is_refused_from_the_start() {
+    let (_cluster, fake, mut running) = always("services?", Reply::status(403, "no")).await;
+    running.error(&["list services", "not allowed (403)"]).await;
+    super::running::eventually("slices are watched", || {
+        fake.asked().iter().any(|asked| asked.contains("endpointslices") && asked.contains("watch=true"))
+    })
+    .await;
+}

@@ -114,8 +114,8 @@ async fn a_410_at_the_start_of_a_watch_lists_anew_without_a_version() {
 async fn a_lagging_server_is_asked_for_the_newest() {
     let (cluster, fake, mut running) = one(&["h2"]).await;
     cluster.fault(
-        "resourceVersion=101",
-        2,
+        "service-name%3Dkubernetes&resourceVersion=101",
+        1,
         Reply::status(504, "Timeout: Too large resource version: 101, current: 7"),
     );
     cluster.send("endpointslices", "broken\n");

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use netlink_sys::AsyncSocket;
 use rtnetlink::Handle;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::error::answer;
@@ -92,8 +93,24 @@ fn work(opens: &mpsc::SyncSender<io::Result<Handle>>) {
     });
 }
 
+/// Does something that may wait for that lock, on a thread of its own, and waits for it for [`BOUND`] at most.
+pub(in crate::dataplane) async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (tell, told) = oneshot::channel();
+    thread::Builder::new().name("devices".to_owned()).stack_size(STACK).spawn(move || {
+        // Nobody listens after the bound.
+        let _ = tell.send(work());
+    })?;
+    match timeout(BOUND, told).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(_)) => Err(io::Error::from(io::ErrorKind::BrokenPipe)),
+        Err(_) => Err(late()),
+    }
+}
+
 fn late() -> io::Error {
-    let text = format!("no answer from rtnetlink within {} s", BOUND.as_secs());
+    let text = format!("no answer from the kernel's network configuration within {} s", BOUND.as_secs());
     io::Error::new(io::ErrorKind::TimedOut, text)
 }
 

@@ -18,7 +18,7 @@ pub(super) fn attempt(tried: &mut impl FnMut(Tried)) {
 }
 
 async fn claim(tried: &mut impl FnMut(Tried)) {
-    let device = match Device::make() {
+    let device = match Device::make().await {
         Ok(device) => {
             tried((Feature::Tun, Outcome::Works));
             device

@@ -74,6 +74,25 @@ fn ports_are_matched_by_name() {
 }
 
 #[test]
+fn an_endpoint_whose_ports_all_have_other_names_is_left_out_by_name() {
+    let mut renamed = slice("IPv4", json!([{"addresses": ["192.0.2.11"]}]));
+    renamed.ports = serde_json::from_value(json!([
+        {"name": "api", "port": 6443}, {"name": "https", "port": 443, "protocol": "UDP"},
+    ]))
+    .unwrap();
+    let mut none = slice("IPv4", json!([{"addresses": ["192.0.2.12"]}]));
+    none.ports.clear();
+    let snapshot = build(&view(
+        plain_service(),
+        vec![renamed, none, slice("IPv4", json!([{"addresses": ["192.0.2.13"]}]))],
+    ));
+    assert_eq!(backends_of(&snapshot, "10.96.0.1:443"), ["192.0.2.13:6443"]);
+    let rejected: Vec<String> = snapshot.rejected.iter().map(ToString::to_string).collect();
+    let words = "is in a slice none of whose TCP ports has the name of a port of the Service";
+    assert_eq!(rejected, [format!("192.0.2.11 port 6443: {words}"), format!("192.0.2.12: {words}")]);
+}
+
+#[test]
 fn bad_addresses_are_left_out_one_by_one() {
     let bad = [
         ("10.96.0.1", RejectReason::IsVip),

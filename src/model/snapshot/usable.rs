@@ -12,6 +12,8 @@ use crate::model::types::{Backend, Family};
 #[derive(Clone, Copy)]
 pub(super) struct Judge<'a> {
     pub(super) vips: &'a BTreeSet<IpAddr>,
+    /// The Service's TCP ports, number and name.
+    pub(super) ports: &'a [(u16, &'a str)],
     pub(super) options: SnapshotOptions,
 }
 
@@ -65,7 +67,14 @@ impl Usable {
                 return;
             }
         };
-        for port in ports.iter().filter(|p| is_tcp(&p.protocol)) {
+        let ports = || ports.iter().filter(|p| is_tcp(&p.protocol));
+        let is_known = |port: &EndpointPort| judge.ports.iter().any(|(_, known)| *known == port.name);
+        if !judge.ports.is_empty() && !ports().any(is_known) {
+            let number = ports().next().and_then(|port| port.port);
+            rejected.insert(rejection(text, number, RejectReason::UnknownPort));
+            return;
+        }
+        for port in ports() {
             match port_number(port.port) {
                 Ok(number) => {
                     let set = if ready { &mut self.ready } else { &mut self.serving };
