@@ -160,7 +160,13 @@ impl Node {
         let device = self.device.take();
         let had = device.is_some();
         let closed = match device {
-            Some(device) => apart(move || Ok(drop(device))).await,
+            Some(device) => {
+                apart(move || {
+                    drop(device);
+                    Ok(())
+                })
+                .await
+            }
             None => Ok(()),
         };
         let rules = self.own_rules().await?;
