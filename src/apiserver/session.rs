@@ -194,7 +194,17 @@ async fn each(
     let address = hub.candidates().address();
     let healthy = hub.reporter().refused(resource, &error, address).unwrap_or_default();
     let until = tokio::time::Instant::now() + backoff.next(healthy, &mut rand::rng());
-    let error = tokio::time::timeout_at(until, other).await.unwrap_or(error);
+    let error = match tokio::time::timeout_at(until, other).await {
+        Err(_) => error,
+        // Where both are refused, the first names the session's end.
+        Ok(second) => match second.refused() {
+            Some(resource) => {
+                hub.reporter().refused(resource, &second, address);
+                error
+            }
+            None => second,
+        },
+    };
     Ended {
         error,
         rest: Some(Rest { healthy, left: until.saturating_duration_since(tokio::time::Instant::now()) }),
