@@ -29,6 +29,9 @@ use crate::sim::objects;
 /// A second crowd must not read what the first one wrote.
 static CROWDS: AtomicU32 = AtomicU32::new(0);
 
+/// So often conntrack is listed where it does not know a client.
+const LISTS: u32 = 5;
+
 /// By then the daemon has asked every apiserver, twice where it needs that.
 const PROBED: Duration = Duration::from_millis(1500);
 
@@ -156,7 +159,9 @@ impl Crowd {
             let started = Clients::start(namespace, lab.dir(), &name, plane, targets, mix)?;
             clients.push((namespace.name().to_owned(), started));
         }
-        Ok(Self { clients, led_to: translations(lab)?, moments: Moments::now() })
+        let kept: BTreeSet<SocketAddr> =
+            clients.iter().flat_map(|(_, started)| started.kept()).copied().collect();
+        Ok(Self { clients, led_to: translations(lab, &kept)?, moments: Moments::now() })
     }
 
     /// Lets it happen, and notes when. A program that does it takes a while to start.
@@ -250,15 +255,23 @@ fn expected(lab: &Lab, numbers: &[u8]) -> Vec<(SocketAddr, Vec<SocketAddr>)> {
     lab.families().iter().copied().map(of).collect()
 }
 
-/// Which backend the node leads each connection to a virtual IP to, by the client's address.
-fn translations(lab: &Lab) -> Result<BTreeMap<SocketAddr, SocketAddr>> {
+/// Which backend the node leads each connection to a virtual IP to, by the client's address. A list that the kernel gives
+/// while other namespaces change the same table may lack entries: another is taken while one of `kept` is missing, which
+/// stays so where something hides it.
+fn translations(lab: &Lab, kept: &BTreeSet<SocketAddr>) -> Result<BTreeMap<SocketAddr, SocketAddr>> {
     let mut found = BTreeMap::new();
-    for family in lab.families() {
-        let name = if *family == Family::V4 { "ipv4" } else { "ipv6" };
-        let vip = addresses::vip(*family).to_string();
-        let arguments = ["-L", "-f", name, "-p", "tcp", "--orig-dst", &vip];
-        let listed = lab.node().run("conntrack", &arguments)?;
-        found.extend(listed.lines().filter_map(translation));
+    for _ in 0..LISTS {
+        for family in lab.families() {
+            let name = if *family == Family::V4 { "ipv4" } else { "ipv6" };
+            let vip = addresses::vip(*family).to_string();
+            let arguments = ["-L", "-f", name, "-p", "tcp", "--orig-dst", &vip];
+            let listed = lab.node().run("conntrack", &arguments)?;
+            found.extend(listed.lines().filter_map(translation));
+        }
+        if kept.iter().all(|client| found.contains_key(client)) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(100));
     }
     Ok(found)
 }

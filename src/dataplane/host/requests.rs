@@ -156,6 +156,21 @@ mod tests {
         assert!(links(&requests).await.unwrap() > 0);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_the_kernels_lock_keeps_nobody_waiting_with_it() {
+        let (release, held) = mpsc::channel::<()>();
+        let before = Instant::now();
+        let waits = apart(move || {
+            let _ = held.recv();
+            Ok(())
+        });
+        let late = waits.await.unwrap_err();
+        assert_eq!((late.kind(), before.elapsed()), (io::ErrorKind::TimedOut, BOUND));
+        drop(release);
+        tokio::time::resume();
+        assert_eq!(apart(|| Ok(7)).await.unwrap(), 7);
+    }
+
     #[tokio::test]
     async fn a_refusal_by_the_kernel_is_an_answer() {
         let requests = Requests::open().unwrap();
