@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use apivip::model::balance::Balance;
-use apivip::model::desired::{DesiredState, Masquerade, NodeView, Policy, PreferredSource, desire};
+use apivip::model::desired::{DesiredState, Masquerade, NodeView, Policy, PreferredSource, Source, desire};
 use apivip::model::health::HealthView;
+use apivip::model::interface::InterfaceName;
 use apivip::model::objects::ClusterView;
 use apivip::model::snapshot::{MAX_BACKENDS, MAX_FRONTENDS, Snapshot, SnapshotOptions};
 use apivip::model::types::ServiceKey;
@@ -69,7 +70,12 @@ pub fn desired(view: &ClusterView) -> DesiredState {
 /// A node that knows the route to every other backend.
 fn node(snapshot: &Snapshot) -> NodeView {
     let source = |ip: IpAddr| match ip {
-        IpAddr::V4(_) => PreferredSource::Address(IpAddr::from([192, 0, 2, 1])),
+        IpAddr::V4(_) => PreferredSource::Address(Source {
+            address: IpAddr::from([192, 0, 2, 1]),
+            interfaces: InterfaceName::new("eth0").into_iter().collect(),
+            named: true,
+            certain: false,
+        }),
         IpAddr::V6(_) => PreferredSource::Local,
     };
     let preferred = snapshot.backends().iter().step_by(2).map(|b| (b.ip(), source(b.ip()))).collect();

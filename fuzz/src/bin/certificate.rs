@@ -12,7 +12,8 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let Some((length, rest)) = data.split_first_chunk() else { return };
     let Some((ca, leaf)) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length))) else { return };
-    let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", BASE64_STANDARD.encode(ca));
+    let pem =
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", BASE64_STANDARD.encode(ca));
     let kubeconfig = serde_json::json!({
         "clusters": [{ "name": "a", "cluster": {
             "server": "https://192.0.2.11:6443", "certificate-authority-data": BASE64_STANDARD.encode(pem) } }],
