@@ -35,6 +35,7 @@ mod explain;
 pub mod frames;
 mod introduce;
 mod list;
+mod percent;
 mod readiness;
 mod renewal;
 pub mod resource;
@@ -187,16 +188,12 @@ fn settle(hub: &Hub, Ended { error, rest }: &Ended, backoff: &mut Backoff) -> Du
         hub.reporter().moved();
         return Duration::ZERO;
     }
-    let healthy = hub.reporter().ended(error, address).unwrap_or_default();
+    let synced = hub.reporter().ended(error, address).unwrap_or_default();
+    let healthy = rest.as_ref().map_or(synced, |rest| rest.healthy);
+    candidates.failed(backoff::is_success(healthy));
     match rest {
-        Some(rest) => {
-            candidates.failed(backoff::is_success(rest.healthy));
-            rest.left
-        }
-        None => {
-            candidates.failed(backoff::is_success(healthy));
-            backoff.next(healthy, &mut rand::rng())
-        }
+        Some(rest) => rest.left,
+        None => backoff.next(healthy, &mut rand::rng()),
     }
 }
 

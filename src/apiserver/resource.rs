@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::percent;
 use crate::model::types::ServiceKey;
 
 /// One collection of the API, as the selectors narrow it.
@@ -114,15 +115,7 @@ impl fmt::Display for Asked {
 
 /// A resourceVersion is opaque: whatever it holds must not become another query parameter.
 fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
+    percent::encoded(text, b"-._~")
 }
 
 #[cfg(test)]

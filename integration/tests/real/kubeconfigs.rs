@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -51,6 +52,12 @@ fn in_lines(pem: &str) -> String {
     format!("|\n      {}", lines.join("\n      "))
 }
 
+fn run_openssl(words: &[&str]) -> Result<()> {
+    let mut openssl = Command::new("openssl");
+    openssl.args(words);
+    command::run(openssl, "").map(drop)
+}
+
 /// A client certificate of this kind of key, as `openssl x509 -req` makes them: version 1 without `extensions`. Returns the
 /// names of certificate and key.
 fn openssl(
@@ -62,17 +69,12 @@ fn openssl(
     hash: &str,
 ) -> Result<(String, String)> {
     let at = |end: &str| folder.join(format!("{name}.{end}")).display().to_string();
-    let run = |words: &[&str]| -> Result<()> {
-        let mut openssl = std::process::Command::new("openssl");
-        openssl.args(words);
-        command::run(openssl, "").map(drop)
-    };
     let (request, certificate, private) = (at("csr"), at("crt"), at("key"));
     let subject =
         ["-nodes", "-subj", "/O=system:masters/CN=made-by-openssl", "-keyout", &private, "-out", &request];
-    run(&[&["req", "-newkey"], key, &subject].concat())?;
+    run_openssl(&[&["req", "-newkey"], key, &subject].concat())?;
     let (ca, ca_key) = (ca.display().to_string(), ca_key.display().to_string());
-    run(&[
+    run_openssl(&[
         "x509",
         "-req",
         "-in",
@@ -116,9 +118,7 @@ fn cases(folder: &Path, plane: &mut ControlPlane<'_>, server: &str) -> Result<Ve
     let encrypted = {
         let (certificate, key) = openssl(folder, &ca, &ca_key, "encrypted", &p256, "-sha256")?;
         let locked = folder.join("locked.key").display().to_string();
-        let mut openssl = std::process::Command::new("openssl");
-        openssl.args(["pkcs8", "-topk8", "-in", &key, "-out", &locked, "-passout", "pass:secret"]);
-        command::run(openssl, "")?;
+        run_openssl(&["pkcs8", "-topk8", "-in", &key, "-out", &locked, "-passout", "pass:secret"])?;
         format!("    client-certificate: {certificate}\n    client-key: {locked}\n")
     };
     let leaf = ca.with_file_name("apiserver-1.crt");

@@ -85,7 +85,7 @@ pub(crate) fn jumps_cut_nobody(variant: Variant) -> Result<()> {
         ensure!(jumped == (offset == "+40y"), "{offset}: the daemon's clock did not jump, it says {age} s");
     }
     let outcome = crowd.finish()?;
-    outcome.expect_uncut(&[]).and_then(|()| outcome.expect_served(0)).with_context(|| stage.daemon.log())?;
+    stage.daemon.explain(outcome.expect_uncut(&[]).and_then(|()| outcome.expect_served(0)))?;
     leave(&mut stage, Fault::Killed, &[2], &mix).map(drop)
 }
 

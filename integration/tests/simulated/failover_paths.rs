@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use apivip::model::types::Family;
 use integration::clients::Mix;
 use integration::control_plane::Variant;
@@ -132,7 +132,7 @@ fn unreached(
         }
         Ok(())
     };
-    judge().with_context(|| stage.daemon.log())?;
+    stage.daemon.explain(judge())?;
     Ok(outcome)
 }
 
@@ -171,7 +171,7 @@ fn without_a_raw_socket_nobody_is_ended_and_the_status_says_why() -> Result<()> 
     let outcome = crowd.finish()?;
     println!("{outcome}");
     let judge = || outcome.expect_uncut(&[]).and_then(|()| outcome.expect_served(SERVED));
-    judge().with_context(|| stage.daemon.log())
+    stage.daemon.explain(judge())
 }
 
 /// A namespace behind pod 1, which hides it behind its own address.

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use integration::daemon::Daemon;
 use integration::forwarder::Stage;
 use integration::lab::{Families, Lab, LabOptions, addresses};
 use integration::netns::Namespace;
@@ -44,16 +45,22 @@ fn reaches(from: &Namespace, ip: IpAddr) -> Result<[bool; 2]> {
     })
 }
 
-fn only_the_services_ports(mode: &str, fault: Option<Fault>) -> Result<()> {
-    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
-    serve_on_all(lab.node())?;
-    let stage = Stage::start(&lab, mode)?;
+/// The forwarder serves, with a fault in place of rules that were there first.
+fn forwarding<'lab>(lab: &'lab Lab, mode: &str, fault: Option<Fault>) -> Result<(Stage<'lab>, Daemon)> {
+    let stage = Stage::start(lab, mode)?;
     let mut daemon = stage.daemon(if fault.is_some() { "nftables" } else { "forwarder" })?;
     if let Some(fault) = fault {
         stage.faults.set(fault)?;
         stage.scenario.plane.publish_apiservers(&[2, 3])?;
         daemon.wait_for_dataplane("forwarder", Duration::from_secs(60))?;
     }
+    Ok((stage, daemon))
+}
+
+fn only_the_services_ports(mode: &str, fault: Option<Fault>) -> Result<()> {
+    let lab = Lab::start(LabOptions { families: Families::Dual, ..LabOptions::default() })?;
+    serve_on_all(lab.node())?;
+    let (stage, _daemon) = forwarding(&lab, mode, fault)?;
     for family in lab.families().iter().copied() {
         ensure!(
             reaches(lab.pod(1), addresses::node(family))? == [true, true],
@@ -99,13 +106,7 @@ fn no_host_port_takes_it(mode: &str, fault: Option<Fault>) -> Result<()> {
             let _ = stream.read(&mut [0; 1]);
         }
     });
-    let stage = Stage::start(&lab, mode)?;
-    let mut daemon = stage.daemon(if fault.is_some() { "nftables" } else { "forwarder" })?;
-    if let Some(fault) = fault {
-        stage.faults.set(fault)?;
-        stage.scenario.plane.publish_apiservers(&[2, 3])?;
-        daemon.wait_for_dataplane("forwarder", Duration::from_secs(60))?;
-    }
+    let (stage, _daemon) = forwarding(&lab, mode, fault)?;
     stage.expect_forwarded("beside a hostPort").with_context(|| format!("{mode} {fault:?}"))
 }
 

@@ -57,7 +57,7 @@ fn a_commit_that_hangs() -> Result<()> {
     stage.expect_forwarded("while a commit hangs")?;
     stage.faults.clear()?;
     daemon.wait_for_dataplane("nftables", HANDED_BACK)?;
-    load.finish_clean().with_context(|| daemon.log())?;
+    daemon.explain(load.finish_clean())?;
     for family in lab.families().iter().copied() {
         // Any of the pod's addresses that were added, but its own.
         let seen = stage.scenario.reach(lab.pod(1), family)?;

@@ -42,7 +42,7 @@ fn wait_for(daemon: &mut Daemon, vip: &str, component: &str, answered: bool) -> 
         let test = test_of(status, vip);
         test["answered_by"] == component && test["failing"].is_null() == answered
     });
-    let status = status.with_context(|| daemon.log())?;
+    let status = daemon.explain(status)?;
     Ok(test_of(&status, vip))
 }
 

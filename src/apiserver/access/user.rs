@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::identity::Identity;
 use super::plugin::Plugin;
+use crate::apiserver::percent;
 
 /// What Go takes: the bits that are left over may be any.
 const BASE64: GeneralPurpose =
@@ -92,15 +93,7 @@ pub(super) fn impersonation(
 
 /// A key as a header's name may hold it: all but what RFC 9110, section 5.6.2, calls a token is percent-encoded.
 fn escaped(key: &str) -> String {
-    let mut escaped = String::new();
-    for byte in key.bytes() {
-        if byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            escaped.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    escaped
+    percent::encoded(key, b"!#$&'*+-.^_`|~")
 }
 
 #[cfg(test)]
