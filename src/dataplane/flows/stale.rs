@@ -4,7 +4,8 @@
 //! SYN again and again, and each one refreshes the entry of the first: it would go to the virtual IP itself until the client
 //! gives up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use super::conntrack::State;
 use crate::model::desired::DesiredState;
@@ -49,6 +50,32 @@ impl Stale {
     }
 }
 
+/// After how long conntrack is looked at again: a packet that was past the nat chains while the rules were exchanged enters
+/// conntrack a moment after the first look.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What is looked for a second time, and when.
+#[derive(Default)]
+pub(super) struct Again(VecDeque<(Instant, Vec<Stale>)>);
+
+impl Again {
+    /// It was looked for at `now`. What has ended by then is the memory of later connections.
+    pub(super) fn looked(&mut self, stale: Vec<Stale>, now: Instant) {
+        let unanswered = stale.into_iter().map(|stale| Stale { ended: false, ..stale });
+        self.0.push_back((now + AGAIN, unanswered.collect()));
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.0.front().map(|(due, _)| *due)
+    }
+
+    /// What is due at `now`.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Vec<Stale>> {
+        self.due().filter(|due| *due <= now)?;
+        self.0.pop_front().map(|(_, stale)| stale)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +114,18 @@ mod tests {
         assert_eq!(begun(&[first, ("[fd00::1]:443", true)], &[first]), ["[fd00::1]:443"], "a family");
         assert_eq!(begun(&[("10.96.0.1:443", false)], &[first]), ["10.96.0.1:443"], "no guard any more");
         assert_eq!(begun(&[first], &[("10.96.0.1:443", false)]), [""; 0]);
+    }
+
+    #[test]
+    fn what_was_never_answered_is_looked_for_twice() {
+        let (mut again, now) = (Again::default(), Instant::now());
+        assert!(again.due().is_none() && again.take(now).is_none());
+        again.looked(Stale::of(&state(&[("10.96.0.1:443", true)])), now);
+        assert_eq!(again.due(), Some(now + AGAIN));
+        assert!(again.take(now).is_none(), "not at once");
+        let second = again.take(now + AGAIN).unwrap();
+        assert_eq!((second.len(), second[0].ended), (1, false));
+        assert!(again.take(now + AGAIN).is_none(), "and not a third time");
     }
 
     #[test]

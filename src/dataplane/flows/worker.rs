@@ -13,6 +13,7 @@ use super::job::Job;
 use super::kernel::Kernel;
 use super::pace::Bucket;
 use super::report::FlowReport;
+use super::stale::Again;
 
 /// Runs until `inbox` is closed.
 pub(super) fn run(
@@ -22,10 +23,14 @@ pub(super) fn run(
     reports: &UnboundedSender<FlowReport>,
 ) {
     let mut jobs: Vec<Job> = Vec::new();
+    let mut again = Again::default();
     let mut bucket = Bucket::new(options.rate, Instant::now());
     loop {
         let now = Instant::now();
-        match inbox.next(jobs.iter().map(|job| job.due(now)).min()) {
+        while let Some(stale) = again.take(now) {
+            stale.iter().for_each(|stale| kernel.forget(stale));
+        }
+        match inbox.next(jobs.iter().map(|job| job.due(now)).chain(again.due()).min()) {
             Ok(Command::Start(order)) => {
                 let now = Instant::now();
                 match jobs.iter_mut().find(|job| job.backend() == order.backend) {
@@ -43,7 +48,10 @@ pub(super) fn run(
                     report(reports, jobs.swap_remove(at).cancel());
                 }
             }
-            Ok(Command::Forget(stale)) => stale.iter().for_each(|stale| kernel.forget(stale)),
+            Ok(Command::Forget(stale)) => {
+                stale.iter().for_each(|stale| kernel.forget(stale));
+                again.looked(stale, Instant::now());
+            }
             Ok(Command::Ask(backend, vips, answer)) => {
                 // Who asked may not wait any more.
                 let _ = answer.send(kernel.ask_backend(backend, &vips));
