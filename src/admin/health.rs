@@ -94,7 +94,7 @@ pub(super) fn selftest(results: &Results, interval: Duration, now: Instant) -> R
 mod tests {
     use super::*;
     use crate::model::health::FailReason;
-    use crate::selftest::{Component, Failure, Latest};
+    use crate::selftest::{Component, Failure, Latest, OthersWay};
 
     const CHECKS: [&str; 2] = ["reconciler", "selftest"];
 
@@ -135,6 +135,7 @@ mod tests {
             backend: None,
             failures,
             answered: answered.then_some(now),
+            others: OthersWay::Unseen,
         };
         let of = |latest, now| selftest(&[("10.96.0.1:443".parse().unwrap(), latest)].into(), interval, now);
         assert!(selftest(&Results::new(), interval, now).is_err());

@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::model::types::{Backend, Vip};
 use crate::readyz::Identity;
 use crate::report::Report;
-use crate::selftest::{self, Evidence, Observer, Results, SelfTestConfig, Trace};
+use crate::selftest::{self, Counts, Evidence, Observer, Results, SelfTestConfig, Trace};
 
 /// Starts it, unless it is off. Apiservers are believed as probes believe them.
 pub(super) fn start(
@@ -74,6 +74,12 @@ impl Evidence for Witness {
     fn counted(&self, backends: &BTreeSet<Backend>) -> Option<BTreeMap<Backend, u64>> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         rules.as_mut()?.counters(backends).ok()
+    }
+
+    fn others(&self, vip: Vip) -> Option<Counts> {
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let (came, went) = rules.as_mut()?.others(vip).ok()??;
+        Some(Counts { came, went })
     }
 
     fn trace(&self, local: SocketAddr, vip: Vip, backends: &BTreeSet<Backend>) -> Option<Trace> {

@@ -115,6 +115,8 @@ mod tests {
             answered_by: by.map(str::to_owned),
             explanation: by.map(str::to_owned),
             backend: None,
+            others: None,
+            others_blocked: None,
         }
     }
 }

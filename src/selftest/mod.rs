@@ -5,7 +5,8 @@
 //! connection. Out: [`Results`], and one call of the [`Observer`] for each test. Nothing else follows from a result:
 //! it changes neither health nor rules nor flows.
 //!
-//! `verdict` and `answer` are pure; `attempt` is one connection; `task` decides when.
+//! `verdict` and `answer` are pure; `attempt` is one connection; `others` looks at connections that the daemon does
+//! not make itself; `task` decides when.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -21,10 +22,12 @@ use crate::report::Report;
 
 mod answer;
 mod attempt;
+mod others;
 mod task;
 mod verdict;
 
 pub use answer::Failure;
+pub use others::{Counts, OthersWay};
 pub use verdict::{Component, Counted, Trace};
 
 /// A test ends after this at the latest. An apiserver that lost its etcd takes 2 s to say so.
@@ -51,6 +54,9 @@ pub trait Evidence: Send + Sync {
 
     /// New connections that `table inet apivip` has led to each of `backends` so far; `None` if that cannot be read.
     fn counted(&self, backends: &BTreeSet<Backend>) -> Option<BTreeMap<Backend, u64>>;
+
+    /// What `table inet apivip` counted of connections of others to `vip`; `None` if that cannot be read.
+    fn others(&self, vip: Vip) -> Option<Counts>;
 
     /// What the kernel knows of the connection from `local` to `vip`; `None` if it cannot be asked.
     fn trace(&self, local: SocketAddr, vip: Vip, backends: &BTreeSet<Backend>) -> Option<Trace>;
@@ -80,6 +86,8 @@ pub struct Latest {
     pub failures: u32,
     /// When it was answered last.
     pub answered: Option<Instant>,
+    /// Whether connections of Pods and other hosts get further than this node.
+    pub others: OthersWay,
 }
 
 impl Latest {
@@ -98,8 +106,8 @@ pub async fn run(
     observer: Arc<dyn Observer>,
     results: watch::Sender<Results>,
 ) {
-    let (told, sessions) = (BTreeMap::new(), BTreeMap::new());
-    task::Task { config, identity, reports, evidence, observer, results, told, sessions }.run().await;
+    let (told, sessions, ways) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    task::Task { config, identity, reports, evidence, observer, results, told, sessions, ways }.run().await;
 }
 
 #[cfg(test)]

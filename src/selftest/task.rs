@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::attempt::{Attempt, attempt};
+use super::others::{OthersWay, Tracker};
 use super::verdict::{verdict, without_connection};
 use super::{Component, Counted, Evidence, FAILURES, Latest, Observer, Results, SelfTestConfig};
 use crate::model::desired::DesiredState;
@@ -24,6 +25,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const CHANGED: Duration = Duration::from_millis(200);
 /// Apiservers whose TLS sessions are kept. A cluster has fewer.
 const SESSIONS: usize = 64;
+/// Between two looks at what others' connections come to: one list of counters each.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// See [`super::run`].
 pub(super) struct Task {
@@ -35,6 +38,8 @@ pub(super) struct Task {
     pub results: watch::Sender<Results>,
     /// What was said last of each virtual IP: who answers; `None`: nobody.
     pub told: BTreeMap<Vip, Option<Component>>,
+    /// What is known of connections of others to each virtual IP.
+    pub ways: BTreeMap<Vip, Tracker>,
     /// TLS sessions with each apiserver that answered, as far as it is known who did.
     pub sessions: BTreeMap<Option<Backend>, Resumption>,
 }
@@ -97,6 +102,7 @@ impl Task {
                 results.len() != before
             });
             self.told.retain(|vip, _| vips.contains(vip));
+            self.ways.retain(|vip, _| vips.contains(vip));
             for vip in &vips {
                 self.test(*vip).await;
             }
@@ -104,10 +110,18 @@ impl Task {
             let wait = if failing { AGAIN.min(self.config.interval) } else { self.config.interval };
             let mut reports = self.reports.clone();
             let news = reports.wait_for(|report| occasion(report) != (vips.clone(), way));
-            let goes_on = tokio::select! {
-                () = sleep(wait.mul_f64(rand::random_range(0.9..1.1))), if !vips.is_empty() => continue,
-                news = news => news.is_ok(),
+            tokio::pin!(news);
+            let next = sleep(wait.mul_f64(rand::random_range(0.9..1.1)));
+            tokio::pin!(next);
+            let goes_on = loop {
+                self.look_at_others(&vips, way);
+                tokio::select! {
+                    () = &mut next, if !vips.is_empty() => break None,
+                    news = &mut news => break Some(news.is_ok()),
+                    () = sleep(LOOK), if !vips.is_empty() => {}
+                }
             };
+            let Some(goes_on) = goes_on else { continue };
             if !goes_on {
                 return;
             }
@@ -161,12 +175,40 @@ impl Task {
         };
         let at = Instant::now();
         let answered = outcome.ok().map(|_| at).or(last.as_ref().and_then(|last| last.answered));
-        let latest = Latest { at, outcome, by, backend, failures, answered };
+        let others = last.map(|last| last.others).unwrap_or_default();
+        let latest = Latest { at, outcome, by, backend, failures, answered, others };
         self.tell(vip, &latest);
         self.results.send_modify(|results| {
             results.insert(vip, latest);
         });
         self.observer.tested(vip, &self.results.borrow());
+    }
+
+    /// Rules alone count; who dials the forwarder goes no further by itself.
+    fn look_at_others(&mut self, vips: &[Vip], way: InUse) {
+        for vip in vips {
+            let counts = (way == InUse::Nftables).then(|| self.evidence.others(*vip)).flatten();
+            let others = self.ways.entry(*vip).or_default().look(counts);
+            let before = self.results.borrow().get(vip).map(|latest| latest.others).unwrap_or_default();
+            if before == others {
+                continue;
+            }
+            match (before, others) {
+                (OthersWay::Blocked(_), OthersWay::Blocked(_)) => {}
+                (_, OthersWay::Blocked(came)) => {
+                    tracing::warn!(%vip, came, "connections of Pods and other hosts come to the virtual IP and none leaves this node");
+                }
+                (OthersWay::Blocked(_), OthersWay::Open) => {
+                    tracing::info!(%vip, "connections of Pods and other hosts leave this node again");
+                }
+                _ => {}
+            }
+            self.results.send_modify(|results| {
+                if let Some(latest) = results.get_mut(vip) {
+                    latest.others = others;
+                }
+            });
+        }
     }
 
     /// Each piece of news once.

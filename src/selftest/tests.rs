@@ -39,6 +39,10 @@ impl Evidence for Scripted {
         Some(BTreeMap::new())
     }
 
+    fn others(&self, _: Vip) -> Option<Counts> {
+        None
+    }
+
     fn trace(&self, _: SocketAddr, _: Vip, _: &BTreeSet<Backend>) -> Option<Trace> {
         self.trace
     }

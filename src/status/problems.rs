@@ -48,6 +48,17 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
         };
         add(format!("a connection of this node to {} {}{seen}", test.vip, test.result()), todo);
     }
+    for test in &status.selftests {
+        if let Some(came) = test.others_blocked {
+            add(
+                format!(
+                    "{came} connections of Pods and other hosts came to {} and none left this node: they are dropped on their way",
+                    test.vip
+                ),
+                "see what drops them: nft list ruleset and iptables-save, chains of the hook forward; sysctl net.ipv4.ip_forward",
+            );
+        }
+    }
     let path = &status.dataplane;
     if let Some(reason) = path.reason.as_ref().filter(|_| path.stands_in) {
         add(

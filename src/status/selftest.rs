@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::types::Vip;
-use crate::selftest::{Component, Latest, Results};
+use crate::selftest::{Component, Latest, OthersWay, Results};
 
 /// The latest test of one virtual IP and port.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,6 +32,12 @@ pub struct SelfTestStatus {
     pub explanation: Option<String>,
     /// To whom the connection was led, where that was seen.
     pub backend: Option<SocketAddr>,
+    /// Whether connections of Pods and other hosts get further than this node: `open`, `blocked`, or `unseen` where too few came.
+    #[serde(default)]
+    pub others: Option<String>,
+    /// So many came and none went on, if they are blocked.
+    #[serde(default)]
+    pub others_blocked: Option<u64>,
 }
 
 impl SelfTestStatus {
@@ -52,6 +58,11 @@ impl SelfTestStatus {
             answered_by: latest.by.map(|by| by.label().to_owned()),
             explanation: latest.by.map(|by: Component| by.sentence().to_owned()),
             backend: latest.backend,
+            others: Some(latest.others.label().to_owned()),
+            others_blocked: match latest.others {
+                OthersWay::Blocked(came) => Some(came),
+                OthersWay::Open | OthersWay::Unseen => None,
+            },
         }
     }
 

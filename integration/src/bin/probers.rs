@@ -19,7 +19,7 @@ use apivip::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, Snaps
 use apivip::model::types::{Backend, Family, ServiceKey, Vip};
 use apivip::readyz::Identity;
 use apivip::report::Report;
-use apivip::selftest::{self, Evidence, Observer, Results, SelfTestConfig, Trace};
+use apivip::selftest::{self, Counts, Evidence, Observer, Results, SelfTestConfig, Trace};
 use clap::{Parser, ValueEnum};
 use integration::fleet;
 use integration::lab::addresses::vip;
@@ -196,6 +196,10 @@ impl Evidence for Blind {
     }
 
     fn counted(&self, _: &BTreeSet<Backend>) -> Option<BTreeMap<Backend, u64>> {
+        None
+    }
+
+    fn others(&self, _: Vip) -> Option<Counts> {
         None
     }
 

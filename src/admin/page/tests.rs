@@ -7,7 +7,7 @@ use crate::apiserver::Connection;
 use crate::metrics::Metrics;
 use crate::model::merge::Origins;
 use crate::report::Report;
-use crate::selftest::{Component, Latest};
+use crate::selftest::{Component, Latest, OthersWay};
 use crate::status::{BackendStatus, Parts, Problem, RepairStatus, TransitionStatus};
 
 const NONCE: &str = "bm9uY2U=";
@@ -46,6 +46,7 @@ fn status() -> Status {
         backend: Some(([192, 0, 2, 11], 6443).into()),
         failures: 0,
         answered: Some(now),
+        others: OthersWay::Open,
     };
     let vip = "10.96.0.1:443".parse().unwrap();
     let mut status = Status::new(&Parts {

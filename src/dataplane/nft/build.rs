@@ -5,32 +5,37 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::names::{backend_name, frontend_name};
+use super::names::{backend_name, came_name, frontend_name};
 use super::source::source_chains;
 use super::table::{Action, BalanceKey, Chain, Counter, Hook, Match, Rule, Table, Target, TcpFlags};
 use crate::model::desired::{DesiredFrontend, DesiredState, Masquerade};
 use crate::model::snapshot::Affinity;
-use crate::model::types::{Backend, Family};
+use crate::model::types::{Backend, Family, Vip};
 
 /// The table that programs `state`.
 pub fn table(state: &DesiredState) -> Table {
     let backends = state.backends();
     let mut counters: Vec<Counter> = super::kill::counted_backends(state).collect();
     counters.extend(super::kill::counters(state));
+    counters.extend(super::others::counters(state));
+    let source = match state.source.masquerade {
+        Masquerade::Never => Vec::new(),
+        _ => source_chains(state),
+    };
     let mut chains = vec![
         dispatch(
             "nat-prerouting",
             Hook::NatPrerouting,
             "traffic of pods and other hosts; ahead of kube-proxy, since a flow's first mapping stands",
             state,
+            |rule, vip| rule.counted(came_name(vip)),
         ),
-        dispatch("nat-output", Hook::NatOutput, "traffic of this node's own processes", state),
+        dispatch("nat-output", Hook::NatOutput, "traffic of this node's own processes", state, |rule, _| {
+            rule
+        }),
+        super::others::input(state),
+        postrouting(state, !source.is_empty()),
     ];
-    let (postrouting, source) = match state.source.masquerade {
-        Masquerade::Never => (None, Vec::new()),
-        _ => (Some(postrouting(state)), source_chains(state)),
-    };
-    chains.extend(postrouting);
     chains.extend(super::kill::base_chains(state));
     chains.extend(state.frontends.iter().map(|f| frontend_chain(state, f)));
     chains.extend(backends.iter().map(|b| backend_chain(*b)));
@@ -45,43 +50,57 @@ pub fn table(state: &DesiredState) -> Table {
     }
 }
 
-fn dispatch(name: &str, hook: Hook, comment: &str, state: &DesiredState) -> Chain {
+fn dispatch(
+    name: &str,
+    hook: Hook,
+    comment: &str,
+    state: &DesiredState,
+    counted: impl Fn(Rule, Vip) -> Rule,
+) -> Chain {
     let rules = state
         .frontends
         .iter()
         .map(|f| {
-            Rule::new(
+            let rule = Rule::new(
                 vec![Match::DestinationAddress(f.vip.ip()), Match::TcpDestinationPort(f.vip.port())],
                 Action::Goto(frontend_name(f.vip)),
-            )
+            );
+            // Whoever else serves a virtual IP without apiservers leads nothing past the other counter.
+            if f.backends.is_empty() { rule } else { counted(rule, f.vip) }
         })
         .collect();
     Chain { name: name.to_owned(), comment: comment.to_owned(), hook: Some(hook), rules }
 }
 
-fn postrouting(state: &DesiredState) -> Chain {
-    let rules = state
-        .frontends
-        .iter()
-        .map(|f| {
-            Rule::new(
-                vec![
-                    Match::LeavesNode,
-                    Match::Tcp,
-                    Match::FlowTranslated,
-                    Match::FlowDestinationAddress(f.vip.ip()),
-                    Match::FlowDestinationPort(f.vip.port()),
-                ],
-                Action::Goto(super::source::chain_name(Family::of(f.vip.ip())).to_owned()),
-            )
-        })
-        .collect();
+/// `mends`: there are chains that give flows a source address.
+fn postrouting(state: &DesiredState, mends: bool) -> Chain {
+    let mend = |vip: Vip| {
+        let matches = [vec![Match::LeavesNode], translated(vip)].concat();
+        Rule::new(matches, Action::Goto(super::source::chain_name(Family::of(vip.ip())).to_owned()))
+    };
+    let vips = state.frontends.iter().map(|f| f.vip);
+    let rules = vips.flat_map(|vip| [Some(super::others::leaves(vip)), mends.then(|| mend(vip))]);
+    let comment = match mends {
+        true => "counts what leaves, and mends source addresses to which no reply would come back",
+        false => "counts what leaves for an apiserver",
+    };
+    let rules = rules.flatten().collect();
     Chain {
         name: "nat-postrouting".to_owned(),
-        comment: "mends source addresses to which no reply would come back".to_owned(),
+        comment: comment.to_owned(),
         hook: Some(Hook::NatPostrouting),
         rules,
     }
+}
+
+/// A flow to a virtual IP that was led to an apiserver.
+pub(super) fn translated(vip: Vip) -> Vec<Match> {
+    vec![
+        Match::Tcp,
+        Match::FlowTranslated,
+        Match::FlowDestinationAddress(vip.ip()),
+        Match::FlowDestinationPort(vip.port()),
+    ]
 }
 
 fn frontend_chain(state: &DesiredState, frontend: &DesiredFrontend) -> Chain {

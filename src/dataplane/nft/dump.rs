@@ -6,10 +6,10 @@ use std::io;
 use super::fingerprint::Fingerprint;
 use super::kernel::{flowtable, msg, object, rule, set};
 use super::names;
-use super::reply::{Content, Observed};
+use super::reply::{Content, Count, Observed};
 use super::request;
 use super::socket::{NftError, NftSocket};
-use crate::model::types::Backend;
+use crate::model::types::{Backend, Vip};
 
 /// A look is repeated if anybody changed any rule meanwhile.
 pub(super) const LOOK_ATTEMPTS: u32 = 20;
@@ -52,14 +52,26 @@ impl NftSocket {
     /// The counters of these backends, of new connections, and nothing else of the table: cheaper than a whole look,
     /// and nobody's commit is waited for. A backend without counter, or all of them without a table, are left out.
     pub fn counters(&mut self, backends: &BTreeSet<Backend>) -> Result<BTreeMap<Backend, u64>, NftError> {
+        let counters = self.all_counters()?;
+        let count = |backend: &Backend| {
+            counters.get(&names::backend_name(*backend)).map(|count| (*backend, count.packets))
+        };
+        Ok(backends.iter().filter_map(count).collect())
+    }
+
+    /// Connections of others than this node that came to `vip`, and those of them that went on; `None` without these counters.
+    pub fn others(&mut self, vip: Vip) -> Result<Option<(u64, u64)>, NftError> {
+        let counters = self.all_counters()?;
+        let count = |name: String| counters.get(&name).map(|count| count.packets);
+        Ok(count(names::came_name(vip)).zip(count(names::went_name(vip))))
+    }
+
+    fn all_counters(&mut self) -> Result<BTreeMap<String, Count>, NftError> {
         let mut look =
             Look { observed: Observed::default(), generation: 0, fingerprint: Fingerprint::default() };
         let sequence = self.next_sequence();
         self.dump(&request::dump(msg::GETOBJ, Some(object::TABLE), sequence), sequence, &mut look)?;
-        let count = |backend: &Backend| {
-            look.observed.counters.get(&names::backend_name(*backend)).map(|count| (*backend, count.packets))
-        };
-        Ok(backends.iter().filter_map(count).collect())
+        Ok(look.observed.counters)
     }
 
     /// The table, whole or without its rules, as one generation of the ruleset has it.

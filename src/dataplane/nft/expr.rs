@@ -60,6 +60,7 @@ pub(super) fn matching(condition: Match) -> Vec<Attr> {
         }
         Match::DestinationIsLocal => fib(FIB_DADDR, CMP_EQ),
         Match::SourceIsLocal => fib(FIB_SADDR, CMP_EQ),
+        Match::SourceIsNotLocal => fib(FIB_SADDR, CMP_NEQ),
         Match::SourceNotOfOutgoingInterface => fib(FIB_SADDR | FIB_OIF, CMP_NEQ),
         Match::LeavesNode => {
             let mut name = [0; INTERFACE_NAME_LEN];
@@ -95,6 +96,7 @@ pub(super) fn matching(condition: Match) -> Vec<Attr> {
 pub(super) fn acting(action: &Action, map_id: u32) -> Vec<Attr> {
     match action {
         Action::Goto(chain) => vec![verdict(data::GOTO, Some(chain))],
+        Action::Continue => Vec::new(),
         Action::Drop => vec![verdict(data::DROP, None)],
         Action::Return => vec![verdict(data::RETURN, None)],
         Action::Masquerade => vec![expression("masq", &[])],

@@ -13,6 +13,7 @@ mod instruction;
 mod kernel;
 mod kill;
 pub mod names;
+mod others;
 pub mod owner;
 mod refuse;
 pub mod reply;

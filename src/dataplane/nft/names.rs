@@ -11,6 +11,8 @@ const BACKEND: &str = "backend";
 const VIP: &str = "vip";
 const DEAD: &str = "dead";
 const RESET: &str = "reset";
+const CAME: &str = "came";
+const WENT: &str = "went";
 
 /// The name of a backend's chain and counter.
 pub fn backend_name(backend: Backend) -> String {
@@ -30,6 +32,16 @@ pub(super) fn dead_name(vip: Vip) -> String {
 /// The name of the counter of resets sent to clients of a virtual IP in place of dead backends.
 pub fn reset_name(vip: Vip) -> String {
     name(RESET, vip)
+}
+
+/// The name of the counter of connections of others than this node that come to a virtual IP.
+pub fn came_name(vip: Vip) -> String {
+    name(CAME, vip)
+}
+
+/// The name of the counter of those that go on to an apiserver.
+pub fn went_name(vip: Vip) -> String {
+    name(WENT, vip)
 }
 
 /// The name of the chain for what goes to a virtual IP and not to a port of the Service.
@@ -118,7 +130,7 @@ mod tests {
             prop_assert_eq!(frontend(&frontend_name(address)), Some(address));
             prop_assert_eq!(reset(&reset_name(address)), Some(address));
             prop_assert_eq!(dead(&dead_name(address)), Some(address));
-            for other in [frontend_name(address), dead_name(address), reset_name(address)] {
+            for other in [frontend_name(address), dead_name(address), reset_name(address), came_name(address), went_name(address)] {
                 prop_assert_eq!(backend(&other), None);
             }
         }

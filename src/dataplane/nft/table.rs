@@ -82,6 +82,8 @@ pub enum Hook {
     NatPrerouting,
     /// nat: packets of local processes. Priority -105, for the same reason.
     NatOutput,
+    /// nat: packets to local processes. Priority 95, as of those that leave.
+    NatInput,
     /// nat: packets that leave. Priority srcnat - 5 = 95: ahead of kube-proxy's and the CNI's 100.
     NatPostrouting,
     /// filter: packets that arrive, behind conntrack (-200) and ahead of nat. Priority mangle = -150.
@@ -96,7 +98,7 @@ impl Hook {
     /// The chain's type.
     pub fn kind(self) -> &'static str {
         match self {
-            Self::NatPrerouting | Self::NatOutput | Self::NatPostrouting => "nat",
+            Self::NatPrerouting | Self::NatInput | Self::NatOutput | Self::NatPostrouting => "nat",
             Self::KillPrerouting | Self::KillOutput | Self::NotrackOutput => "filter",
         }
     }
@@ -105,6 +107,7 @@ impl Hook {
     pub fn number(self) -> u32 {
         match self {
             Self::NatPrerouting | Self::KillPrerouting => 0,
+            Self::NatInput => 1,
             Self::NatOutput | Self::KillOutput | Self::NotrackOutput => 3,
             Self::NatPostrouting => 4,
         }
@@ -114,7 +117,7 @@ impl Hook {
     pub fn priority(self) -> i32 {
         match self {
             Self::NatPrerouting | Self::NatOutput => -105,
-            Self::NatPostrouting => 95,
+            Self::NatInput | Self::NatPostrouting => 95,
             Self::KillPrerouting | Self::KillOutput => -150,
             Self::NotrackOutput => -300,
         }
@@ -153,6 +156,8 @@ pub enum Match {
     DestinationIsLocal,
     /// `fib saddr type local`: the node itself sent it.
     SourceIsLocal,
+    /// `fib saddr type != local`: a Pod or another host sent it.
+    SourceIsNotLocal,
     /// `fib saddr . oif type != local`: no address of the interface that the packet leaves by.
     SourceNotOfOutgoingInterface,
     /// `oifname != "lo"`.
@@ -226,6 +231,8 @@ impl TcpFlags {
 pub enum Action {
     /// Continue in another chain and do not come back.
     Goto(String),
+    /// Go on with the next rule.
+    Continue,
     /// Leave this chain.
     Return,
     /// Send the flow to this address and port.

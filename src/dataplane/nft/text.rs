@@ -83,9 +83,10 @@ impl Display for Chain {
 
 impl Display for Hook {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        // nft knows the name dstnat in prerouting only.
+        // nft knows the name dstnat in prerouting only, and srcnat in postrouting.
         f.write_str(match self {
             Self::NatPrerouting => "prerouting priority dstnat - 5",
+            Self::NatInput => "input priority 95",
             Self::NatOutput => "output priority -105",
             Self::NatPostrouting => "postrouting priority srcnat - 5",
             Self::KillPrerouting => "prerouting priority mangle",
@@ -97,17 +98,13 @@ impl Display for Hook {
 
 impl Display for Rule {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        for condition in &self.matches {
-            write!(f, "{condition} ")?;
-        }
-        if let Some(counter) = &self.counter {
-            write!(f, "counter name \"{counter}\" ")?;
-        }
-        write!(f, "{}", self.action)?;
-        match &self.comment {
-            Some(comment) => write!(f, " comment \"{comment}\""),
-            None => Ok(()),
-        }
+        let counter = self.counter.iter().map(|counter| format!("counter name \"{counter}\""));
+        let action = Some(&self.action).filter(|action| **action != Action::Continue);
+        let comment = self.comment.iter().map(|comment| format!("comment \"{comment}\""));
+        let conditions = self.matches.iter().map(ToString::to_string);
+        let words: Vec<String> =
+            conditions.chain(counter).chain(action.map(ToString::to_string)).chain(comment).collect();
+        f.write_str(&words.join(" "))
     }
 }
 
@@ -125,6 +122,7 @@ impl Display for Match {
             Self::SourceWithin(cidr) => write!(f, "{} saddr {cidr}", ip_keyword(cidr.address())),
             Self::DestinationIsLocal => f.write_str("fib daddr type local"),
             Self::SourceIsLocal => f.write_str("fib saddr type local"),
+            Self::SourceIsNotLocal => f.write_str("fib saddr type != local"),
             Self::SourceNotOfOutgoingInterface => f.write_str("fib saddr . oif type != local"),
             Self::LeavesNode => f.write_str("oifname != \"lo\""),
             Self::LeavesBy(name) => write!(f, "oifname \"{name}\""),
@@ -151,6 +149,7 @@ impl Display for Action {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Continue => f.write_str("continue"),
             Self::Return => f.write_str("return"),
             Self::Dnat(to @ SocketAddr::V4(_)) => write!(f, "dnat ip to {to}"),
             Self::Dnat(to @ SocketAddr::V6(_)) => write!(f, "dnat ip6 to {to}"),
