@@ -160,3 +160,34 @@ fn unusable(ip: IpAddr) -> Option<RejectReason> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_a_host_is_taken_and_what_cannot_is_refused() {
+        let none = BTreeSet::new();
+        let judged = |text: &str| backend(text, None, &none, false).map(|_| ());
+        for good in ["192.0.2.11", "240.0.0.1", "255.255.255.254", "2001:db8::11", "fd00::1"] {
+            assert_eq!(judged(good), Ok(()), "{good}");
+        }
+        let bad = [
+            ("0.0.0.0", RejectReason::Unspecified),
+            ("0.1.2.3", RejectReason::Unspecified),
+            ("::", RejectReason::Unspecified),
+            ("127.0.0.1", RejectReason::Loopback),
+            ("::1", RejectReason::Loopback),
+            ("169.254.1.1", RejectReason::LinkLocal),
+            ("fe80::1", RejectReason::LinkLocal),
+            ("239.255.255.255", RejectReason::Multicast),
+            ("ff02::1", RejectReason::Multicast),
+            ("255.255.255.255", RejectReason::Reserved),
+            ("::ffff:192.0.2.11", RejectReason::MappedIpv4),
+            ("192.0.2.011", RejectReason::NotAnAddress),
+        ];
+        for (text, reason) in bad {
+            assert_eq!(judged(text), Err(reason), "{text}");
+        }
+    }
+}

@@ -55,7 +55,7 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
                     "{came} connections of Pods and other hosts came to {} and none left this node: they are dropped on their way",
                     test.vip
                 ),
-                "see what drops them: nft list ruleset and iptables-save, chains of the hook forward; sysctl net.ipv4.ip_forward",
+                "see what drops them: nft list ruleset and iptables-save, chains of the hook forward; sysctl net.ipv4.ip_forward; nothing, if a network policy keeps those Pods off",
             );
         }
     }

@@ -1,11 +1,12 @@
 //! Nodes whose packets take more than one way: a connection to the virtual IP works wherever a direct one to that apiserver
 //! does, and carries the source address that the direct one has.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use apivip::model::types::Family;
-use integration::control_plane::Variant;
+use integration::cold_boot::backend;
+use integration::control_plane::{SERVICE_PORT, Variant};
 use integration::lab::{DefaultRoute, Families, Lab, LabOptions, addresses};
 use integration::scenario::Scenario;
 
@@ -241,5 +242,27 @@ fn a_new_address_of_the_node_is_no_other_programs_doing() -> Result<()> {
     ensure!(!log.contains("another program removed routes"), "{log}");
     let status = daemon.status()?;
     ensure!(status["repairs"]["total"].as_u64().unwrap_or(0) == 0, "{:#}", status["repairs"]);
+    Ok(())
+}
+
+/// Linux routes 240.0.0.0/4, and some networks use it for hosts.
+#[test]
+fn an_apiserver_in_240_0_0_0_is_reached() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let scenario = Scenario::start(&lab, Variant::Simulated, &[1])?;
+    let own = addresses::apiserver(1, Family::V4);
+    lab.node().ip(&format!("route add 240.0.0.0/4 via {own}\n"))?;
+    // It listens at its other address.
+    lab.apiserver(1).nft_load(&format!(
+        "table ip moved {{\n chain p {{\n type nat hook prerouting priority dstnat\n ip daddr 240.0.0.11 dnat to {own}\n }}\n}}\n"
+    ))?;
+    scenario.plane.publish(&["240.0.0.11".parse()?])?;
+    let daemon = scenario.daemon()?;
+    scenario.reach(lab.node(), Family::V4).context("the node")?;
+    scenario.reach(lab.pod(1), Family::V4).context("the pod")?;
+    let status = daemon.status()?;
+    let vip = SocketAddr::new(addresses::vip(Family::V4), SERVICE_PORT);
+    let found = backend(&status, vip, "240.0.0.11:6443".parse()?);
+    ensure!(found.is_some_and(|backend| backend["state"] == "healthy"), "{status:#}");
     Ok(())
 }

@@ -2,12 +2,14 @@
 //! form, and the apiserver sees the address that the documentation promises.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use apivip::model::types::Family;
-use integration::control_plane::{ControlPlane, Variant};
+use integration::check::Stage;
+use integration::control_plane::{ControlPlane, SERVICE_PORT, Variant};
 use integration::daemon::{Daemon, DaemonOptions};
+use integration::echoes;
 use integration::lab::{Families, Lab, LabOptions, PodAttachment, addresses};
 use integration::netns::Namespace;
 
@@ -67,6 +69,36 @@ fn bridged_pods_reach_an_apiserver_whether_or_not_netfilter_sees_the_bridge() ->
         let attachment = PodAttachment::Bridged { netfilter };
         let options = LabOptions { families: Families::Dual, attachment, ..LabOptions::default() };
         pods_and_host_keep_their_addresses(options)?;
+    }
+    Ok(())
+}
+
+/// An apiserver on the bridge of the pods answers them without a detour by the node's IP layer.
+#[test]
+fn an_apiserver_on_the_pods_own_bridge_is_reached_where_netfilter_sees_the_bridge_and_check_says_so()
+-> Result<()> {
+    for netfilter in [true, false] {
+        let attachment = PodAttachment::Bridged { netfilter };
+        let lab = Lab::start(LabOptions { attachment, ..LabOptions::default() })?;
+        let own = addresses::apiserver(1, Family::V4);
+        let bridge = addresses::pod_bridge(Family::V4);
+        lab.fabric().ip(&format!("link set api1 nomaster\nlink set api1 netns {}\n", lab.node().name()))?;
+        lab.node().ip(&format!("link set api1 master cni0 up\nroute add {own} dev cni0\n"))?;
+        lab.apiserver(1).ip(&format!(
+            "addr del {own}/24 dev eth0\naddr add {own}/32 dev eth0\naddr add 10.244.0.200/24 dev eth0\n\
+             route add 192.0.2.0/24 via {bridge}\n"
+        ))?;
+        let stage = Stage::start(&lab)?;
+        stage.scenario.plane.publish_apiservers(&[1])?;
+        let _daemon = stage.scenario.daemon()?;
+        let vip = SocketAddr::new(addresses::vip(Family::V4), SERVICE_PORT);
+        let reached = echoes::connects(lab.pod(1), vip)?.is_ok();
+        ensure!(reached == netfilter, "netfilter {netfilter}: the pod reached the apiserver: {reached}");
+        ensure!(echoes::connects(lab.node(), vip)?.is_ok(), "netfilter {netfilter}: the node itself");
+        let verdict = if netfilter { "ok" } else { "warning" };
+        let words: &[&str] =
+            if netfilter { &[] } else { &["cni0", "its answers to Pods on the same bridge"] };
+        stage.check()?.expect("bridge-netfilter", verdict, words)?;
     }
     Ok(())
 }
