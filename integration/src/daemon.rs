@@ -183,9 +183,14 @@ impl Daemon {
 
     /// Sends SIGTERM and waits for the end. Returns how it ended and how long that took.
     pub fn stop(&mut self) -> Result<(ExitStatus, Duration)> {
+        self.stop_within(STOP_LIMIT)
+    }
+
+    /// The same where it may take longer.
+    pub fn stop_within(&mut self, limit: Duration) -> Result<(ExitStatus, Duration)> {
         let begin = Instant::now();
         self.process.signal(Signal::TERM)?;
-        let status = self.process.wait(STOP_LIMIT)?;
+        let status = self.process.wait(limit)?;
         Ok((status, begin.elapsed()))
     }
 

@@ -47,6 +47,9 @@ pub struct Node {
     pub(super) repaired: usize,
     /// Virtual IPs that have a route of ours, and which.
     routed: BTreeMap<IpAddr, RouteMessage>,
+    /// Virtual IPs for which a route was asked for, and why, and the log does not say so yet: who waits for the kernel's answer
+    /// may be called away.
+    untold: BTreeMap<IpAddr, &'static str>,
     own: OwnRoutes,
     events: Events,
     poll: Interval,
@@ -63,6 +66,7 @@ impl Node {
             device: None,
             repaired: 0,
             routed: BTreeMap::new(),
+            untold: BTreeMap::new(),
             own: OwnRoutes::open()?,
             events: Events::open()?,
             poll,
@@ -80,6 +84,14 @@ impl Node {
     /// The route that host traffic to `to` takes, or `None` if there is none.
     pub(super) async fn route_to(&self, to: IpAddr) -> Result<Option<RouteMessage>, HostError> {
         sources::route_to(&self.requests, to).await
+    }
+
+    /// Tells once of a route that is there because it was asked for.
+    fn tell_added(&mut self, vip: IpAddr, source: Option<IpAddr>) {
+        if let Some(why) = self.untold.remove(&vip) {
+            let source = source.map(tracing::field::display);
+            tracing::info!(%vip, source, "added a route to the virtual IP: {why}");
+        }
     }
 
     /// What keeps this node's own connections from `vip` though there is a route.
@@ -167,6 +179,7 @@ impl Host for Node {
         }
         self.own.vips = vips.keys().copied().collect();
         self.routed.retain(|vip, _| vips.contains_key(vip));
+        self.untold.retain(|vip, _| vips.contains_key(vip));
         let mut refused = None;
         for (vip, backends) in vips {
             let ours = own.remove(&vip);
@@ -184,21 +197,23 @@ impl Host for Node {
             // Without the address that it was made for, the kernel took it away itself.
             let lost = lost.is_some_and(|lost| same(&lost, &wanted));
             self.routed.insert(vip, wanted.clone());
+            let source = preferred_source(&wanted);
             if ours.as_ref().is_some_and(|ours| same(ours, &wanted)) {
+                self.tell_added(vip, source);
                 if self.route_to(vip).await?.is_none() {
                     refused = refused.or(self.refusal(vip).await?);
                 }
                 continue;
             }
-            let source = preferred_source(&wanted).map(tracing::field::display);
+            self.untold.insert(vip, why);
             self.ask(|handle| handle.route().add(wanted).replace().execute())
                 .await
                 .map_err(|e| failed(format!("add a route to {vip}"), e))?;
+            self.tell_added(vip, source);
             self.repaired += usize::from(lost);
             if self.route_to(vip).await?.is_none() {
                 refused = refused.or(self.refusal(vip).await?);
             }
-            tracing::info!(%vip, source, "added a route to the virtual IP: {why}");
         }
         for (ip, route) in own {
             self.delete(ip, route).await?;

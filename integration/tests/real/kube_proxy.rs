@@ -23,7 +23,8 @@ const LEFT: u64 = 2_000;
 /// A kube-proxy goes on leading clients to a dead apiserver until its lease of 15 s is over.
 const KILLED: Duration = Duration::from_secs(8);
 
-/// Longest until clients of a dead apiserver that kube-proxy leads them to are served again: 15 s are usual.
+/// Longest until clients of a dead apiserver that kube-proxy leads them to are served again: 15 s are usual. A transaction in which
+/// kube-proxy 1.34 writes all Services at once takes as long.
 const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Other Services beside which kube-proxy in nftables mode is tried.
@@ -120,8 +121,10 @@ impl<'lab> Stage<'lab> {
     }
 
     fn remove_apivip(&self, daemon: &mut Daemon) -> Result<()> {
-        daemon.stop()?;
-        command::run(daemon.cleanup_command(self.lab.node()), "")?;
+        // The kernel closes the daemon's netfilter sockets when it has no transaction of kube-proxy's in hand.
+        daemon.stop_within(PATIENCE)?;
+        let cleanup = command::finish(daemon.cleanup_command(self.lab.node()), "", PATIENCE)?;
+        ensure!(cleanup.status.success(), "cleanup: {}", cleanup.stderr);
         ensure!(self.lab.node().nft_text("table inet apivip").is_err(), "apivip's table is still there");
         Ok(())
     }
