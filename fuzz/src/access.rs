@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use apivip::apiserver::{Access, AccessError, Credentials};
+use apivip::kube::{Access, AccessError, Credentials};
 use tokio::runtime::{Builder, Runtime};
 
 /// Reads a kubeconfig as if it stood where nothing else does.
@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 /// # Errors
 /// What the product says of it, in one line.
 pub fn access(kubeconfig: &[u8]) -> Result<Access, AccessError> {
-    let access = apivip::apiserver::access::of_kubeconfig(Path::new("/nowhere/kubeconfig"), kubeconfig, None);
+    let access = apivip::transport::access::of_kubeconfig(Path::new("/nowhere/kubeconfig"), kubeconfig, None);
     if let Err(error) = &access {
         is_one_line(&error.to_string());
     }

@@ -1,8 +1,8 @@
 //! The promises of the table: names and comments that nft takes, and a transaction that can be read back.
 
-use apivip::dataplane::nft::reply::{self, Observed};
-use apivip::dataplane::nft::table::{COMMENT_MAX, TABLE_NAME, Table};
-use apivip::dataplane::nft::{build, owner::Ownership, script, wire};
+use apivip::nftables::reply::{self, Observed};
+use apivip::nftables::table::{COMMENT_MAX, TABLE_NAME, Table};
+use apivip::nftables::{build, owner::Ownership, script, wire};
 use apivip::model::desired::DesiredState;
 
 /// Builds the table of `desired`, as text and as messages, and checks both.

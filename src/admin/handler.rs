@@ -21,10 +21,10 @@ use super::health::{self, Check, Wanted};
 use super::meter::Meter;
 use super::trend::{self, Trend};
 use super::{Sources, page};
-use crate::dataplane::nft;
 use crate::metrics;
 use crate::model::traffic::Traffic;
 use crate::model::types::Backend;
+use crate::nftables;
 use crate::reconcile::ask_totals;
 use crate::status::{Parts, Status};
 
@@ -88,7 +88,9 @@ impl Handler {
                 Err(error) => failed(&error),
             },
             "/debug/ruleset" => match &self.sources.report.borrow().programmed {
-                Some(state) => respond(StatusCode::OK, TEXT, nft::script(&nft::build::table(state))),
+                Some(state) => {
+                    respond(StatusCode::OK, TEXT, nftables::script(&nftables::build::table(state)))
+                }
                 None => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "nothing is programmed yet\n"),
             },
             _ => respond(StatusCode::NOT_FOUND, TEXT, THERE_IS),

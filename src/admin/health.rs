@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use crate::report::{Phase, Report};
+use crate::model::report::{Phase, Report};
 use crate::selftest::{Results, TIMEOUT};
 
 /// One check, and why it failed, if it did.

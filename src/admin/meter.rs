@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::dataplane::flows::meter;
+use crate::conntrack::meter;
 use crate::model::desired::DesiredState;
 use crate::model::traffic::Traffic;
 

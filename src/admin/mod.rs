@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 
-use crate::apiserver::Connection;
-use crate::lock::{self, SOCKET_FILE};
+use crate::kube::Connection;
 use crate::metrics::Metrics;
 use crate::model::merge::Origins;
+use crate::model::report::Report;
 use crate::model::types::ServiceKey;
+use crate::process::lock::{self, SOCKET_FILE};
 use crate::reconcile::TotalsQuery;
-use crate::report::Report;
 use crate::selftest::Results;
 
 mod handler;

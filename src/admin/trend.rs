@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::model::health::State;
+use crate::model::report::Report;
 use crate::model::types::Backend;
-use crate::report::Report;
 
 /// From one sample to the next.
 pub(super) const EVERY: Duration = Duration::from_secs(2);

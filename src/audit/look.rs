@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::hello::{self, Reply};
-use crate::apiserver::plain;
+use crate::kube::plain;
 
 /// One handshake.
 const LIMIT: Duration = Duration::from_secs(3);

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::finding::{Check, Finding, Group};
 use super::node::published;
 use super::reading::reading;
-use crate::apiserver::examine::Examined;
-use crate::apiserver::review::Audience;
-use crate::apiserver::{Lifetime, Warning};
+use crate::kube::examine::Examined;
+use crate::kube::review::Audience;
+use crate::kube::{Lifetime, Warning};
 use crate::model::types::ServiceKey;
 use crate::status::duration;
 

@@ -2,9 +2,9 @@
 
 use super::finding::{Check, Finding, Group};
 use crate::columns::few;
-use crate::dataplane::elsewhere::Elsewhere;
-use crate::dataplane::links::SeenLink;
-use crate::dataplane::nft::survey::Survey;
+use crate::nftables::survey::Survey;
+use crate::routes::links::SeenLink;
+use crate::routes::other_netns::Elsewhere;
 
 /// What was seen of such ways.
 #[derive(Clone, Debug, Default)]
@@ -124,7 +124,7 @@ fn hardware(ways: &Ways) -> Finding {
 mod tests {
     use super::super::finding::Verdict;
     use super::*;
-    use crate::dataplane::nft::survey::SeenFlowtable;
+    use crate::nftables::survey::SeenFlowtable;
 
     fn clean() -> Ways {
         Ways {

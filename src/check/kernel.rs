@@ -1,7 +1,7 @@
 //! Verdicts on what the kernel can and on what this process may. Pure.
 
 use super::finding::{Check, Finding, Group};
-use crate::dataplane::trial::{Feature, Outcome, Tried};
+use crate::kernel_features::{Feature, Outcome, Tried};
 
 /// What was tried of the kernel.
 pub type Trial = Result<Vec<Tried>, String>;

@@ -23,8 +23,8 @@ pub use collect::{Scope, Seen, within};
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::apiserver::Access;
 use crate::config::{ModeArg, RunArgs, TableOwnerArg, VERSION};
+use crate::kube::Access;
 use finding::Report;
 use settings::Concerns;
 

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 
 use super::finding::{Check, Finding, Group};
 use crate::columns::few;
-use crate::dataplane::links::SeenLink;
-use crate::dataplane::nft::survey::{SeenChain, Survey};
-use crate::dataplane::nft::table::TABLE_NAME;
+use crate::nftables::survey::{SeenChain, Survey};
+use crate::nftables::table::TABLE_NAME;
+use crate::routes::links::SeenLink;
 
 /// Traces of other programs.
 #[derive(Clone, Debug, Default)]
@@ -51,7 +51,7 @@ const CILIUM: Check = neighbour("cilium", "Cilium's socket load balancer and hos
 const CALICO: Check = neighbour("calico-ebpf", "Calico's eBPF dataplane");
 const SOCKETS: Check = neighbour("socket-translation", "programs that translate at the socket");
 
-/// Ahead of it a flow is translated by others. [`crate::dataplane::nft::table::Hook`] has it.
+/// Ahead of it a flow is translated by others. [`crate::nftables::table::Hook`] has it.
 const OURS: i32 = -105;
 
 /// All findings.

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use super::finding::{Check, Finding, Group};
 use crate::columns::few;
-use crate::dataplane::nft::survey::Survey;
-use crate::dataplane::nft::table::TABLE_NAME;
 use crate::model::desired::{NodeView, PreferredSource, Source};
 use crate::model::types::ServiceKey;
+use crate::nftables::survey::Survey;
+use crate::nftables::table::TABLE_NAME;
 
 /// What was found on the node.
 #[derive(Clone, Debug, Default)]

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::api::{Api, api, kubectl};
 use super::finding::{Check, Finding};
-use crate::apiserver::review::{Denied, Permission};
 use crate::columns::few;
+use crate::kube::review::{Denied, Permission};
 use crate::model::snapshot::{ServiceStatus, Snapshot};
 use crate::model::types::ServiceKey;
 

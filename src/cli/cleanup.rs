@@ -5,13 +5,14 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::Failure;
+use crate::bootstrap::state;
 use crate::config::CleanupArgs;
-use crate::dataplane::host::Node;
-use crate::dataplane::nftables::Nftables;
 use crate::dataplane::{Dataplane, Host};
-use crate::handover::HANDOVER_FILE;
-use crate::lock::{LOCK_FILE, Lock, SOCKET_FILE};
-use crate::{privileges, state};
+use crate::nftables::dataplane::Nftables;
+use crate::process::handover::HANDOVER_FILE;
+use crate::process::lock::{LOCK_FILE, Lock, SOCKET_FILE};
+use crate::process::privileges;
+use crate::routes::Node;
 
 pub(super) fn cleanup(args: &CleanupArgs) -> Result<(), Failure> {
     privileges::require_net_admin().map_err(Failure::configuration)?;

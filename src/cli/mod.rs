@@ -18,7 +18,7 @@ use clap::error::ErrorKind;
 
 use crate::check::AskDaemon;
 use crate::config::{Cli, Command};
-use crate::telemetry;
+use crate::process::log;
 
 /// Everything went well.
 pub const OK: u8 = 0;
@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
     };
     ExitCode::from(match outcome {
         Ok(code) => {
-            telemetry::flush();
+            log::flush();
             code
         }
         Err(Failure::Runtime(error)) => report(&error, FAILED),
@@ -93,7 +93,7 @@ pub fn main() -> ExitCode {
 }
 
 fn report(error: &anyhow::Error, code: u8) -> u8 {
-    telemetry::fatal(&format!("apivip: {}", one_line(&format!("{error:#}"))));
+    log::fatal(&format!("apivip: {}", one_line(&format!("{error:#}"))));
     code
 }
 

@@ -10,18 +10,18 @@ use anyhow::Context;
 use super::Failure;
 use super::input::Objects;
 use crate::config::RenderArgs;
-use crate::dataplane::nft;
 use crate::model::desired::{DesiredState, NodeView, PreferredSource, Source, desire};
 use crate::model::health::{BackendHealth, Cue, FailReason, HealthView, State};
 use crate::model::snapshot::Snapshot;
 use crate::model::types::Backend;
+use crate::nftables;
 
 pub(super) fn render(args: &RenderArgs) -> Result<(), Failure> {
     let (desired, remarks) = desired(args).map_err(Failure::Configuration)?;
     for remark in remarks {
         eprintln!("apivip: {remark}");
     }
-    let script = nft::script(&nft::build::table(&desired));
+    let script = nftables::script(&nftables::build::table(&desired));
     std::io::stdout().write_all(script.as_bytes()).context("write to stdout").map_err(Failure::Runtime)
 }
 

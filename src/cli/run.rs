@@ -5,12 +5,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::Failure;
-use crate::app::{AppError, Bound};
 use crate::config::RunArgs;
-use crate::{apiserver, privileges, telemetry};
+use crate::daemon::{AppError, Bound};
+use crate::process::{log, privileges};
 
 pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
-    telemetry::start(args.log_format, &args.log_level).map_err(Failure::configuration)?;
+    log::start(args.log_format, &args.log_level).map_err(Failure::configuration)?;
     // One thread: the work is small, and each further thread costs memory on every node.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -27,7 +27,7 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
 
 async fn daemon(args: RunArgs) -> Result<(), Failure> {
     args.boot.configured(args.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
-    let access = apiserver::load(args.kubeconfig.as_deref(), args.context.as_deref())
+    let access = crate::transport::access::load(args.kubeconfig.as_deref(), args.context.as_deref())
         .map_err(Failure::configuration)?;
     if !args.dry_run {
         privileges::require_net_admin().map_err(Failure::configuration)?;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::nft::events::Culprit;
+use crate::nftables::events::Culprit;
 
 /// The most culprits that are named at a time.
 const MOST_CULPRITS: usize = 8;

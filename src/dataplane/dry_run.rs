@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 
-use super::claim::Claim;
 use super::drift::Drift;
-use super::flows::{FlowKiller, FlowOrder, FlowReport, Stale};
 use super::{Applied, Dataplane, DataplaneError, Host};
+use crate::conntrack::{FlowKiller, FlowOrder, FlowReport, Stale};
 use crate::model::desired::{DesiredState, NodeView};
 use crate::model::types::Backend;
+use crate::routes::local_vip::Claim;
 
 /// Programs nothing and ends no flow.
 #[derive(Clone, Copy, Debug)]

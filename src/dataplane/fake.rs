@@ -12,14 +12,14 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::claim::Claim;
 use super::drift::{Drift, Found};
-use super::host::HostError;
-use super::nft::events::Culprit;
-use super::nft::socket::NftError;
 use super::{Applied, Dataplane, DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView};
 use crate::model::types::Backend;
+use crate::nftables::events::Culprit;
+use crate::nftables::socket::NftError;
+use crate::routes::HostError;
+use crate::routes::local_vip::Claim;
 
 /// How long it is waited for an answer that does not come.
 const UNANSWERED: Duration = Duration::from_secs(5);

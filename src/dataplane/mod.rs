@@ -1,24 +1,15 @@
 //! Desired state -> the kernel. What the reconciler needs of a dataplane, and the dataplanes themselves.
 
-pub mod claim;
 pub mod drift;
 pub mod dry_run;
-pub mod elsewhere;
 pub mod fake;
-pub mod flows;
-pub mod host;
-pub mod links;
-mod multicast;
-pub mod nft;
-pub mod nftables;
-pub mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use claim::Claim;
+use crate::routes::local_vip::Claim;
 use drift::Drift;
 use futures_util::future::LocalBoxFuture;
 
@@ -107,10 +98,10 @@ pub struct Applied {
 pub enum DataplaneError {
     /// nf_tables.
     #[error(transparent)]
-    Nft(#[from] nft::socket::NftError),
+    Nft(#[from] crate::nftables::socket::NftError),
     /// Routes and addresses.
     #[error(transparent)]
-    Host(#[from] host::HostError),
+    Host(#[from] crate::routes::HostError),
     /// No answer in time; the commit may still happen.
     #[error("no answer from nf_tables within {} s: another program holds its commit lock", .0.as_secs())]
     TimedOut(Duration),
@@ -125,7 +116,7 @@ pub enum DataplaneError {
 impl DataplaneError {
     /// Its label in metrics.
     pub fn label(&self) -> &'static str {
-        use nft::socket::NftError;
+        use crate::nftables::socket::NftError;
         match self {
             Self::Nft(NftError::Refused { .. }) => "refused",
             Self::Nft(NftError::OwnedByAnother(_)) => "owned_by_another",
@@ -148,7 +139,7 @@ impl DataplaneError {
 
     /// Whether a commit that failed with this may have happened, or may happen still.
     pub fn leaves_unknown(&self) -> bool {
-        use nft::socket::NftError;
+        use crate::nftables::socket::NftError;
         match self {
             Self::Nft(error) => matches!(error, NftError::Receive(_) | NftError::Malformed(_)),
             Self::TimedOut(_) | Self::Worker(_) => true,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::kept::Kept;
 use super::timetable::Link;
-use crate::readyz::Credentials;
+use crate::transport::readyz::Credentials;
 
 /// Certificates are often renewed on all nodes at once. Each node waits so long at the most.
 const SPREAD: Duration = Duration::from_secs(5);

@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, watch};
 use crate::model::health::{HealthOptions, HealthView};
 use crate::model::published::Published;
 use crate::model::types::{Backend, Vip};
-use crate::readyz::Identity;
+use crate::transport::readyz::Identity;
 
 mod beat;
 pub mod detector;

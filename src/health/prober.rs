@@ -25,7 +25,7 @@ use super::timetable::{Action, Link, Timetable};
 use super::{Asked, Kernel};
 use crate::model::health::{Answered, Caller, Cue, FailReason, Outcome, Probe};
 use crate::model::types::Backend;
-use crate::readyz::{Credentials, Identity, UNAUTHORIZED, outcome, tells_readiness};
+use crate::transport::readyz::{Credentials, Identity, UNAUTHORIZED, outcome, tells_readiness};
 
 /// Fresh probes that have shaken hands and wait for `/readyz`. A burst must not pile up handshakes on a server that is
 /// slow to answer: further ones would learn nothing sooner.

@@ -5,7 +5,7 @@ use http::{HeaderMap, Method, Request, Uri, Version};
 use http_body_util::Empty;
 use rustls::pki_types::ServerName;
 
-use crate::readyz::authority;
+use crate::transport::readyz::authority;
 
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("apivip/", env!("CARGO_PKG_VERSION")));
 

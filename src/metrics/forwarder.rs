@@ -11,8 +11,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::Metrics;
-use crate::forwarder::{DialFailure, Origin, ResetCause, Stats, Way};
-use crate::report::{InUse, Report};
+use crate::model::report::{InUse, Report};
+use crate::proxy::{DialFailure, Origin, ResetCause, Stats, Way};
 
 const WAYS: [InUse; 2] = [InUse::Nftables, InUse::Forwarder];
 

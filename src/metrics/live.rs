@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::apiserver::{Connection, State};
+use crate::kube::{Connection, State};
 use crate::model::types::Backend;
 
 /// Values that are read when somebody asks.

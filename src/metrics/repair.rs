@@ -10,7 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{BUCKETS, Metrics};
 use crate::dataplane::drift::Found;
-use crate::report::Repaired;
+use crate::model::report::Repaired;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {

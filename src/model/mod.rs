@@ -10,6 +10,7 @@ pub mod interface;
 pub mod merge;
 pub mod objects;
 pub mod published;
+pub mod report;
 pub mod seed;
 pub mod snapshot;
 pub mod traffic;

@@ -9,13 +9,13 @@ use super::orders::order;
 use super::path::{COMMIT_BOUND, Mode};
 use super::telling::Told;
 use super::{Meanwhile, Reconciler, chain};
-use crate::dataplane::flows::{FlowKiller, Stale};
+use crate::conntrack::{FlowKiller, Stale};
 use crate::dataplane::{Applied, Dataplane, DataplaneError, Host};
-use crate::forwarder::Forward;
 use crate::model::desired::{DesiredState, NodeView, desire};
 use crate::model::forwarding::routes;
 use crate::model::health::HealthView;
-use crate::report::{InUse, Phase};
+use crate::model::report::{InUse, Phase};
+use crate::proxy::Forward;
 
 /// A commit that takes longer waits for another program's. The clients of a dead backend do not wait with it.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::dataplane::flows::FlowReport;
+use crate::conntrack::FlowReport;
 use crate::metrics::{Metrics, Stage};
 use crate::model::health::{BackendHealth, Cue, FailReason, HealthView, State};
+use crate::model::report::{Ended, Report, Transition};
 use crate::model::types::Backend;
-use crate::report::{Ended, Report, Transition};
 
 /// So many of the latest changes are kept to be shown: a day of a cluster that is upgraded, and a few kilobytes.
 const SHOWN: usize = 64;
@@ -246,7 +246,7 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::flows::{Purpose, Remaining};
+    use crate::conntrack::{Purpose, Remaining};
     use crate::model::health::sample as health;
     use crate::model::snapshot::{ServiceStatus, Snapshot};
 

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::Reconciler;
-use crate::dataplane::flows::{FlowKiller, FlowOrder, Purpose};
+use crate::conntrack::{FlowKiller, FlowOrder, Purpose};
 use crate::dataplane::{Dataplane, Host};
-use crate::forwarder::Forward;
 use crate::model::desired::DesiredState;
 use crate::model::health::HealthView;
 use crate::model::types::{Backend, Vip};
+use crate::proxy::Forward;
 
 /// What was ordered besides ends.
 #[derive(Debug, Default)]

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::dataplane::claim::Claim;
 use crate::dataplane::{DataplaneError, Host};
-use crate::forwarder::{Forward, ForwarderError};
 use crate::model::desired::DesiredState;
-use crate::report::{InUse, PathReport};
+use crate::model::report::{InUse, PathReport};
+use crate::proxy::{Forward, ForwarderError};
+use crate::routes::local_vip::Claim;
 
 /// `--mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

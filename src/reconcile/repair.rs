@@ -8,7 +8,7 @@ use super::damper::Damper;
 use super::telling::{Sum, Telling, Told};
 use crate::dataplane::drift::{Drift, Found};
 use crate::metrics::Metrics;
-use crate::report::{Repair, Repaired, Repairs};
+use crate::model::report::{Repair, Repaired, Repairs};
 
 /// So many of the latest repairs are shown.
 const SHOWN: usize = 8;

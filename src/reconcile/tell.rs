@@ -5,8 +5,8 @@ use std::time::Instant;
 use super::{PathError, Reconciler};
 use crate::model::desired::Hold;
 use crate::model::health::HealthView;
+use crate::model::report::{InUse, Phase, Report};
 use crate::model::snapshot::Snapshot;
-use crate::report::{InUse, Phase, Report};
 
 /// The error that was logged last.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,12 +6,12 @@ use tokio::task::LocalSet;
 use tokio::time::advance;
 
 use super::*;
+use crate::conntrack::fake::FakeFlows;
 use crate::dataplane::fake::FakeKernel;
-use crate::dataplane::flows::fake::FakeFlows;
-use crate::forwarder::fake::FakeForwarder;
 use crate::model::balance::Balance;
 use crate::model::desired::{Masquerade, NodeView, PreferredSource, Source};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
+use crate::proxy::fake::FakeForwarder;
 
 struct Rig {
     kernel: FakeKernel,
@@ -156,7 +156,7 @@ fn a_refused_commit_is_tried_again_until_the_kernel_takes_it() {
         rig.kernel.set_failing(false);
         rig.reports.changed().await.unwrap();
         assert_eq!(rig.backends(), [backend(12)]);
-        let text = rig.metrics.encode(&crate::apiserver::Connection::default(), &BTreeMap::new()).unwrap();
+        let text = rig.metrics.encode(&crate::kube::Connection::default(), &BTreeMap::new()).unwrap();
         assert!(!text.contains("apivip_commits_total{outcome=\"failed\"} 0"), "{text}");
     });
 }

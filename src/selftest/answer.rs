@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind as Kind};
 
 use crate::model::health::{FailReason, Outcome};
-use crate::readyz::{outcome, reason};
+use crate::transport::readyz::{outcome, reason};
 
 /// Why a virtual IP did not answer. A closed set: these are labels of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

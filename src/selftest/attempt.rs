@@ -20,7 +20,7 @@ use super::answer::{Failure, STATUS_LINE, judge};
 use super::{Evidence, TIMEOUT};
 use crate::model::health::FailReason;
 use crate::model::types::Vip;
-use crate::readyz::authority;
+use crate::transport::readyz::authority;
 
 /// How long the other side may take to close.
 const CLOSE: Duration = Duration::from_secs(1);

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use tokio::sync::watch;
 
+use crate::model::report::Report;
 use crate::model::types::{Backend, Vip};
-use crate::readyz::Identity;
-use crate::report::Report;
+use crate::transport::readyz::Identity;
 
 mod answer;
 mod attempt;

@@ -14,10 +14,10 @@ use super::others::{OthersWay, Tracker};
 use super::verdict::{verdict, without_connection};
 use super::{Component, Counted, Evidence, FAILURES, Latest, Observer, Results, SelfTestConfig};
 use crate::model::desired::DesiredState;
+use crate::model::report::{InUse, Phase, Report};
 use crate::model::snapshot::HTTPS;
 use crate::model::types::{Backend, Vip};
-use crate::readyz::{Identity, settings};
-use crate::report::{InUse, Phase, Report};
+use crate::transport::readyz::{Identity, settings};
 
 /// After a failure the next round comes this soon: recovery is to be seen at once.
 const AGAIN: Duration = Duration::from_secs(1);

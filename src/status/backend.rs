@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::unix_now;
 use crate::model::desired::DesiredFrontend;
 use crate::model::health::{FailReason, State};
 use crate::model::merge::{Origins, Source};
+use crate::model::report::Report;
 use crate::model::traffic::Traffic;
 use crate::model::types::{Backend, Family};
-use crate::report::Report;
+use crate::process::clock::unix_now;
 
 /// One apiserver.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::forwarder::{Origin, Stats};
-use crate::report::{InUse, Report};
+use crate::model::report::{InUse, Report};
+use crate::proxy::{Origin, Stats};
 
 /// Which way new connections take.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{BackendStatus, Status, duration, expiry};
-use crate::clock::unix_now;
 use crate::model::merge::Source;
+use crate::process::clock::unix_now;
 
 /// A repair is news for so long, in seconds.
 const RECENT: u64 = 600;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::{Repair, Repairs};
+use crate::model::report::{Repair, Repairs};
 
 /// Repairs since the daemon started.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

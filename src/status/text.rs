@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::{BackendStatus, FrontendStatus, Status, duration, expiry};
-use crate::clock::unix_now;
 use crate::columns::{Cell, Columns, Paint};
 use crate::model::merge::Source;
+use crate::process::clock::unix_now;
 
 /// How it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

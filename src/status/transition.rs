@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::model::health::FailReason;
+use crate::model::report::Transition;
 use crate::model::types::Backend;
-use crate::report::Transition;
 
 /// One change of an apiserver's state, and what followed from it.
 #[derive(Clone, Debug, Serialize, Deserialize)]

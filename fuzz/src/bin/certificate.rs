@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use apivip::apiserver::examine::believes;
+use apivip::kube::examine::believes;
 use apivip_fuzz::access::{access, is_one_line};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

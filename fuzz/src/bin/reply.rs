@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use apivip::dataplane::nft::reply::{self, Observed};
-use apivip::dataplane::nft::table::Table;
-use apivip::dataplane::nft::{build, wire};
+use apivip::nftables::reply::{self, Observed};
+use apivip::nftables::table::Table;
+use apivip::nftables::{build, wire};
 use apivip::model::objects::{ClusterView, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort};
 use apivip_fuzz::{desired, table::check_transaction};
 use libfuzzer_sys::fuzz_target;

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use apivip::apiserver::decode::{self, Change, Event};
-use apivip::apiserver::frames::{Lines, TooLong};
-use apivip::apiserver::resource::Resource;
+use apivip::kube::decode::{self, Change, Event};
+use apivip::kube::frames::{Lines, TooLong};
+use apivip::kube::resource::Resource;
 use apivip::model::objects::{ClusterView, EndpointSlice, Service, ServicePort};
 use apivip_fuzz::{check, key};
 use libfuzzer_sys::fuzz_target;

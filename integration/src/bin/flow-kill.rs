@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use apivip::dataplane::flows::observe::Observation;
-use apivip::dataplane::flows::{Asked, FlowKiller, FlowOptions, FlowOrder, Flows, Purpose};
+use apivip::conntrack::observe::Observation;
+use apivip::conntrack::{Asked, FlowKiller, FlowOptions, FlowOrder, Flows, Purpose};
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};

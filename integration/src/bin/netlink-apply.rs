@@ -3,7 +3,7 @@
 
 use apivip::cli::render::desired;
 use apivip::config::RenderArgs;
-use apivip::dataplane::nft::{build, socket::NftSocket};
+use apivip::nftables::{build, socket::NftSocket};
 use clap::Parser;
 
 #[derive(Parser)]

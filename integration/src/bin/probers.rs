@@ -9,17 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use apivip::apiserver::{self, Access, ApiConfig, Connection, TLS_NAME};
 use apivip::health::{self, Inputs, ProbeConfig};
+use apivip::kube::{self, Access, ApiConfig, Connection, TLS_NAME};
 use apivip::model::desired::{DesiredFrontend, DesiredState, SourcePolicy};
 use apivip::model::health::{HealthView, State};
 use apivip::model::merge::Alternatives;
 use apivip::model::published::Published;
+use apivip::model::report::Report;
 use apivip::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
 use apivip::model::types::{Backend, Family, ServiceKey, Vip};
-use apivip::readyz::Identity;
-use apivip::report::Report;
 use apivip::selftest::{self, Counts, Evidence, Observer, Results, SelfTestConfig, Trace};
+use apivip::transport::readyz::Identity;
 use clap::{Parser, ValueEnum};
 use integration::fleet;
 use integration::lab::addresses::vip;
@@ -72,7 +72,7 @@ enum Part {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     raise_descriptors()?;
-    let access = apiserver::load(Some(&arguments.kubeconfig), None)?;
+    let access = apivip::transport::access::load(Some(&arguments.kubeconfig), None)?;
     let identity = access.identity().await.map_err(anyhow::Error::msg)?;
     let (mut tasks, mut views) = (JoinSet::new(), Vec::new());
     let takes = |part| !arguments.without.contains(&part);
@@ -144,11 +144,11 @@ fn watches(access: &Access, identity: &Identity, tasks: &mut JoinSet<()>) -> Res
         alternatives,
         views,
         identity: Arc::new(watch::channel(identity.clone()).0),
-        ping_interval: apiserver::PING_INTERVAL,
-        spread_interval: apiserver::SPREAD_INTERVAL,
+        ping_interval: kube::PING_INTERVAL,
+        spread_interval: kube::SPREAD_INTERVAL,
     };
     tasks.spawn(async move {
-        apiserver::run(config, snapshots_in, watch::channel(Connection::default()).0).await;
+        kube::run(config, snapshots_in, watch::channel(Connection::default()).0).await;
         drop((access_in, alternatives_in, views_in, snapshots));
     });
     Ok(())

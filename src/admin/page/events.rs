@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Escaped, class};
-use crate::clock::unix_now;
+use crate::process::clock::unix_now;
 use crate::status::{Status, TransitionStatus, duration};
 
 /// One line of it.

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use super::*;
-use crate::apiserver::Connection;
+use crate::kube::Connection;
 use crate::metrics::Metrics;
 use crate::model::merge::Origins;
-use crate::report::Report;
+use crate::model::report::Report;
 use crate::selftest::{Component, Latest, OthersWay};
 use crate::status::{BackendStatus, Parts, Problem, RepairStatus, TransitionStatus};
 

@@ -12,7 +12,6 @@ use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 
 use super::stranger::stranger;
-use crate::apiserver::Credentials;
 use crate::audit::apiserver::Face;
 use crate::audit::ask::{Answer, Question, Reason, Server, Unanswered, ask, get, status};
 use crate::audit::certificate::Shown;
@@ -21,6 +20,7 @@ use crate::audit::look;
 use crate::audit::requests::{Asked, Door, Plain, paths};
 use crate::audit::token;
 use crate::audit::who::{NOWHERE, Who};
+use crate::kube::Credentials;
 
 /// All questions to one address, beyond handshakes.
 const LIMIT: Duration = Duration::from_secs(15);

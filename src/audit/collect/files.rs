@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::apiserver::plain;
+use crate::kube::plain;
 
 /// Of a file, in bytes. What is read here has some thousands.
 const MOST: u64 = 1 << 20;

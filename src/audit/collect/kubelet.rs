@@ -13,7 +13,6 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use super::kubelet_files;
-use crate::apiserver::Credentials;
 use crate::audit::ask::{self, Answer, Question, Reason, Server, Unanswered};
 use crate::audit::certificate::Shown;
 use crate::audit::hello::{OLD, TLS_1_1};
@@ -21,9 +20,10 @@ use crate::audit::kubelet::configuration::{Configuration, Known, Lack, node_addr
 use crate::audit::kubelet::{Asked, READ_ONLY_PORT, Seen};
 use crate::audit::look;
 use crate::check::within;
-use crate::clock::unix_now;
 use crate::config::AuditArgs;
-use crate::dataplane::links;
+use crate::kube::Credentials;
+use crate::process::clock::unix_now;
+use crate::routes::links;
 
 /// How long files and the kernel may take, which answer at once.
 const LOCAL: Duration = Duration::from_secs(2);
@@ -33,11 +33,7 @@ const MOST_ADDRESSES: usize = 8;
 const PATHS: [&str; 2] = ["/pods", "/healthz"];
 
 /// Everything that counts. Ends within ten seconds, whatever hangs. `roots` are the cluster's CA in DER.
-pub(in crate::audit) async fn look(
-    args: &AuditArgs,
-    credentials: Option<&Credentials>,
-    roots: &[Vec<u8>],
-) -> Seen {
+pub(crate) async fn look(args: &AuditArgs, credentials: Option<&Credentials>, roots: &[Vec<u8>]) -> Seen {
     let address = args.kubelet;
     let (files, own) = tokio::join!(files(args), within(LOCAL, own_addresses));
     let own = own.unwrap_or_default();

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::files;
 use super::processes::command_lines;
-use crate::apiserver::plain;
 use crate::audit::flags::Flags;
 use crate::audit::kubelet::configuration::{Configuration, Known, Lack, merge};
+use crate::kube::plain;
 
 /// kubeadm's place for it, and most others'.
 const USUAL: &str = "/var/lib/kubelet/config.yaml";

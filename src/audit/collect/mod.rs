@@ -26,10 +26,10 @@ use super::ask::Server;
 use super::control::Control;
 use super::redirect::Redirect;
 use super::requests::Door;
-use crate::apiserver::{Access, Credentials, TLS_NAME};
 use crate::check::{self, AskDaemon, Scope, neighbours, node as doctor, within};
-use crate::clock::unix_now;
 use crate::config::AuditArgs;
+use crate::kube::{Access, Credentials, TLS_NAME};
+use crate::process::clock::unix_now;
 
 /// All that is read from files.
 const FILES: Duration = Duration::from_secs(3);

@@ -9,7 +9,7 @@ use crate::audit::flags::is_program;
 const LINE_BYTES: usize = 2 << 20;
 
 /// A process of the host.
-pub(in crate::audit) struct Process {
+pub(crate) struct Process {
     /// Its folder in `/proc`.
     pub folder: PathBuf,
     /// Its command line.
@@ -20,7 +20,7 @@ pub(in crate::audit) struct Process {
 ///
 /// # Errors
 /// The folder cannot be read. A process that ends meanwhile is none.
-pub(in crate::audit) fn command_lines(proc: &Path, program: &str) -> io::Result<Vec<Process>> {
+pub(crate) fn command_lines(proc: &Path, program: &str) -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(proc)? {
         let Ok(entry) = entry else { continue };

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::apiserver::Credentials;
 use crate::audit::ask::{Question, Server, ask};
 use crate::audit::control::{Review, Reviewed, Served, Subject};
+use crate::kube::Credentials;
 
 const SELF: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 const OTHERS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";

@@ -2,9 +2,9 @@ use std::sync::Arc;
 
 use super::super::finding::Verdict;
 use super::*;
-use crate::apiserver::examine::Ready;
-use crate::apiserver::resource::Resource;
-use crate::apiserver::review::{Denied, Permission};
+use crate::kube::examine::Ready;
+use crate::kube::resource::Resource;
+use crate::kube::review::{Denied, Permission};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
 
 const NOW: i64 = 1_800_000_000;

@@ -8,12 +8,12 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::AskDaemon;
-use crate::apiserver::plain;
 use crate::check::neighbours::LegacyTable;
 use crate::check::settings::Settings;
-use crate::dataplane::host::ROUTE_PROTOCOL;
-use crate::dataplane::links::{self, SeenLink};
-use crate::lock::LOCK_FILE;
+use crate::kube::plain;
+use crate::process::lock::LOCK_FILE;
+use crate::routes::ROUTE_PROTOCOL;
+use crate::routes::links::{self, SeenLink};
 
 const INTERFACES: &str = "/proc/sys/net/ipv4/conf";
 const DEVICES: &str = "/sys/class/net";

@@ -20,14 +20,16 @@ use super::neighbours::Traces;
 use super::node::{Daemon, Here};
 use super::settings::Settings;
 use super::{AskDaemon, is_plain};
-use crate::apiserver::plain;
+use crate::bootstrap::state::StateFile;
 use crate::config::{MasqueradeArg, RunArgs};
-use crate::dataplane::host::Node;
-use crate::dataplane::nft::socket::NftSocket;
-use crate::dataplane::{Host, elsewhere, links, trial};
+use crate::dataplane::Host;
+use crate::kernel_features;
+use crate::kube::plain;
 use crate::model::desired::{NodeView, PreferredSource};
 use crate::model::merge::LastGood;
-use crate::state::StateFile;
+use crate::nftables::socket::NftSocket;
+use crate::routes::Node;
+use crate::routes::{links, other_netns};
 
 /// How long the kernel may take for each question. It answers in milliseconds, or after modules are loaded.
 const KERNEL: Duration = Duration::from_secs(6);
@@ -67,14 +69,14 @@ pub struct Seen {
 pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> Seen {
     let kernel = async {
         match scope {
-            Scope::All => within(KERNEL, || trial::run(KERNEL - Duration::from_secs(1))).await,
+            Scope::All => within(KERNEL, || kernel_features::run(KERNEL - Duration::from_secs(1))).await,
             Scope::Node => None,
         }
     };
     let rules = within(KERNEL, || NftSocket::open().and_then(|mut socket| socket.survey()));
     let devices = within(KERNEL, links::links);
     let files = within(KERNEL, local::files);
-    let elsewhere = within(KERNEL, || elsewhere::elsewhere(KINDS, KERNEL / 2));
+    let elsewhere = within(KERNEL, || other_netns::elsewhere(KINDS, KERNEL / 2));
     let known = async {
         let (daemon, state) = tokio::join!(daemon(args, ask), saved(args));
         let known = Known { daemon, state };
@@ -108,15 +110,16 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
         Node::open()?.view(addresses, all).await
     });
     let to_dial: Vec<SocketAddr> = vips.iter().copied().collect();
-    let dialled =
-        within(ROUTES, move || to_dial.into_iter().map(|vip| (vip, trial::peer_of(vip))).collect::<Vec<_>>());
+    let dialled = within(ROUTES, move || {
+        to_dial.into_iter().map(|vip| (vip, kernel_features::peer_of(vip))).collect::<Vec<_>>()
+    });
     let (routes, dialled) = tokio::join!(routes, dialled);
     let routes = routes.ok().map(|view| view.map_err(|error| local::chain(&error)));
     if let Some(Ok(view)) = &routes {
         settings.bridges_to_apiservers = bridges_to(view, &backends, settings.bridges.as_deref());
     }
     Seen {
-        capabilities: crate::privileges::effective_set().ok(),
+        capabilities: crate::process::privileges::effective_set().ok(),
         trial,
         settings,
         traces: Traces {

@@ -9,15 +9,15 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::Known;
-use crate::apiserver::examine::{Examined, Trust, examine};
-use crate::apiserver::review::{self, Audience};
-use crate::apiserver::{self, Access, plain};
 use crate::check::api::Api;
-use crate::clock::unix_now;
 use crate::config::RunArgs;
+use crate::kube::examine::{Examined, Trust, examine};
+use crate::kube::review::{self, Audience};
+use crate::kube::{Access, plain};
 use crate::model::health::Outcome;
 use crate::model::types::Vip;
-use crate::readyz;
+use crate::process::clock::unix_now;
+use crate::transport::readyz;
 
 /// Of each step: a lost SYN (1 s) is survived.
 const STEP: Duration = Duration::from_millis(2200);
@@ -116,11 +116,11 @@ pub(super) async fn api(args: &RunArgs, known: &Known) -> Remote {
 }
 
 /// `None`: nothing is configured.
-pub(in crate::check) async fn load(args: &RunArgs) -> Option<Result<Access, String>> {
+pub(crate) async fn load(args: &RunArgs) -> Option<Result<Access, String>> {
     if args.kubeconfig.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
         return None;
     }
-    let loaded = apiserver::load(args.kubeconfig.as_deref(), args.context.as_deref());
+    let loaded = crate::transport::access::load(args.kubeconfig.as_deref(), args.context.as_deref());
     Some(loaded.map_err(|error| error.to_string()))
 }
 

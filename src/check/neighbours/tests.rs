@@ -1,6 +1,6 @@
 use super::super::finding::Verdict;
 use super::*;
-use crate::dataplane::nft::survey::{SeenBase, SeenTable};
+use crate::nftables::survey::{SeenBase, SeenTable};
 
 fn vip() -> SocketAddr {
     SocketAddr::from(([10, 96, 0, 1], 443))

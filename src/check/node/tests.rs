@@ -1,6 +1,6 @@
 use super::super::finding::Verdict;
 use super::*;
-use crate::dataplane::nft::survey::SeenTable;
+use crate::nftables::survey::SeenTable;
 
 fn vip() -> IpAddr {
     IpAddr::from([10, 96, 0, 1])

@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::bail;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::lock::SOCKET_FILE;
+use crate::process::lock::SOCKET_FILE;
 
 /// One HTTP/1.0 request: the answer ends with the connection.
-pub(in crate::cli) fn ask(run_dir: &Path, path: &str, timeout: Duration) -> anyhow::Result<String> {
+pub(crate) fn ask(run_dir: &Path, path: &str, timeout: Duration) -> anyhow::Result<String> {
     let socket = run_dir.join(SOCKET_FILE);
     let answer = exchange(&socket, path, timeout).map_err(|error| explained(error, &socket, timeout))?;
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {

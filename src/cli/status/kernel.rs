@@ -1,9 +1,9 @@
 //! What the kernel holds of apivip while no daemon answers: the rules go on working without it.
 
 use crate::columns::{Cell, Columns};
-use crate::dataplane::nft::names;
-use crate::dataplane::nft::reply::Observed;
-use crate::dataplane::nft::socket::NftSocket;
+use crate::nftables::names;
+use crate::nftables::reply::Observed;
+use crate::nftables::socket::NftSocket;
 
 /// Some lines for people. `absent`: there is no daemon with this `--run-dir`; else it only did not answer.
 pub(super) fn text(absent: bool) -> String {
@@ -61,7 +61,7 @@ fn describe(observed: &Observed, absent: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::nft::reply::{Count, ObservedChain};
+    use crate::nftables::reply::{Count, ObservedChain};
 
     #[test]
     fn people_read_addresses_and_no_names_of_the_table() {

@@ -15,7 +15,7 @@ use crate::health::{Inputs, Observer, ProbeConfig, run};
 use crate::model::health::{HealthOptions, HealthView, State};
 use crate::model::published::Published;
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
-use crate::readyz::Identity;
+use crate::transport::readyz::Identity;
 
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -13,7 +13,7 @@ use crate::health::fresh::{Asking, Attempt, PATIENCE, Target, Waiting, ask, dial
 use crate::health::prober::{Event, What};
 use crate::health::request::Question;
 use crate::model::health::{FailReason, Outcome, Probe};
-use crate::readyz::Identity;
+use crate::transport::readyz::Identity;
 
 /// Far longer than an answer takes on loopback.
 pub(super) const AMPLE: Duration = Duration::from_secs(10);

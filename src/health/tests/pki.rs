@@ -10,7 +10,7 @@ use rcgen::{
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use crate::readyz::{Credentials, Identity};
+use crate::transport::readyz::{Credentials, Identity};
 
 /// The token that servers know.
 pub(super) const TOKEN: &str = "known";

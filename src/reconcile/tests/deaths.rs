@@ -1,7 +1,7 @@
 //! What follows when backends die: rules first, then their flows, with or without the help of a rule.
 
 use super::*;
-use crate::dataplane::flows::{FlowOrder, Purpose};
+use crate::conntrack::{FlowOrder, Purpose};
 use crate::model::health::{BackendHealth, Cue, FailReason, State};
 
 /// Backends 11 to 13, of which these are down.
@@ -62,7 +62,7 @@ fn a_dead_backend_leaves_the_rules_and_then_its_flows_are_ended_once() {
         assert_eq!(ordered(&rig.flows.orders()), [(backend(13), false), (backend(12), false)]);
         assert!(rig.flows.finish(backend(13), |report| report.flows = 7));
         rig.show(view(&[12, 13])).await;
-        let text = rig.metrics.encode(&crate::apiserver::Connection::default(), &BTreeMap::new()).unwrap();
+        let text = rig.metrics.encode(&crate::kube::Connection::default(), &BTreeMap::new()).unwrap();
         assert!(text.contains("apivip_flows_ended_total{method=\"nudge\"} 7"), "{text}");
         assert!(text.contains("apivip_transitions_total{to=\"failed\",reason=\"refused\"} 2"), "{text}");
     });
@@ -128,7 +128,7 @@ fn clients_are_told_although_the_rules_wait_for_another_program() {
         // Of this one the rules that wait do not know yet.
         assert!(rig.flows.finish(backend(12), |report| report.flows = 3));
         tokio::time::sleep(Duration::from_millis(1)).await;
-        let text = rig.metrics.encode(&crate::apiserver::Connection::default(), &BTreeMap::new()).unwrap();
+        let text = rig.metrics.encode(&crate::kube::Connection::default(), &BTreeMap::new()).unwrap();
         assert!(text.contains("apivip_flows_ended_total{method=\"socket\"} 5"), "{text}");
         rig.kernel.set_blocked(false);
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,8 +1,8 @@
 //! When the forwarder stands in for rules, and when it no longer does.
 
 use super::*;
-use crate::dataplane::claim::Claim;
-use crate::report::InUse;
+use crate::model::report::InUse;
+use crate::routes::local_vip::Claim;
 
 fn in_use(rig: &Rig) -> InUse {
     rig.reports.borrow().path.as_ref().map_or(InUse::None, |path| path.in_use)

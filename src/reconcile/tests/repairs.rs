@@ -1,7 +1,7 @@
 //! What others change is made again, soon but not in a busy loop; and what goes on while a commit waits.
 
 use super::*;
-use crate::dataplane::nft::events::Culprit;
+use crate::nftables::events::Culprit;
 
 fn firewalld() -> Culprit {
     Culprit { pid: 42, name: "firewalld".to_owned() }
@@ -28,7 +28,7 @@ fn a_change_by_another_program_is_put_right_and_told_with_its_culprit() {
         assert_eq!(repairs.total, 1);
         assert_eq!(repairs.latest[0].by.as_deref(), Some("firewalld (pid 42)"));
         assert_eq!(rig.flows.forgotten().len(), 2, "who dialled meanwhile would stay without rules");
-        let text = rig.metrics.encode(&crate::apiserver::Connection::default(), &BTreeMap::new()).unwrap();
+        let text = rig.metrics.encode(&crate::kube::Connection::default(), &BTreeMap::new()).unwrap();
         assert!(text.contains("apivip_drift_repairs_total{object=\"table\",found=\"event\"} 1\n"), "{text}");
         // A repair, however late, is no reaction to what the API said.
         assert!(text.contains("apivip_reaction_seconds_count 1\n"), "{text}");

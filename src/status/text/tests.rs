@@ -3,17 +3,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::apiserver::{Connection, Expiry, State as ApiState};
-use crate::forwarder::Stats;
+use crate::kube::{Connection, Expiry, State as ApiState};
 use crate::model::balance::Balance;
 use crate::model::desired::{Masquerade, NodeView, Policy, desire};
 use crate::model::health::sample as health;
 use crate::model::health::{BackendHealth, FailReason, HealthView, State};
 use crate::model::merge::Origins;
+use crate::model::report::{InUse, PathReport, Phase, Report};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
 use crate::model::traffic::{Bytes, Traffic};
 use crate::model::types::Backend;
-use crate::report::{InUse, PathReport, Phase, Report};
+use crate::proxy::Stats;
 use crate::status::Parts;
 
 fn backend(last: u8) -> Backend {

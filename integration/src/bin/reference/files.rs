@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
+use apivip::bootstrap::state::{NEW_FILE, STATE_FILE};
 use apivip::config::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
-use apivip::dataplane::claim::DEVICE;
-use apivip::dataplane::host::ROUTE_PROTOCOL;
-use apivip::dataplane::nft::table::TABLE_NAME;
-use apivip::handover::HANDOVER_FILE;
-use apivip::lock::{LOCK_FILE, SOCKET_FILE};
-use apivip::state::{NEW_FILE, STATE_FILE};
+use apivip::nftables::table::TABLE_NAME;
+use apivip::process::handover::HANDOVER_FILE;
+use apivip::process::lock::{LOCK_FILE, SOCKET_FILE};
+use apivip::routes::ROUTE_PROTOCOL;
+use apivip::routes::local_vip::DEVICE;
 
 /// One row for each thing.
 pub fn table() -> String {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use apivip::apiserver::{Connection, Expiry};
+use apivip::kube::{Connection, Expiry};
 use apivip::metrics::{Metrics, Stage, classic};
 use apivip::model::health::{FailReason, State};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use apivip::apiserver::{self, Access, ApiConfig, Connection, State};
+use apivip::kube::{self, Access, ApiConfig, Connection, State};
 use apivip::model::merge::Alternatives;
 use apivip::model::snapshot::SnapshotOptions;
 use clap::Args;
@@ -114,7 +114,7 @@ pub async fn read(amount: Amount, kubeconfigs: &[PathBuf]) -> Result<()> {
     let snapshot = SnapshotOptions::default();
     let identity = Arc::new(watch::channel(first.identity().await.map_err(anyhow::Error::msg)?).0);
     let views = watch::channel(None).1;
-    tokio::spawn(apiserver::run(
+    tokio::spawn(kube::run(
         ApiConfig {
             access,
             service,
@@ -122,8 +122,8 @@ pub async fn read(amount: Amount, kubeconfigs: &[PathBuf]) -> Result<()> {
             alternatives,
             views,
             identity,
-            ping_interval: apiserver::PING_INTERVAL,
-            spread_interval: apiserver::SPREAD_INTERVAL,
+            ping_interval: kube::PING_INTERVAL,
+            spread_interval: kube::SPREAD_INTERVAL,
         },
         snapshots_in,
         connection_in,
@@ -163,7 +163,7 @@ pub async fn read(amount: Amount, kubeconfigs: &[PathBuf]) -> Result<()> {
 }
 
 async fn load(path: &Path) -> Result<Access> {
-    Ok(apiserver::load(Some(path), None)?)
+    Ok(kube::load(Some(path), None)?)
 }
 
 /// What this process holds.

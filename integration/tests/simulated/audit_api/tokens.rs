@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use apivip::clock::unix_now;
+use apivip::process::clock::unix_now;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use integration::check::Checked;

@@ -1,0 +1,164 @@
+//! Brings together what seeds, saved state and the API say, and hands on what follows.
+//!
+//! In: snapshots of the API, what seeds stand for. Out: one line of snapshots for the probes, beginning with that of
+//! seeds and saved state; whom the API client may dial; where each apiserver was learnt; what is worth to be kept.
+//! [`crate::model::merge`] decides.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use crate::bootstrap::seeds::Resolved;
+use crate::bootstrap::state::StateFile;
+use crate::model::merge::{Alternatives, Configured, LastGood, Merge, Origins};
+use crate::model::published::Published;
+use crate::model::report::Report;
+use crate::model::snapshot::{ServiceStatus, Snapshot};
+use crate::process::clock::unix_now;
+
+/// Longest that an incomplete first list waits until seeds and saved state are programmed: a commit can wait for another
+/// program's for 8 s.
+const PROGRAMMED: Duration = Duration::from_secs(10);
+
+/// The last good state, or none and, if there is one that cannot be used, a warning.
+pub fn load(file: &StateFile) -> Option<LastGood> {
+    match file.load() {
+        Ok(saved) => saved,
+        Err(error) => {
+            tracing::warn!(%error, "the last good state cannot be used; going on without it");
+            None
+        }
+    }
+}
+
+/// The sending ends of everything that follows from the sources.
+#[derive(Debug)]
+pub struct Gather {
+    merge: Merge,
+    snapshots: watch::Sender<Option<Published>>,
+    alternatives: watch::Sender<Alternatives>,
+    origins: watch::Sender<Origins>,
+    good: watch::Sender<LastGood>,
+    read: watch::Sender<bool>,
+}
+
+impl Gather {
+    /// Starts from what the operator and an earlier run say. The first snapshot, if there is one, is there at once.
+    pub fn new(configured: Configured, saved: Option<LastGood>) -> Self {
+        let merge = Merge::new(configured, saved.unwrap_or_default(), unix_now());
+        for (seed, vip) in merge.contradicted() {
+            tracing::warn!(%seed, %vip, "a seed has the address of a saved virtual IP: the seed counts");
+        }
+        let gather = Self {
+            snapshots: watch::Sender::new(None),
+            alternatives: watch::Sender::new(merge.alternatives()),
+            origins: watch::Sender::new(Origins::default()),
+            good: watch::Sender::new(LastGood::default()),
+            read: watch::Sender::new(false),
+            merge,
+        };
+        gather.hand_on(None);
+        gather
+    }
+
+    /// What is to be programmed.
+    pub fn snapshots(&self) -> watch::Receiver<Option<Published>> {
+        self.snapshots.subscribe()
+    }
+
+    /// Whom the API client may dial.
+    pub fn alternatives(&self) -> watch::Receiver<Alternatives> {
+        self.alternatives.subscribe()
+    }
+
+    /// Where each apiserver was learnt.
+    pub fn origins(&self) -> watch::Receiver<Origins> {
+        self.origins.subscribe()
+    }
+
+    /// What is worth to be kept.
+    pub fn last_good(&self) -> watch::Receiver<LastGood> {
+        self.good.subscribe()
+    }
+
+    /// Whether the API has been read.
+    pub fn read(&self) -> watch::Receiver<bool> {
+        self.read.subscribe()
+    }
+
+    /// Works until the API client ends. `reports` tell what has been programmed.
+    pub async fn run(
+        mut self,
+        mut api: watch::Receiver<Option<Published>>,
+        mut resolved: mpsc::Receiver<Resolved>,
+        mut reports: watch::Receiver<Report>,
+    ) {
+        loop {
+            tokio::select! {
+                biased;
+                changed = api.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let Some(mut latest) = api.borrow_and_update().clone() else { continue };
+                    if self.must_wait(&latest.snapshot) {
+                        let programmed = reports.wait_for(|report| report.programmed.is_some());
+                        // Too late is better than never.
+                        let _ = timeout(PROGRAMMED, programmed).await;
+                        latest = api.borrow_and_update().clone().unwrap_or(latest);
+                    }
+                    self.merge.publish(Arc::clone(&latest.snapshot), unix_now());
+                    self.hand_on(Some(latest));
+                }
+                Some(Resolved { seed, addresses }) = resolved.recv() => {
+                    for rejection in self.merge.resolve(&seed, &addresses, unix_now()) {
+                        let (address, reason) = (&rejection.address, &rejection.reason);
+                        tracing::warn!(%seed, address, %reason, "left out an address that a seed stands for");
+                    }
+                    self.hand_on(None);
+                }
+            }
+        }
+    }
+
+    /// A first list that leaves something empty takes nothing away from what seeds and saved state serve. But whoever
+    /// follows snapshots may see the latest only, so that theirs must be in effect before it.
+    fn must_wait(&self, first: &Snapshot) -> bool {
+        let whole =
+            first.service == ServiceStatus::Found && first.frontends.iter().all(|f| !f.backends.is_empty());
+        !whole && self.merge.boot_snapshot().is_some()
+    }
+
+    /// Each receiver is told of what is new to it, the path of packets first.
+    fn hand_on(&self, published: Option<Published>) {
+        let boot = || {
+            let snapshot = Arc::new(self.merge.boot_snapshot()?);
+            Some(Published { snapshot, received: Instant::now() })
+        };
+        if let Some(next) = published.or_else(boot) {
+            self.snapshots.send_if_modified(|known| {
+                let news = known.as_ref().is_none_or(|known| known.snapshot != next.snapshot);
+                if news {
+                    *known = Some(next);
+                }
+                news
+            });
+        }
+        replace(&self.alternatives, &self.merge.alternatives());
+        replace(&self.origins, self.merge.origins());
+        replace(&self.good, self.merge.last_good());
+        replace(&self.read, &self.merge.is_published());
+    }
+}
+
+fn replace<T: Clone + PartialEq>(sender: &watch::Sender<T>, latest: &T) {
+    sender.send_if_modified(|known| {
+        let news = known != latest;
+        if news {
+            known.clone_from(latest);
+        }
+        news
+    });
+}

@@ -1,0 +1,231 @@
+//! What the daemon knows of its connection to the API, for status, metrics and the log.
+//!
+//! In: the steps of each session. Out: a [`Connection`] for whoever shows it, and one log line when a failure starts,
+//! changes or ends.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Serialize, Serializer};
+use tokio::sync::watch;
+
+use super::collection::Counted;
+use super::error::ApiError;
+use super::resource::Resource;
+use crate::process::clock;
+use crate::transport::access::Expiry;
+
+/// How many different failures of one outage are logged. Servers word their messages as they like.
+const LOGGED_FAILURES: usize = 32;
+
+/// The connection to the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Connection {
+    /// Whether the view is current.
+    pub state: State,
+    /// Since when it is in this state. Serialized as seconds since 1970.
+    #[serde(serialize_with = "unix_seconds")]
+    pub since: SystemTime,
+    /// The apiserver that the session is with.
+    pub address: Option<SocketAddr>,
+    /// The `resourceVersion` up to which the endpoints have been read.
+    pub resource_version: Option<String>,
+    /// When an apiserver last said something of either collection.
+    #[serde(skip)]
+    pub heard: Option<Instant>,
+    /// Why the last session ended or does not read one of the collections, one line. Kept until the next success.
+    pub last_error: Option<String>,
+    /// The credential plugin that has not answered yet, and since when it runs.
+    #[serde(skip)]
+    pub plugin: Option<(String, Instant)>,
+    /// When the CA and the credentials expire.
+    pub expiry: Expiry,
+    /// Sessions after the first.
+    pub reconnects: u64,
+    /// Lists of a collection after its first.
+    pub relists: u64,
+    /// Events that changed an object.
+    pub events: u64,
+    /// Bookmarks.
+    pub bookmarks: u64,
+    /// Events and bookmarks that were not newer than what was known.
+    pub stale: u64,
+}
+
+/// Whether the view of the API is current.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nothing has been read yet.
+    Connecting,
+    /// Both collections are watched.
+    Synced,
+    /// What was read stands, but changes do not arrive.
+    Degraded,
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Self {
+            state: State::Connecting,
+            since: SystemTime::now(),
+            address: None,
+            resource_version: None,
+            heard: None,
+            last_error: None,
+            plugin: None,
+            expiry: Expiry::default(),
+            reconnects: 0,
+            relists: 0,
+            events: 0,
+            bookmarks: 0,
+            stale: 0,
+        }
+    }
+}
+
+fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(clock::unix_seconds(*time))
+}
+
+/// Keeps a [`Connection`] up to date and logs its turns.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    sender: watch::Sender<Connection>,
+    watching: BTreeSet<Resource>,
+    synced_at: Option<Instant>,
+    logged: BTreeSet<String>,
+    /// Since when the API is not read, and how often that was tried since. By the runtime's clock.
+    outage: Option<(tokio::time::Instant, u64)>,
+}
+
+impl Reporter {
+    pub(super) fn new(sender: watch::Sender<Connection>) -> Self {
+        Self { sender, watching: BTreeSet::new(), synced_at: None, logged: BTreeSet::new(), outage: None }
+    }
+
+    /// A watch was accepted by `address`. Two collections make the view current.
+    pub(super) fn watching(&mut self, resource: Resource, address: Option<SocketAddr>) {
+        self.watching.insert(resource);
+        self.sender.send_modify(|connection| connection.address = address);
+        if self.watching.len() < 2 || self.synced_at.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        self.synced_at = Some(now);
+        self.sender.send_modify(|connection| {
+            turn(connection, State::Synced);
+            connection.last_error = None;
+        });
+        let address = address.map(tracing::field::display);
+        match self.outage.take() {
+            Some((begin, failures)) => {
+                let seconds = begin.elapsed().as_secs();
+                tracing::info!(
+                    address,
+                    after_seconds = seconds,
+                    failures,
+                    "the Kubernetes API is read again"
+                );
+            }
+            None => tracing::info!(address, "the Kubernetes API is read"),
+        }
+        self.logged.clear();
+    }
+
+    /// The session with `address` ended. Returns for how long both collections had been current in it.
+    pub(super) fn ended(&mut self, error: &ApiError, address: Option<SocketAddr>) -> Option<Duration> {
+        self.watching.clear();
+        self.failed(error, address);
+        self.outage.get_or_insert_with(|| (tokio::time::Instant::now(), 0)).1 += 1;
+        self.sender.send_modify(|connection| {
+            connection.address = None;
+            connection.reconnects += 1;
+        });
+        self.synced_at.take().map(|at| at.elapsed())
+    }
+
+    /// One collection is not read any more in the session with `address`, the other may be. Returns for how long both had
+    /// been current.
+    pub(super) fn refused(
+        &mut self,
+        resource: Resource,
+        error: &ApiError,
+        address: Option<SocketAddr>,
+    ) -> Option<Duration> {
+        self.watching.remove(&resource);
+        self.failed(error, address);
+        self.outage.get_or_insert_with(|| (tokio::time::Instant::now(), 0));
+        self.synced_at.take().map(|at| at.elapsed())
+    }
+
+    fn failed(&mut self, error: &ApiError, address: Option<SocketAddr>) {
+        let text = error.to_string();
+        let line = (address.map(|address| address.to_string()).unwrap_or_default(), &text);
+        if self.logged.len() < LOGGED_FAILURES && self.logged.insert(format!("{line:?}")) {
+            let address = address.map(tracing::field::display);
+            tracing::warn!(address, error = %text, "cannot read the Kubernetes API");
+        }
+        self.sender.send_modify(|connection| {
+            if connection.state == State::Synced {
+                turn(connection, State::Degraded);
+            }
+            connection.last_error = Some(text);
+        });
+    }
+
+    /// The session ends for a good reason.
+    pub(super) fn moved(&mut self) {
+        self.watching.clear();
+        self.synced_at = None;
+        self.sender.send_modify(|connection| {
+            connection.address = None;
+            connection.reconnects += 1;
+        });
+    }
+
+    /// A session waits for this credential plugin, or for none any more.
+    pub(super) fn waits_for(&self, plugin: Option<&str>) {
+        let plugin = plugin.map(|command| (command.to_owned(), Instant::now()));
+        self.sender.send_modify(|connection| connection.plugin = plugin);
+    }
+
+    /// These are used from now on.
+    pub(super) fn credentials(&self, expiry: Expiry) {
+        self.sender.send_if_modified(|connection| {
+            let changed = connection.expiry != expiry;
+            connection.expiry = expiry;
+            changed
+        });
+    }
+
+    /// A list, an event or a bookmark came, and this is how far the collection has been read.
+    pub(super) fn reached(&self, resource: Resource, version: &str) {
+        self.sender.send_modify(|connection| {
+            connection.heard = Some(Instant::now());
+            if resource != Resource::Service && !version.is_empty() {
+                connection.resource_version = Some(version.to_owned());
+            }
+        });
+    }
+
+    pub(super) fn counted(&self, what: Counted) {
+        self.sender.send_modify(|connection| match what {
+            Counted::Event => connection.events += 1,
+            Counted::Bookmark => connection.bookmarks += 1,
+            Counted::Stale => connection.stale += 1,
+            Counted::Relist => connection.relists += 1,
+        });
+    }
+}
+
+fn turn(connection: &mut Connection, state: State) {
+    if connection.state != state {
+        connection.state = state;
+        connection.since = SystemTime::now();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,13 @@
+//! The whole module against apiservers on loopback: real sockets, TLS and HTTP, scripted answers.
+
+mod away;
+mod cluster;
+mod failures;
+mod fake;
+pub(crate) mod log;
+mod reconnect;
+mod requests;
+mod running;
+mod storms;
+mod tls;
+mod vip;

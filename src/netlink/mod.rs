@@ -1,0 +1,4 @@
+//! Netlink messages, once for all that speaks netlink.
+
+pub mod multicast;
+pub mod netlink;

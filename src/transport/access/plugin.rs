@@ -1,0 +1,205 @@
+//! A credential plugin, as `exec` of a kubeconfig names one: what it is told, and what its answer means.
+//!
+//! In: the entry, and what the plugin writes, an ExecCredential. Out: an [`Answer`], checked like what a kubeconfig holds
+//! itself; or one line that quotes neither its output nor its arguments.
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use http::HeaderValue;
+use serde::Deserialize;
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::discreet;
+use super::identity::Identity;
+use super::token::bearer;
+use crate::transport::words::{one_line, plain};
+
+/// The most that a plugin may write, in bytes: two certificates are a hundredth of that.
+const LIMIT: usize = 1 << 20;
+
+/// What is run. Its arguments and variables may be secret.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Plugin {
+    pub(crate) command: PathBuf,
+    pub(crate) args: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    /// `KUBERNETES_EXEC_INFO`.
+    pub(crate) info: String,
+}
+
+/// What it gave, of which there is at least one.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) token: Option<HeaderValue>,
+    pub(crate) identity: Option<Identity>,
+    /// When it should be asked again, in seconds since 1970, if it says so.
+    pub(crate) end: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct ExecCredential {
+    status: Option<Status>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Status {
+    expiration_timestamp: Option<String>,
+    token: Option<String>,
+    client_certificate_data: Option<String>,
+    client_key_data: Option<String>,
+}
+
+impl Plugin {
+    /// What the plugin is told in its environment. `cluster` is there if the entry wishes so.
+    pub(crate) fn info(api_version: Option<&str>, cluster: Option<Value>) -> String {
+        let mut spec = serde_json::json!({ "interactive": false });
+        if let Some(cluster) = cluster {
+            spec["cluster"] = cluster;
+        }
+        serde_json::json!({ "kind": "ExecCredential", "apiVersion": api_version, "spec": spec }).to_string()
+    }
+
+    /// Runs it, while the thread waits.
+    pub(crate) fn run(&self) -> Result<Answer, String> {
+        let mut command = Command::new(&self.command);
+        command.args(&self.args).env("KUBERNETES_EXEC_INFO", &self.info);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        // A daemon has nobody to answer a question.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let Output { status, stdout, stderr } = finish(&mut command).map_err(|error| {
+            format!("run the credential plugin {}: {}", self.command.display(), plain(&error))
+        })?;
+        if stdout.len() > LIMIT {
+            return Err(format!("the credential plugin wrote more than {} MiB", LIMIT >> 20));
+        }
+        if !status.success() {
+            let said = one_line(&String::from_utf8_lossy(&stderr));
+            let separator = if said.is_empty() { "" } else { ": " };
+            return Err(format!("the credential plugin failed with {status}{separator}{said}"));
+        }
+        answer(&stdout)
+    }
+}
+
+/// Runs a program to its end and keeps the first bytes of what it writes, one more than [`LIMIT`] at most.
+fn finish(command: &mut Command) -> io::Result<Output> {
+    let mut child = command.spawn()?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = std::thread::scope(|scope| {
+        let stderr = scope.spawn(|| beginning(stderr));
+        let stdout = beginning(stdout);
+        (stdout, stderr.join().unwrap_or_else(|_| Ok(Vec::new())))
+    });
+    Ok(Output { status: child.wait()?, stdout: stdout?, stderr: stderr? })
+}
+
+fn beginning(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
+    let (mut kept, Some(mut pipe)) = (Vec::new(), pipe) else { return Ok(Vec::new()) };
+    (&mut pipe).take(LIMIT as u64 + 1).read_to_end(&mut kept)?;
+    io::copy(&mut pipe, &mut io::sink())?;
+    Ok(kept)
+}
+
+/// Reads what a plugin wrote: an ExecCredential in JSON or YAML. An empty string is the same as none.
+pub(crate) fn answer(written: &[u8]) -> Result<Answer, String> {
+    let text = std::str::from_utf8(written).map_err(|_| {
+        "what the credential plugin wrote is no ExecCredential: it is not valid UTF-8".to_owned()
+    })?;
+    let read: ExecCredential = serde_saphyr::from_str(text).map_err(|error| {
+        format!("what the credential plugin wrote is no ExecCredential: {}", discreet::of_yaml(&error))
+    })?;
+    let status = read.status.ok_or("what the credential plugin wrote has no status")?;
+    let there = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+    let token = there(status.token)
+        .map(|token| bearer(&token).ok_or("the credential plugin's token holds characters that no token has"))
+        .transpose()?;
+    let identity = match (there(status.client_certificate_data), there(status.client_key_data)) {
+        (Some(certificate), Some(key)) => {
+            let identity = Identity::of_pem(certificate.as_bytes(), key.as_bytes());
+            Some(identity.map_err(|problem| format!("of what the credential plugin gave, {problem}"))?)
+        }
+        (None, None) => None,
+        (Some(_), None) => return Err("the credential plugin gave a certificate without a key".to_owned()),
+        (None, Some(_)) => return Err("the credential plugin gave a key without a certificate".to_owned()),
+    };
+    if token.is_none() && identity.is_none() {
+        return Err("the credential plugin gave neither a token nor a certificate".to_owned());
+    }
+    let end = there(status.expiration_timestamp)
+        .map(|date| OffsetDateTime::parse(date.trim(), &Rfc3339))
+        .transpose()
+        .map_err(|_| "the credential plugin's expirationTimestamp is no date of RFC 3339".to_owned())?;
+    Ok(Answer { token, identity, end: end.map(OffsetDateTime::unix_timestamp) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::pki::Pki;
+
+    fn credential(status: &Value) -> String {
+        serde_json::json!({ "kind": "ExecCredential", "status": status }).to_string()
+    }
+
+    #[test]
+    fn an_empty_string_is_none_and_white_space_is_no_part_of_a_token() {
+        let (certificate, key) = Pki::new("cluster").leaf("node", false);
+        let both = answer(
+            credential(&serde_json::json!({ "token": "\n t \r\n", "clientCertificateData": certificate,
+                "clientKeyData": key, "expirationTimestamp": "" }))
+            .as_bytes(),
+        )
+        .unwrap();
+        assert_eq!(both.token.unwrap(), "Bearer t");
+        assert!(both.identity.is_some() && both.end.is_none());
+        let only =
+            serde_json::json!({ "token": "", "clientCertificateData": certificate, "clientKeyData": key });
+        assert!(answer(credential(&only).as_bytes()).unwrap().token.is_none());
+        let only = serde_json::json!({ "token": "t", "clientCertificateData": "", "clientKeyData": "" });
+        assert!(answer(credential(&only).as_bytes()).unwrap().identity.is_none());
+        let yaml = "status: {token: t, expirationTimestamp: '2033-01-01T00:00:00+01:00'}\n";
+        assert_eq!(answer(yaml.as_bytes()).unwrap().end, Some(1_988_146_800));
+    }
+
+    #[test]
+    fn a_plugin_that_writes_too_much_is_refused_and_ends() {
+        let run = |words: &str| {
+            let (command, args) = (PathBuf::from("/bin/sh"), vec!["-c".to_owned(), words.to_owned()]);
+            Plugin { command, args, env: Vec::new(), info: String::new() }.run().unwrap_err()
+        };
+        assert_eq!(run("head -c 9000000 /dev/zero"), "the credential plugin wrote more than 1 MiB");
+        assert!(run("head -c 9000000 /dev/zero >&2; echo no").contains("is no ExecCredential"));
+        assert_eq!(
+            run("echo 'ask again' >&2; exit 3"),
+            "the credential plugin failed with exit status: 3: ask again"
+        );
+    }
+
+    #[test]
+    fn what_is_no_credential_is_refused_without_a_word_of_it() {
+        const SECRET: &str = "87654321";
+        let (certificate, _) = Pki::new("cluster").leaf("node", false);
+        for (status, says) in [
+            (serde_json::json!({ "token": "" }), "neither a token nor a certificate"),
+            (serde_json::json!({ "token": format!("{SECRET}\n{SECRET}") }), "characters that no token has"),
+            (serde_json::json!({ "token": [SECRET] }), "no ExecCredential"),
+            (serde_json::json!({ "token": "t", "expirationTimestamp": SECRET }), "RFC 3339"),
+            (serde_json::json!({ "clientCertificateData": certificate }), "a certificate without a key"),
+            (serde_json::json!({ "clientKeyData": SECRET }), "a key without a certificate"),
+            (
+                serde_json::json!({ "clientCertificateData": certificate, "clientKeyData": SECRET }),
+                "no private key in PEM form",
+            ),
+            (Value::Null, "has no status"),
+        ] {
+            let error = answer(credential(&status).as_bytes()).unwrap_err();
+            assert!(error.contains(says) && !error.contains(SECRET), "{error}");
+        }
+        assert!(answer(b"\xff").unwrap_err().contains("UTF-8"));
+    }
+}
