@@ -85,6 +85,21 @@ fn expect_healthy(what: &str, daemon: &mut Daemon) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the status says of each virtual IP that connections of pods come and none leaves this node. The daemon's own
+/// connections pass no forward chain, so its self-tests are answered.
+fn expect_cut_off(what: &str, daemon: &mut Daemon, lab: &Lab) -> Result<()> {
+    let status = daemon.wait_for_status(what, LIMIT, |status| {
+        let problems = problems(status);
+        lab.vips().iter().all(|vip| {
+            let vip = format!("came to {} and none left", SocketAddr::new(*vip, SERVICE_PORT));
+            problems.iter().any(|problem| problem.contains(&vip))
+        })
+    })?;
+    let tests = status["selftests"].as_array().context("no self-tests in the status")?;
+    ensure!(tests.iter().all(|test| test["ready"] == true), "{what}: {tests:#?}");
+    Ok(())
+}
+
 /// Waits until the status names the failing self-test of each virtual IP, in words of the manual.
 fn expect_failing(what: &str, daemon: &mut Daemon, lab: &Lab, reasons: &[&str]) -> Result<()> {
     let status = daemon.wait_for_status(what, LIMIT, |status| {
@@ -139,9 +154,10 @@ pub(crate) fn are_obstacles_as_the_manual_says(variant: Variant) -> Result<()> {
 
     node.nft_load(&DROP.replace("ALLOWED", ""))?;
     expect_nobody("a forward policy without a way to apiservers", &scenario, &lab, &[pod])?;
-    // The daemon's own connections pass no forward chain.
-    expect_healthy("a forward policy without a way to apiservers", &mut daemon)?;
+    expect_cut_off("a forward policy without a way to apiservers", &mut daemon, &lab)?;
     remove(node)?;
+    scenario.expect_everybody("without that policy")?;
+    expect_healthy("without that policy", &mut daemon)?;
 
     let notrack: String = vips.iter().map(|vip| format!("{vip} notrack;")).collect();
     node.nft_load(&format!(
