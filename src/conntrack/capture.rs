@@ -1,12 +1,12 @@
 //! Packet sockets that see TCP segments before any rule translates them, each with a filter in the kernel.
 //!
 //! In: virtual IPs, whose clients' answers a [`Sniffer`] collects while an order needs it; or a backend, of whose segments an
-//! [`Observation`] reports, whoever they are for: at most once each 50 ms, whatever the traffic. A backend on this very host is not
-//! seen: what it sends bears the virtual IP before it passes a device.
+//! [`Observation`] reports, whoever they are for: at most once each 50 ms, whatever the traffic. A backend on this very host
+//! is not seen: what it sends bears the virtual IP before it passes a device.
 //!
 //! The filters are classic BPF (`linux/filter.h`), in the form in which a socket takes them: a program that passes the wanted
-//! segments and nothing else, cut to their headers. It runs in the kernel for every packet of the host, so the tests that reject most
-//! packets stand first.
+//! segments and nothing else, cut to their headers. It runs in the kernel for every packet of the host, so the tests that
+//! reject most packets stand first.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};

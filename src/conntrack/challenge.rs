@@ -1,9 +1,10 @@
 //! Challenges a backend on the path of its own clients: whether its host is alive.
 //!
 //! In: a backend, and the virtual IPs that lead to it. Out: whether it could be challenged; its answer is seen by
-//! [`super::capture::Observation`]. A bare SYN with the addresses of an open flow, as they are after translation, is answered with a
-//! challenge ACK by a living kernel (RFC 5961, section 4), though its process be stopped. Client and backend keep their
-//! connection: to both it is a segment that they ignore. A rule keeps it out of conntrack, by its having no TCP options.
+//! [`super::capture::Observation`]. A bare SYN with the addresses of an open flow, as they are after translation, is answered
+//! with a challenge ACK by a living kernel (RFC 5961, section 4), though its process be stopped. Client and backend keep
+//! their connection: to both it is a segment that they ignore. A rule keeps it out of conntrack, by its having no TCP
+//! options.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -59,7 +60,8 @@ impl KernelSockets {
         if sent == 0 { ChallengeOutcome::Impossible } else { ChallengeOutcome::Sent { flows: sent, own } }
     }
 
-    /// Some clients with open flows to a backend, as it knows them, and whether they are this host's own. `None`: nobody can tell.
+    /// Some clients with open flows to a backend, as it knows them, and whether they are this host's own. `None`: nobody can
+    /// tell.
     fn clients_of(&mut self, backend: Backend, vips: &[Vip]) -> Option<(Vec<SocketAddr>, bool)> {
         let mut clients = BTreeSet::new();
         let mut known = true;

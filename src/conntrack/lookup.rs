@@ -1,9 +1,9 @@
 //! What the kernel knows of connections: which backend answers one of this host, when its peer acknowledged something last, and
 //! how many bytes those through the rules have carried.
 //!
-//! Reads only. In: the two ends of a connection as this host dialled them, or virtual IPs and the ports of their backends. Out: who
-//! answers it, or [`Traffic`]. The kernel counts bytes only while `net.netfilter.nf_conntrack_acct` is 1 in this network
-//! namespace; the setting is the operator's, and is left alone.
+//! Reads only. In: the two ends of a connection as this host dialled them, or virtual IPs and the ports of their backends.
+//! Out: who answers it, or [`Traffic`]. The kernel counts bytes only while `net.netfilter.nf_conntrack_acct` is 1 in this
+//! network namespace; the setting is the operator's, and is left alone.
 
 use std::collections::BTreeSet;
 use std::fs;

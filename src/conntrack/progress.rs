@@ -142,8 +142,8 @@ impl Progress {
         flows.into_iter().map(|(_, flow)| flow).collect()
     }
 
-    /// The flows to challenge in this round, counted from 1: those that were challenged in every round before. A flow that stays
-    /// open says nothing about how many challenges its client can answer, so each is challenged.
+    /// The flows to challenge in this round, counted from 1: those that were challenged in every round before. A flow that
+    /// stays open says nothing about how many challenges its client can answer, so each is challenged.
     pub(super) fn to_challenge(&self, round: u32, now: Instant) -> Vec<Flow> {
         let due = |track: &TrackedFlow| {
             track.times + 1 == round

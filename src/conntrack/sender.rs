@@ -1,8 +1,8 @@
 //! Gets forged packets to clients: by a raw socket, and around the node's output policy by a packet socket.
 //!
 //! In: an IP packet and the address it is for. Out: it is on its way, or a [`SendError`]. Knows which addresses are the
-//! node's own, since it looks every client's route up. The rtnetlink messages for that, and for the link address of the next hop,
-//! stand below; the kernel's side is `include/uapi/linux/rtnetlink.h` and `neighbour.h`.
+//! node's own, since it looks every client's route up. The rtnetlink messages for that, and for the link address of the next
+//! hop, stand below; the kernel's side is `include/uapi/linux/rtnetlink.h` and `neighbour.h`.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,7 +1,7 @@
-//! A dataplane, a host and a [`FlowKiller`] without a kernel, for tests of what stands above them. They behave: what was applied
-//! can be read back, a failure leaves the earlier state, and removing twice finds nothing the second time. An order is under way
-//! until the test finishes it, one to end flows that is cancelled is reported as such, and a new one for the same backend that
-//! is not weaker takes its place.
+//! A dataplane, a host and a [`FlowKiller`] without a kernel, for tests of what stands above them. They behave: what was
+//! applied can be read back, a failure leaves the earlier state, and removing twice finds nothing the second time. An order
+//! is under way until the test finishes it, one to end flows that is cancelled is reported as such, and a new one for the
+//! same backend that is not weaker takes its place.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

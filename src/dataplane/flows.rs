@@ -72,8 +72,8 @@ impl<F: FlowKiller> FlowKiller for Option<F> {
 pub enum Purpose {
     /// Connections that are being opened go to another backend with their client's next SYN. Established ones are left alone.
     Move,
-    /// Every open flow gets a challenge SYN, and so its client sends a challenge ACK to the backend. A live connection stays; one
-    /// that the backend's kernel does not know any more, since its host restarted, is reset by that host.
+    /// Every open flow gets a challenge SYN, and so its client sends a challenge ACK to the backend. A live connection stays;
+    /// one that the backend's kernel does not know any more, since its host restarted, is reset by that host.
     Challenge,
     /// Connections that are being opened move, and every open flow is ended.
     End {

@@ -1,8 +1,8 @@
 //! What [`crate::reconcile`] needs of the kernel: rules, routes, and the end of flows, as traits.
 //!
-//! In: a desired state. Out: what came of it. `nftables`, `routes` and `conntrack` implement the traits and turn their own errors
-//! into [`DataplaneError`]; this room knows none of them. [`dry_run`] implements them all and does nothing, [`fake`] without a
-//! kernel.
+//! In: a desired state. Out: what came of it. `nftables`, `routes` and `conntrack` implement the traits and turn their own
+//! errors into [`DataplaneError`]; this room knows none of them. [`dry_run`] implements them all and does nothing, [`fake`]
+//! without a kernel.
 
 pub mod dry_run;
 pub mod fake;

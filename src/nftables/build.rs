@@ -5,8 +5,8 @@
 //! drop what would do harm where it arrives; the raw chain lets challenge SYNs pass untracked. Which source address a flow gets
 //! is [`super::source_nat`]'s.
 //!
-//! A flow to a dead apiserver is answered with a reset where its packets still carry the virtual IP: in prerouting and output. In
-//! forward, a bridged pod would get the reset from the backend's address, and ignore it.
+//! A flow to a dead apiserver is answered with a reset where its packets still carry the virtual IP: in prerouting and
+//! output. In forward, a bridged pod would get the reset from the backend's address, and ignore it.
 //!
 //! A packet that conntrack calls INVALID belongs to no flow, so it is not translated: the client's kernel knows no
 //! connection with the apiserver itself, and would reset that one. And while a virtual IP is local to this node, because the

@@ -1,8 +1,8 @@
 //! What the kernel says on an nf_tables socket: dumps, acknowledgements and errors. Pure.
 //!
-//! In: the bytes of one datagram. Out: [`Reply`]s; [`ObservedTable`], the table as it stands in the kernel; and a [`Fingerprint`], by
-//! which a later dump shows whether it is unchanged. Nothing here trusts a length: a malformed message is an
-//! error, never a panic.
+//! In: the bytes of one datagram. Out: [`Reply`]s; [`ObservedTable`], the table as it stands in the kernel; and a
+//! [`Fingerprint`], by which a later dump shows whether it is unchanged. Nothing here trusts a length: a malformed message is
+//! an error, never a panic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -340,9 +340,9 @@ fn count(attrs: &[u8]) -> Result<Option<Count>, Malformed> {
     Ok(Some(Count { packets: value(object::COUNTER_PACKETS)?, bytes: value(object::COUNTER_BYTES)? }))
 }
 
-/// A digest of our table as the kernel lists it. Everything counts but the values of counters: names, order, expressions, flags,
-/// the owner, the elements of maps, and the kernel's handles, so that what was replaced by its like is seen too. Elements that
-/// expire are not asked for.
+/// A digest of our table as the kernel lists it. Everything counts but the values of counters: names, order, expressions,
+/// flags, the owner, the elements of maps, and the kernel's handles, so that what was replaced by its like is seen too.
+/// Elements that expire are not asked for.
 ///
 /// Two of the same table are equal; those of different ones, but for once in 2^64 times, are not.
 #[derive(Clone, Debug, Default)]

@@ -2,8 +2,8 @@
 //!
 //! [`build`] turns a desired state into a typed [`table::Table`], with the chains of `source_nat` and the names of [`names`].
 //! `text` writes that table as nft syntax, [`encode`] as netlink messages, of `expressions` and the numbers in `uapi`.
-//! [`decode`] reads what the kernel answers. [`socket`] carries the messages, [`watch`] finds out who else sent some, [`dataplane`]
-//! runs both for the reconciler, and [`inventory`] lists what there is besides our table.
+//! [`decode`] reads what the kernel answers. [`socket`] carries the messages, [`watch`] finds out who else sent some,
+//! [`dataplane`] runs both for the reconciler, and [`inventory`] lists what there is besides our table.
 
 pub mod build;
 pub mod dataplane;

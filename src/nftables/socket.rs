@@ -1,8 +1,8 @@
 //! The one long-lived nf_tables socket: dumps and transactions.
 //!
-//! In: a [`Table`], or a question. Out: what the kernel made of it. Every call blocks its thread: the kernel works while `sendmsg`
-//! runs, and a commit waits for the commits of others in the same network namespace. [`super::dataplane`] keeps it away from
-//! the runtime.
+//! In: a [`Table`], or a question. Out: what the kernel made of it. Every call blocks its thread: the kernel works while
+//! `sendmsg` runs, and a commit waits for the commits of others in the same network namespace. [`super::dataplane`] keeps it
+//! away from the runtime.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -218,7 +218,8 @@ impl NftSocket {
                 installed.fingerprint = Some(dump.fingerprint.finish());
                 return Ok(());
             }
-            // Another program never stops. What cannot be distinguished from its changes is not recorded: the next verification commits again.
+            // Another program never stops. What cannot be distinguished from its changes is not recorded: the next
+            // verification commits again.
             if attempt == COMMIT_ATTEMPTS {
                 break;
             }
@@ -312,11 +313,11 @@ impl NftSocket {
 
 /// One dump of the table.
 #[derive(Debug)]
-pub(super) struct TableDump {
-    pub observed: ObservedTable,
+struct TableDump {
+    observed: ObservedTable,
     /// The ruleset's generation, before and after.
-    pub generation: u32,
-    pub fingerprint: Fingerprint,
+    generation: u32,
+    fingerprint: Fingerprint,
 }
 
 /// Kinds of objects, and the attribute by which the kernel filters them.
@@ -337,7 +338,7 @@ impl NftSocket {
     }
 
     /// Reads who is in the sets of dead backends, too. They go by themselves, so they are no part of the fingerprint.
-    pub(super) fn dump_dead_sets(&mut self, dump: &mut TableDump) -> Result<(), NftError> {
+    fn dump_dead_sets(&mut self, dump: &mut TableDump) -> Result<(), NftError> {
         for set in dump.observed.sets.keys().cloned().collect::<Vec<_>>() {
             let sequence = self.next_sequence();
             self.dump(&encode::elements_request(&set, sequence), sequence, dump)?;
@@ -374,7 +375,7 @@ impl NftSocket {
     }
 
     /// The table, whole or without its rules, as one generation of the ruleset has it.
-    pub(super) fn dump_table(&mut self, whole: bool) -> Result<TableDump, NftError> {
+    fn dump_table(&mut self, whole: bool) -> Result<TableDump, NftError> {
         for _ in 0..DUMP_ATTEMPTS {
             let generation = self.generation()?;
             let mut dump = TableDump {

@@ -1,7 +1,7 @@
 //! When the kernel's table is verified: another program touched it, notifications were lost, or it is time to.
 //!
-//! In: the notifications of nf_tables, in which [`Follower`] finds the transactions of others. Out: the suspicion that the table
-//! is no longer what was committed, until it is settled.
+//! In: the notifications of nf_tables, in which [`Follower`] finds the transactions of others. Out: the suspicion that the
+//! table is no longer what was committed, until it is settled.
 
 use std::future::pending;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::netlink::multicast::{Multicast, Notification};
 
 /// `NFNLGRP_NFTABLES` of the kernel's `nfnetlink.h`.
 pub const GROUP: u32 = 7;
-/// A verification takes half a millisecond, or some 0.002 % of a core at this pace; what events reported was repaired long before.
+/// A verification takes half a millisecond, or some 0.002 % of a core at this pace; what events reported was repaired long
+/// before.
 pub const CHECK: Duration = Duration::from_secs(30);
 
 /// Listens to notifications, and keeps the time.
