@@ -1,8 +1,8 @@
 //! The promises of the table: names and comments that nft takes, and a transaction that can be read back.
 
-use apivip::nftables::reply::{self, Observed};
-use apivip::nftables::table::{COMMENT_MAX, TABLE_NAME, Table};
-use apivip::nftables::{build, owner::Ownership, script, wire};
+use apivip::nftables::decode::{self, ObservedTable};
+use apivip::nftables::table::{COMMENT_MAX, Ownership, TABLE_NAME, Table};
+use apivip::nftables::{build, encode, script};
 use apivip::model::desired::DesiredState;
 
 /// Builds the table of `desired`, as text and as messages, and checks both.
@@ -12,19 +12,19 @@ pub fn check(desired: &DesiredState) {
     let text = script(&table);
     assert!(text.starts_with(&format!("table inet {TABLE_NAME}\n")), "the script begins with something else");
     assert_eq!(text.matches('{').count(), text.matches('}').count(), "unbalanced braces in\n{text}");
-    let observed = check_transaction(&table, &Observed::default());
+    let observed = check_transaction(&table, &ObservedTable::default());
     assert!(observed.exists && observed.has_base_chains_of(&table), "the base chains cannot be read back");
     check_transaction(&table, &observed);
 }
 
 /// Builds the transaction that turns `observed` into `table`, reads it as if the kernel had sent it, and returns what
 /// it would make of an empty kernel.
-pub fn check_transaction(table: &Table, observed: &Observed) -> Observed {
-    let steps = wire::replace(table, observed, Ownership::Owned);
-    let batch = wire::batch(&steps, u32::MAX - 2, Some(1));
-    let replies = reply::parse(&batch.bytes).expect("our own messages are well-formed");
+pub fn check_transaction(table: &Table, observed: &ObservedTable) -> ObservedTable {
+    let steps = encode::replace(table, observed, Ownership::Owned);
+    let batch = encode::batch(&steps, u32::MAX - 2, Some(1));
+    let replies = decode::parse(&batch.bytes).expect("our own messages are well-formed");
     assert_eq!(replies.len(), steps.len() + 2, "a message more or less than steps, begin and end");
-    let mut made = Observed::default();
+    let mut made = ObservedTable::default();
     replies.into_iter().for_each(|reply| made.add(reply.content));
     made
 }

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::conntrack::meter;
+use crate::conntrack::lookup;
 use crate::model::desired::DesiredState;
 use crate::model::traffic::Traffic;
 
@@ -40,7 +40,7 @@ impl Meter {
             .iter()
             .flat_map(|f| f.backends.iter().chain(&f.dead).map(|backend| (f.vip, backend.port())))
             .collect();
-        let traffic = match timeout(PATIENCE, spawn_blocking(move || meter::read(&wanted))).await {
+        let traffic = match timeout(PATIENCE, spawn_blocking(move || lookup::traffic(&wanted))).await {
             Ok(Ok(Ok(traffic))) => Some(Arc::new(traffic)),
             Ok(Ok(Err(error))) => {
                 tracing::debug!(%error, "ask conntrack what connections have carried");

@@ -2,7 +2,7 @@
 
 use super::finding::{Check, Finding, Group};
 use crate::columns::few;
-use crate::nftables::survey::Survey;
+use crate::nftables::inventory::RulesetInventory;
 use crate::routes::links::SeenLink;
 use crate::routes::other_netns::Elsewhere;
 
@@ -16,7 +16,7 @@ pub struct Ways {
     /// Devices with virtual functions, and virtual functions, of SR-IOV; why `/sys/class/net` cannot be believed.
     pub virtual_functions: Option<Result<Vec<String>, String>>,
     /// What is in nf_tables.
-    pub rules: Option<Result<Survey, String>>,
+    pub rules: Option<Result<RulesetInventory, String>>,
     /// The network cards that this namespace has.
     pub cards: Vec<String>,
 }
@@ -124,7 +124,7 @@ fn hardware(ways: &Ways) -> Finding {
 mod tests {
     use super::super::finding::Verdict;
     use super::*;
-    use crate::nftables::survey::SeenFlowtable;
+    use crate::nftables::inventory::SeenFlowtable;
 
     fn clean() -> Ways {
         Ways {
@@ -136,7 +136,7 @@ mod tests {
             }])),
             elsewhere: Some(Ok(Elsewhere::default())),
             virtual_functions: Some(Ok(Vec::new())),
-            rules: Some(Ok(Survey::default())),
+            rules: Some(Ok(RulesetInventory::default())),
             cards: Vec::new(),
         }
     }
@@ -165,7 +165,10 @@ mod tests {
         let functions = Some(std::result::Result::Ok(vec!["eth1".to_owned()]));
         assert_eq!(verdicts(&Ways { virtual_functions: functions, ..clean() })[1], Warning);
         let table = SeenFlowtable { name: "inet f t".to_owned(), hardware: true };
-        let rules = Some(std::result::Result::Ok(Survey { flowtables: vec![table], ..Survey::default() }));
+        let rules = Some(std::result::Result::Ok(RulesetInventory {
+            flowtables: vec![table],
+            ..RulesetInventory::default()
+        }));
         let offloaded = bypass_ways(&Ways { rules, ..clean() });
         assert_eq!(offloaded[2].verdict, Warning);
         assert!(

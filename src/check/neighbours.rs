@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use super::finding::{Check, Finding, Group};
 use crate::columns::few;
-use crate::nftables::survey::{SeenChain, Survey};
+use crate::nftables::inventory::{RulesetInventory, SeenChain};
 use crate::nftables::table::TABLE_NAME;
 use crate::routes::links::SeenLink;
 
@@ -15,7 +15,7 @@ use crate::routes::links::SeenLink;
 #[derive(Clone, Debug, Default)]
 pub struct Traces {
     /// What is in nf_tables, or why that cannot be read.
-    pub rules: Option<Result<Survey, String>>,
+    pub rules: Option<Result<RulesetInventory, String>>,
     /// Devices, or why they cannot be listed.
     pub links: Option<Result<Vec<SeenLink>, String>>,
     /// Tables of iptables on the kernel's own tables, or why they cannot be listed.
@@ -71,7 +71,7 @@ pub fn has_iptables_proxy(traces: &Traces) -> bool {
     rules(traces).is_ok_and(|survey| survey.chains.iter().any(is_services))
 }
 
-fn rules(traces: &Traces) -> Result<&Survey, String> {
+fn rules(traces: &Traces) -> Result<&RulesetInventory, String> {
     match &traces.rules {
         Some(Ok(survey)) => Ok(survey),
         Some(Err(error)) => Err(error.clone()),

@@ -8,7 +8,7 @@ use super::finding::{Check, Finding, Group};
 use crate::columns::few;
 use crate::model::desired::{NodeView, PreferredSource, Source};
 use crate::model::types::ServiceKey;
-use crate::nftables::survey::Survey;
+use crate::nftables::inventory::RulesetInventory;
 use crate::nftables::table::TABLE_NAME;
 
 /// What was found on the node.
@@ -31,7 +31,7 @@ pub struct Here {
     /// What a daemon says of itself; `Ok(None)`: none listens; an error: one is there, and does not answer.
     pub daemon: Option<Result<Option<Daemon>, String>>,
     /// What is in nf_tables.
-    pub rules: Option<Result<Survey, String>>,
+    pub rules: Option<Result<RulesetInventory, String>>,
     /// `--table-owner off`: the daemon's table is to be nobody's.
     pub plain: bool,
     /// Whether the last good state is there and can be used.

@@ -5,19 +5,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::attr::{self, Attr};
 use crate::model::traffic::Bytes;
 use crate::model::types::{Backend, Vip};
-use crate::netlink::netlink::Malformed;
+use crate::netlink::message::{self, Attr, Malformed};
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET`.
-pub(super) const GET: u16 = 0x101;
+pub(crate) const GET: u16 = 0x101;
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`.
 pub(super) const DELETE: u16 = 0x102;
 
 const IPPROTO_TCP: u8 = 6;
-/// `sizeof(struct nfgenmsg)`.
-const GENERIC_HEADER: usize = 4;
 
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
@@ -52,7 +49,7 @@ const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
 
 /// How far a connection got, as `enum tcp_conntrack` numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum State {
+pub(super) enum TcpState {
     /// The client's SYN has had no answer (SYN_SENT, SYN_SENT2).
     Unanswered,
     /// The backend's SYN-ACK has been seen, the client's ACK not yet (SYN_RECV).
@@ -69,7 +66,7 @@ pub(super) enum State {
     Other,
 }
 
-impl State {
+impl TcpState {
     fn of(number: u8) -> Self {
         match number {
             1 | 9 => Self::Unanswered,
@@ -84,11 +81,11 @@ impl State {
 
 /// A connection as its client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Flow {
+pub(crate) struct Flow {
     /// The client's own address and port.
-    pub(super) client: SocketAddr,
+    pub(crate) client: SocketAddr,
     /// What it dialled.
-    pub(super) vip: Vip,
+    pub(crate) vip: Vip,
 }
 
 /// One TCP entry of conntrack.
@@ -96,10 +93,10 @@ pub(super) struct Flow {
 pub(super) struct Entry {
     pub(super) flow: Flow,
     /// Who answers: the backend.
-    pub(super) answers: Backend,
+    pub(super) backend: Backend,
     /// The client as the backend knows it.
-    pub(super) translated: SocketAddr,
-    pub(super) state: State,
+    pub(super) client_at_backend: SocketAddr,
+    pub(super) state: TcpState,
     /// What it has carried, if the kernel counts that.
     pub(super) bytes: Option<Bytes>,
     id: Option<[u8; 4]>,
@@ -109,8 +106,8 @@ pub(super) struct Entry {
     tuple_zone: Option<[u8; 2]>,
 }
 
-/// Asks for the TCP entries that lead from `vip` to `backend`. The caller selects: the filter may pass more.
-pub(super) fn dump(vip: Vip, backend: Backend) -> Vec<u8> {
+/// Asks for the TCP entries from `vip` to `backend`. The caller selects: the filter may pass more.
+pub(crate) fn dump(vip: Vip, backend: Backend) -> Vec<u8> {
     filtered(vip, Some(backend.port()), Some(backend.ip()))
 }
 
@@ -119,139 +116,145 @@ pub(super) fn dump_vip(vip: Vip) -> Vec<u8> {
     filtered(vip, None, None)
 }
 
-/// Asks for the TCP entries that lead from `vip` to whatever backend with this port. The caller selects here too.
+/// Asks for the TCP entries from `vip` to any backend with this port. The caller selects here too.
 pub(super) fn dump_port(vip: Vip, port: u16) -> Vec<u8> {
     filtered(vip, Some(port), None)
 }
 
 /// Asks for all entries of the family, which every kernel understands.
-pub(super) fn dump_all(of: IpAddr) -> Vec<u8> {
+pub(crate) fn dump_all(of: IpAddr) -> Vec<u8> {
     header(of)
 }
 
 fn filtered(vip: Vip, port: Option<u16>, backend: Option<IpAddr>) -> Vec<u8> {
-    let protocol = attr::byte(PROTO_NUM, IPPROTO_TCP);
+    let protocol = message::byte(PROTO_NUM, IPPROTO_TCP);
     let mut original =
-        vec![attr::nest(TUPLE_PROTO, &[protocol.clone(), attr::be16(PROTO_DST_PORT, vip.port())])];
+        vec![message::nest(TUPLE_PROTO, &[protocol.clone(), message::be16(PROTO_DST_PORT, vip.port())])];
     let mut original_flags = FILTER_PROTO_NUM | FILTER_PROTO_DST_PORT;
     let (mut reply, mut reply_flags) = (Vec::new(), 0);
     if let Some(port) = port {
-        reply.push(attr::nest(TUPLE_PROTO, &[protocol, attr::be16(PROTO_SRC_PORT, port)]));
+        reply.push(message::nest(TUPLE_PROTO, &[protocol, message::be16(PROTO_SRC_PORT, port)]));
         reply_flags = FILTER_PROTO_NUM | FILTER_PROTO_SRC_PORT;
     }
     // Kernels as late as 6.18 drop exactly the entries whose IPv6 address equals the one asked for.
     if vip.is_ipv4() {
-        original.push(attr::nest(TUPLE_IP, &[attr::address(IP_V4_DST, IP_V6_DST, vip.ip())]));
+        original.push(message::nest(TUPLE_IP, &[message::address(IP_V4_DST, IP_V6_DST, vip.ip())]));
         original_flags |= FILTER_IP_DST;
         if let Some(ip) = backend {
-            reply.push(attr::nest(TUPLE_IP, &[attr::address(IP_V4_SRC, IP_V6_SRC, ip)]));
+            reply.push(message::nest(TUPLE_IP, &[message::address(IP_V4_SRC, IP_V6_SRC, ip)]));
             reply_flags |= FILTER_IP_SRC;
         }
     }
-    let flags =
-        [attr::native32(FILTER_ORIG_FLAGS, original_flags), attr::native32(FILTER_REPLY_FLAGS, reply_flags)];
+    let flags = [
+        message::native32(FILTER_ORIG_FLAGS, original_flags),
+        message::native32(FILTER_REPLY_FLAGS, reply_flags),
+    ];
     let mut body = header(vip.ip());
-    let mut attrs = vec![attr::nest(TUPLE_ORIG, &original)];
+    let mut attrs = vec![message::nest(TUPLE_ORIG, &original)];
     if !reply.is_empty() {
-        attrs.push(attr::nest(TUPLE_REPLY, &reply));
+        attrs.push(message::nest(TUPLE_REPLY, &reply));
     }
-    attrs.push(attr::nest(FILTER, &flags));
-    body.extend(attr::emit(&attrs));
+    attrs.push(message::nest(FILTER, &flags));
+    body.extend(message::emit(&attrs));
     body
 }
 
 /// Deletes this entry and no later one with the same addresses.
 pub(super) fn delete(entry: &Entry) -> Vec<u8> {
     let mut tuple = original(entry.flow);
-    tuple.extend(entry.tuple_zone.map(|zone| attr::bytes(TUPLE_ZONE, &zone)));
-    let mut attrs = vec![attr::nest(TUPLE_ORIG, &tuple)];
-    attrs.extend(entry.zone.map(|zone| attr::bytes(ZONE, &zone)));
-    attrs.extend(entry.id.map(|id| attr::bytes(ID, &id)));
+    tuple.extend(entry.tuple_zone.map(|zone| message::bytes(TUPLE_ZONE, &zone)));
+    let mut attrs = vec![message::nest(TUPLE_ORIG, &tuple)];
+    attrs.extend(entry.zone.map(|zone| message::bytes(ZONE, &zone)));
+    attrs.extend(entry.id.map(|id| message::bytes(ID, &id)));
     let mut body = header(entry.flow.vip.ip());
-    body.extend(attr::emit(&attrs));
+    body.extend(message::emit(&attrs));
     body
 }
 
 /// Asks for the entry of one connection outside of every zone.
 pub(super) fn one(flow: Flow) -> Vec<u8> {
     let mut body = header(flow.vip.ip());
-    body.extend(attr::emit(&[attr::nest(TUPLE_ORIG, &original(flow))]));
+    body.extend(message::emit(&[message::nest(TUPLE_ORIG, &original(flow))]));
     body
 }
 
 /// Asks for the entries of a connection's two ports, in any zone. The caller selects: the filter may pass more.
 pub(super) fn any_zone(flow: Flow) -> Vec<u8> {
     let flags = FILTER_PROTO_NUM | FILTER_PROTO_SRC_PORT | FILTER_PROTO_DST_PORT;
-    let flags = [attr::native32(FILTER_ORIG_FLAGS, flags), attr::native32(FILTER_REPLY_FLAGS, 0)];
+    let flags = [message::native32(FILTER_ORIG_FLAGS, flags), message::native32(FILTER_REPLY_FLAGS, 0)];
     let mut body = header(flow.vip.ip());
-    body.extend(attr::emit(&[attr::nest(TUPLE_ORIG, &[ports(flow)]), attr::nest(FILTER, &flags)]));
+    body.extend(message::emit(&[message::nest(TUPLE_ORIG, &[ports(flow)]), message::nest(FILTER, &flags)]));
     body
 }
 
 /// The tuple of the direction in which a connection was opened.
 fn original(flow: Flow) -> Vec<Attr> {
     let addresses = [
-        attr::address(IP_V4_SRC, IP_V6_SRC, flow.client.ip()),
-        attr::address(IP_V4_DST, IP_V6_DST, flow.vip.ip()),
+        message::address(IP_V4_SRC, IP_V6_SRC, flow.client.ip()),
+        message::address(IP_V4_DST, IP_V6_DST, flow.vip.ip()),
     ];
-    vec![attr::nest(TUPLE_IP, &addresses), ports(flow)]
+    vec![message::nest(TUPLE_IP, &addresses), ports(flow)]
 }
 
 /// The part of a tuple that says TCP, and which ports.
 fn ports(Flow { client, vip }: Flow) -> Attr {
     let ports = [
-        attr::byte(PROTO_NUM, IPPROTO_TCP),
-        attr::be16(PROTO_SRC_PORT, client.port()),
-        attr::be16(PROTO_DST_PORT, vip.port()),
+        message::byte(PROTO_NUM, IPPROTO_TCP),
+        message::be16(PROTO_SRC_PORT, client.port()),
+        message::be16(PROTO_DST_PORT, vip.port()),
     ];
-    attr::nest(TUPLE_PROTO, &ports)
+    message::nest(TUPLE_PROTO, &ports)
 }
 
 /// Reads one message of a dump. `None`: an entry of another protocol than TCP.
 pub(super) fn entry(body: &[u8]) -> Result<Option<Entry>, Malformed> {
-    let attrs = body.get(GENERIC_HEADER..).ok_or_else(|| Malformed("no room for the family".to_owned()))?;
-    let original = attr::find(attrs, TUPLE_ORIG)?.unwrap_or_default();
-    let reply = attr::find(attrs, TUPLE_REPLY)?.unwrap_or_default();
-    let (Some((client, vip)), Some((answers, translated))) = (tuple(original)?, tuple(reply)?) else {
+    let attrs = message::netfilter_attributes(body)?;
+    let original = message::find(attrs, TUPLE_ORIG)?.unwrap_or_default();
+    let reply = message::find(attrs, TUPLE_REPLY)?.unwrap_or_default();
+    let (Some((client, vip)), Some((backend, client_at_backend))) = (tuple(original)?, tuple(reply)?) else {
         return Ok(None);
     };
-    let tcp =
-        attr::find(attrs, PROTOINFO)?.map(|info| attr::find(info, PROTOINFO_TCP)).transpose()?.flatten();
-    let state = tcp.map(|tcp| attr::fixed::<1>(tcp, PROTOINFO_TCP_STATE)).transpose()?.flatten();
+    let tcp = message::find(attrs, PROTOINFO)?
+        .map(|info| message::find(info, PROTOINFO_TCP))
+        .transpose()?
+        .flatten();
+    let state = tcp.map(|tcp| message::fixed::<1>(tcp, PROTOINFO_TCP_STATE)).transpose()?.flatten();
     Ok(Some(Entry {
         flow: Flow { client, vip },
-        answers,
-        translated,
-        state: state.map_or(State::Other, |[number]| State::of(number)),
+        backend,
+        client_at_backend,
+        state: state.map_or(TcpState::Other, |[number]| TcpState::of(number)),
         bytes: bytes(attrs, COUNTERS_ORIG)?
             .zip(bytes(attrs, COUNTERS_REPLY)?)
             .map(|(up, down)| Bytes { up, down }),
-        id: attr::fixed(attrs, ID)?,
-        zone: attr::fixed(attrs, ZONE)?,
-        tuple_zone: attr::fixed(original, TUPLE_ZONE)?,
+        id: message::fixed(attrs, ID)?,
+        zone: message::fixed(attrs, ZONE)?,
+        tuple_zone: message::fixed(original, TUPLE_ZONE)?,
     }))
 }
 
 /// The bytes of one direction.
 fn bytes(attrs: &[u8], direction: u16) -> Result<Option<u64>, Malformed> {
-    let Some(counters) = attr::find(attrs, direction)? else { return Ok(None) };
-    Ok(attr::fixed(counters, COUNTERS_BYTES)?.map(u64::from_be_bytes))
+    let Some(counters) = message::find(attrs, direction)? else { return Ok(None) };
+    Ok(message::fixed(counters, COUNTERS_BYTES)?.map(u64::from_be_bytes))
 }
 
 /// Source and destination of a TCP tuple.
 fn tuple(attrs: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, Malformed> {
-    let (Some(ip), Some(proto)) = (attr::find(attrs, TUPLE_IP)?, attr::find(attrs, TUPLE_PROTO)?) else {
+    let (Some(ip), Some(proto)) = (message::find(attrs, TUPLE_IP)?, message::find(attrs, TUPLE_PROTO)?)
+    else {
         return Ok(None);
     };
-    if attr::fixed(proto, PROTO_NUM)? != Some([IPPROTO_TCP]) {
+    if message::fixed(proto, PROTO_NUM)? != Some([IPPROTO_TCP]) {
         return Ok(None);
     }
     let port = |kind| -> Result<u16, Malformed> {
-        let port = attr::fixed(proto, kind)?.ok_or_else(|| Malformed("a tuple without port".to_owned()))?;
+        let port =
+            message::fixed(proto, kind)?.ok_or_else(|| Malformed("a tuple without port".to_owned()))?;
         Ok(u16::from_be_bytes(port))
     };
     let (Some(source), Some(destination)) =
-        (attr::find_address(ip, IP_V4_SRC, IP_V6_SRC)?, attr::find_address(ip, IP_V4_DST, IP_V6_DST)?)
+        (message::find_address(ip, IP_V4_SRC, IP_V6_SRC)?, message::find_address(ip, IP_V4_DST, IP_V6_DST)?)
     else {
         return Ok(None);
     };
@@ -261,7 +264,7 @@ fn tuple(attrs: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, Malformed> {
 
 /// `struct nfgenmsg`.
 fn header(of: IpAddr) -> Vec<u8> {
-    vec![attr::family(of), 0, 0, 0]
+    vec![message::family(of), 0, 0, 0]
 }
 
 #[cfg(test)]

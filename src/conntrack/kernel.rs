@@ -1,4 +1,4 @@
-//! What an order asks of the kernel: conntrack's entries, the host's sockets, packets to clients.
+//! What an order needs of the kernel: conntrack's entries, the host's sockets, packets to clients.
 //!
 //! In: a virtual IP and a backend. Out: entries read, entries deleted, sockets destroyed. Owns the sockets for all of
 //! that, opened once.
@@ -7,34 +7,32 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_SOCK_DIAG};
+use rustix::io::Errno;
 
+use super::entries::{self, Entry, Flow, TcpState};
 use super::sender::Sender;
-use super::sockets;
-use super::stale::Stale;
-use crate::conntrack::entries::{self, Entry, Flow};
+use super::sock_diag;
+use crate::dataplane::flows::StaleFlows;
 use crate::model::types::{Backend, Family, Vip};
-use crate::netlink::netlink::{Channel, NetlinkError};
-
-const EOPNOTSUPP: i32 = 95;
-const EINVAL: i32 = 22;
+use crate::netlink::channel::{Channel, NetlinkError};
 
 /// Whether the kernel refuses a dump because it does not filter.
-pub(super) fn is_no_filter(error: &NetlinkError) -> bool {
-    matches!(error.refusal(), Some(EINVAL | EOPNOTSUPP))
+pub(super) fn is_filter_unsupported(error: &NetlinkError) -> bool {
+    matches!(error.refusal(), Some(Errno::INVAL | Errno::OPNOTSUPP))
 }
 
 /// See the module.
-pub(super) struct Kernel {
-    pub(super) conntrack: Channel,
+pub(crate) struct KernelSockets {
+    pub(crate) conntrack: Channel,
     sockets: Option<Channel>,
     /// The kernel filters dumps itself (5.8 and later; before that it ignores the filter or refuses it).
     filters: bool,
     pub(super) sender: Sender,
 }
 
-impl Kernel {
+impl KernelSockets {
     /// Only conntrack is indispensable.
-    pub(super) fn open() -> Result<Self, NetlinkError> {
+    pub(crate) fn open() -> Result<Self, NetlinkError> {
         Ok(Self {
             conntrack: Channel::open(NETLINK_NETFILTER, "conntrack")?,
             sockets: Channel::open(NETLINK_SOCK_DIAG, "the host's sockets").ok(),
@@ -43,9 +41,9 @@ impl Kernel {
         })
     }
 
-    /// The TCP entries that lead from `vip` to `backend`.
+    /// The TCP entries from `vip` to `backend`.
     pub(super) fn entries(&mut self, vip: Vip, backend: Backend) -> Result<Vec<Entry>, NetlinkError> {
-        self.select(vip, &entries::dump(vip, backend), |entry| entry.answers == backend)
+        self.select(vip, &entries::dump(vip, backend), |entry| entry.backend == backend)
     }
 
     /// The TCP entries of connections to `vip` that `wanted` says. `filtered`: the request for them.
@@ -62,7 +60,7 @@ impl Kernel {
         };
         if self.filters {
             match self.conntrack.dump(entries::GET, filtered, select) {
-                Err(error) if is_no_filter(&error) => self.filters = false,
+                Err(error) if is_filter_unsupported(&error) => self.filters = false,
                 entries => return entries,
             }
         }
@@ -74,10 +72,10 @@ impl Kernel {
         self.conntrack.ask(entries::DELETE, 0, &entries::delete(entry)).is_ok()
     }
 
-    /// Deletes the entries that are [`Stale::covers`].
-    pub(super) fn forget(&mut self, stale: &Stale) {
+    /// Deletes the entries that `stale` [`covers`].
+    pub(super) fn delete_stale(&mut self, stale: &StaleFlows) {
         let vip = stale.vip;
-        let covers = |entry: &Entry| stale.covers(entry.answers, entry.state);
+        let covers = |entry: &Entry| covers(stale, entry.backend, entry.state);
         match self.select(vip, &entries::dump_vip(vip), covers) {
             Ok(entries) => {
                 let deleted = entries.iter().filter(|entry| self.delete(entry)).count();
@@ -96,16 +94,16 @@ impl Kernel {
             if backend.is_ipv6() && family == Family::V4 {
                 continue;
             }
-            let request = sockets::list_established(backend, family);
-            let client = |body: &[u8]| sockets::socket(body).ok().map(|socket| socket.flow.client);
-            own.extend(channel.dump(sockets::LIST, &request, client)?);
+            let request = sock_diag::list_established(backend, family);
+            let client = |body: &[u8]| sock_diag::socket(body).ok().map(|socket| socket.flow.client);
+            own.extend(channel.dump(sock_diag::LIST, &request, client)?);
         }
         Ok(own)
     }
 
     /// Destroys those of the host's sockets that are the client's end of one of `flows`, and returns which were. Before
-    /// each it asks whether to `stop`.
-    pub(super) fn destroy_sockets(
+    /// each it checks whether to `stop`.
+    pub(crate) fn destroy_sockets(
         &mut self,
         vip: Vip,
         flows: &HashSet<Flow>,
@@ -118,19 +116,57 @@ impl Kernel {
                 continue;
             }
             let affected =
-                |body: &[u8]| sockets::socket(body).ok().filter(|socket| flows.contains(&socket.flow));
-            for socket in channel.dump(sockets::LIST, &sockets::list(vip, family), affected)? {
+                |body: &[u8]| sock_diag::socket(body).ok().filter(|socket| flows.contains(&socket.flow));
+            for socket in channel.dump(sock_diag::LIST, &sock_diag::list(vip, family), affected)? {
                 if stop() {
                     return Ok(destroyed);
                 }
-                match channel.ask(sockets::DESTROY, 0, &sockets::destroy(&socket)) {
+                match channel.ask(sock_diag::DESTROY, 0, &sock_diag::destroy(&socket)) {
                     Ok(_) => destroyed.push(socket.flow),
-                    Err(error) if error.refusal() == Some(EOPNOTSUPP) => return Err(error),
+                    Err(error) if error.refusal() == Some(Errno::OPNOTSUPP) => return Err(error),
                     // It ended between the list and now.
                     Err(_) => {}
                 }
             }
         }
         Ok(destroyed)
+    }
+}
+
+/// Whether a connection to `backend` is one of these. Of those that another program translated to a server of its own only
+/// what was never answered: the others may still be in use.
+fn covers(stale: &StaleFlows, backend: Backend, state: TcpState) -> bool {
+    match state {
+        TcpState::Unanswered => !stale.backends.contains(&backend),
+        TcpState::Closing | TcpState::Ended => stale.ended && backend == stale.vip,
+        TcpState::HalfOpen | TcpState::Open | TcpState::Other => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stale_covers_only_unanswered_entries_of_other_servers() {
+        let (vip, ours, other): (Vip, Backend, Backend) = (
+            "10.96.0.1:443".parse().unwrap(),
+            "192.0.2.11:6443".parse().unwrap(),
+            "192.0.2.99:6443".parse().unwrap(),
+        );
+        let mut stale = StaleFlows { vip, backends: [ours].into(), ended: true };
+        for (answers, states) in [
+            (vip, &[TcpState::Unanswered, TcpState::Closing, TcpState::Ended][..]),
+            (other, &[TcpState::Unanswered]),
+            (ours, &[]),
+        ] {
+            for state in
+                [TcpState::Unanswered, TcpState::HalfOpen, TcpState::Open, TcpState::Closing, TcpState::Ended]
+            {
+                assert_eq!(covers(&stale, answers, state), states.contains(&state), "{answers} {state:?}");
+            }
+        }
+        stale.ended = false;
+        assert!(covers(&stale, vip, TcpState::Unanswered) && !covers(&stale, vip, TcpState::Ended));
     }
 }

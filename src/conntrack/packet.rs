@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::conntrack::entries::Flow;
+use super::entries::Flow;
 
 const IPPROTO_TCP: u8 = 6;
 const TTL: u8 = 64;
@@ -91,14 +91,14 @@ fn checksum(parts: &[&[u8]]) -> u16 {
 
 /// What a client sent towards a virtual IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct ClientReply {
     pub(super) flow: Flow,
-    pub(super) kind: AnswerKind,
+    pub(super) kind: ReplyKind,
 }
 
-/// See [`Answer`].
+/// See [`ClientReply`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AnswerKind {
+pub(super) enum ReplyKind {
     /// Its connection is open, and this is the next sequence number that it expects.
     Open(u32),
     /// It has no such connection.
@@ -156,14 +156,14 @@ pub(super) fn segment_of(packet: &[u8]) -> Option<Segment> {
 }
 
 /// Reads an IP packet that a client sent. `None`: no TCP, cut short, or it says neither.
-pub(super) fn answer(packet: &[u8]) -> Option<Answer> {
+pub(super) fn client_reply(packet: &[u8]) -> Option<ClientReply> {
     let Segment { from, to, flags, acknowledged, .. } = segment_of(packet)?;
     let kind = match flags {
-        _ if flags & RST != 0 => AnswerKind::Closed,
-        _ if flags & ACK != 0 && flags & (SYN | FIN) == 0 => AnswerKind::Open(acknowledged),
+        _ if flags & RST != 0 => ReplyKind::Closed,
+        _ if flags & ACK != 0 && flags & (SYN | FIN) == 0 => ReplyKind::Open(acknowledged),
         _ => return None,
     };
-    Some(Answer { flow: Flow { client: from, vip: to }, kind })
+    Some(ClientReply { flow: Flow { client: from, vip: to }, kind })
 }
 
 #[cfg(test)]
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_that_of_the_rfc() {
+    fn checksum_matches_rfc_1071() {
         // RFC 1071, section 3.
         assert_eq!(checksum(&[&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]]), !0xddf2);
         // An IPv4 header whose checksum is known, with that field zero.
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_syn_is_forty_bytes_with_known_sums() {
+    fn syn_has_forty_bytes_and_known_checksums() {
         let packet = syn(flow("10.244.0.11:40000", "10.96.0.1:443"), 0x0102_0304).unwrap();
         assert_eq!(packet.len(), 40);
         assert_eq!(packet[20..34], [1, 187, 0x9c, 0x40, 1, 2, 3, 4, 0, 0, 0, 0, 0x50, 2]);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn data_is_what_the_lengths_say_and_not_what_was_captured() {
+    fn data_is_judged_by_length_fields_not_by_captured_bytes() {
         for (from, to) in [("192.0.2.11:6443", "10.244.0.11:40000"), ("[fd00::1]:6443", "[fd00::2]:40000")] {
             let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
             let bare = segment(from, to, 1, ACK).unwrap();
@@ -233,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_packet_verifies(v6: bool, a: [u8; 16], b: [u8; 16], ports: (u16, u16), sequence: u32) {
+        fn forged_packets_have_valid_checksums(v6: bool, a: [u8; 16], b: [u8; 16], ports: (u16, u16), sequence: u32) {
             let ip = |octets: [u8; 16]| match v6 {
                 true => IpAddr::from(octets),
                 false => IpAddr::from(<[u8; 4]>::try_from(&octets[..4]).unwrap()),
@@ -245,29 +245,29 @@ mod tests {
         }
 
         #[test]
-        fn answers_are_read(sequence: u32, port: u16) {
+        fn client_replies_are_parsed(sequence: u32, port: u16) {
             let client: SocketAddr = SocketAddr::new("fd00::1".parse().unwrap(), port);
             let vip: SocketAddr = "[fd00::2]:443".parse().unwrap();
             let open = segment(client, vip, sequence, ACK).unwrap();
-            prop_assert_eq!(answer(&open), Some(Answer { flow: Flow { client, vip }, kind: AnswerKind::Open(0) }));
+            prop_assert_eq!(client_reply(&open), Some(ClientReply { flow: Flow { client, vip }, kind: ReplyKind::Open(0) }));
             let closed = segment(client, vip, sequence, RST | ACK).unwrap();
-            prop_assert_eq!(answer(&closed).unwrap().kind, AnswerKind::Closed);
-            prop_assert_eq!(answer(&segment(client, vip, sequence, SYN | ACK).unwrap()), None);
+            prop_assert_eq!(client_reply(&closed).unwrap().kind, ReplyKind::Closed);
+            prop_assert_eq!(client_reply(&segment(client, vip, sequence, SYN | ACK).unwrap()), None);
         }
 
         #[test]
-        fn no_bytes_panic(input: Vec<u8>, version in 4u8..=6) {
-            let _ = answer(&input);
+        fn arbitrary_bytes_do_not_panic(input: Vec<u8>, version in 4u8..=6) {
+            let _ = client_reply(&input);
             let mut input = input;
             if let Some(first) = input.first_mut() {
                 *first = version << 4 | (*first & 0x0f);
             }
-            let _ = answer(&input);
+            let _ = client_reply(&input);
         }
     }
 
     #[test]
-    fn two_families_make_no_packet() {
+    fn mixed_address_families_yield_no_packet() {
         assert_eq!(syn(flow("10.244.0.11:1", "[fd00::1]:443"), 1), None);
     }
 }

@@ -9,9 +9,9 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 
+use crate::conntrack::capture::Observation;
 use crate::conntrack::lookup::OwnConnections;
-use crate::conntrack::observe::Observation;
-use crate::conntrack::{self, Asker};
+use crate::conntrack::{self, PathChallenger};
 use crate::health::{Asked, ClientPath, Kernel};
 use crate::model::types::{Backend, Vip};
 
@@ -30,34 +30,34 @@ impl OwnKernel {
 impl Kernel for OwnKernel {
     fn heard(&self, own: SocketAddr, peer: SocketAddr) -> Option<Duration> {
         let mut connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let heard = connections.as_mut()?.acknowledged(own, peer);
+        let heard = connections.as_mut()?.last_ack(own, peer);
         heard.inspect_err(|error| tracing::debug!(%error, %peer, "ask for a probe's connection")).ok()?
     }
 }
 
 /// Clients' own connections, as far as this kernel shows them. Without conntrack's netlink none can be asked.
-pub(super) struct ClientFlows(pub(super) Option<Asker>);
+pub(super) struct ClientFlows(pub(super) Option<PathChallenger>);
 
 impl ClientPath for ClientFlows {
     fn watch(&self, backend: Backend) -> io::Result<BoxStream<'static, bool>> {
         let observation = Observation::open(backend)?;
         Ok(stream::unfold(observation, async |mut observation| {
-            let heard = observation.heard().await;
+            let heard = observation.next_segment().await;
             Some((heard.data, observation))
         })
         .boxed())
     }
 
     fn ask(&self, backend: Backend, vips: Vec<Vip>) -> BoxFuture<'static, Asked> {
-        let asker = self.0.clone();
+        let challenger = self.0.clone();
         async move {
-            let Some(asker) = asker else { return Asked::Impossible };
-            match asker.ask(backend, vips).await {
-                conntrack::Asked::NoFlows => Asked::NoFlows,
+            let Some(challenger) = challenger else { return Asked::Impossible };
+            match challenger.challenge(backend, vips).await {
+                conntrack::ChallengeOutcome::NoFlows => Asked::NoFlows,
                 // The connection that is kept to it, and that of the watch.
-                conntrack::Asked::Sent { flows: ..=2, own: true } => Asked::OnlyOwn,
-                conntrack::Asked::Sent { .. } => Asked::Sent,
-                conntrack::Asked::Impossible => Asked::Impossible,
+                conntrack::ChallengeOutcome::Sent { flows: ..=2, own: true } => Asked::OnlyOwn,
+                conntrack::ChallengeOutcome::Sent { .. } => Asked::Sent,
+                conntrack::ChallengeOutcome::Impossible => Asked::Impossible,
             }
         }
         .boxed()

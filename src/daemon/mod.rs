@@ -17,7 +17,7 @@ use crate::admin::{self, AdminError, Sources};
 use crate::config::{BootError, ModeArg, RunArgs, TableOwnerArg};
 use crate::conntrack::{FlowError, FlowOptions, Flows};
 use crate::daemon::systemd::Notifier;
-use crate::dataplane::dry_run::{DryRun, Rehearsal};
+use crate::dataplane::dry_run::{DryRun, ReadOnlyHost};
 use crate::dataplane::{Dataplane, DataplaneError, Host};
 use crate::health::{self, Observer, ProbeConfig};
 use crate::kube::{self, Access, ApiConfig, Connection, Published};
@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::model::report::Report;
 use crate::model::types::Backend;
 use crate::nftables::dataplane::Nftables;
-use crate::nftables::owner::Ownership;
+use crate::nftables::table::Ownership;
 use crate::process::handover::{self, Inherited};
 use crate::process::lock::{Lock, LockError};
 use crate::proxy::{Forwarder, ForwarderError, ForwarderOptions, Stats};
@@ -195,7 +195,7 @@ impl Bound {
             suspects: carrier.suspects,
             in_use,
             kernel: Arc::new(OwnKernel::open()),
-            clients: Arc::new(ClientFlows(flows.as_ref().map(Flows::asker))),
+            clients: Arc::new(ClientFlows(flows.as_ref().map(Flows::path_challenger))),
             observer: Arc::clone(&metrics) as Arc<dyn Observer>,
         };
         tasks.spawn(health::run(probes, asking, snapshots, views_in));
@@ -220,7 +220,7 @@ impl Bound {
         let forwarder = carrier.forwarder;
         if args.dry_run {
             tracing::warn!("dry run: rules, routes and flows are left as they are");
-            let parts = Parts { dataplane: DryRun, host: Rehearsal(host), flows: DryRun, forwarder };
+            let parts = Parts { dataplane: DryRun, host: ReadOnlyHost(host), flows: DryRun, forwarder };
             Reconciler::new(parts, (Mode::Nftables, false), policy, metrics, report_in).run(inputs).await;
             tasks.shutdown().await;
             drop(lock);

@@ -78,7 +78,7 @@ impl Evidence for Witness {
 
     fn others(&self, vip: Vip) -> Option<Counts> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        let (came, went) = rules.as_mut()?.others(vip).ok()??;
+        let (came, went) = rules.as_mut()?.connection_counters(vip).ok()??;
         Some(Counts { came, went })
     }
 
@@ -96,17 +96,17 @@ fn trace(
     vip: Vip,
     backends: &BTreeSet<Backend>,
 ) -> Result<Trace, NetlinkError> {
-    let own_socket = lookup.is_own(local, vip);
-    let mut answers = lookup.answers(local, vip)?;
+    let own_socket = lookup.is_own_socket(local, vip);
+    let mut answers = lookup.backend_of(local, vip)?;
     let mut direct = None;
     if answers.is_none() && !own_socket {
         for backend in backends {
-            if direct.is_none() && lookup.answers(local, *backend)? == Some(*backend) {
+            if direct.is_none() && lookup.backend_of(local, *backend)? == Some(*backend) {
                 direct = Some(*backend);
             }
         }
         if direct.is_none() {
-            answers = lookup.answers_in_any_zone(local, vip)?;
+            answers = lookup.backend_in_any_zone(local, vip)?;
         }
     }
     Ok(Trace { answers, direct, own_socket })

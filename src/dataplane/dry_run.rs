@@ -1,4 +1,4 @@
-//! `--dry-run`: a dataplane, a host and a killer of flows that say what they would do, and do nothing.
+//! `--dry-run`: a dataplane, a host and a [`FlowKiller`] that log what they would do, and do nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 
-use super::drift::Drift;
-use super::{Applied, Dataplane, DataplaneError, Host};
-use crate::conntrack::{FlowKiller, FlowOrder, FlowReport, Stale};
+use super::flows::{FlowKiller, FlowOrder, FlowReport, StaleFlows};
+use super::{Applied, Dataplane, DataplaneError, Drift, Host, LocalVip};
 use crate::model::desired::{DesiredState, NodeView};
 use crate::model::types::Backend;
-use crate::routes::local_vip::Claim;
 
 /// Programs nothing and ends no flow.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +27,7 @@ impl Dataplane for DryRun {
         Ok(Applied { connections_before: BTreeMap::new(), took: Duration::ZERO, steps: 0, owned: false })
     }
 
-    async fn stands(&mut self) -> bool {
+    async fn is_installed(&mut self) -> bool {
         false
     }
 
@@ -59,18 +57,18 @@ impl FlowKiller for DryRun {
 
     fn settle(&mut self, _backend: Backend) {}
 
-    fn forget(&mut self, _stale: Vec<Stale>) {}
+    fn delete_stale(&mut self, _stale: Vec<StaleFlows>) {}
 
     async fn finished(&mut self) -> FlowReport {
         std::future::pending().await
     }
 }
 
-/// A host that is looked at and not changed.
+/// A host that is read and not changed.
 #[derive(Debug)]
-pub struct Rehearsal<H>(pub H);
+pub struct ReadOnlyHost<H>(pub H);
 
-impl<H: Host> Host for Rehearsal<H> {
+impl<H: Host> Host for ReadOnlyHost<H> {
     fn view(
         &self,
         vips: BTreeSet<IpAddr>,
@@ -87,7 +85,7 @@ impl<H: Host> Host for Rehearsal<H> {
         Ok(Vec::new())
     }
 
-    async fn claim(&mut self, _state: &DesiredState, _claim: Claim) -> Result<(), DataplaneError> {
+    async fn claim(&mut self, _state: &DesiredState, _claim: LocalVip) -> Result<(), DataplaneError> {
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 //! In: nothing. Out: for each [`Feature`] what came of it. The code that asks is the daemon's own. Nothing that runs on
 //! the node sees any of it; the kernel may load modules, as it would for the daemon.
 
+mod conntrack;
 mod routes;
 mod rules;
 
@@ -15,8 +16,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-
-use crate::conntrack::trial as flows;
 
 /// Something that the daemon asks of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,16 +120,16 @@ pub fn run(limit: Duration) -> io::Result<Vec<Tried>> {
 /// # Errors
 /// One line.
 pub fn peer_of(vip: SocketAddr) -> Result<SocketAddr, String> {
-    flows::peer_of(vip)
+    conntrack::peer_of(vip)
 }
 
 fn attempt(sender: &Sender<io::Result<Tried>>) {
     // Whoever asked may have gone.
     let mut tried = |one: Tried| drop(sender.send(Ok(one)));
-    let loopback = flows::loopback_up();
+    let loopback = conntrack::loopback_up();
     let tracked = rules::attempt(&mut tried);
     match loopback {
-        Ok(()) => flows::connection(tracked.is_some(), &mut tried),
+        Ok(()) => conntrack::connection(tracked.is_some(), &mut tried),
         Err(error) => {
             let unclear = Outcome::Unclear(format!("bring the loopback device up: {}", chain(&error)));
             for feature in [Feature::ConntrackNetlink, Feature::ConntrackFilter, Feature::SocketDestroy] {
@@ -138,7 +137,7 @@ fn attempt(sender: &Sender<io::Result<Tried>>) {
             }
         }
     }
-    flows::packets(&mut tried);
+    conntrack::packets(&mut tried);
     routes::attempt(&mut tried);
 }
 

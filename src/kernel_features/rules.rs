@@ -7,9 +7,10 @@ use crate::model::desired::{DesiredFrontend, DesiredState, SourcePolicy};
 use crate::model::snapshot::Affinity;
 use crate::model::types::{Family, ServiceKey};
 use crate::nftables::build;
-use crate::nftables::owner::Ownership;
 use crate::nftables::socket::{NftError, NftSocket};
-use crate::nftables::table::{Action, BalanceKey, Chain, Hook, Match, Rule, Table, Target, TcpFlags};
+use crate::nftables::table::{
+    Action, BalanceKey, Chain, Hook, Match, Ownership, Rule, Table, Target, TcpFlags,
+};
 
 /// Tries them. The table of a daemon stands afterwards, for as long as what is returned, if the kernel takes it.
 pub(super) fn attempt(tried: &mut impl FnMut(Tried)) -> Option<NftSocket> {
@@ -28,7 +29,7 @@ pub(super) fn attempt(tried: &mut impl FnMut(Tried)) -> Option<NftSocket> {
     }
     tried((Feature::WholeTable, outcome(socket.replace(&build::table(&state())).map(drop))));
     let _ = socket.remove();
-    let mut socket = socket.with(Ownership::Owned);
+    let mut socket = socket.with_ownership(Ownership::Owned);
     let replaced = socket.replace(&build::table(&state()));
     let stands = replaced.is_ok();
     let owned = match replaced {

@@ -9,7 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{Metrics, Reason};
-use crate::conntrack::{FlowReport, Remaining};
+use crate::dataplane::flows::{FlowReport, Remaining};
 use crate::health::Observer;
 use crate::model::health::{FailReason, State};
 

@@ -9,7 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{BUCKETS, Metrics};
-use crate::dataplane::drift::Found;
+use crate::dataplane::DriftSource;
 use crate::model::report::Repaired;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -18,7 +18,7 @@ struct Labels {
     found: &'static str,
 }
 
-fn labels(what: Repaired, found: Found) -> Labels {
+fn labels(what: Repaired, found: DriftSource) -> Labels {
     Labels { object: what.label(), found: found.label() }
 }
 
@@ -32,7 +32,7 @@ impl RepairMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let repairs = Family::<Labels, Counter>::default();
         for what in Repaired::ALL {
-            for found in Found::ALL {
+            for found in DriftSource::ALL {
                 let _ = repairs.get_or_create(&labels(what, found));
             }
         }
@@ -47,7 +47,7 @@ impl RepairMetrics {
 
 impl Metrics {
     /// Something was made again.
-    pub fn repaired(&self, what: Repaired, found: Found) {
+    pub fn repaired(&self, what: Repaired, found: DriftSource) {
         self.repair.repairs.get_or_create(&labels(what, found)).inc();
     }
 

@@ -1,22 +1,22 @@
-//! A netlink socket that only listens to what the kernel tells everybody.
+//! A netlink socket that listens to multicast groups.
 //!
-//! Out: datagrams, and where some were lost, that it is so.
+//! In: a protocol and its groups. Out: the kernel's notifications as datagrams, and where some were lost, that it is so.
 
 use std::future::poll_fn;
 use std::io;
 
 use futures_util::FutureExt;
 use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket};
+use rustix::io::Errno;
 
 /// The kernel gathers messages up to its page-sized `NLMSG_GOODSIZE`, and one message is no longer than this.
 const DATAGRAM: usize = 64 << 10;
-/// A reload of 5,000 Services says more than any buffer holds: what is lost then means a look, as an event does.
+/// A reload of 5,000 Services says more than any buffer holds: what is lost then means a verification, as an event does.
 const RECEIVE_BUFFER: usize = 1 << 20;
-const ENOBUFS: i32 = 105;
 
-/// What was heard.
+/// What was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heard<'a> {
+pub(crate) enum Notification<'a> {
     /// Messages.
     Datagram(&'a [u8]),
     /// Some were lost.
@@ -43,18 +43,18 @@ impl Multicast {
     }
 
     /// The next datagram.
-    pub async fn hear(&mut self) -> io::Result<Heard<'_>> {
+    pub async fn receive(&mut self) -> io::Result<Notification<'_>> {
         self.buffer.clear();
         let Self { socket, buffer } = self;
         match poll_fn(|context| socket.poll_recv(context, buffer)).await {
-            Ok(()) => Ok(Heard::Datagram(buffer)),
-            Err(error) if error.raw_os_error() == Some(ENOBUFS) => Ok(Heard::Lost),
+            Ok(()) => Ok(Notification::Datagram(buffer)),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => Ok(Notification::Lost),
             Err(error) => Err(error),
         }
     }
 
     /// The next datagram, if it is there already.
-    pub fn heard(&mut self) -> Option<io::Result<Heard<'_>>> {
-        self.hear().now_or_never()
+    pub fn try_receive(&mut self) -> Option<io::Result<Notification<'_>>> {
+        self.receive().now_or_never()
     }
 }

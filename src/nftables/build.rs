@@ -1,23 +1,45 @@
 //! [`DesiredState`] -> [`Table`]: which chains and rules a state means. Pure.
 //!
-//! `docs/rules.md` explains the result hook by hook.
+//! In: a state. Out: the table, whose chains `docs/rules.md` explains hook by hook. The nat chains translate to apiservers and
+//! count who comes and who goes on; the filter chains, behind conntrack and ahead of nat, end the flows of dead apiservers and
+//! drop what would do harm where it arrives; the raw chain lets challenge SYNs pass untracked. Which source address a flow gets
+//! is [`super::source_nat`]'s.
+//!
+//! A flow to a dead apiserver is answered with a reset where its packets still carry the virtual IP: in prerouting and
+//! output. In forward, a bridged pod would get the reset from the backend's address, and ignore it.
+//!
+//! A packet that conntrack calls INVALID belongs to no flow, so it is not translated: the client's kernel knows no
+//! connection with the apiserver itself, and would reset that one. And while a virtual IP is local to this node, because the
+//! proxy serves it, everything that listens on all addresses would be reachable there, behind the node's own firewall.
+//! The proxy serves when rules cannot be changed, so these stand beforehand.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
-use super::names::{backend_name, came_name, frontend_name};
-use super::source::source_chains;
-use super::table::{Action, BalanceKey, Chain, Counter, Hook, Match, Rule, Table, Target, TcpFlags};
+use super::names::{
+    backend_name, dead_name, forwarded_name, frontend_name, others_name, received_name, reset_name,
+};
+use super::source_nat::source_chains;
+use super::table::{
+    Action, BalanceKey, Chain, Counter, CtState, Element, Hook, Match, Rule, Set, Table, Target, TcpFlags,
+};
 use crate::model::desired::{DesiredFrontend, DesiredState, Masquerade};
 use crate::model::snapshot::Affinity;
 use crate::model::types::{Backend, Family, Vip};
 
+/// Three times as long as until a daemon puts them there again: it may once be kept from that by another program's
+/// commit.
+const DEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+const INVALID: &str = "invalid";
+
 /// The table that programs `state`.
 pub fn table(state: &DesiredState) -> Table {
     let backends = state.backends();
-    let mut counters: Vec<Counter> = super::kill::counted_backends(state).collect();
-    counters.extend(super::kill::counters(state));
-    counters.extend(super::others::counters(state));
+    let mut counters: Vec<Counter> = connection_counters(state).collect();
+    counters.extend(reset_counters(state));
+    counters.extend(arrival_counters(state));
     let source = match state.source.masquerade {
         Masquerade::Never => Vec::new(),
         _ => source_chains(state),
@@ -28,24 +50,24 @@ pub fn table(state: &DesiredState) -> Table {
             Hook::NatPrerouting,
             "traffic of pods and other hosts; ahead of kube-proxy, since a flow's first mapping stands",
             state,
-            |rule, vip| rule.counted(came_name(vip)),
+            |rule, vip| rule.with_counter(received_name(vip)),
         ),
         dispatch("nat-output", Hook::NatOutput, "traffic of this node's own processes", state, |rule, _| {
             rule
         }),
-        super::others::input(state),
+        nat_input(state),
         postrouting(state, !source.is_empty()),
     ];
-    chains.extend(super::kill::base_chains(state));
+    chains.extend(filter_chains(state));
     chains.extend(state.frontends.iter().map(|f| frontend_chain(state, f)));
     chains.extend(backends.iter().map(|b| backend_chain(*b)));
-    chains.extend(super::kill::dead_chains(state));
-    chains.extend(super::refuse::chains(state));
+    chains.extend(dead_chains(state));
+    chains.extend(refusing_chains(state));
     chains.extend(source);
     Table {
         comment: "apivip: leads the virtual IP of the Kubernetes API to live apiservers",
         counters,
-        sets: super::kill::dead_sets(state).collect(),
+        sets: dead_sets(state).collect(),
         chains,
     }
 }
@@ -55,7 +77,7 @@ fn dispatch(
     hook: Hook,
     comment: &str,
     state: &DesiredState,
-    counted: impl Fn(Rule, Vip) -> Rule,
+    count: impl Fn(Rule, Vip) -> Rule,
 ) -> Chain {
     let rules = state
         .frontends
@@ -66,21 +88,21 @@ fn dispatch(
                 Action::Goto(frontend_name(f.vip)),
             );
             // Whoever else serves a virtual IP without apiservers leads nothing past the other counter.
-            if f.backends.is_empty() { rule } else { counted(rule, f.vip) }
+            if f.backends.is_empty() { rule } else { count(rule, f.vip) }
         })
         .collect();
     Chain { name: name.to_owned(), comment: comment.to_owned(), hook: Some(hook), rules }
 }
 
-/// `mends`: there are chains that give flows a source address.
-fn postrouting(state: &DesiredState, mends: bool) -> Chain {
-    let mend = |vip: Vip| {
+/// `source_nat`: there are chains that give flows a source address.
+fn postrouting(state: &DesiredState, source_nat: bool) -> Chain {
+    let rewrite_source = |vip: Vip| {
         let matches = [vec![Match::LeavesNode], translated(vip)].concat();
-        Rule::new(matches, Action::Goto(super::source::chain_name(Family::of(vip.ip())).to_owned()))
+        Rule::new(matches, Action::Goto(super::source_nat::chain_name(Family::of(vip.ip())).to_owned()))
     };
     let vips = state.frontends.iter().map(|f| f.vip);
-    let rules = vips.flat_map(|vip| [Some(super::others::leaves(vip)), mends.then(|| mend(vip))]);
-    let comment = match mends {
+    let rules = vips.flat_map(|vip| [Some(count_leaving(vip)), source_nat.then(|| rewrite_source(vip))]);
+    let comment = match source_nat {
         true => "counts what leaves, and mends source addresses to which no reply would come back",
         false => "counts what leaves for an apiserver",
     };
@@ -93,7 +115,7 @@ fn postrouting(state: &DesiredState, mends: bool) -> Chain {
     }
 }
 
-/// A flow to a virtual IP that was led to an apiserver.
+/// A flow to a virtual IP that was translated to an apiserver.
 pub(super) fn translated(vip: Vip) -> Vec<Match> {
     vec![
         Match::Tcp,
@@ -108,20 +130,20 @@ fn frontend_chain(state: &DesiredState, frontend: &DesiredFrontend) -> Chain {
     if frontend.guard {
         rules.push(
             Rule::new(vec![Match::Tcp, Match::DestinationIsLocal], Action::Dnat(frontend.vip))
-                .because("while the address is local to this node, its listener keeps the flow"),
+                .with_comment("while the address is local to this node, its listener keeps the flow"),
         );
     }
     if state.forwarding {
         rules.push(
             Rule::new(vec![Match::TcpFlags(TcpFlags::NotBareSyn)], Action::Dnat(frontend.vip))
-                .because("the forwarder's connections stay where they are"),
+                .with_comment("the forwarder's connections stay where they are"),
         );
     }
     let comment = |b: &Backend| format!("apiserver {b}");
     match frontend.backends.as_slice() {
         [] => {}
         [only] => {
-            rules.push(Rule::new(Vec::new(), Action::Goto(backend_name(*only))).because(comment(only)));
+            rules.push(Rule::new(Vec::new(), Action::Goto(backend_name(*only))).with_comment(comment(only)));
         }
         several => {
             let by = match frontend.affinity {
@@ -135,7 +157,7 @@ fn frontend_chain(state: &DesiredState, frontend: &DesiredFrontend) -> Chain {
             // meets the old rule with the map already gone would leave without a mapping, and hang for good.
             rules.push(
                 Rule::new(Vec::new(), Action::Goto(backend_name(several[0])))
-                    .because("only a packet that passes while the rules are replaced comes here"),
+                    .with_comment("only a packet that passes while the rules are replaced comes here"),
             );
         }
     }
@@ -164,14 +186,239 @@ fn backend_chain(backend: Backend) -> Chain {
     Chain {
         comment: format!("apiserver {backend}"),
         hook: None,
-        rules: vec![Rule::new(vec![Match::Tcp], Action::Dnat(backend)).counted(name.clone())],
+        rules: vec![Rule::new(vec![Match::Tcp], Action::Dnat(backend)).with_counter(name.clone())],
         name,
     }
 }
 
-/// Addresses of one family among the backends of a state, each once.
-pub(super) fn backend_addresses(state: &DesiredState, family: Family) -> BTreeSet<IpAddr> {
-    state.backends().iter().map(|b| b.ip()).filter(|ip| Family::of(*ip) == family).collect()
+/// Two counters for each frontend.
+fn arrival_counters(state: &DesiredState) -> impl Iterator<Item = Counter> {
+    state.frontends.iter().flat_map(|frontend| {
+        let vip = frontend.vip;
+        [
+            Counter {
+                name: received_name(vip),
+                comment: format!("connections of pods and other hosts to {vip}"),
+            },
+            Counter {
+                name: forwarded_name(vip),
+                comment: format!("those to {vip} that went on to an apiserver"),
+            },
+        ]
+    })
+}
+
+/// What reaches an apiserver on this node.
+fn nat_input(state: &DesiredState) -> Chain {
+    let went = |vip: Vip| Rule::new(translated(vip), Action::Continue).with_counter(forwarded_name(vip));
+    Chain {
+        name: "nat-input".to_owned(),
+        comment: "counts what reaches an apiserver on this node".to_owned(),
+        hook: Some(Hook::NatInput),
+        rules: state.frontends.iter().map(|frontend| went(frontend.vip)).collect(),
+    }
+}
+
+/// What leaves this node, and was not sent by it.
+fn count_leaving(vip: Vip) -> Rule {
+    let matches = [translated(vip), vec![Match::SourceIsNotLocal]].concat();
+    Rule::new(matches, Action::Continue).with_counter(forwarded_name(vip))
+}
+
+/// The base chains; they stand also while nobody is dead, so that a death changes rules only.
+fn filter_chains(state: &DesiredState) -> Vec<Chain> {
+    let dead = |name: &str, hook: Hook, comment: &str| Chain {
+        name: name.to_owned(),
+        comment: comment.to_owned(),
+        hook: Some(hook),
+        rules: state.frontends.iter().map(to_dead).chain(refuse_dispatch(state)).collect(),
+    };
+    vec![
+        dead(
+            "kill-prerouting",
+            Hook::KillPrerouting,
+            "ends flows of pods and other hosts to apiservers that do not answer",
+        ),
+        dead("kill-output", Hook::KillOutput, "ends flows of this node's own processes to such apiservers"),
+        Chain {
+            name: "notrack-output".to_owned(),
+            comment: "lets a forged SYN ask a client or an apiserver whether its flow still stands"
+                .to_owned(),
+            hook: Some(Hook::NotrackOutput),
+            rules: state
+                .frontends
+                .iter()
+                .map(untracked_syn_to_client)
+                .chain(backend_ports(state).into_iter().map(untracked_syn_to_backend))
+                .collect(),
+        },
+    ]
+}
+
+/// The chain of each frontend that rejects what goes to a dead backend.
+fn dead_chains(state: &DesiredState) -> impl Iterator<Item = Chain> {
+    state.frontends.iter().map(|frontend| Chain {
+        name: dead_name(frontend.vip),
+        comment: format!("flows to {} whose apiserver does not answer", frontend.vip),
+        hook: None,
+        rules: vec![reject(frontend.vip)],
+    })
+}
+
+/// The set of each frontend that says which backends are dead. It stands also while none is, so that a death changes
+/// elements only; and they expire, so that a daemon that is gone has no flows of an apiserver ended that is back.
+fn dead_sets(state: &DesiredState) -> impl Iterator<Item = Set> {
+    state.frontends.iter().map(|frontend| Set {
+        name: dead_name(frontend.vip),
+        comment: format!("apiservers of {} that do not answer", frontend.vip),
+        family: Family::of(frontend.vip.ip()),
+        timeout: DEAD_TIMEOUT,
+        elements: frontend.dead.iter().map(dead_element).collect(),
+    })
+}
+
+fn dead_element(backend: &Backend) -> Element {
+    Element { address: *backend, comment: format!("apiserver {backend} does not answer") }
+}
+
+/// One counter for each frontend.
+fn reset_counters(state: &DesiredState) -> impl Iterator<Item = Counter> {
+    state.frontends.iter().map(|frontend| Counter {
+        name: reset_name(frontend.vip),
+        comment: format!("resets sent in place of apiservers of {}", frontend.vip),
+    })
+}
+
+/// The counters of connections are kept while a backend is dead: it may come back.
+fn connection_counters(state: &DesiredState) -> impl Iterator<Item = Counter> {
+    let mut all = state.backends();
+    all.extend(state.dead().into_keys());
+    all.into_iter().map(|backend| Counter {
+        name: backend_name(backend),
+        comment: format!("connections sent to apiserver {backend}"),
+    })
+}
+
+fn to_dead(frontend: &DesiredFrontend) -> Rule {
+    Rule::new(
+        vec![
+            Match::Tcp,
+            Match::FlowDirectionOriginal,
+            Match::FlowDestinationAddress(frontend.vip.ip()),
+            Match::FlowDestinationPort(frontend.vip.port()),
+        ],
+        Action::Goto(dead_name(frontend.vip)),
+    )
+}
+
+/// Never a SYN: a new connection goes to a live apiserver. Never a reset: it ends the flow by itself.
+fn reject(vip: Vip) -> Rule {
+    Rule::new(
+        vec![Match::TcpFlags(TcpFlags::NeitherSynNorRst), Match::FlowRepliesFromDead(vip)],
+        Action::RejectWithReset,
+    )
+    .with_counter(reset_name(vip))
+}
+
+fn untracked_syn_to_client(frontend: &DesiredFrontend) -> Rule {
+    let ip: IpAddr = frontend.vip.ip();
+    Rule::new(
+        vec![
+            Match::SourceAddress(ip),
+            Match::TcpSourcePort(frontend.vip.port()),
+            Match::TcpFlags(TcpFlags::BareSyn),
+        ],
+        Action::Notrack,
+    )
+}
+
+/// The ports of all apiservers that are known.
+fn backend_ports(state: &DesiredState) -> BTreeSet<u16> {
+    let mut all = state.backends();
+    all.extend(state.dead().into_keys());
+    all.into_iter().map(|backend| backend.port()).collect()
+}
+
+/// A kernel never opens a connection without TCP options, so this is no dial of anybody's. Whatever the address: an
+/// apiserver that is neither chosen nor dead is challenged too, and that changes no rule.
+fn untracked_syn_to_backend(port: u16) -> Rule {
+    Rule::new(
+        vec![Match::TcpDestinationPort(port), Match::TcpFlags(TcpFlags::BareSyn), Match::TcpWithoutOptions],
+        Action::Notrack,
+    )
+}
+
+/// What the base chains behind conntrack and ahead of nat hold besides the flows of the dead.
+fn refuse_dispatch(state: &DesiredState) -> Vec<Rule> {
+    if state.frontends.is_empty() {
+        return Vec::new();
+    }
+    // A SYN and what answers it may pass a node that does not see the other direction. A reset ends a flow by itself.
+    let invalid = Rule::new(
+        vec![Match::CtState(CtState::Invalid), Match::TcpFlags(TcpFlags::NeitherSynNorRst)],
+        Action::Goto(INVALID.to_owned()),
+    );
+    let to_others =
+        |ip: &IpAddr| Rule::new(vec![Match::DestinationAddress(*ip)], Action::Goto(others_name(*ip)));
+    guarded(state).keys().map(to_others).chain([invalid]).collect()
+}
+
+/// The chains that those rules go to.
+fn refusing_chains(state: &DesiredState) -> Vec<Chain> {
+    if state.frontends.is_empty() {
+        return Vec::new();
+    }
+    let other_ports_chains = guarded(state).into_iter().map(|(ip, ports)| other_ports(ip, &ports));
+    other_ports_chains.chain([invalid_packets(state)]).collect()
+}
+
+/// The ports of each virtual IP that a local route may take: an address that an interface has serves more than ours.
+fn guarded(state: &DesiredState) -> BTreeMap<IpAddr, BTreeSet<u16>> {
+    let mut all: BTreeMap<IpAddr, BTreeSet<u16>> = BTreeMap::new();
+    for frontend in state.frontends.iter().filter(|frontend| frontend.guard) {
+        all.entry(frontend.vip.ip()).or_default().insert(frontend.vip.port());
+    }
+    all
+}
+
+fn other_ports(ip: IpAddr, ports: &BTreeSet<u16>) -> Chain {
+    let served =
+        |port: &u16| Rule::new(vec![Match::TcpDestinationPort(*port)], Action::Goto(INVALID.to_owned()));
+    let mut rules: Vec<Rule> = ports.iter().map(served).collect();
+    rules.push(
+        Rule::new(vec![Match::CtState(CtState::EstablishedOrRelated)], Action::Return)
+            .with_comment("answers to a connection from this address, and errors about one"),
+    );
+    rules.push(
+        Rule::new(vec![Match::DestinationIsLocal], Action::Drop)
+            .with_comment("only the ports of the Service are served on this node"),
+    );
+    Chain {
+        name: others_name(ip),
+        comment: format!("what goes to {ip} and not to a port of the Service"),
+        hook: None,
+        rules,
+    }
+}
+
+fn invalid_packets(state: &DesiredState) -> Chain {
+    let is_invalid = [Match::CtState(CtState::Invalid), Match::TcpFlags(TcpFlags::NeitherSynNorRst)];
+    let to_client = backend_ports(state).into_iter().map(|port| {
+        Rule::new(is_invalid.into_iter().chain([Match::TcpSourcePort(port)]).collect(), Action::Drop)
+            .with_comment("not translated, its client would reset the connection")
+    });
+    let to_vip = state.frontends.iter().map(|frontend| {
+        let to =
+            [Match::DestinationAddress(frontend.vip.ip()), Match::TcpDestinationPort(frontend.vip.port())];
+        Rule::new(is_invalid.into_iter().chain(to).collect(), Action::Drop)
+            .with_comment("not translated, it would reach the wrong place")
+    });
+    Chain {
+        name: INVALID.to_owned(),
+        comment: "packets that conntrack takes for no flow's: no rule translates them".to_owned(),
+        hook: None,
+        rules: to_client.chain(to_vip).collect(),
+    }
 }
 
 #[cfg(test)]

@@ -1,31 +1,22 @@
 //! nf_tables, spoken over netlink: no nft binary is needed at run time.
 //!
-//! [`build`] turns a desired state into a typed [`table::Table`]; `text` and [`wire`] write that same table as nft
-//! syntax and as netlink messages; [`socket`] carries the messages, and [`events`] tells who else sent some.
+//! [`build`] turns a desired state into a typed [`table::Table`], with the chains of `source_nat` and the names of [`names`].
+//! `text` writes that table as nft syntax, [`encode`] as netlink messages, of `expressions` and the numbers in `uapi`.
+//! [`decode`] reads what the kernel answers. [`socket`] carries the messages, [`watch`] finds out who else sent some,
+//! [`dataplane`] runs both for the reconciler, and [`inventory`] lists what there is besides our table.
 
-mod attr;
 pub mod build;
 pub mod dataplane;
-mod dump;
-pub mod events;
-mod expr;
-mod fingerprint;
-mod instruction;
-mod kernel;
-mod kill;
+pub mod decode;
+pub mod encode;
+mod expressions;
+pub mod inventory;
 pub mod names;
-mod others;
-pub mod owner;
-mod refuse;
-pub mod reply;
-mod request;
-pub mod sets;
 pub mod socket;
-mod source;
-pub mod survey;
+mod source_nat;
 pub mod table;
 mod text;
-mod verdict;
-pub mod wire;
+mod uapi;
+pub mod watch;
 
 pub use text::script;

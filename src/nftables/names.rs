@@ -35,12 +35,12 @@ pub fn reset_name(vip: Vip) -> String {
 }
 
 /// The name of the counter of connections of others than this node that come to a virtual IP.
-pub fn came_name(vip: Vip) -> String {
+pub fn received_name(vip: Vip) -> String {
     name(CAME, vip)
 }
 
 /// The name of the counter of those that go on to an apiserver.
-pub fn went_name(vip: Vip) -> String {
+pub fn forwarded_name(vip: Vip) -> String {
     name(WENT, vip)
 }
 
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_as_people_write_addresses() {
+    fn names_parse_to_addresses() {
         for (named, written) in [
             ("vip-10.96.0.1-443", "10.96.0.1:443"),
             ("vip-fd00_10_96__1-443", "[fd00:10:96::1]:443"),
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_named_here_stands_for_nothing() {
+    fn foreign_names_do_not_parse() {
         for named in [
             "",
             "backend",
@@ -124,19 +124,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_leads_back_to_its_address_and_to_nothing_else(ip: IpAddr, port: u16) {
+        fn name_parses_to_its_own_address_only(ip: IpAddr, port: u16) {
             let address = SocketAddr::new(ip, port);
             prop_assert_eq!(backend(&backend_name(address)), Some(address));
             prop_assert_eq!(frontend(&frontend_name(address)), Some(address));
             prop_assert_eq!(reset(&reset_name(address)), Some(address));
             prop_assert_eq!(dead(&dead_name(address)), Some(address));
-            for other in [frontend_name(address), dead_name(address), reset_name(address), came_name(address), went_name(address)] {
+            for other in [frontend_name(address), dead_name(address), reset_name(address), received_name(address), forwarded_name(address)] {
                 prop_assert_eq!(backend(&other), None);
             }
         }
 
         #[test]
-        fn no_text_panics(text: String) {
+        fn arbitrary_text_does_not_panic(text: String) {
             for prefix in [BACKEND, VIP, DEAD, RESET] {
                 let _ = address(prefix, &text);
                 let _ = address(prefix, &format!("{prefix}-{text}"));

@@ -1,11 +1,12 @@
 //! The typed form of `table inet apivip`: what both the nft text and the netlink messages are written from.
 //!
-//! In: nothing but values. The vocabulary is closed on purpose: a match or statement exists here only if
-//! `text` and [`super::wire`] can both write it.
+//! Values only. The vocabulary is closed on purpose: a match or statement exists here only if [`super::text`] and
+//! [`super::encode`] can both write it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::uapi::table::{FLAG_DORMANT, FLAG_OWNER, FLAG_PERSIST};
 use crate::model::cidr::Cidr;
 use crate::model::interface::InterfaceName;
 use crate::model::types::{Family, Vip};
@@ -15,6 +16,12 @@ pub const TABLE_NAME: &str = "apivip";
 
 /// The longest comment that nft accepts, in bytes (NFTNL_UDATA_COMMENT_MAXLEN in nft's sources).
 pub const COMMENT_MAX: usize = 128;
+
+/// The kernel gives an anonymous set its real name.
+pub(super) const ANONYMOUS_MAP: &str = "__map%d";
+
+/// Seed of the hash that ties a client to a backend: fixed, so that replacing the rules moves no client. "apiv".
+pub(super) const CLIENT_HASH_SEED: u32 = 0x6170_6976;
 
 /// A whole table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,7 +178,7 @@ pub enum Match {
     /// `ct original proto-dst`: its port, in host byte order. Needs [`Match::Tcp`] before it.
     FlowDestinationPort(u16),
     /// `ct state`.
-    FlowState(FlowState),
+    CtState(CtState),
     /// `ct direction original`: from the client to the server.
     FlowDirectionOriginal,
     /// `ct reply ip saddr . ct reply proto-src @SET` / `ct reply ip6 saddr ...`: who answers the flow is in the set of dead
@@ -187,19 +194,19 @@ pub enum Match {
 
 /// What conntrack takes a packet for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FlowState {
+pub enum CtState {
     /// For a packet of no flow that it knows: far outside of the window, for instance. No rule translates it.
     Invalid,
     /// For one of a flow that has been answered, or for one about a flow, such as an ICMP error.
-    Known,
+    EstablishedOrRelated,
 }
 
-impl FlowState {
+impl CtState {
     /// `NF_CT_STATE_BIT` of the kernel's `nf_conntrack_common.h`.
     pub fn bits(self) -> u32 {
         match self {
             Self::Invalid => 1 << 0,
-            Self::Known => 1 << 1 | 1 << 2,
+            Self::EstablishedOrRelated => 1 << 1 | 1 << 2,
         }
     }
 }
@@ -281,14 +288,64 @@ impl Rule {
     }
 
     /// The same rule with a comment.
-    pub fn because(mut self, comment: impl Into<String>) -> Self {
+    pub fn with_comment(mut self, comment: impl Into<String>) -> Self {
         self.comment = Some(comment.into());
         self
     }
 
     /// The same rule, counting with the named counter.
-    pub fn counted(mut self, counter: impl Into<String>) -> Self {
+    pub fn with_counter(mut self, counter: impl Into<String>) -> Self {
         self.counter = Some(counter.into());
         self
+    }
+}
+
+/// Whose the table is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// Nobody's: every program with the privilege may change it.
+    #[default]
+    Plain,
+    /// The socket's. Others may read it, and it outlives the socket as an orphan, which anybody may change and the next
+    /// owner takes in.
+    Owned,
+}
+
+impl Ownership {
+    /// The flags of such a table. Owner alone would let the table go with its process.
+    pub fn flags(self) -> u32 {
+        match self {
+            Self::Plain => 0,
+            Self::Owned => FLAG_OWNER | FLAG_PERSIST,
+        }
+    }
+
+    /// Whether a table with these flags can take on those of `self` and stay. The kernel never changes the flag persist
+    /// of a table that exists, and gives an owner to orphans only (`nf_tables_updtable`).
+    pub fn fits(self, flags: u32) -> bool {
+        match self {
+            Self::Plain => flags & !FLAG_DORMANT == 0,
+            Self::Owned => flags & FLAG_PERSIST != 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owned_fits_only_persistent_tables_and_plain_only_plain_ones() {
+        let (plain, orphan, owned) = (0, FLAG_PERSIST, FLAG_OWNER | FLAG_PERSIST);
+        assert!(Ownership::Plain.fits(plain) && Ownership::Plain.fits(FLAG_DORMANT));
+        assert!(!Ownership::Plain.fits(orphan) && !Ownership::Plain.fits(owned));
+        assert!(Ownership::Owned.fits(orphan) && Ownership::Owned.fits(owned));
+        assert!(!Ownership::Owned.fits(plain) && !Ownership::Owned.fits(FLAG_OWNER));
+    }
+
+    #[test]
+    fn owner_and_persist_flags_come_together() {
+        assert_eq!(Ownership::default().flags(), 0);
+        assert_eq!(Ownership::Owned.flags(), FLAG_OWNER | FLAG_PERSIST);
     }
 }

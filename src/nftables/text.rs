@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::names::dead_name;
 use super::table::{
-    Action, BalanceKey, Chain, Counter, FlowState, Hook, Match, Rule, Set, TABLE_NAME, Table, TcpFlags,
+    Action, BalanceKey, CLIENT_HASH_SEED, Chain, Counter, CtState, Hook, Match, Rule, Set, TABLE_NAME, Table,
+    TcpFlags,
 };
-use super::wire::CLIENT_HASH_SEED;
 use crate::model::types::Family;
 
 /// A script for `nft -f` that replaces the table, whether it exists or not, in one transaction.
@@ -126,8 +126,8 @@ impl Display for Match {
             Self::SourceNotOfOutgoingInterface => f.write_str("fib saddr . oif type != local"),
             Self::LeavesNode => f.write_str("oifname != \"lo\""),
             Self::LeavesBy(name) => write!(f, "oifname \"{name}\""),
-            Self::FlowState(FlowState::Invalid) => f.write_str("ct state invalid"),
-            Self::FlowState(FlowState::Known) => f.write_str("ct state established,related"),
+            Self::CtState(CtState::Invalid) => f.write_str("ct state invalid"),
+            Self::CtState(CtState::EstablishedOrRelated) => f.write_str("ct state established,related"),
             Self::FlowTranslated => f.write_str("ct status dnat"),
             Self::FlowDestinationAddress(ip) => write!(f, "ct original {} daddr {ip}", ip_keyword(*ip)),
             Self::FlowDestinationPort(port) => write!(f, "ct original proto-dst {port}"),

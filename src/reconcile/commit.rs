@@ -9,7 +9,7 @@ use super::orders::order;
 use super::path::{COMMIT_BOUND, Mode};
 use super::telling::Told;
 use super::{Meanwhile, Reconciler, chain};
-use crate::conntrack::{FlowKiller, Stale};
+use crate::dataplane::flows::{FlowKiller, StaleFlows};
 use crate::dataplane::{Applied, Dataplane, DataplaneError, Host};
 use crate::model::desired::{DesiredState, NodeView, desire};
 use crate::model::forwarding::routes;
@@ -58,7 +58,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         }
         if is_repair {
             // Who dialled while there were no rules would go on dialling the virtual IP itself.
-            self.flows.forget(Stale::of(&desired));
+            self.flows.delete_stale(StaleFlows::of(&desired));
         } else {
             let before = self.applied.clone();
             self.forget_begun(&desired, before.as_deref(), !desired.forwarding);
@@ -72,9 +72,9 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
 
     /// So would who dialled before a virtual IP, a port or a family was served for the first time.
     pub(super) fn forget_begun(&mut self, state: &DesiredState, before: Option<&DesiredState>, ended: bool) {
-        let begun = Stale::begun(state, before, ended);
+        let begun = StaleFlows::newly_translated(state, before, ended);
         if !begun.is_empty() {
-            self.flows.forget(begun);
+            self.flows.delete_stale(begun);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::conntrack::FlowReport;
+use crate::dataplane::flows::FlowReport;
 use crate::metrics::{Metrics, Stage};
 use crate::model::health::{BackendHealth, Cue, FailReason, HealthView, State};
 use crate::model::report::{Ended, Report, Transition};
@@ -133,7 +133,7 @@ impl History {
     pub fn ended(&mut self, report: &FlowReport, metrics: &Metrics, shown: &watch::Sender<Report>) {
         metrics.flows(report);
         if report.ended > 0 {
-            let FlowReport { backend, asked, ended, .. } = report;
+            let FlowReport { backend, challenged: asked, ended, .. } = report;
             tracing::info!(%backend, asked, ended, "asked the clients of an apiserver that was silent: some of their connections had ended");
         }
         if !report.purpose.ends() {
@@ -211,7 +211,7 @@ fn tell(report: &FlowReport, cause: Option<&Cause<'_>>, again: bool) {
         flows = report.flows,
         moved = report.syn_sent,
         sockets = report.sockets,
-        nudges = report.nudged,
+        nudges = report.challenge_syns,
         rounds = report.rounds,
         remaining = report.remaining.values().sum::<u64>(),
         why = (!why.is_empty()).then(|| why.join(", ")),
@@ -246,7 +246,7 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conntrack::{Purpose, Remaining};
+    use crate::dataplane::flows::{Purpose, Remaining};
     use crate::model::health::sample as health;
     use crate::model::snapshot::{ServiceStatus, Snapshot};
 
@@ -297,9 +297,10 @@ mod tests {
             show(&mut history, state);
             history.committed(Instant::now(), &metrics);
         }
-        for purpose in [Purpose::Move, Purpose::Ask] {
+        for purpose in [Purpose::Move, Purpose::Challenge] {
             let (flows, asked, ended) = (7, 7, 2);
-            let report = FlowReport { flows, asked, ended, ..FlowReport::new(BACKEND.into(), purpose) };
+            let report =
+                FlowReport { flows, challenged: asked, ended, ..FlowReport::new(BACKEND.into(), purpose) };
             history.ended(&report, &metrics, &watch::channel(Report::default()).0);
         }
         assert_eq!(told(&history), [(State::Failed, None)]);

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use crate::conntrack::{FlowKiller, Stale};
-use crate::dataplane::{Dataplane, DataplaneError, Host};
+use crate::dataplane::flows::{FlowKiller, StaleFlows};
+use crate::dataplane::{Dataplane, DataplaneError, Host, LocalVip};
 use crate::metrics::Metrics;
 use crate::model::desired::{DesiredState, Hold, Policy, desire};
 use crate::model::forwarding::routes;
@@ -21,7 +21,6 @@ use crate::model::snapshot::Rejection;
 use crate::model::types::Backend;
 use crate::proxy::Forward;
 use crate::reconcile::ledger::Ledger;
-use crate::routes::local_vip::Claim;
 
 mod commit;
 mod damper;
@@ -268,7 +267,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     ) -> Result<Settled, PathError> {
         self.foreseen.clear();
         if self.stood.is_none() {
-            self.stood = Some(timeout(STOOD, self.dataplane.stands()).await.unwrap_or(true));
+            self.stood = Some(timeout(STOOD, self.dataplane.is_installed()).await.unwrap_or(true));
         }
         let node = self.node(view).await;
         let (mut desired, holds) = desire(view, self.effective.as_deref(), &node, &self.policy);
@@ -292,7 +291,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         if is_over && !delayed {
             routed = self.path.settle(&mut self.host).await;
             if routed.is_ok() {
-                self.flows.forget(Stale::of(&desired));
+                self.flows.delete_stale(StaleFlows::of(&desired));
             }
             desired.forwarding = self.path.spares_connections();
         }
@@ -330,10 +329,10 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     }
 
     /// Which packets the forwarder needs: where rules stand, their guard must see that it serves.
-    fn claim(&self) -> Claim {
+    fn claim(&self) -> LocalVip {
         match self.applied.is_some() || self.uncertain || self.stood == Some(true) {
-            true => Claim::All,
-            false => Claim::Ports,
+            true => LocalVip::All,
+            false => LocalVip::Ports,
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::Reconciler;
-use crate::conntrack::{FlowKiller, FlowOrder, Purpose};
+use crate::dataplane::flows::{FlowKiller, FlowOrder, Purpose};
 use crate::dataplane::{Dataplane, Host};
 use crate::model::desired::DesiredState;
 use crate::model::health::HealthView;
@@ -60,7 +60,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             let moves = leaves && !used.contains(backend) && !self.ending.contains_key(backend);
             let asks = health.ask.filter(|at| asked.insert(*backend, *at) != Some(*at)).is_some();
             let purpose = match (asks, moves) {
-                (true, _) => Purpose::Ask,
+                (true, _) => Purpose::Challenge,
                 (false, true) => Purpose::Move,
                 (false, false) => continue,
             };

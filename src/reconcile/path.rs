@@ -7,11 +7,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::dataplane::{DataplaneError, Host};
+use crate::dataplane::{DataplaneError, Host, LocalVip};
 use crate::model::desired::DesiredState;
 use crate::model::report::{InUse, PathReport};
 use crate::proxy::{Forward, ForwarderError};
-use crate::routes::local_vip::Claim;
 
 /// `--mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,7 +112,7 @@ impl Path {
         host: &mut H,
         forwarder: &mut W,
         state: &DesiredState,
-        (claim, reason): (Claim, &str),
+        (claim, reason): (LocalVip, &str),
     ) -> Result<(), PathError> {
         forwarder.serve(&state.vips()).await?;
         (self.listening, self.claimed) = (true, true);
@@ -143,7 +142,7 @@ impl Path {
         self.claimed |= self.in_use == InUse::Forwarder;
         if self.claimed {
             // Each time: others may have removed a part of it.
-            host.claim(state, Claim::Ports).await?;
+            host.claim(state, LocalVip::Ports).await?;
         }
         if self.listening && !self.waits_for_predecessor {
             forwarder.withdraw().await;

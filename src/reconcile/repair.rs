@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::damper::Damper;
 use super::telling::{Sum, Telling, Told};
-use crate::dataplane::drift::{Drift, Found};
+use crate::dataplane::{Drift, DriftSource};
 use crate::metrics::Metrics;
 use crate::model::report::{Repair, Repaired, Repairs};
 
@@ -54,13 +54,13 @@ impl Mender {
         let (by, changes) = (drift.who(), drift.changes);
         let told = self.tell(Repaired::Table, by.as_deref());
         let after_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
-        match (told, drift.found) {
-            (Told::Alone, Found::Event) => {
+        match (told, drift.source) {
+            (Told::Alone, DriftSource::Event) => {
                 tracing::warn!(by, changes, after_us, "another program changed table inet apivip; repaired");
             }
-            (Told::Alone, Found::Lost | Found::Check) => {
+            (Told::Alone, DriftSource::Lost | DriftSource::Check) => {
                 tracing::warn!(
-                    found = drift.found.label(),
+                    found = drift.source.label(),
                     after_us,
                     "table inet apivip was not as programmed; repaired"
                 );
@@ -82,7 +82,7 @@ impl Mender {
                     "another program removed routes or routing rules of apivip; made again"
                 );
             }
-            self.note(Repaired::Routes, &Drift::new(Found::Event), metrics);
+            self.note(Repaired::Routes, &Drift::new(DriftSource::Event), metrics);
         }
     }
 
@@ -126,13 +126,13 @@ impl Mender {
     }
 
     fn note(&mut self, what: Repaired, drift: &Drift, metrics: &Metrics) {
-        metrics.repaired(what, drift.found);
+        metrics.repaired(what, drift.source);
         self.total = self.total.saturating_add(1);
         self.latest.truncate(SHOWN - 1);
         self.latest.push_front(Repair {
             what,
             at: drift.noticed,
-            found: drift.found.label(),
+            found: drift.source.label(),
             changes: drift.changes,
             by: drift.who(),
         });

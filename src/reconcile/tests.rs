@@ -6,8 +6,7 @@ use tokio::task::LocalSet;
 use tokio::time::advance;
 
 use super::*;
-use crate::conntrack::fake::FakeFlows;
-use crate::dataplane::fake::FakeKernel;
+use crate::dataplane::fake::{FakeFlows, FakeKernel};
 use crate::model::balance::Balance;
 use crate::model::desired::{Masquerade, NodeView, PreferredSource, Source};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};

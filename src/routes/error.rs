@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use netlink_packet_core::NetlinkPayload;
 
+use crate::dataplane::{DataplaneError, KernelErrorKind};
+
 /// Why routes or addresses could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[error("{action}")]
@@ -14,6 +16,12 @@ pub struct HostError {
     pub(crate) source: io::Error,
     /// Some of what was asked for was done.
     pub(crate) partial: bool,
+}
+
+impl From<HostError> for DataplaneError {
+    fn from(error: HostError) -> Self {
+        Self::kernel(KernelErrorKind::Routes { partial: error.partial }, error)
+    }
 }
 
 const EINVAL: i32 = 22;

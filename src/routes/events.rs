@@ -29,12 +29,12 @@ impl Events {
         let (changed, heard) = watch::channel(());
         let task = tokio::spawn(async move {
             loop {
-                if let Err(error) = socket.hear().await {
+                if let Err(error) = socket.receive().await {
                     tracing::debug!(%error, "listen to changes of links and addresses");
                     socket = reopened().await;
                 }
                 sleep(SETTLE).await;
-                while let Some(Ok(_)) = socket.heard() {}
+                while let Some(Ok(_)) = socket.try_receive() {}
                 if changed.send(()).is_err() {
                     return;
                 }

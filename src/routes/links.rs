@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use crate::conntrack::attr::{AF_INET, find, fixed};
-use crate::netlink::netlink::{Channel, Malformed, NetlinkError};
+use crate::netlink::channel::{Channel, NetlinkError};
+use crate::netlink::message::{AF_INET, Malformed, find, fixed};
 
 /// `RTM_GETLINK`, `RTM_GETADDR` and `RTM_GETRULE`.
 const GET_LINK: u16 = 18;
@@ -120,7 +120,7 @@ fn address(body: &[u8]) -> Result<Option<SeenAddress>, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conntrack::attr::{bytes, emit, nest};
+    use crate::netlink::message::{bytes, emit, nest};
 
     #[test]
     fn a_device_is_read_with_its_kind() {

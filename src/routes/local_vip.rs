@@ -18,6 +18,7 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePor
 use netlink_packet_route::{AddressFamily, IpProtocol};
 use tappers::{DeviceState, Interface, Tun};
 
+use crate::dataplane::LocalVip;
 use crate::model::desired::DesiredState;
 use crate::model::types::Vip;
 use crate::routes::{
@@ -38,16 +39,6 @@ const EEXIST: i32 = 17;
 const ENOENT: i32 = 2;
 const EACCES: i32 = 13;
 const EINVAL: i32 = 22;
-
-/// Which packets to a virtual IP come to this node's own sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// All, where rules with a guard stand, which must see that. They drop what goes to no port of the Service.
-    All,
-    /// Those to the Service's TCP ports that no rule of ours translates: of connections that began while all came; or of
-    /// every connection, where no rules stand. Other programs' rules for local addresses do not see it either.
-    Ports,
-}
 
 /// The device, and what hangs on it.
 pub(crate) struct Device {
@@ -101,7 +92,11 @@ fn enable_ipv6(device: &str) {
 }
 
 impl Node {
-    pub(crate) async fn claim_vips(&mut self, state: &DesiredState, claim: Claim) -> Result<(), HostError> {
+    pub(crate) async fn claim_vips(
+        &mut self,
+        state: &DesiredState,
+        claim: LocalVip,
+    ) -> Result<(), HostError> {
         self.recall_claim().await?;
         if self.device.is_none() {
             self.device = Some(Device::make().await?);
@@ -119,11 +114,11 @@ impl Node {
                 Err(error) => refused = refused.or(Some(error)),
             }
         }
-        if claim == Claim::Ports {
+        if claim == LocalVip::Ports {
             self.unclaim_others(&served, index).await?;
         }
         // A virtual IP that is gone from the state keeps the connections that it had.
-        for ip in all.into_iter().filter(|ip| claim == Claim::Ports || !served.contains(ip)) {
+        for ip in all.into_iter().filter(|ip| claim == LocalVip::Ports || !served.contains(ip)) {
             let route = local_route(ip, LOCAL, index)?.build();
             absent_is_fine(self.ask(|handle| handle.route().del(route).execute()).await)
                 .map_err(|e| failed(format!("delete the local route to {ip}"), e))?;
@@ -139,11 +134,11 @@ impl Node {
         &mut self,
         vip: Vip,
         backend: Option<IpAddr>,
-        claim: Claim,
+        claim: LocalVip,
         (all, rest): (&BTreeSet<IpAddr>, &BTreeSet<Vip>),
     ) -> Result<(), HostError> {
         let Some(index) = self.device.as_ref().map(Device::index) else { return Ok(()) };
-        if claim == Claim::All && !all.contains(&vip.ip()) {
+        if claim == LocalVip::All && !all.contains(&vip.ip()) {
             self.add_local(vip.ip(), backend, LOCAL, index).await?;
             self.note(|device| device.all.insert(vip.ip()));
         }

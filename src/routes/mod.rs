@@ -23,10 +23,10 @@ use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::Handle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::dataplane::{DataplaneError, Host};
+use crate::dataplane::{DataplaneError, Host, LocalVip};
 use crate::model::desired::{DesiredState, NodeView};
 use crate::model::types::Family;
-use crate::routes::local_vip::{Claim, Device, is_claim};
+use crate::routes::local_vip::{Device, is_claim};
 pub use error::HostError;
 pub(super) use error::{EAFNOSUPPORT, ESRCH, failed, invalid};
 use events::Events;
@@ -237,7 +237,7 @@ impl Host for Node {
         Ok(removed)
     }
 
-    async fn claim(&mut self, state: &DesiredState, claim: Claim) -> Result<(), DataplaneError> {
+    async fn claim(&mut self, state: &DesiredState, claim: LocalVip) -> Result<(), DataplaneError> {
         Ok(self.claim_vips(state, claim).await?)
     }
 

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::sched::{CloneFlags, setns};
 
-use crate::conntrack::attr::{bytes, emit, fixed};
-use crate::netlink::netlink::Channel;
+use crate::netlink::channel::Channel;
+use crate::netlink::message::{bytes, emit, fixed};
 use crate::routes::links::{SeenLink, links};
 
 /// `RTM_GETNSID`; `NETNSA_NSID` and `NETNSA_FD`; `sizeof(struct rtgenmsg)`, aligned.

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::events::REOPEN;
 use super::{HostError, ROUTE_PROTOCOL, failed};
-use crate::netlink::multicast::{Heard, Multicast};
+use crate::netlink::multicast::{Multicast, Notification};
 
 /// `RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV4_RULE`, `RTNLGRP_IPV6_ROUTE`, `RTNLGRP_IPV6_RULE` of the kernel's `rtnetlink.h`.
 const GROUPS: [u32; 4] = [7, 8, 11, 19];
@@ -40,8 +40,8 @@ impl OwnRoutes {
     pub async fn touched(&mut self) {
         let Self { socket, vips } = self;
         loop {
-            match socket.hear().await {
-                Ok(Heard::Datagram(datagram)) if !concerns(datagram, vips) => {}
+            match socket.receive().await {
+                Ok(Notification::Datagram(datagram)) if !concerns(datagram, vips) => {}
                 Ok(_) => return,
                 Err(_) => {
                     // The regular look remains meanwhile.

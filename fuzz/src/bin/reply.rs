@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use apivip::nftables::reply::{self, Observed};
+use apivip::nftables::decode::{self, ObservedTable};
 use apivip::nftables::table::Table;
-use apivip::nftables::{build, wire};
+use apivip::nftables::{build, encode};
 use apivip::model::objects::{ClusterView, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort};
 use apivip_fuzz::{desired, table::check_transaction};
 use libfuzzer_sys::fuzz_target;
@@ -15,11 +15,11 @@ use libfuzzer_sys::fuzz_target;
 static TABLE: LazyLock<Table> = LazyLock::new(|| build::table(&desired(&view())));
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(replies) = reply::parse(data) else { return };
-    let mut observed = Observed::default();
+    let Ok(replies) = decode::parse(data) else { return };
+    let mut observed = ObservedTable::default();
     replies.into_iter().for_each(|reply| observed.add(reply.content));
     check_transaction(&TABLE, &observed);
-    let removal = wire::remove(&observed);
+    let removal = encode::remove(&observed);
     assert_eq!(removal.len(), usize::from(observed.exists), "what is there is removed, and nothing else");
 });
 

@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use apivip::conntrack::observe::Observation;
-use apivip::conntrack::{Asked, FlowKiller, FlowOptions, FlowOrder, Flows, Purpose};
+use apivip::conntrack::capture::Observation;
+use apivip::conntrack::{ChallengeOutcome, FlowOptions, Flows};
+use apivip::dataplane::flows::{FlowKiller, FlowOrder, Purpose};
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
@@ -61,7 +62,7 @@ impl Arguments {
     fn purpose(&self) -> Purpose {
         match (self.move_only, self.ask) {
             (true, _) => Purpose::Move,
-            (_, true) => Purpose::Ask,
+            (_, true) => Purpose::Challenge,
             _ => Purpose::End { own_reset: self.own_reset },
         }
     }
@@ -89,13 +90,13 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn ask_backend(backend: SocketAddr, vips: Vec<SocketAddr>, listen: Duration) -> anyhow::Result<()> {
-    let asker = Flows::open(FlowOptions::default())?.asker();
+    let asker = Flows::open(FlowOptions::default())?.path_challenger();
     let mut observation = Observation::open(backend)?;
     let before = heard(&mut observation, listen).await;
-    let (asked, flows) = match asker.ask(backend, vips).await {
-        Asked::NoFlows => ("no-flows", 0),
-        Asked::Impossible => ("impossible", 0),
-        Asked::Sent { flows, .. } => ("sent", flows),
+    let (asked, flows) = match asker.challenge(backend, vips).await {
+        ChallengeOutcome::NoFlows => ("no-flows", 0),
+        ChallengeOutcome::Impossible => ("impossible", 0),
+        ChallengeOutcome::Sent { flows, .. } => ("sent", flows),
     };
     let heard = heard(&mut observation, listen).await;
     println!("{}", json!({ "before": before, "asked": asked, "flows": flows, "heard": heard }));
@@ -105,7 +106,7 @@ async fn ask_backend(backend: SocketAddr, vips: Vec<SocketAddr>, listen: Duratio
 async fn heard(observation: &mut Observation, listen: Duration) -> Vec<Value> {
     let until = Instant::now() + listen;
     let mut all = Vec::new();
-    while let Ok(heard) = timeout_at(until, observation.heard()).await {
+    while let Ok(heard) = timeout_at(until, observation.next_segment()).await {
         all.push(json!({ "to": heard.to, "data": heard.data }));
     }
     all

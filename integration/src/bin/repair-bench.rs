@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use apivip::nftables::events::{Follower, GROUP};
+use apivip::nftables::watch::{Follower, GROUP};
 use integration::control_plane::Variant;
 use integration::lab::{Families, Lab, LabOptions};
 use integration::netns::Namespace;

@@ -73,7 +73,7 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
             Scope::Node => None,
         }
     };
-    let rules = within(KERNEL, || NftSocket::open().and_then(|mut socket| socket.survey()));
+    let rules = within(KERNEL, || NftSocket::open().and_then(|mut socket| socket.inventory()));
     let devices = within(KERNEL, links::links);
     let files = within(KERNEL, local::files);
     let elsewhere = within(KERNEL, || other_netns::elsewhere(KINDS, KERNEL / 2));

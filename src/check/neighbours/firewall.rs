@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::{NEEDED, Traces, legacy_table, neighbour, rules};
 use crate::check::finding::{Check, Finding};
 use crate::columns::few;
-use crate::nftables::survey::SeenChain;
+use crate::nftables::inventory::SeenChain;
 
 const ALLOW: &str = "allow Pods to the apiservers' addresses and ports in forward, and ct state established,related everywhere";
 

@@ -1,6 +1,6 @@
 use super::super::finding::Verdict;
 use super::*;
-use crate::nftables::survey::{SeenBase, SeenTable};
+use crate::nftables::inventory::{SeenBase, SeenTable};
 
 fn vip() -> SocketAddr {
     SocketAddr::from(([10, 96, 0, 1], 443))
@@ -12,7 +12,7 @@ fn apiserver() -> SocketAddr {
 
 fn clean() -> Traces {
     Traces {
-        rules: Some(Ok(Survey::default())),
+        rules: Some(Ok(RulesetInventory::default())),
         links: Some(Ok(Vec::new())),
         legacy: Some(Ok(Vec::new())),
         ipvs: Some(false),
@@ -31,7 +31,7 @@ fn verdict(traces: &Traces, id: &str) -> Verdict {
     of(traces, id).verdict
 }
 
-fn with(survey: Survey) -> Traces {
+fn with(survey: RulesetInventory) -> Traces {
     Traces { rules: Some(Ok(survey)), ..clean() }
 }
 
@@ -68,8 +68,9 @@ fn what_cannot_be_read_is_unknown() {
 
 #[test]
 fn each_mode_of_kube_proxy_leaves_its_traces() {
-    let nft = Survey { tables: vec![table("ip", "kube-proxy")], ..Survey::default() };
-    let iptables = Survey { chains: vec![chain("nat", "KUBE-SERVICES", None)], ..Survey::default() };
+    let nft = RulesetInventory { tables: vec![table("ip", "kube-proxy")], ..RulesetInventory::default() };
+    let iptables =
+        RulesetInventory { chains: vec![chain("nat", "KUBE-SERVICES", None)], ..RulesetInventory::default() };
     for (traces, word) in [
         (with(nft.clone()), "nftables"),
         (with(iptables.clone()), "iptables"),
@@ -81,7 +82,7 @@ fn each_mode_of_kube_proxy_leaves_its_traces() {
     }
     assert!(has_iptables_proxy(&with(iptables.clone())) && !has_iptables_proxy(&with(nft.clone())));
     assert_eq!(verdict(&Traces { ipvs: Some(true), ..clean() }, "kube-proxy"), Verdict::Info);
-    let both = Survey { chains: iptables.chains, ..nft };
+    let both = RulesetInventory { chains: iptables.chains, ..nft };
     assert_eq!(verdict(&with(both), "kube-proxy"), Verdict::Warning);
 }
 
@@ -122,7 +123,7 @@ fn policies_of_legacy_iptables_are_unknown() {
     assert_eq!(verdict(&Traces { legacy: None, ..clean() }, "firewall"), Verdict::Unknown);
     let drop = chain("filter", "FORWARD", Some(("filter", 2, 0, true)));
     let both = Traces {
-        rules: Some(Ok(Survey { chains: vec![drop], ..Survey::default() })),
+        rules: Some(Ok(RulesetInventory { chains: vec![drop], ..RulesetInventory::default() })),
         ..legacy("iptables-legacy", &["filter"])
     };
     assert_eq!(verdict(&both, "firewall"), Verdict::Warning);
@@ -131,9 +132,9 @@ fn policies_of_legacy_iptables_are_unknown() {
 #[test]
 fn a_nat_chain_that_runs_earlier_is_named() {
     let at = |table_name, kind, hook, priority| {
-        with(Survey {
+        with(RulesetInventory {
             chains: vec![chain(table_name, "c", Some((kind, hook, priority, false)))],
-            ..Survey::default()
+            ..RulesetInventory::default()
         })
     };
     for (traces, expected) in [
@@ -154,9 +155,9 @@ fn a_nat_chain_that_runs_earlier_is_named() {
 
 #[test]
 fn a_policy_that_drops_is_named() {
-    let drop = Survey {
+    let drop = RulesetInventory {
         chains: vec![chain("filter", "FORWARD", Some(("filter", 2, 0, true)))],
-        ..Survey::default()
+        ..RulesetInventory::default()
     };
     let found = of(&with(drop.clone()), "firewall");
     assert!(found.evidence.contains("ip filter FORWARD"));
@@ -173,9 +174,13 @@ fn a_policy_that_drops_is_named() {
         of(&with(of_ufw), "firewall").mend.unwrap(),
         "ufw route allow proto tcp to 192.0.2.11 port 6443"
     );
-    let firewalld = Survey { tables: vec![table("inet", "firewalld")], ..Survey::default() };
+    let firewalld =
+        RulesetInventory { tables: vec![table("inet", "firewalld")], ..RulesetInventory::default() };
     assert_eq!(verdict(&with(firewalld), "firewall"), Verdict::Warning);
-    let ufw = Survey { chains: vec![chain("filter", "ufw-before-input", None)], ..Survey::default() };
+    let ufw = RulesetInventory {
+        chains: vec![chain("filter", "ufw-before-input", None)],
+        ..RulesetInventory::default()
+    };
     assert_eq!(verdict(&with(ufw), "firewall"), Verdict::Info);
 }
 

@@ -1,6 +1,6 @@
 use super::super::finding::Verdict;
 use super::*;
-use crate::nftables::survey::SeenTable;
+use crate::nftables::inventory::SeenTable;
 
 fn vip() -> IpAddr {
     IpAddr::from([10, 96, 0, 1])
@@ -24,9 +24,9 @@ fn running(phase: &str, in_use: &str) -> Option<Result<Option<Daemon>, String>> 
     Some(Ok(Some(Daemon { pid: 7, phase, summary: "x".to_owned(), in_use, stands_in: true })))
 }
 
-fn rules(owner: Option<u32>, persists: bool) -> Option<Result<Survey, String>> {
+fn rules(owner: Option<u32>, persists: bool) -> Option<Result<RulesetInventory, String>> {
     let table = SeenTable { family: "inet", name: TABLE_NAME.to_owned(), owner, persists };
-    Some(Ok(Survey { tables: vec![table], ..Survey::default() }))
+    Some(Ok(RulesetInventory { tables: vec![table], ..RulesetInventory::default() }))
 }
 
 fn good() -> Here {
@@ -115,7 +115,7 @@ fn the_source_address_is_right_or_corrected_or_lost() {
 fn a_daemon_and_its_table_belong_together() {
     let with = |daemon, rules| Here { daemon, rules, plain: false, ..good() };
     let none = || Some(Ok(None));
-    let empty = || Some(Ok(Survey::default()));
+    let empty = || Some(Ok(RulesetInventory::default()));
     let programmed = || running("programmed", "nftables");
     assert_eq!(of(&with(none(), empty()), "daemon"), Verdict::Info);
     assert_eq!(of(&with(Some(Err("no".to_owned())), empty()), "daemon"), Verdict::Unknown);

@@ -1,8 +1,8 @@
 //! What the kernel holds of apivip while no daemon answers: the rules go on working without it.
 
 use crate::columns::{Cell, Columns};
+use crate::nftables::decode::ObservedTable;
 use crate::nftables::names;
-use crate::nftables::reply::Observed;
 use crate::nftables::socket::NftSocket;
 
 /// Some lines for people. `absent`: there is no daemon with this `--run-dir`; else it only did not answer.
@@ -17,7 +17,7 @@ fn head(absent: bool) -> &'static str {
     if absent { "no daemon answers" } else { "the daemon did not answer" }
 }
 
-fn describe(observed: &Observed, absent: bool) -> String {
+fn describe(observed: &ObservedTable, absent: bool) -> String {
     let head = head(absent);
     if !observed.exists {
         return format!(
@@ -61,7 +61,7 @@ fn describe(observed: &Observed, absent: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nftables::reply::{Count, ObservedChain};
+    use crate::nftables::decode::{Count, ObservedChain};
 
     #[test]
     fn people_read_addresses_and_no_names_of_the_table() {
@@ -77,12 +77,12 @@ mod tests {
         ];
         let counter =
             |(name, packets): (&str, u64)| (name.to_owned(), Count { packets, bytes: 60 * packets });
-        let observed = Observed {
+        let observed = ObservedTable {
             exists: true,
             chains: chains.map(chain).into(),
             counters: counters.map(counter).into(),
             dead: ["192.0.2.11:6443".parse().unwrap()].into(),
-            ..Observed::default()
+            ..ObservedTable::default()
         };
         let expected = [
             "no daemon answers, but the kernel has table inet apivip, which goes on serving 10.96.0.1:443, [fd00:10:96::1]:443 as it did",
@@ -98,9 +98,9 @@ mod tests {
         // Where nothing is known of a daemon, nothing is said of what it does.
         let hangs = describe(&observed, false);
         assert!(hangs.starts_with("the daemon did not answer, but") && !hangs.contains("nobody"), "{hangs}");
-        let elsewhere = describe(&Observed { owner: Some(7), ..observed }, true);
+        let elsewhere = describe(&ObservedTable { owner: Some(7), ..observed }, true);
         assert!(elsewhere.contains("netlink port 7") && !elsewhere.contains("nobody"), "{elsewhere}");
-        let nothing = describe(&Observed::default(), false);
+        let nothing = describe(&ObservedTable::default(), false);
         assert!(nothing.contains("no table inet apivip: no rules of apivip"), "{nothing}");
     }
 }

@@ -3,46 +3,52 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::netlink::message::NFGENMSG_LEN;
 
 /// A body as a dump carries it.
 fn body(entry: &Entry, state: u8) -> Vec<u8> {
     let side = |source: SocketAddr, destination: SocketAddr| {
         [
-            attr::nest(
+            message::nest(
                 TUPLE_IP,
                 &[
-                    attr::address(IP_V4_SRC, IP_V6_SRC, source.ip()),
-                    attr::address(IP_V4_DST, IP_V6_DST, destination.ip()),
+                    message::address(IP_V4_SRC, IP_V6_SRC, source.ip()),
+                    message::address(IP_V4_DST, IP_V6_DST, destination.ip()),
                 ],
             ),
-            attr::nest(
+            message::nest(
                 TUPLE_PROTO,
                 &[
-                    attr::byte(PROTO_NUM, IPPROTO_TCP),
-                    attr::be16(PROTO_SRC_PORT, source.port()),
-                    attr::be16(PROTO_DST_PORT, destination.port()),
+                    message::byte(PROTO_NUM, IPPROTO_TCP),
+                    message::be16(PROTO_SRC_PORT, source.port()),
+                    message::be16(PROTO_DST_PORT, destination.port()),
                 ],
             ),
         ]
     };
     let mut original = side(entry.flow.client, entry.flow.vip).to_vec();
-    original.extend(entry.tuple_zone.map(|zone| attr::bytes(TUPLE_ZONE, &zone)));
+    original.extend(entry.tuple_zone.map(|zone| message::bytes(TUPLE_ZONE, &zone)));
     let mut attrs = vec![
-        attr::nest(TUPLE_ORIG, &original),
-        attr::nest(TUPLE_REPLY, &side(entry.answers, entry.translated)),
-        attr::nest(PROTOINFO, &[attr::nest(PROTOINFO_TCP, &[attr::byte(PROTOINFO_TCP_STATE, state)])]),
+        message::nest(TUPLE_ORIG, &original),
+        message::nest(TUPLE_REPLY, &side(entry.backend, entry.client_at_backend)),
+        message::nest(
+            PROTOINFO,
+            &[message::nest(PROTOINFO_TCP, &[message::byte(PROTOINFO_TCP_STATE, state)])],
+        ),
     ];
     if let Some(Bytes { up, down }) = entry.bytes {
         for (direction, bytes) in [(COUNTERS_ORIG, up), (COUNTERS_REPLY, down)] {
-            let counted =
-                [attr::bytes(1, &3u64.to_be_bytes()), attr::bytes(COUNTERS_BYTES, &bytes.to_be_bytes())];
-            attrs.push(attr::nest(direction, &counted));
+            let counted = [
+                message::bytes(1, &3u64.to_be_bytes()),
+                message::bytes(COUNTERS_BYTES, &bytes.to_be_bytes()),
+            ];
+            attrs.push(message::nest(direction, &counted));
         }
     }
-    attrs.extend(entry.id.map(|id| attr::bytes(ID, &id)));
-    attrs.extend(entry.zone.map(|zone| attr::bytes(ZONE, &zone)));
+    attrs.extend(entry.id.map(|id| message::bytes(ID, &id)));
+    attrs.extend(entry.zone.map(|zone| message::bytes(ZONE, &zone)));
     let mut body = header(entry.flow.vip.ip());
-    body.extend(attr::emit(&attrs));
+    body.extend(message::emit(&attrs));
     body
 }
 
@@ -50,9 +56,9 @@ fn body(entry: &Entry, state: u8) -> Vec<u8> {
 pub(in super::super) fn sample() -> Entry {
     Entry {
         flow: Flow { client: "10.244.0.11:40000".parse().unwrap(), vip: "10.96.0.1:443".parse().unwrap() },
-        answers: "192.0.2.11:6443".parse().unwrap(),
-        translated: "192.0.2.1:50000".parse().unwrap(),
-        state: State::Open,
+        backend: "192.0.2.11:6443".parse().unwrap(),
+        client_at_backend: "192.0.2.1:50000".parse().unwrap(),
+        state: TcpState::Open,
         bytes: None,
         id: Some([1, 2, 3, 4]),
         zone: None,
@@ -61,7 +67,7 @@ pub(in super::super) fn sample() -> Entry {
 }
 
 #[test]
-fn a_dump_request_is_what_the_kernel_expects() {
+fn dump_request_matches_kernel_format() {
     let mut expected = vec![2, 0, 0, 0];
     expected.extend([36, 0, 1, 0x80, 20, 0, 2, 0x80, 5, 0, 1, 0, 6, 0, 0, 0, 6, 0, 3, 0, 1, 187, 0, 0]);
     expected.extend([12, 0, 1, 0x80, 8, 0, 2, 0, 10, 96, 0, 1]);
@@ -75,28 +81,28 @@ fn a_dump_request_is_what_the_kernel_expects() {
 }
 
 #[test]
-fn an_ipv6_dump_filters_by_ports_alone() {
+fn ipv6_dump_filters_by_ports_only() {
     let (vip, backend) = ("[fd00::1]:443".parse().unwrap(), "[2001:db8::1]:6443".parse().unwrap());
     let body = dump(vip, backend);
-    let original = attr::find(&body[GENERIC_HEADER..], TUPLE_ORIG).unwrap().unwrap();
-    assert_eq!(attr::find(original, TUPLE_IP).unwrap(), None);
+    let original = message::find(&body[NFGENMSG_LEN..], TUPLE_ORIG).unwrap().unwrap();
+    assert_eq!(message::find(original, TUPLE_IP).unwrap(), None);
     assert_eq!(dump_port(vip, 6443), body);
     assert_eq!(dump_all(vip.ip()), [10, 0, 0, 0]);
 }
 
 #[test]
-fn states_are_told_apart() {
+fn tcp_states_are_mapped() {
     let expected = [
-        (0, State::Other),
-        (1, State::Unanswered),
-        (2, State::HalfOpen),
-        (3, State::Open),
-        (4, State::Open),
-        (5, State::Open),
-        (6, State::Closing),
-        (7, State::Closing),
-        (8, State::Ended),
-        (9, State::Unanswered),
+        (0, TcpState::Other),
+        (1, TcpState::Unanswered),
+        (2, TcpState::HalfOpen),
+        (3, TcpState::Open),
+        (4, TcpState::Open),
+        (5, TcpState::Open),
+        (6, TcpState::Closing),
+        (7, TcpState::Closing),
+        (8, TcpState::Ended),
+        (9, TcpState::Unanswered),
     ];
     for (number, state) in expected {
         assert_eq!(entry(&body(&sample(), number)).unwrap().unwrap().state, state, "{number}");
@@ -104,24 +110,24 @@ fn states_are_told_apart() {
 }
 
 #[test]
-fn zones_and_ids_come_back_in_a_deletion() {
+fn deletion_names_zone_and_id_of_the_entry() {
     for (zone, tuple_zone) in [(None, None), (Some([0, 7]), None), (None, Some([0, 9]))] {
         let wanted = Entry { zone, tuple_zone, ..sample() };
         let read = entry(&body(&wanted, 3)).unwrap().unwrap();
         assert_eq!(read, wanted);
         let deletion = delete(&read);
-        let attrs = &deletion[GENERIC_HEADER..];
-        assert_eq!(attr::fixed(attrs, ZONE).unwrap(), zone);
-        assert_eq!(attr::fixed(attrs, ID).unwrap(), Some([1, 2, 3, 4]));
-        let original = attr::find(attrs, TUPLE_ORIG).unwrap().unwrap();
-        assert_eq!(attr::fixed(original, TUPLE_ZONE).unwrap(), tuple_zone);
+        let attrs = &deletion[NFGENMSG_LEN..];
+        assert_eq!(message::fixed(attrs, ZONE).unwrap(), zone);
+        assert_eq!(message::fixed(attrs, ID).unwrap(), Some([1, 2, 3, 4]));
+        let original = message::find(attrs, TUPLE_ORIG).unwrap().unwrap();
+        assert_eq!(message::fixed(original, TUPLE_ZONE).unwrap(), tuple_zone);
         assert_eq!(tuple(original).unwrap(), Some((wanted.flow.client, wanted.flow.vip)));
     }
 }
 
 proptest! {
     #[test]
-    fn entries_of_both_families_are_read(
+    fn entries_of_both_families_are_parsed(
         client: [u8; 16],
         port: u16,
         v6: bool,
@@ -134,8 +140,8 @@ proptest! {
                     client: SocketAddr::new(client.into(), port),
                     vip: "[fd00:10:96::1]:443".parse().unwrap(),
                 },
-                answers: "[2001:db8::11]:6443".parse().unwrap(),
-                translated: "[2001:db8::1]:50000".parse().unwrap(),
+                backend: "[2001:db8::11]:6443".parse().unwrap(),
+                client_at_backend: "[2001:db8::1]:50000".parse().unwrap(),
                 ..sample()
             }
         } else {
@@ -144,16 +150,16 @@ proptest! {
         };
         let wanted = Entry { bytes: bytes.map(|(up, down)| Bytes { up, down }), ..wanted };
         let read = entry(&body(&wanted, state)).unwrap().unwrap();
-        prop_assert_eq!(read, Entry { state: State::of(state), ..wanted });
+        prop_assert_eq!(read, Entry { state: TcpState::of(state), ..wanted });
     }
 
     #[test]
-    fn no_bytes_panic(input: Vec<u8>) {
+    fn arbitrary_bytes_do_not_panic(input: Vec<u8>) {
         let _ = entry(&input);
     }
 
     #[test]
-    fn no_broken_entry_panics(at: prop::sample::Index, value: u8) {
+    fn broken_entry_does_not_panic(at: prop::sample::Index, value: u8) {
         let mut body = body(&sample(), 3);
         let at = at.index(body.len());
         body[at] = value;

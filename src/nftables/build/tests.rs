@@ -81,7 +81,7 @@ fn is_name(text: &str) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn names_are_names_comments_fit_and_every_jump_has_a_target(state in any_state()) {
+    fn names_are_valid_comments_fit_and_every_jump_has_a_target(state in any_state()) {
         let table = table(&state);
         let chains: BTreeSet<&str> = table.chains.iter().map(|c| c.name.as_str()).collect();
         let counters: BTreeSet<&str> = table.counters.iter().map(|c| c.name.as_str()).collect();
@@ -121,7 +121,7 @@ proptest! {
 }
 
 #[test]
-fn a_long_service_name_still_fits_its_comment() {
+fn long_service_name_fits_its_comment() {
     let mut state = DesiredState {
         service: format!("{}/{}", "n".repeat(63), "s".repeat(63)).parse().unwrap(),
         frontends: Vec::new(),

@@ -1,7 +1,7 @@
 //! What follows when backends die: rules first, then their flows, with or without the help of a rule.
 
 use super::*;
-use crate::conntrack::{FlowOrder, Purpose};
+use crate::dataplane::flows::{FlowOrder, Purpose};
 use crate::model::health::{BackendHealth, Cue, FailReason, State};
 
 /// Backends 11 to 13, of which these are down.

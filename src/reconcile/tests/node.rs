@@ -1,7 +1,7 @@
 //! What the reconciler knows of the node, and what it does while the kernel does not tell, or does not make routes.
 
 use super::*;
-use crate::dataplane::fake::Routing;
+use crate::dataplane::fake::RtnetlinkMode;
 
 /// The node's address is the right source for this backend.
 fn node(last: u8) -> NodeView {
@@ -32,7 +32,7 @@ fn the_first_commit_waits_for_a_look_at_the_node_but_not_for_long() {
     });
     with_reconciler(async |rig| {
         rig.kernel.set_node(node(11));
-        rig.kernel.set_routing(Routing::Waits);
+        rig.kernel.set_routing(RtnetlinkMode::Waits);
         let before = tokio::time::Instant::now();
         rig.views.send_replace(Some(view(1, ServiceStatus::Found, &[11])));
         while rig.kernel.commits() == 0 {
@@ -40,7 +40,7 @@ fn the_first_commit_waits_for_a_look_at_the_node_but_not_for_long() {
         }
         assert!(before.elapsed() <= Duration::from_millis(1020), "{:?}", before.elapsed());
         assert_eq!(preferred(&rig), 0);
-        rig.kernel.set_routing(Routing::Answers);
+        rig.kernel.set_routing(RtnetlinkMode::Answers);
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!((rig.kernel.commits(), preferred(&rig)), (2, 1));
         assert_eq!(rig.reports.borrow().phase, Phase::Programmed);
@@ -51,7 +51,7 @@ fn the_first_commit_waits_for_a_look_at_the_node_but_not_for_long() {
 fn a_backend_that_is_new_is_programmed_before_the_node_is_looked_at() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
-        rig.kernel.set_routing(Routing::Waits);
+        rig.kernel.set_routing(RtnetlinkMode::Waits);
         let before = tokio::time::Instant::now();
         rig.views.send_replace(Some(view(2, ServiceStatus::Found, &[12])));
         while rig.backends() != [backend(12)] {
@@ -65,7 +65,7 @@ fn a_backend_that_is_new_is_programmed_before_the_node_is_looked_at() {
         }
         assert_eq!(before.elapsed(), Duration::ZERO);
         rig.kernel.set_node(node(13));
-        rig.kernel.set_routing(Routing::Answers);
+        rig.kernel.set_routing(RtnetlinkMode::Answers);
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(preferred(&rig), 1);
     });
@@ -78,7 +78,7 @@ fn what_was_seen_last_counts_while_nothing_can_be_seen() {
         rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         rig.reports.borrow_and_update();
-        rig.kernel.set_routing(Routing::Refuses);
+        rig.kernel.set_routing(RtnetlinkMode::Refuses);
         rig.publish(2, ServiceStatus::Found, &[11]).await;
         assert_eq!((rig.backends(), preferred(&rig)), (vec![backend(11)], 1));
         let looks = rig.kernel.looks();
@@ -94,13 +94,13 @@ fn what_was_seen_last_counts_while_nothing_can_be_seen() {
 fn a_route_that_cannot_be_made_is_not_taken_for_refused_rules() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
-        rig.kernel.set_routing(Routing::Refuses);
+        rig.kernel.set_routing(RtnetlinkMode::Refuses);
         rig.publish(2, ServiceStatus::Found, &[12]).await;
         let report = rig.reports.borrow().clone();
         assert_eq!((report.phase, rig.backends()), (Phase::Unrouted, vec![backend(12)]));
         assert_eq!(report.programmed.unwrap().backends(), [backend(12)].into());
         assert!(report.last_error.unwrap().contains("list the node's routes"));
-        rig.kernel.set_routing(Routing::Answers);
+        rig.kernel.set_routing(RtnetlinkMode::Answers);
         tokio::time::sleep(RETRY_MAX).await;
         let report = rig.reports.borrow().clone();
         assert_eq!((report.phase, report.last_error), (Phase::Programmed, None));
@@ -117,7 +117,7 @@ fn virtual_ips_that_cannot_be_given_back_delay_no_commit() {
         rig.forwarder.set_connections(1);
         rig.kernel.set_failing(false);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        rig.kernel.set_routing(Routing::Waits);
+        rig.kernel.set_routing(RtnetlinkMode::Waits);
         rig.forwarder.set_connections(0);
         let before = tokio::time::Instant::now();
         rig.views.send_replace(Some(view(2, ServiceStatus::Found, &[12])));
@@ -125,7 +125,7 @@ fn virtual_ips_that_cannot_be_given_back_delay_no_commit() {
             tokio::task::yield_now().await;
         }
         assert_eq!(before.elapsed(), Duration::ZERO);
-        rig.kernel.set_routing(Routing::Answers);
+        rig.kernel.set_routing(RtnetlinkMode::Answers);
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!((rig.kernel.claim(), rig.kernel.programmed().unwrap().forwarding), (None, false));
     });

@@ -1,8 +1,8 @@
 //! When the forwarder stands in for rules, and when it no longer does.
 
 use super::*;
+use crate::dataplane::LocalVip;
 use crate::model::report::InUse;
-use crate::routes::local_vip::Claim;
 
 fn in_use(rig: &Rig) -> InUse {
     rig.reports.borrow().path.as_ref().map_or(InUse::None, |path| path.in_use)
@@ -26,7 +26,7 @@ fn refused_rules_are_stood_in_for_within_a_second_and_come_back() {
         rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
         rig.pass(Duration::from_secs(1)).await;
         // No rules stand whose guard would have to see it.
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(Claim::Ports)));
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(LocalVip::Ports)));
         assert_eq!(rig.forwarder.served(), [SocketAddr::from(([10, 96, 0, 1], 443))].into());
         let routes = rig.forwarder.routes().unwrap();
         assert_eq!(routes.vips.values().next().unwrap().backends, [backend(11), backend(12)]);
@@ -38,7 +38,7 @@ fn refused_rules_are_stood_in_for_within_a_second_and_come_back() {
         rig.forwarder.set_connections(3);
         rig.kernel.set_failing(false);
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Nftables, Some(Claim::Ports)));
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Nftables, Some(LocalVip::Ports)));
         assert_eq!((rig.forwarder.withdrawals(), rig.forwarder.served().len()), (1, 0));
         let path = rig.reports.borrow().path.clone().unwrap();
         assert!(!path.stands_in && path.reason.unwrap().starts_with("--mode auto"));
@@ -98,11 +98,11 @@ fn it_takes_over_again_while_its_connections_drain() {
         rig.forwarder.set_connections(1);
         rig.kernel.set_failing(false);
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!(rig.kernel.claim(), Some(Claim::Ports));
+        assert_eq!(rig.kernel.claim(), Some(LocalVip::Ports));
         rig.kernel.set_failing(true);
         rig.publish(2, ServiceStatus::Found, &[12]).await;
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(Claim::All)));
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(LocalVip::All)));
         assert_eq!(rig.forwarder.routes().unwrap().vips.values().next().unwrap().backends, [backend(12)]);
     });
 }
@@ -119,7 +119,7 @@ fn a_commit_that_hangs_is_stood_in_for() {
         rig.pass(Duration::from_secs(9)).await;
         assert_eq!(rig.kernel.claim(), None, "another program may take that long");
         rig.pass(Duration::from_secs(2)).await;
-        assert_eq!(rig.kernel.claim(), Some(Claim::All));
+        assert_eq!(rig.kernel.claim(), Some(LocalVip::All));
         assert_eq!(rig.forwarder.routes().unwrap().vips.values().next().unwrap().backends, [backend(12)]);
         rig.kernel.set_blocked(false);
         rig.pass(Duration::from_secs(2)).await;
@@ -138,7 +138,7 @@ fn each_mode_keeps_to_itself() {
     });
     with_mode(Mode::Forwarder, async |mut rig: Rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(Claim::Ports)));
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(LocalVip::Ports)));
         let path = rig.reports.borrow().path.clone().unwrap();
         assert_eq!((path.stands_in, path.reason.as_deref()), (false, Some("--mode forwarder")));
         rig.publish(2, ServiceStatus::Found, &[12]).await;
@@ -157,6 +157,6 @@ fn listeners_that_cannot_be_had_leave_everything_as_it_was() {
         assert_eq!(rig.reports.borrow().phase, Phase::Failed);
         rig.forwarder.set_failing(false);
         rig.pass(Duration::from_secs(6)).await;
-        assert_eq!(rig.kernel.claim(), Some(Claim::Ports));
+        assert_eq!(rig.kernel.claim(), Some(LocalVip::Ports));
     });
 }

@@ -1,7 +1,7 @@
 //! What others change is made again, soon but not in a busy loop; and what goes on while a commit waits.
 
 use super::*;
-use crate::nftables::events::Culprit;
+use crate::dataplane::Culprit;
 
 fn firewalld() -> Culprit {
     Culprit { pid: 42, name: "firewalld".to_owned() }

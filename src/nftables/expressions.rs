@@ -1,20 +1,18 @@
 //! [`Match`] and [`Action`] -> nf_tables expressions, in the order and with the registers that nft itself uses, so
 //! that nft lists them the way they were meant. Pure.
+//!
+//! In: a match or an action. Out: the attributes that the kernel takes. Below them stand the single expressions that they are
+//! made of.
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::attr::{Attr, be32, bytes, string};
-use super::instruction::{
-    address_len, bitwise, compare, conntrack, conntrack_to, expression, immediate, kernel_family, meta,
-    octets, payload, verdict, verdict_data,
-};
-use super::kernel::expr::*;
-use super::kernel::{data, reg};
 use super::names::dead_name;
-use super::table::{Action, BalanceKey, Match};
-use super::wire::{ANONYMOUS_MAP, CLIENT_HASH_SEED};
+use super::table::{ANONYMOUS_MAP, Action, BalanceKey, CLIENT_HASH_SEED, Match};
+use super::uapi::expr::*;
+use super::uapi::{FAMILY_IPV4, FAMILY_IPV6, data, reg, rule};
 use crate::model::cidr::Cidr;
 use crate::model::types::Family;
+use crate::netlink::message::{Attr, be32, bytes, nest, octets, string};
 
 /// `IFNAMSIZ`: interface names are compared as 16 bytes.
 const INTERFACE_NAME_LEN: usize = 16;
@@ -69,7 +67,7 @@ pub(super) fn matching(condition: Match) -> Vec<Attr> {
         }
         Match::LeavesBy(name) => vec![meta(META_OIFNAME), compare(CMP_EQ, &name.bytes())],
         Match::FlowTranslated => any_bit(CT_STATUS, CT_STATUS_DNAT),
-        Match::FlowState(state) => any_bit(CT_STATE, state.bits()),
+        Match::CtState(state) => any_bit(CT_STATE, state.bits()),
         Match::FlowDestinationAddress(ip) => flow((CT_DST_IP, CT_DST_IP6), CT_ORIGINAL, ip),
         Match::FlowDestinationPort(port) => {
             vec![conntrack(CT_PROTO_DST, Some(CT_ORIGINAL)), compare(CMP_EQ, &port.to_be_bytes())]
@@ -135,7 +133,7 @@ pub(super) fn acting(action: &Action, map_id: u32) -> Vec<Attr> {
 
 /// Reference to a named counter.
 pub(super) fn counter(name: &str) -> Attr {
-    expression("objref", &[be32(OBJREF_TYPE, super::kernel::object::TYPE_COUNTER), string(OBJREF_NAME, name)])
+    expression("objref", &[be32(OBJREF_TYPE, super::uapi::object::TYPE_COUNTER), string(OBJREF_NAME, name)])
 }
 
 /// `NFTA_DATA_VERDICT` of a goto, for set elements.
@@ -252,4 +250,86 @@ fn any_bit(key: u32, bits: u32) -> Vec<Attr> {
 fn flow(keys: (u32, u32), direction: u8, ip: IpAddr) -> Vec<Attr> {
     let key = if ip.is_ipv4() { keys.0 } else { keys.1 };
     vec![conntrack(key, Some(direction)), compare(CMP_EQ, &octets(ip))]
+}
+
+fn meta(key: u32) -> Attr {
+    expression("meta", &[be32(META_KEY, key), be32(META_DREG, reg::R1)])
+}
+
+fn conntrack(key: u32, direction: Option<u8>) -> Attr {
+    conntrack_to(reg::R1, key, direction)
+}
+
+fn conntrack_to(register: u32, key: u32, direction: Option<u8>) -> Attr {
+    let mut attrs = vec![be32(CT_KEY, key), be32(CT_DREG, register)];
+    attrs.extend(direction.map(|d| bytes(CT_DIRECTION, &[d])));
+    expression("ct", &attrs)
+}
+
+fn payload(base: u32, offset: u32, len: usize, register: u32) -> Attr {
+    expression(
+        "payload",
+        &[
+            be32(PAYLOAD_DREG, register),
+            be32(PAYLOAD_BASE, base),
+            be32(PAYLOAD_OFFSET, offset),
+            be32(PAYLOAD_LEN, u32::try_from(len).unwrap_or(0)),
+        ],
+    )
+}
+
+fn bitwise(mask: &[u8]) -> Attr {
+    let zero = vec![0; mask.len()];
+    expression(
+        "bitwise",
+        &[
+            be32(BITWISE_SREG, reg::R1),
+            be32(BITWISE_DREG, reg::R1),
+            be32(BITWISE_LEN, u32::try_from(mask.len()).unwrap_or(0)),
+            nest(BITWISE_MASK, &[bytes(data::VALUE, mask)]),
+            nest(BITWISE_XOR, &[bytes(data::VALUE, &zero)]),
+        ],
+    )
+}
+
+fn compare(operator: u32, value: &[u8]) -> Attr {
+    expression(
+        "cmp",
+        &[be32(CMP_SREG, reg::R1), be32(CMP_OP, operator), nest(CMP_DATA, &[bytes(data::VALUE, value)])],
+    )
+}
+
+fn immediate(register: u32, value: &[u8]) -> Attr {
+    expression(
+        "immediate",
+        &[be32(IMMEDIATE_DREG, register), nest(IMMEDIATE_DATA, &[bytes(data::VALUE, value)])],
+    )
+}
+
+fn verdict(code: i32, chain: Option<&str>) -> Attr {
+    expression("immediate", &[be32(IMMEDIATE_DREG, reg::VERDICT), verdict_data(IMMEDIATE_DATA, code, chain)])
+}
+
+fn verdict_data(kind: u16, code: i32, chain: Option<&str>) -> Attr {
+    let mut attrs = vec![bytes(data::VERDICT_CODE, &code.to_be_bytes())];
+    attrs.extend(chain.map(|c| string(data::VERDICT_CHAIN, c)));
+    nest(kind, &[nest(data::VERDICT, &attrs)])
+}
+
+fn expression(name: &str, attrs: &[Attr]) -> Attr {
+    nest(rule::LIST_ELEM, &[string(rule::EXPR_NAME, name), nest(rule::EXPR_DATA, attrs)])
+}
+
+pub(super) fn address_len(family: Family) -> usize {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    }
+}
+
+fn kernel_family(family: Family) -> u8 {
+    match family {
+        Family::V4 => FAMILY_IPV4,
+        Family::V6 => FAMILY_IPV6,
+    }
 }

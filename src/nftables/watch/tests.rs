@@ -1,7 +1,7 @@
-use super::super::attr::{be32, emit, string};
-use super::super::kernel::{FAMILY_INET, table};
-use super::super::wire::push;
+use super::super::encode::push;
+use super::super::uapi::{FAMILY_INET, table};
 use super::*;
+use crate::netlink::message::{be32, emit, string};
 
 const OWN: u32 = 77;
 
@@ -31,7 +31,7 @@ fn culprit(pid: u32) -> Culprit {
 }
 
 #[test]
-fn whoever_touches_the_table_is_named_once_for_each_transaction() {
+fn culprit_is_named_once_per_transaction() {
     let mut follower = Follower::default();
     let datagram = [deleted("apivip", 5), deleted("apivip", 5), generation_by(42, 5)].concat();
     assert_eq!(follower.take(&datagram, OWN).unwrap(), [culprit(42)]);
@@ -39,7 +39,7 @@ fn whoever_touches_the_table_is_named_once_for_each_transaction() {
 }
 
 #[test]
-fn a_transaction_may_come_in_several_datagrams() {
+fn transaction_is_followed_over_several_datagrams() {
     let mut follower = Follower::default();
     assert_eq!(follower.take(&deleted("apivip", 5), OWN).unwrap(), []);
     assert_eq!(follower.take(&deleted("other", 5), OWN).unwrap(), []);
@@ -47,7 +47,7 @@ fn a_transaction_may_come_in_several_datagrams() {
 }
 
 #[test]
-fn our_own_transactions_and_tables_of_others_are_no_news() {
+fn own_transactions_and_other_tables_are_ignored() {
     let mut follower = Follower::default();
     let own = [deleted("apivip", OWN), generation_by(1, OWN)].concat();
     assert_eq!(follower.take(&own, OWN).unwrap(), []);
@@ -56,7 +56,7 @@ fn our_own_transactions_and_tables_of_others_are_no_news() {
 }
 
 #[test]
-fn a_kernel_that_does_not_say_who_it_was_still_says_that_it_was() {
+fn generation_without_process_yields_unnamed_culprit() {
     let mut follower = Follower::default();
     let datagram = [deleted("apivip", 5), message(msg::NEWGEN, 5, &[])].concat();
     assert_eq!(follower.take(&datagram, OWN).unwrap(), [Culprit { pid: 0, name: String::new() }]);
@@ -64,7 +64,43 @@ fn a_kernel_that_does_not_say_who_it_was_still_says_that_it_was() {
 
 proptest::proptest! {
     #[test]
-    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400)) {
+    fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400)) {
         let _ = Follower::default().take(&bytes, OWN);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn table_is_verified_periodically_without_events() {
+    let mut watch = TableWatch { events: None, ..TableWatch::open() };
+    let before = Instant::now();
+    assert_eq!(watch.wait_for_suspicion(1).await.source, DriftSource::Check);
+    assert_eq!(before.elapsed(), CHECK);
+    assert_eq!(
+        watch.wait_for_suspicion(1).await.source,
+        DriftSource::Check,
+        "the suspicion stays until it is settled"
+    );
+    assert_eq!(before.elapsed(), CHECK);
+    watch.settle();
+    watch.wait_for_suspicion(1).await;
+    assert_eq!(before.elapsed(), 2 * CHECK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_event_socket_is_reopened_at_next_check() {
+    let mut watch = TableWatch { events: None, failed: true, ..TableWatch::open() };
+    watch.wait_for_suspicion(1).await;
+    assert!(watch.events.is_some() && !watch.failed);
+}
+
+#[test]
+fn lost_events_raise_suspicion_and_later_culprit_is_added() {
+    let (mut follower, mut suspicion) = (Follower::default(), None);
+    record(Notification::Datagram(&[]), 1, &mut follower, &mut suspicion);
+    assert_eq!(suspicion, None);
+    record(Notification::Lost, 1, &mut follower, &mut suspicion);
+    assert_eq!(suspicion.as_ref().map(|drift| drift.source), Some(DriftSource::Lost));
+    let culprit = Culprit { pid: 42, name: "nft".to_owned() };
+    suspicion.iter_mut().for_each(|drift| drift.blame(culprit.clone()));
+    assert_eq!(suspicion.and_then(|drift| drift.who()).as_deref(), Some("nft (pid 42)"));
 }

@@ -1,34 +1,32 @@
-//! One order under way: looks at conntrack, deletes, destroys, nudges, and looks again.
+//! One order under way: scans conntrack, deletes entries, destroys sockets, sends challenge SYNs, and scans again.
 //!
-//! In: an order and the kernel; [`Job::step`] is called whenever [`Job::due`] has come. Out: a [`FlowReport`] once
+//! In: an order and the kernel; [`FlowJob::step`] is called whenever [`FlowJob::due`] has come. Out: a [`FlowReport`] once
 //! nothing is open any more, or the time is up; of an order that ends no flow, after [`ROUNDS`]. A step reads conntrack
 //! once, or sends a few hundred packets.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::inbox::Inbox;
-use super::kernel::Kernel;
-use super::pace::Bucket;
-use super::packet::{self, AnswerKind};
-use super::progress::{Look, Progress, ROUND};
-use super::report::{FlowReport, Remaining};
-use super::sender::NotSent;
-use super::sniffer::Sniffer;
-use super::{FlowOptions, FlowOrder, Purpose};
-use crate::conntrack::entries::Flow;
+use super::capture::Sniffer;
+use super::entries::Flow;
+use super::kernel::KernelSockets;
+use super::packet::{self, ReplyKind};
+use super::progress::{Progress, ROUND, Scan, TokenBucket};
+use super::queue::{CommandQueue, FlowOptions};
+use super::sender::SendError;
+use crate::dataplane::flows::{FlowOrder, FlowReport, Purpose, Remaining};
 use crate::model::types::{Backend, Vip};
 
 /// Packets sent in one step, so that another order waits for a few milliseconds only.
 const BATCH: usize = 256;
-/// Rounds of an order that ends no flow: for 1.65 s it is looked whether a client's SYN, sent before the rules said
+/// Rounds of an order that ends no flow: for 1.65 s conntrack is read, in case a client's SYN, sent before the rules said
 /// otherwise, has reached the backend.
 const ROUNDS: u32 = 3;
-/// In so many of them flows are asked: a second time, since a packet may get lost, those that are open still.
-const ASKING_ROUNDS: u32 = 2;
-/// Looks at conntrack after the last nudge of a round: clients answer within a round trip, so most flows are gone at
+/// In so many of them flows are challenged: a second time, since a packet may get lost, those that are open still.
+const CHALLENGE_ROUNDS: u32 = 2;
+/// Scans of conntrack after the last challenge SYN of a round: clients answer within a round trip, so most flows are gone at
 /// the first. The last one begins the next round.
-const LOOKS: [Duration; 5] = [
+const SCANS: [Duration; 5] = [
     Duration::from_millis(15),
     Duration::from_millis(40),
     Duration::from_millis(120),
@@ -41,12 +39,12 @@ const LISTEN: Duration = Duration::from_millis(2);
 const BREATHE: Duration = Duration::from_millis(3);
 
 /// See the module.
-pub(super) struct Job {
+pub(super) struct FlowJob {
     order: FlowOrder,
     vips: Vec<Vip>,
     deadline: Instant,
-    look_at: Instant,
-    /// When the last nudge of this round was sent, or there was none to send.
+    scan_at: Instant,
+    /// When the last challenge SYN of this round was sent, or there was none to send.
     round_sent: Instant,
     /// Rounds begun for the order as it is now.
     round: u32,
@@ -59,15 +57,15 @@ pub(super) struct Job {
     report: FlowReport,
 }
 
-impl Job {
+impl FlowJob {
     /// Takes an order up.
     pub(super) fn new(order: FlowOrder, options: &FlowOptions, now: Instant) -> Self {
         let report = FlowReport { started: now, ..FlowReport::new(order.backend, order.purpose) };
         Self {
             vips: order.vips_of_its_family(),
             deadline: now + options.bound,
-            look_at: now,
-            // So long ago that the first look begins the first round.
+            scan_at: now,
+            // So long ago that the first scan begins the first round.
             round_sent: now.checked_sub(ROUND).unwrap_or(now),
             round: 0,
             send_at: now,
@@ -81,8 +79,8 @@ impl Job {
     }
 
     /// Goes on by another order for the same backend, for as long as a new one, unless that is a weaker one: one report
-    /// tells of both.
-    pub(super) fn again(&mut self, order: FlowOrder, options: &FlowOptions, now: Instant) {
+    /// covers both.
+    pub(super) fn update(&mut self, order: FlowOrder, options: &FlowOptions, now: Instant) {
         if order.purpose.is_weaker_than(self.order.purpose) {
             return;
         }
@@ -90,20 +88,20 @@ impl Job {
             self.round = 0;
             self.round_sent = now.checked_sub(ROUND).unwrap_or(now);
             self.queue.clear();
-            self.progress.ask_anew();
+            self.progress.restart_challenges();
         }
         // Flows may have begun meanwhile.
         self.report.flows = self.report.flows.saturating_sub(count(self.progress.count()));
         if order.purpose.ends() && !self.ends() {
-            // What was asked is told of by counters of its own, and times count from the order to end flows.
-            let FlowReport { syn_sent, asked, ended, ref degraded, .. } = self.report;
+            // Challenges have counters of their own, and times count from the order to end flows.
+            let FlowReport { syn_sent, challenged, ended, ref degraded, .. } = self.report;
             let degraded = degraded.clone();
             let new = FlowReport::new(order.backend, order.purpose);
-            self.report = FlowReport { started: now, syn_sent, asked, ended, degraded, ..new };
+            self.report = FlowReport { started: now, syn_sent, challenged, ended, degraded, ..new };
         }
         self.report.purpose = order.purpose;
         (self.vips, self.order) = (order.vips_of_its_family(), order);
-        (self.deadline, self.look_at) = (now + options.bound, now);
+        (self.deadline, self.scan_at) = (now + options.bound, now);
         self.counted = false;
     }
 
@@ -112,8 +110,8 @@ impl Job {
         self.order.purpose.ends()
     }
 
-    fn asks(&self) -> bool {
-        matches!(self.order.purpose, Purpose::Ask)
+    fn challenges(&self) -> bool {
+        matches!(self.order.purpose, Purpose::Challenge)
     }
 
     fn answers_itself(&self) -> bool {
@@ -127,35 +125,35 @@ impl Job {
 
     /// When the next step is due.
     pub(super) fn due(&self, now: Instant) -> Instant {
-        let due = if self.queue.is_empty() { self.look_at } else { self.send_at }.min(self.deadline);
+        let due = if self.queue.is_empty() { self.scan_at } else { self.send_at }.min(self.deadline);
         if self.answers_itself() && self.sniffer.is_some() { due.min(now + LISTEN) } else { due }
     }
 
     /// Does what is due. `Some`: that was the last step.
     pub(super) fn step(
         &mut self,
-        kernel: &mut Kernel,
-        bucket: &mut Bucket,
-        inbox: &mut Inbox,
+        kernel: &mut KernelSockets,
+        bucket: &mut TokenBucket,
+        commands: &mut CommandQueue,
     ) -> Option<FlowReport> {
         self.listen(kernel);
         let now = Instant::now();
         if !self.queue.is_empty() && now < self.deadline {
             if now >= self.send_at {
-                self.nudge(kernel, bucket, inbox);
+                self.send_challenges(kernel, bucket, commands);
             }
             return None;
         }
-        if now < self.look_at.min(self.deadline) {
+        if now < self.scan_at.min(self.deadline) {
             return None;
         }
-        let read = self.look(kernel, bucket, inbox);
+        let read = self.scan(kernel, bucket, commands);
         let is_done = match self.order.purpose {
             Purpose::End { .. } => read && self.progress.is_done(),
-            Purpose::Move | Purpose::Ask => self.round > ROUNDS,
+            Purpose::Move | Purpose::Challenge => self.round > ROUNDS,
         };
         if is_done || Instant::now() >= self.deadline {
-            // What was only asked and stays open is alive.
+            // What was only challenged and stays open is alive.
             if self.ends() {
                 self.report.remaining = self.progress.remaining();
             }
@@ -181,7 +179,12 @@ impl Job {
     }
 
     /// Reads conntrack and acts upon it. `false`: it could not be read now.
-    fn look(&mut self, kernel: &mut Kernel, bucket: &mut Bucket, inbox: &mut Inbox) -> bool {
+    fn scan(
+        &mut self,
+        kernel: &mut KernelSockets,
+        bucket: &mut TokenBucket,
+        commands: &mut CommandQueue,
+    ) -> bool {
         let began = Instant::now();
         let mut entries = Vec::new();
         for vip in &self.vips {
@@ -189,21 +192,21 @@ impl Job {
                 Ok(found) => entries.extend(found),
                 Err(error) => {
                     self.degrade(&error);
-                    self.look_at = Instant::now() + ROUND;
+                    self.scan_at = Instant::now() + ROUND;
                     return false;
                 }
             }
         }
         let now = Instant::now();
-        let Look { delete, forget, ended, ended_asked } = self.progress.look(entries, now);
+        let Scan { delete, forget, ended, ended_challenged } = self.progress.scan(entries, now);
         if ended > 0 {
             self.report.last_ended = now - self.report.started;
         }
-        if self.asks() {
-            self.report.ended += ended_asked;
+        if self.challenges() {
+            self.report.ended += ended_challenged;
         }
-        // Who is asked was heard: what is being opened to it comes about, or is refused, by itself.
-        let moves = !self.asks();
+        // A backend that is challenged was heard: what is being opened to it comes about, or is refused, by itself.
+        let moves = !self.challenges();
         let deleted = delete.iter().filter(|entry| moves && kernel.delete(entry)).count();
         self.report.syn_sent += count(deleted);
         for entry in &forget {
@@ -216,54 +219,61 @@ impl Job {
             self.report.flows += count(self.progress.count());
         }
         if now.saturating_duration_since(self.round_sent) >= ROUND {
-            self.begin_round(kernel, bucket, inbox);
+            self.begin_round(kernel, bucket, commands);
         } else {
-            self.wait_for_look(now, now - began);
+            self.schedule_scan(now, now - began);
         }
         true
     }
 
-    /// Waits for the next look of this round, and at least as long as the last one took: a table of a million entries
+    /// Waits for the next scan of this round, and at least as long as the last one took: a table of a million entries
     /// must not keep this thread busy.
-    fn wait_for_look(&mut self, now: Instant, took: Duration) {
-        let next = LOOKS.into_iter().map(|after| self.round_sent + after).find(|at| *at >= now + took);
-        self.look_at = next.unwrap_or(now.max(self.round_sent + ROUND));
+    fn schedule_scan(&mut self, now: Instant, took: Duration) {
+        let next = SCANS.into_iter().map(|after| self.round_sent + after).find(|at| *at >= now + took);
+        self.scan_at = next.unwrap_or(now.max(self.round_sent + ROUND));
     }
 
-    /// No nudge of this round is left to send.
-    fn sent(&mut self) {
+    /// No challenge SYN of this round is left to send.
+    fn round_sent_out(&mut self) {
         let now = Instant::now();
         self.round_sent = now;
         if self.report.rounds <= 1 {
-            self.report.nudged_after = now - self.report.started;
+            self.report.challenged_after = now - self.report.started;
         }
-        self.wait_for_look(now, Duration::ZERO);
+        self.schedule_scan(now, Duration::ZERO);
     }
 
-    fn begin_round(&mut self, kernel: &mut Kernel, bucket: &mut Bucket, inbox: &mut Inbox) {
+    fn begin_round(
+        &mut self,
+        kernel: &mut KernelSockets,
+        bucket: &mut TokenBucket,
+        commands: &mut CommandQueue,
+    ) {
         self.round += 1;
         kernel.sender.refresh();
         if self.ends() {
             self.sniff(kernel);
-            self.destroy(kernel, bucket, inbox);
+            self.destroy(kernel, bucket, commands);
         }
         let now = Instant::now();
         let due = match self.order.purpose {
             Purpose::End { .. } => self.progress.begin_round(now),
-            Purpose::Ask if self.round <= ASKING_ROUNDS => self.progress.to_ask(self.round, now),
-            Purpose::Ask | Purpose::Move => Vec::new(),
+            Purpose::Challenge if self.round <= CHALLENGE_ROUNDS => {
+                self.progress.to_challenge(self.round, now)
+            }
+            Purpose::Challenge | Purpose::Move => Vec::new(),
         };
         self.queue = due.into();
         self.send_at = now;
         self.report.rounds += u32::from(!self.queue.is_empty());
         if self.queue.is_empty() {
-            self.sent();
+            self.round_sent_out();
         }
     }
 
-    /// From the second round on it matters what clients say: one without the connection has been told, even where
+    /// From the second round on client replies matter: a client without the connection has been reset, even where
     /// conntrack does not show it (a reject moves no entry to CLOSE before 6.4).
-    fn sniff(&mut self, kernel: &Kernel) {
+    fn sniff(&mut self, kernel: &KernelSockets) {
         let wanted = self.answers_itself() || self.report.rounds > 0;
         let permitted = kernel.sender.refusal(self.order.backend.ip()).is_none();
         if wanted && permitted && self.sniffer.is_none() && self.progress.open().next().is_some() {
@@ -274,9 +284,9 @@ impl Job {
         }
     }
 
-    /// The host's own ends of open flows, as many as the rate allows: the others are nudged like a pod's, or wait for the
+    /// The host's own ends of open flows, as many as the rate allows: the others are challenged like a pod's, or wait for the
     /// next round.
-    fn destroy(&mut self, kernel: &mut Kernel, bucket: &mut Bucket, inbox: &mut Inbox) {
+    fn destroy(&mut self, kernel: &mut KernelSockets, bucket: &mut TokenBucket, commands: &mut CommandQueue) {
         let open: Vec<Flow> = self.progress.open().collect();
         let local = open.into_iter().filter(|flow| kernel.sender.is_local(flow.client.ip()));
         let now = Instant::now();
@@ -285,22 +295,27 @@ impl Job {
             if !local.iter().any(|flow| flow.vip == vip) {
                 continue;
             }
-            match kernel.destroy_sockets(vip, &local, || inbox.cancels(self.order.backend)) {
+            match kernel.destroy_sockets(vip, &local, || commands.cancels(self.order.backend)) {
                 Ok(destroyed) => {
                     self.report.sockets += count(destroyed.len());
                     let now = Instant::now();
                     destroyed.into_iter().for_each(|flow| self.progress.destroyed(flow, now));
                 }
-                // Its flows are nudged like a pod's.
+                // Its flows are challenged like a pod's.
                 Err(error) => self.degrade(&error),
             }
         }
     }
 
-    /// Sends some of the nudges of this round.
-    fn nudge(&mut self, kernel: &mut Kernel, bucket: &mut Bucket, inbox: &mut Inbox) {
+    /// Sends some of the challenge SYNs of this round.
+    fn send_challenges(
+        &mut self,
+        kernel: &mut KernelSockets,
+        bucket: &mut TokenBucket,
+        commands: &mut CommandQueue,
+    ) {
         for _ in 0..BATCH {
-            if self.ends() && inbox.cancels(self.order.backend) {
+            if self.ends() && commands.cancels(self.order.backend) {
                 return;
             }
             let Some(flow) = self.queue.pop_front() else { break };
@@ -316,11 +331,11 @@ impl Job {
             let Some(packet) = packet::syn(flow, rand::random()) else { continue };
             match kernel.sender.send(&packet, flow.client.ip()) {
                 Ok(()) => {
-                    let is_first = self.progress.nudged(flow, now);
-                    self.report.nudged += 1;
-                    self.report.asked += u64::from(is_first && self.asks());
+                    let is_first = self.progress.challenged(flow, now);
+                    self.report.challenge_syns += 1;
+                    self.report.challenged += u64::from(is_first && self.challenges());
                 }
-                Err(NotSent::Busy) => {
+                Err(SendError::Busy) => {
                     bucket.put_back();
                     self.queue.push_front(flow);
                     self.send_at = now + BREATHE;
@@ -328,7 +343,7 @@ impl Job {
                 }
                 Err(other) => {
                     let reason = match other {
-                        NotSent::Failed(reason) => reason,
+                        SendError::Failed(reason) => reason,
                         _ => Remaining::OutputPolicy,
                     };
                     bucket.put_back();
@@ -341,19 +356,19 @@ impl Job {
             }
         }
         if self.queue.is_empty() {
-            self.sent();
+            self.round_sent_out();
         }
     }
 
-    /// Takes in what clients said, and answers it with resets where the order says so.
-    fn listen(&mut self, kernel: &mut Kernel) {
+    /// Takes in what clients replied, and answers it with resets where the order says so.
+    fn listen(&mut self, kernel: &mut KernelSockets) {
         let Some(sniffer) = &self.sniffer else { return };
         for answer in sniffer.drain() {
             let now = Instant::now();
-            if self.progress.answered(answer) {
+            if self.progress.replied(answer) {
                 self.report.last_ended = now - self.report.started;
             }
-            let AnswerKind::Open(expected) = answer.kind else { continue };
+            let ReplyKind::Open(expected) = answer.kind else { continue };
             if !self.answers_itself() || !self.progress.wants_reset(answer.flow, now) {
                 continue;
             }
@@ -361,7 +376,7 @@ impl Job {
             let packets = [packet::rst(answer.flow, expected), packet::syn(answer.flow, rand::random())];
             let mut send = |packet: Vec<u8>| kernel.sender.send(&packet, answer.flow.client.ip()).is_ok();
             if packets.into_iter().flatten().all(&mut send) {
-                self.progress.nudged(answer.flow, now);
+                self.progress.challenged(answer.flow, now);
                 self.report.resets += 1;
             }
         }

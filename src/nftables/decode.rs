@@ -1,27 +1,31 @@
 //! What the kernel says on an nf_tables socket: dumps, acknowledgements and errors. Pure.
 //!
-//! In: the bytes of one datagram. Out: [`Reply`]s, and [`Observed`], the table as it stands in the kernel. Nothing
-//! here trusts a length: a malformed message is an error, never a panic.
+//! In: the bytes of one datagram. Out: [`Reply`]s; [`ObservedTable`], the table as it stands in the kernel; and a
+//! [`Fingerprint`], by which a later dump shows whether it is unchanged. Nothing here trusts a length: a malformed message is
+//! an error, never a panic.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use netlink_packet_core::{
-    ErrorBuffer, NLA_HEADER_SIZE, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlaBuffer,
-    NlasIterator,
-};
+use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer};
 
-use super::kernel::{
-    FAMILY_INET, SUBSYSTEM, chain, data, elem, flowtable, generation, msg, object, set, table,
-};
+use super::expressions::address_len;
 use super::names;
-use super::sets::{self, Shape};
 use super::table::{Set, TABLE_NAME, Table};
-use crate::model::types::Backend;
+use super::uapi::{
+    FAMILY_INET, SUBSYSTEM, chain, data, elem, flowtable, generation, msg, object, set, table, udata,
+};
+use crate::model::types::{Backend, Family};
+use crate::netlink::message::{
+    Malformed, NFGENMSG_LEN, attributes, errno, find, long_number, messages, netfilter_attributes, number,
+    text,
+};
 
-/// `sizeof(struct nfgenmsg)`.
-const GENERIC_HEADER_LEN: usize = 4;
-/// Messages in a datagram are aligned to this.
-const ALIGN: usize = 4;
+/// Each field of a concatenation takes a multiple of this.
+pub(super) const WORD: usize = 4;
+const PORT_LEN: usize = 2;
 
 /// One message from the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +35,12 @@ pub struct Reply {
     /// Objects changed while the kernel was listing them: the dump must be repeated.
     pub interrupted: bool,
     /// What it says.
-    pub content: Content,
+    pub content: ReplyContent,
 }
 
 /// The content of a [`Reply`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
+pub enum ReplyContent {
     /// The end of a dump.
     Done,
     /// The request succeeded (`None`) or failed with this errno.
@@ -75,7 +79,7 @@ pub enum Content {
         /// The set's name.
         name: String,
         /// Anonymous sets belong to a rule and go with it. Named ones have a shape.
-        shape: Option<Shape>,
+        shape: Option<SetShape>,
     },
     /// Elements of a set.
     Elements {
@@ -115,7 +119,7 @@ pub struct ObservedChain {
 
 /// `table inet apivip` as the kernel has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Observed {
+pub struct ObservedTable {
     /// Whether there is such a table.
     pub exists: bool,
     /// Its flags.
@@ -129,36 +133,38 @@ pub struct Observed {
     /// Its counters by name.
     pub counters: BTreeMap<String, Count>,
     /// Its sets of dead backends by name.
-    pub sets: BTreeMap<String, Shape>,
+    pub sets: BTreeMap<String, SetShape>,
     /// What is in them.
     pub dead: BTreeSet<Backend>,
     /// Something in it that apivip never makes: another named set, a flowtable, an object that is no counter.
     pub foreign: bool,
 }
 
-impl Observed {
+impl ObservedTable {
     /// Takes one object of a dump in. Objects of other tables are ignored.
-    pub fn add(&mut self, content: Content) {
+    pub fn add(&mut self, content: ReplyContent) {
         match content {
-            Content::Table { name, flags, owner } if name == TABLE_NAME => {
+            ReplyContent::Table { name, flags, owner } if name == TABLE_NAME => {
                 (self.exists, self.flags, self.owner) = (true, flags, owner);
             }
-            Content::Chain { table, chain } if table == TABLE_NAME => self.chains.push(chain),
-            Content::Object { table, name, count } if table == TABLE_NAME => match count {
+            ReplyContent::Chain { table, chain } if table == TABLE_NAME => self.chains.push(chain),
+            ReplyContent::Object { table, name, count } if table == TABLE_NAME => match count {
                 Some(count) => {
                     self.counters.insert(name, count);
                 }
                 None => self.foreign = true,
             },
-            Content::Set { table, name, shape } if table == TABLE_NAME => match shape {
+            ReplyContent::Set { table, name, shape } if table == TABLE_NAME => match shape {
                 None => self.maps.push(name),
                 Some(shape) if names::dead(&name).is_some() => drop(self.sets.insert(name, shape)),
                 Some(_) => self.foreign = true,
             },
-            Content::Elements { table, set, keys } if table == TABLE_NAME && self.sets.contains_key(&set) => {
-                self.dead.extend(keys.iter().filter_map(|key| sets::address(key)));
+            ReplyContent::Elements { table, set, keys }
+                if table == TABLE_NAME && self.sets.contains_key(&set) =>
+            {
+                self.dead.extend(keys.iter().filter_map(|key| address_of(key)));
             }
-            Content::Flowtable { table } if table == TABLE_NAME => self.foreign = true,
+            ReplyContent::Flowtable { table } if table == TABLE_NAME => self.foreign = true,
             _ => {}
         }
     }
@@ -175,7 +181,7 @@ impl Observed {
 
     /// Whether there is no set of this name yet, or one that can be filled as it is.
     pub(super) fn has_place_for(&self, set: &Set) -> bool {
-        self.sets.get(&set.name).is_none_or(|shape| *shape == Shape::of(set))
+        self.sets.get(&set.name).is_none_or(|shape| *shape == SetShape::of(set))
     }
 
     /// Names of the chains that are no base chains.
@@ -184,37 +190,48 @@ impl Observed {
     }
 }
 
-/// A message that does not keep to the netlink format.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed netlink message: {0}")]
-pub struct Malformed(String);
+/// The properties by which a set is one of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetShape {
+    /// `NFTA_SET_FLAGS`.
+    pub flags: u32,
+    /// nft's number for the type of its keys.
+    pub key_type: u32,
+    /// Bytes of a key.
+    pub key_len: u32,
+    /// Milliseconds until an element expires.
+    pub timeout: u64,
+}
+
+impl SetShape {
+    /// That of a set which the table has.
+    pub(super) fn of(set: &Set) -> Self {
+        let address = match set.family {
+            Family::V4 => udata::TYPE_IPV4,
+            Family::V6 => udata::TYPE_IPV6,
+        };
+        Self {
+            flags: set::FLAG_TIMEOUT,
+            key_type: address << udata::TYPE_BITS | udata::TYPE_SERVICE,
+            key_len: u32::try_from(address_len(set.family) + WORD).unwrap_or(0),
+            timeout: milliseconds(set.timeout),
+        }
+    }
+}
+
+fn milliseconds(timeout: Duration) -> u64 {
+    u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Reads all messages of one datagram.
 pub fn parse(datagram: &[u8]) -> Result<Vec<Reply>, Malformed> {
     messages(datagram).map(|message| reply(&message?)).collect()
 }
 
-/// The messages of one datagram, up to the first that is malformed.
-pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<NetlinkBuffer<&[u8]>, Malformed>> {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        let message = match NetlinkBuffer::new_checked((!rest.is_empty()).then_some(rest)?) {
-            Ok(message) => message,
-            Err(error) => {
-                rest = &[];
-                return Some(Err(Malformed(error.to_string())));
-            }
-        };
-        let len = usize::try_from(message.length()).unwrap_or(usize::MAX);
-        rest = len.checked_next_multiple_of(ALIGN).and_then(|len| rest.get(len..)).unwrap_or_default();
-        Some(Ok(message))
-    })
-}
-
 /// The attributes of an nf_tables message, if it is about our table: the first kind of attribute is the table's name in
 /// messages of every type.
 pub(super) fn belongs(payload: &[u8]) -> Result<Option<&[u8]>, Malformed> {
-    let Some((header, attrs)) = payload.split_at_checked(GENERIC_HEADER_LEN) else {
+    let Some((header, attrs)) = payload.split_at_checked(NFGENMSG_LEN) else {
         return Err(Malformed("no room for the family".to_owned()));
     };
     let ours = header[0] == FAMILY_INET
@@ -223,26 +240,13 @@ pub(super) fn belongs(payload: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     Ok(ours.then_some(attrs))
 }
 
-/// The attributes that stand one after the other here.
-pub(super) fn attributes(attrs: &[u8]) -> impl Iterator<Item = Result<NlaBuffer<&[u8]>, Malformed>> {
-    NlasIterator::new(attrs).map(|attr| attr.map_err(|e| Malformed(e.to_string())))
-}
-
 fn reply(message: &NetlinkBuffer<&[u8]>) -> Result<Reply, Malformed> {
     let payload = message.payload();
     let content = match message.message_type() {
-        NLMSG_DONE => Content::Done,
-        NLMSG_ERROR => {
-            let error = ErrorBuffer::new_checked(payload).map_err(|e| Malformed(e.to_string()))?;
-            Content::Outcome(error.code().map(|code| code.get().saturating_neg()))
-        }
-        kind if kind >> 8 == SUBSYSTEM => {
-            let attrs = payload
-                .get(GENERIC_HEADER_LEN..)
-                .ok_or_else(|| Malformed("no room for the family".to_owned()))?;
-            object(kind & 0xff, attrs)?
-        }
-        _ => Content::Other,
+        NLMSG_DONE => ReplyContent::Done,
+        NLMSG_ERROR => ReplyContent::Outcome(errno(payload)?),
+        kind if kind >> 8 == SUBSYSTEM => object(kind & 0xff, netfilter_attributes(payload)?)?,
+        _ => ReplyContent::Other,
     };
     Ok(Reply {
         sequence: message.sequence_number(),
@@ -251,44 +255,46 @@ fn reply(message: &NetlinkBuffer<&[u8]>) -> Result<Reply, Malformed> {
     })
 }
 
-fn object(kind: u16, attrs: &[u8]) -> Result<Content, Malformed> {
+fn object(kind: u16, attrs: &[u8]) -> Result<ReplyContent, Malformed> {
     Ok(match kind {
-        msg::NEWGEN => Content::Generation(number(attrs, generation::ID)?.unwrap_or(0)),
-        msg::NEWTABLE => Content::Table {
+        msg::NEWGEN => ReplyContent::Generation(number(attrs, generation::ID)?.unwrap_or(0)),
+        msg::NEWTABLE => ReplyContent::Table {
             name: text(attrs, table::NAME)?,
             flags: number(attrs, table::FLAGS)?.unwrap_or(0),
             owner: number(attrs, table::OWNER)?,
         },
-        msg::NEWCHAIN => Content::Chain { table: text(attrs, chain::TABLE)?, chain: observed_chain(attrs)? },
-        msg::NEWOBJ => Content::Object {
+        msg::NEWCHAIN => {
+            ReplyContent::Chain { table: text(attrs, chain::TABLE)?, chain: observed_chain(attrs)? }
+        }
+        msg::NEWOBJ => ReplyContent::Object {
             table: text(attrs, object::TABLE)?,
             name: text(attrs, object::NAME)?,
             count: count(attrs)?,
         },
-        msg::NEWSET => Content::Set {
+        msg::NEWSET => ReplyContent::Set {
             table: text(attrs, set::TABLE)?,
             name: text(attrs, set::NAME)?,
             shape: shape(attrs)?,
         },
-        msg::NEWSETELEM => Content::Elements {
+        msg::NEWSETELEM => ReplyContent::Elements {
             table: text(attrs, elem::LIST_TABLE)?,
             set: text(attrs, elem::LIST_SET)?,
             keys: keys(attrs)?,
         },
-        msg::NEWFLOWTABLE => Content::Flowtable { table: text(attrs, flowtable::TABLE)? },
-        _ => Content::Other,
+        msg::NEWFLOWTABLE => ReplyContent::Flowtable { table: text(attrs, flowtable::TABLE)? },
+        _ => ReplyContent::Other,
     })
 }
 
 /// `None`: it is anonymous.
-fn shape(attrs: &[u8]) -> Result<Option<Shape>, Malformed> {
+fn shape(attrs: &[u8]) -> Result<Option<SetShape>, Malformed> {
     let flags = number(attrs, set::FLAGS)?.unwrap_or(0);
     if flags & set::FLAG_ANONYMOUS != 0 {
         return Ok(None);
     }
-    let timeout = find(attrs, set::TIMEOUT)?.and_then(|v| v.try_into().ok()).map_or(0, u64::from_be_bytes);
+    let timeout = long_number(attrs, set::TIMEOUT)?.unwrap_or(0);
     let key_type = number(attrs, set::KEY_TYPE)?.unwrap_or(0);
-    Ok(Some(Shape { flags, key_type, key_len: number(attrs, set::KEY_LEN)?.unwrap_or(0), timeout }))
+    Ok(Some(SetShape { flags, key_type, key_len: number(attrs, set::KEY_LEN)?.unwrap_or(0), timeout }))
 }
 
 fn keys(attrs: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
@@ -299,6 +305,18 @@ fn keys(attrs: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
         }
     }
     Ok(keys)
+}
+
+/// Reads the key of an element: address and port as the rules' registers hold them.
+pub(super) fn address_of(key: &[u8]) -> Option<Backend> {
+    let split = key.len().checked_sub(WORD)?;
+    let (ip, port) = key.split_at_checked(split)?;
+    let ip = match ip.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(ip).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(ip).ok()?),
+    };
+    let port = port.get(..PORT_LEN)?.try_into().ok()?;
+    Some(SocketAddr::new(ip, u16::from_be_bytes(port)))
 }
 
 fn observed_chain(attrs: &[u8]) -> Result<ObservedChain, Malformed> {
@@ -318,32 +336,53 @@ fn count(attrs: &[u8]) -> Result<Option<Count>, Malformed> {
         return Ok(None);
     }
     let values = find(attrs, object::DATA)?.unwrap_or_default();
-    let value = |kind| -> Result<u64, Malformed> {
-        Ok(find(values, kind)?.and_then(|v| v.try_into().ok()).map_or(0, u64::from_be_bytes))
-    };
+    let value = |kind| long_number(values, kind).map(Option::unwrap_or_default);
     Ok(Some(Count { packets: value(object::COUNTER_PACKETS)?, bytes: value(object::COUNTER_BYTES)? }))
 }
 
-/// The value of the first attribute of this kind.
-pub(super) fn find(attrs: &[u8], kind: u16) -> Result<Option<&[u8]>, Malformed> {
-    for attr in attributes(attrs) {
-        let attr = attr?;
-        if attr.kind() == kind {
-            let end = usize::from(attr.length());
-            return Ok(attr.into_inner().get(NLA_HEADER_SIZE..end));
+/// A digest of our table as the kernel lists it. Everything counts but the values of counters: names, order, expressions,
+/// flags, the owner, the elements of maps, and the kernel's handles, so that what was replaced by its like is seen too.
+/// Elements that expire are not asked for.
+///
+/// Two of the same table are equal; those of different ones, but for once in 2^64 times, are not.
+#[derive(Clone, Debug, Default)]
+pub struct Fingerprint {
+    digest: DefaultHasher,
+}
+
+impl Fingerprint {
+    /// Takes in a datagram that answers request `sequence`. Objects of other tables are left out.
+    pub fn add(&mut self, datagram: &[u8], sequence: u32) -> Result<(), Malformed> {
+        for message in messages(datagram) {
+            let message = message?;
+            let kind = message.message_type();
+            if message.sequence_number() != sequence || kind >> 8 != SUBSYSTEM {
+                continue;
+            }
+            let Some(attrs) = belongs(message.payload())? else { continue };
+            kind.hash(&mut self.digest);
+            for attr in attributes(attrs) {
+                let attr = attr?;
+                if !is_volatile(kind & 0xff, attr.kind()) {
+                    (attr.kind(), attr.value()).hash(&mut self.digest);
+                }
+            }
         }
+        Ok(())
     }
-    Ok(None)
+
+    /// The digest of all that was added.
+    pub fn finish(&self) -> u64 {
+        self.digest.finish()
+    }
 }
 
-pub(super) fn number(attrs: &[u8], kind: u16) -> Result<Option<u32>, Malformed> {
-    Ok(find(attrs, kind)?.and_then(|v| v.try_into().ok()).map(u32::from_be_bytes))
-}
-
-pub(super) fn text(attrs: &[u8], kind: u16) -> Result<String, Malformed> {
-    let value = find(attrs, kind)?.ok_or_else(|| Malformed(format!("attribute {kind} is missing")))?;
-    let value = value.split(|b| *b == 0).next().unwrap_or_default();
-    Ok(String::from_utf8_lossy(value).into_owned())
+/// Attributes that packets and time change, and no program.
+fn is_volatile(kind: u16, attribute: u16) -> bool {
+    matches!(
+        (kind, attribute),
+        (msg::NEWOBJ, object::DATA) | (msg::NEWCHAIN, chain::COUNTERS) | (msg::NEWSET, set::COUNT)
+    )
 }
 
 #[cfg(test)]

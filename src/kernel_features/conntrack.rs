@@ -7,15 +7,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use netlink_sys::protocols::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
+use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
-use super::kernel::Kernel;
-use super::sender::Sender;
-use super::sniffer::Sniffer;
-use super::sockets;
+use super::{Feature, Outcome, Tried, chain, refused};
+use crate::conntrack::capture::Sniffer;
 use crate::conntrack::entries::{self, Flow};
-use crate::kernel_features::{Feature, Outcome, Tried, chain, refused};
-use crate::netlink::netlink::{Channel, NetlinkError};
+use crate::conntrack::kernel::KernelSockets;
+use crate::conntrack::sender::Sender;
+use crate::conntrack::sock_diag;
+use crate::netlink::channel::{Channel, NetlinkError};
 
 /// `RTM_NEWLINK`.
 const NEW_LINK: u16 = 16;
@@ -38,8 +39,10 @@ pub(crate) fn packets(tried: &mut impl FnMut(Tried)) {
     let refusals = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
     // A kernel without IPv6 has no clients of that family.
     let raw = refusals.iter().filter_map(|ip| sender.refusal(*ip));
-    let outcome =
-        raw.filter(|error| error.raw_os_error() != Some(EAFNOSUPPORT)).map(|e| refused(e, e)).next();
+    let outcome = raw
+        .filter(|error| Errno::from_io_error(error) != Some(Errno::AFNOSUPPORT))
+        .map(|e| refused(e, e))
+        .next();
     tried((Feature::RawSockets, outcome.unwrap_or(Outcome::Works)));
     let vip = SocketAddr::from((Ipv4Addr::LOCALHOST, 443));
     let outcome = match Sniffer::open(&[vip]) {
@@ -49,15 +52,13 @@ pub(crate) fn packets(tried: &mut impl FnMut(Tried)) {
     tried((Feature::PacketSockets, outcome));
 }
 
-const EAFNOSUPPORT: i32 = 97;
-
 /// Dials `vip` and returns whom the kernel took that for: a program at the sockets may have put another in its place. The
 /// connection is given up at once.
 pub(crate) fn peer_of(vip: SocketAddr) -> Result<SocketAddr, String> {
     let dial = || -> io::Result<(Socket, SocketAddr)> {
         let socket = Socket::new(Domain::for_address(vip), Type::STREAM.nonblocking(), None)?;
         match socket.connect(&vip.into()) {
-            Err(error) if error.raw_os_error() != Some(EINPROGRESS) => return Err(error),
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => return Err(error),
             _ => {}
         }
         let own = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
@@ -66,7 +67,7 @@ pub(crate) fn peer_of(vip: SocketAddr) -> Result<SocketAddr, String> {
     let (_socket, own) = dial().map_err(|error| format!("cannot be dialled: {}", error.kind()))?;
     let listed = Channel::open(NETLINK_SOCK_DIAG, "the host's sockets")
         .and_then(|mut channel| {
-            channel.dump(sockets::LIST, &sockets::of_port(own), |body| sockets::socket(body).ok())
+            channel.dump(sock_diag::LIST, &sock_diag::of_port(own), |body| sock_diag::socket(body).ok())
         })
         .map_err(|error| chain(&error))?;
     let ours = listed.into_iter().find(|socket| socket.flow.client.port() == own.port());
@@ -74,11 +75,9 @@ pub(crate) fn peer_of(vip: SocketAddr) -> Result<SocketAddr, String> {
         .ok_or_else(|| "the connection ended before it was looked at".to_owned())
 }
 
-const EINPROGRESS: i32 = 115;
-
 /// Conntrack and the host's sockets. `tracked`: a chain that looks at conntrack stands.
 pub(crate) fn connection(tracked: bool, tried: &mut impl FnMut(Tried)) {
-    let mut kernel = match Kernel::open() {
+    let mut kernel = match KernelSockets::open() {
         Ok(kernel) => kernel,
         Err(error) => return tried((Feature::ConntrackNetlink, of_netlink(&error))),
     };
@@ -93,7 +92,7 @@ pub(crate) fn connection(tracked: bool, tried: &mut impl FnMut(Tried)) {
         }
     };
     let (client, vip) = (pair.client, pair.server);
-    let listed = kernel.unfiltered(vip);
+    let listed = count(&mut kernel, &entries::dump_all(vip.ip()));
     let seen = matches!(&listed, Ok(entries) if *entries > 0);
     tried((
         Feature::ConntrackNetlink,
@@ -107,7 +106,7 @@ pub(crate) fn connection(tracked: bool, tried: &mut impl FnMut(Tried)) {
     let other = SocketAddr::new(vip.ip(), vip.port() ^ 1);
     tried((
         Feature::ConntrackFilter,
-        match kernel.filtered(other) {
+        match count(&mut kernel, &entries::dump(other, other)) {
             _ if !seen => Outcome::Unclear("there is no entry that could be left out".to_owned()),
             Ok(0) => Outcome::Works,
             Ok(_) => Outcome::Missing("the filter is ignored".to_owned()),
@@ -125,18 +124,8 @@ pub(crate) fn connection(tracked: bool, tried: &mut impl FnMut(Tried)) {
     ));
 }
 
-impl Kernel {
-    fn unfiltered(&mut self, vip: SocketAddr) -> Result<usize, NetlinkError> {
-        self.count(&entries::dump_all(vip.ip()))
-    }
-
-    fn filtered(&mut self, vip: SocketAddr) -> Result<usize, NetlinkError> {
-        self.count(&entries::dump(vip, vip))
-    }
-
-    fn count(&mut self, request: &[u8]) -> Result<usize, NetlinkError> {
-        Ok(self.conntrack.dump(entries::GET, request, |_| Some(()))?.len())
-    }
+fn count(kernel: &mut KernelSockets, request: &[u8]) -> Result<usize, NetlinkError> {
+    Ok(kernel.conntrack.dump(entries::GET, request, |_| Some(()))?.len())
 }
 
 /// One connection, both ends of it.

@@ -1,30 +1,27 @@
-//! [`Table`] -> one nf_tables transaction: the messages of a batch. Pure.
+//! [`Table`] -> netlink messages: the batch of one transaction, and the requests for dumps. Pure.
 //!
 //! In: the table to install, and what is in the kernel now. Out: bytes for [`super::socket`]. Replacing keeps the
 //! table, its base chains, and the counters and sets that are still wanted, and remakes the rest, all in one commit: a flow
 //! sees either the old rules or the new ones, and nat never unhooks.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
-use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkHeader};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
 
-use super::attr::{Attr, be32, be64, bytes, comment, emit, nest, string, user_entry};
-use super::expr;
-use super::kernel::{
-    BATCH_BEGIN, BATCH_END, BATCH_GENERATION, FAMILY_INET, SUBSYSTEM, chain, data, elem, msg, object, rule,
-    set, table, udata,
+use super::decode::{Count, ObservedTable, SetShape, WORD};
+use super::expressions;
+use super::table::{
+    ANONYMOUS_MAP, Action, Chain, Counter, Element, Ownership, Rule, Set, TABLE_NAME, Table, Target,
 };
-use super::owner::Ownership;
-use super::reply::Observed;
-use super::sets;
-use super::table::{Action, Chain, Counter, Rule, TABLE_NAME, Table, Target};
+use super::uapi::{
+    BATCH_BEGIN, BATCH_END, BATCH_GENERATION, FAMILY_ANY, FAMILY_INET, SUBSYSTEM, chain, data, elem, msg,
+    object, rule, set, table, udata,
+};
+use crate::netlink::message::{self, Attr, be32, be64, bytes, emit, nest, octets, string};
 
-/// The kernel gives an anonymous set its real name.
-pub(super) const ANONYMOUS_MAP: &str = "__map%d";
-/// Seed of the hash that ties a client to a backend: fixed, so that replacing the rules moves no client. "apiv".
-pub(super) const CLIENT_HASH_SEED: u32 = 0x6170_6976;
 /// Elements in one message: a netlink attribute holds 64 KiB, an element with its comment at most 500 bytes.
-pub(super) const ELEMENTS_PER_MESSAGE: usize = 100;
+const ELEMENTS_PER_MESSAGE: usize = 100;
 
 /// One message of a batch and what it is for, to be named when the kernel refuses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +45,7 @@ pub struct Batch {
 }
 
 /// The steps that turn `observed` into `table`, with this owner.
-pub fn replace(table: &Table, observed: &Observed, ownership: Ownership) -> Vec<Step> {
+pub fn replace(table: &Table, observed: &ObservedTable, ownership: Ownership) -> Vec<Step> {
     let mut steps = Vec::new();
     let wanted: BTreeSet<&str> = table.counters.iter().map(|c| c.name.as_str()).collect();
     let in_place = observed.exists
@@ -70,16 +67,16 @@ pub fn replace(table: &Table, observed: &Observed, ownership: Ownership) -> Vec<
     }
     if in_place {
         let is_wanted = |name: &str| table.sets.iter().any(|set| set.name == name);
-        steps.extend(observed.sets.keys().filter(|name| !is_wanted(name)).map(|name| sets::delete(name)));
+        steps.extend(observed.sets.keys().filter(|name| !is_wanted(name)).map(|name| delete_set(name)));
     }
-    // Ids of sets, which are told apart within the transaction.
+    // Ids of sets, unique within the transaction.
     let mut id = 0;
     for set in &table.sets {
         if !(in_place && observed.sets.contains_key(&set.name)) {
             id += 1;
-            steps.push(sets::add(set, id));
+            steps.push(add_set(set, id));
         }
-        steps.extend(sets::fill(&set.name, set.elements.iter()));
+        steps.extend(fill_set(&set.name, set.elements.iter()));
     }
     let kept = |c: &Counter| observed.counters.get(&c.name).copied();
     steps.extend(table.counters.iter().map(|c| add_counter(c, kept(c).unwrap_or_default())));
@@ -99,7 +96,7 @@ pub fn replace(table: &Table, observed: &Observed, ownership: Ownership) -> Vec<
 }
 
 /// The steps that remove the table, if `observed` says that there is one.
-pub fn remove(observed: &Observed) -> Vec<Step> {
+pub fn remove(observed: &ObservedTable) -> Vec<Step> {
     observed.exists.then(delete_table).into_iter().collect()
 }
 
@@ -131,21 +128,11 @@ pub(super) fn push(
     resource: u16,
     attrs: &[u8],
 ) {
-    let mut header = NetlinkHeader::default();
-    let len = header.buffer_len() + 4 + attrs.len();
-    header.length = u32::try_from(len).unwrap_or(u32::MAX);
-    header.message_type = kind;
-    header.flags = flags;
-    header.sequence_number = sequence;
-    let start = out.len();
-    out.resize(start + header.buffer_len(), 0);
-    header.emit(&mut out[start..]);
     let [high, low] = resource.to_be_bytes();
-    out.extend_from_slice(&[family, 0, high, low]);
-    out.extend_from_slice(attrs);
+    message::write(out, kind, flags, sequence, &[&[family, 0, high, low], attrs]);
 }
 
-pub(super) fn step(what: String, kind: u16, flags: u16, attrs: &[Attr]) -> Step {
+fn step(what: String, kind: u16, flags: u16, attrs: &[Attr]) -> Step {
     Step { what, kind, flags, attrs: emit(attrs) }
 }
 
@@ -193,7 +180,7 @@ fn delete_counter(name: &str) -> Step {
 }
 
 /// Adding a counter that exists changes nothing; a new one starts at `count`.
-fn add_counter(counter: &Counter, count: super::reply::Count) -> Step {
+fn add_counter(counter: &Counter, count: Count) -> Step {
     step(
         format!("add counter {}", counter.name),
         msg::NEWOBJ,
@@ -265,7 +252,7 @@ fn add_elements(map_id: u32, targets: &[Target]) -> Vec<Step> {
                 rule::LIST_ELEM,
                 &[
                     nest(elem::KEY, &[bytes(data::VALUE, &index.to_ne_bytes())]),
-                    expr::goto_data(elem::DATA, &target.chain),
+                    expressions::goto_data(elem::DATA, &target.chain),
                     comment(elem::USERDATA, &target.comment),
                 ],
             )
@@ -289,10 +276,74 @@ fn add_elements(map_id: u32, targets: &[Target]) -> Vec<Step> {
         .collect()
 }
 
+/// Makes it, still empty. `id` is unique within the transaction.
+fn add_set(set: &Set, id: u32) -> Step {
+    let shape = SetShape::of(set);
+    let mut text = set.comment.as_bytes().to_vec();
+    text.push(0);
+    step(
+        format!("add set {}", set.name),
+        msg::NEWSET,
+        NLM_F_CREATE,
+        &[
+            string(set::TABLE, TABLE_NAME),
+            string(set::NAME, &set.name),
+            be32(set::FLAGS, shape.flags),
+            be32(set::KEY_TYPE, shape.key_type),
+            be32(set::KEY_LEN, shape.key_len),
+            be32(set::ID, id),
+            be64(set::TIMEOUT, shape.timeout),
+            bytes(set::USERDATA, &user_entry(udata::SET_COMMENT, &text)),
+        ],
+    )
+}
+
+/// Removes it. No rule may refer to it any more.
+fn delete_set(name: &str) -> Step {
+    step(
+        format!("delete set {name}"),
+        msg::DELSET,
+        0,
+        &[string(set::TABLE, TABLE_NAME), string(set::NAME, name)],
+    )
+}
+
+/// Puts these elements in place of whatever it holds, with their whole time ahead of them: before 6.12 an element that
+/// is added again keeps the time that it had.
+pub(super) fn fill_set<'a>(name: &str, elements: impl Iterator<Item = &'a Element>) -> Vec<Step> {
+    let list = [string(elem::LIST_TABLE, TABLE_NAME), string(elem::LIST_SET, name)];
+    let mut steps = vec![step(format!("empty set {name}"), msg::DELSETELEM, 0, &list)];
+    let elements: Vec<Attr> = elements.map(set_element).collect();
+    steps.extend(elements.chunks(ELEMENTS_PER_MESSAGE).map(|chunk| {
+        let mut attrs = list.to_vec();
+        attrs.push(nest(elem::LIST_ELEMENTS, chunk));
+        step(format!("add elements of set {name}"), msg::NEWSETELEM, NLM_F_CREATE, &attrs)
+    }));
+    steps
+}
+
+fn set_element(element: &Element) -> Attr {
+    nest(
+        rule::LIST_ELEM,
+        &[
+            nest(elem::KEY, &[bytes(data::VALUE, &set_key(element.address))]),
+            comment(elem::USERDATA, &element.comment),
+        ],
+    )
+}
+
+/// Address and port as the rules' registers hold them.
+fn set_key(address: SocketAddr) -> Vec<u8> {
+    let mut key = octets(address.ip());
+    key.extend(address.port().to_be_bytes());
+    key.resize(key.len().next_multiple_of(WORD), 0);
+    key
+}
+
 fn add_rule(chain: &Chain, rule: &Rule, map_id: u32) -> Step {
-    let mut expressions: Vec<Attr> = rule.matches.iter().flat_map(|m| expr::matching(*m)).collect();
-    expressions.extend(rule.counter.as_deref().map(expr::counter));
-    expressions.extend(expr::acting(&rule.action, map_id));
+    let mut expressions: Vec<Attr> = rule.matches.iter().flat_map(|m| expressions::matching(*m)).collect();
+    expressions.extend(rule.counter.as_deref().map(expressions::counter));
+    expressions.extend(expressions::acting(&rule.action, map_id));
     let mut attrs = vec![
         string(rule::TABLE, TABLE_NAME),
         string(rule::CHAIN, &chain.name),
@@ -305,6 +356,52 @@ fn add_rule(chain: &Chain, rule: &Rule, map_id: u32) -> Step {
         NLM_F_CREATE | NLM_F_APPEND,
         &attrs,
     )
+}
+
+/// One entry of nft's userdata. `value` is at most 255 bytes long, which [`super::table::COMMENT_MAX`] ensures.
+fn user_entry(kind: u8, value: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(value.len()).unwrap_or(u8::MAX);
+    let mut entry = vec![kind, len];
+    entry.extend_from_slice(&value[..usize::from(len)]);
+    entry
+}
+
+/// Userdata that holds a comment.
+fn comment(kind: u16, text: &str) -> Attr {
+    let mut value = text.as_bytes().to_vec();
+    value.push(0);
+    bytes(kind, &user_entry(udata::COMMENT, &value))
+}
+
+/// A request to dump all objects of one kind, of our table where the kernel can filter.
+pub(super) fn dump_request(kind: u16, table_attribute: Option<u16>, sequence: u32) -> Vec<u8> {
+    let attrs: Vec<Attr> = table_attribute.map(|a| string(a, TABLE_NAME)).into_iter().collect();
+    request(kind, NLM_F_DUMP, sequence, &attrs)
+}
+
+/// A request to dump all objects of one kind, of every table of every family.
+pub(super) fn dump_all_request(kind: u16, sequence: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    push(&mut bytes, (SUBSYSTEM << 8) | kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, FAMILY_ANY, 0, &[]);
+    bytes
+}
+
+/// A request to dump the elements of one set of our table.
+pub(super) fn elements_request(set: &str, sequence: u32) -> Vec<u8> {
+    let attrs = [string(elem::LIST_TABLE, TABLE_NAME), string(elem::LIST_SET, set)];
+    request(msg::GETSETELEM, NLM_F_DUMP, sequence, &attrs)
+}
+
+/// A request for the generation of the ruleset: the number of transactions in this namespace so far.
+pub(super) fn generation_request(sequence: u32) -> Vec<u8> {
+    request(msg::GETGEN, 0, sequence, &[])
+}
+
+fn request(kind: u16, flags: u16, sequence: u32, attrs: &[Attr]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let kind = (SUBSYSTEM << 8) | kind;
+    push(&mut bytes, kind, NLM_F_REQUEST | flags, sequence, FAMILY_INET, 0, &emit(attrs));
+    bytes
 }
 
 #[cfg(test)]

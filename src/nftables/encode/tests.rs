@@ -1,9 +1,11 @@
+use std::net::IpAddr;
+
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use proptest::prelude::*;
 
 use super::super::build;
 use super::super::build::tests::any_state;
-use super::super::reply::{Count, parse};
+use super::super::decode::{address_of, parse};
 use super::*;
 
 /// The messages of a batch as (type, flags, sequence, attributes).
@@ -35,7 +37,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn every_batch_is_well_formed(state in any_state(), first in any::<u32>()) {
-        let steps = replace(&build::table(&state), &Observed::default(), Ownership::Owned);
+        let steps = replace(&build::table(&state), &ObservedTable::default(), Ownership::Owned);
         let batch = batch(&steps, first, None);
         let messages = messages(&batch.bytes);
         prop_assert_eq!(messages.len(), steps.len() + 2);
@@ -51,10 +53,10 @@ proptest! {
     }
 
     #[test]
-    fn chains_and_counters_that_are_sent_read_back_as_they_were(state in any_state()) {
+    fn encoded_chains_and_counters_decode_to_the_same(state in any_state()) {
         let table = build::table(&state);
-        let batch = batch(&replace(&table, &Observed::default(), Ownership::Plain), 1, None);
-        let mut observed = Observed::default();
+        let batch = batch(&replace(&table, &ObservedTable::default(), Ownership::Plain), 1, None);
+        let mut observed = ObservedTable::default();
         for reply in parse(&batch.bytes).unwrap() {
             observed.add(reply.content);
         }
@@ -82,10 +84,10 @@ pub(in super::super) fn state(backends: &[&str]) -> crate::model::desired::Desir
 }
 
 /// What the kernel would have after `table` was programmed.
-fn observed(table: &Table) -> Observed {
-    let mut observed = Observed::default();
+fn observed(table: &Table) -> ObservedTable {
+    let mut observed = ObservedTable::default();
     for reply in
-        parse(&batch(&replace(table, &Observed::default(), Ownership::Plain), 1, None).bytes).unwrap()
+        parse(&batch(&replace(table, &ObservedTable::default(), Ownership::Plain), 1, None).bytes).unwrap()
     {
         observed.add(reply.content);
     }
@@ -97,7 +99,7 @@ fn whats(steps: &[Step]) -> Vec<&str> {
 }
 
 #[test]
-fn a_replacement_keeps_table_base_chains_and_wanted_counters() {
+fn replacement_keeps_table_base_chains_and_wanted_counters() {
     let before = build::table(&state(&["192.0.2.11:6443", "192.0.2.12:6443"]));
     let after = build::table(&state(&["192.0.2.12:6443", "192.0.2.13:6443"]));
     let steps = replace(&after, &observed(&before), Ownership::Plain);
@@ -110,7 +112,7 @@ fn a_replacement_keeps_table_base_chains_and_wanted_counters() {
 }
 
 #[test]
-fn a_death_and_a_recovery_change_only_what_is_in_the_set() {
+fn backend_failure_and_recovery_change_only_set_elements() {
     let alive = state(&["192.0.2.11:6443", "192.0.2.12:6443"]);
     let mut one_dead = state(&["192.0.2.11:6443"]);
     one_dead.frontends[0].dead = vec!["192.0.2.12:6443".parse().unwrap()];
@@ -126,7 +128,7 @@ fn a_death_and_a_recovery_change_only_what_is_in_the_set() {
 }
 
 #[test]
-fn a_set_that_cannot_be_filled_makes_the_table_anew_and_one_of_nobody_goes() {
+fn set_of_other_shape_recreates_table_and_unwanted_set_is_deleted() {
     let table = build::table(&state(&["192.0.2.11:6443"]));
     let mut other = observed(&table);
     other.sets.values_mut().for_each(|shape| shape.timeout = 1);
@@ -138,27 +140,28 @@ fn a_set_that_cannot_be_filled_makes_the_table_anew_and_one_of_nobody_goes() {
 }
 
 #[test]
-fn a_table_that_was_tampered_with_is_made_anew_and_its_counters_go_on() {
+fn tampered_table_is_recreated_with_its_counter_values() {
     let table = build::table(&state(&["192.0.2.11:6443"]));
     let mut tampered = observed(&table);
     tampered.foreign = true;
     tampered.counters.insert("backend-192.0.2.11-6443".to_owned(), Count { packets: 7, bytes: 420 });
     let steps = replace(&table, &tampered, Ownership::Plain);
     assert_eq!(whats(&steps)[0], "delete table inet apivip");
-    let mut again = Observed::default();
+    let mut again = ObservedTable::default();
     parse(&batch(&steps, 1, None).bytes).unwrap().into_iter().for_each(|r| again.add(r.content));
     assert_eq!(again.counters["backend-192.0.2.11-6443"], Count { packets: 7, bytes: 420 });
 }
 
 #[test]
-fn there_is_nothing_to_remove_where_no_table_is() {
-    assert!(remove(&Observed::default()).is_empty());
+fn removal_without_table_has_no_steps() {
+    assert!(remove(&ObservedTable::default()).is_empty());
 }
 
 #[test]
-fn a_table_changes_its_owner_in_place_only_where_the_kernel_lets_it() {
+fn ownership_changes_in_place_only_where_kernel_allows() {
     let table = build::table(&state(&["192.0.2.11:6443"]));
-    let (plain, orphan) = (observed(&table), Observed { flags: table::FLAG_PERSIST, ..observed(&table) });
+    let (plain, orphan) =
+        (observed(&table), ObservedTable { flags: table::FLAG_PERSIST, ..observed(&table) });
     let anew = |before, ownership| {
         let steps = replace(&table, before, ownership);
         let tables = steps.iter().filter(|s| s.kind == msg::NEWTABLE);
@@ -174,8 +177,27 @@ fn a_table_changes_its_owner_in_place_only_where_the_kernel_lets_it() {
 }
 
 #[test]
-fn the_generation_goes_with_the_message_that_begins_the_batch() {
+fn generation_is_sent_with_batch_begin() {
     let messages = messages(&batch(&[delete_table()], 1, Some(7)).bytes);
     assert_eq!(messages[0].3, emit(&[be32(BATCH_GENERATION, 7)]));
     assert!(messages[1..].iter().all(|m| m.3 != messages[0].3));
+}
+
+#[test]
+fn set_key_is_padded_to_whole_words() {
+    assert_eq!(set_key("192.0.2.1:6443".parse().unwrap()), [192, 0, 2, 1, 0x19, 0x2b, 0, 0]);
+    assert_eq!(set_key("[2001:db8::1]:443".parse().unwrap()).len(), 20);
+}
+
+proptest! {
+    #[test]
+    fn set_keys_are_read_back(ip: IpAddr, port: u16) {
+        let backend = SocketAddr::new(ip, port);
+        prop_assert_eq!(address_of(&set_key(backend)), Some(backend));
+    }
+
+    #[test]
+    fn arbitrary_set_keys_do_not_panic(input: Vec<u8>) {
+        let _ = address_of(&input);
+    }
 }

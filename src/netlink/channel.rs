@@ -1,33 +1,51 @@
 //! One blocking netlink socket: requests with one answer, and dumps.
 //!
-//! In: message kind, flags and body. Out: the bodies of the kernel's answers, or what the caller makes of them. Owns framing and what can go wrong
-//! between the two: interrupted dumps and lost answers are asked for again.
+//! In: message kind, flags and body. Out: the bodies of the kernel's answers, or what the caller makes of them. Owns what can
+//! go wrong between the two: interrupted dumps and lost answers are requested again.
 
 use std::io;
 use std::time::Duration;
 
 use netlink_packet_core::{
-    ErrorBuffer, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
-    NetlinkBuffer,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
 };
 use netlink_sys::{Socket, SocketAddr};
+use rustix::io::Errno;
 use socket2::SockRef;
+
+use super::message::{Malformed, errno, messages, write};
 
 /// The kernel answers at once; this only bounds the wait for an answer that was lost.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
-/// A dump is asked for again when the kernel says that it changed meanwhile, or lost a part of it.
+/// A dump is requested again when the kernel says that it changed meanwhile, or lost a part of it.
 const DUMP_ATTEMPTS: u32 = 8;
 /// The kernel fills datagrams of a dump up to the size that the reader offers, at most 32 KiB.
 const DATAGRAM: usize = 32 << 10;
-const HEADER: usize = 16;
-const ALIGN: usize = 4;
 
-/// A message that does not keep to its format.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed netlink message: {0}")]
-pub struct Malformed(pub(crate) String);
+/// Opens a blocking netlink socket in the network namespace of this thread, and says which port it has.
+pub(crate) fn open(protocol: isize, reply_timeout: Duration) -> io::Result<(Socket, u32)> {
+    let mut socket = Socket::new(protocol)?;
+    let port = socket.bind_auto()?.port_number();
+    SockRef::from(&socket).set_read_timeout(Some(reply_timeout))?;
+    Ok((socket, port))
+}
 
-/// Why the kernel could not be asked.
+/// Sends one datagram to the kernel.
+pub(crate) fn send(socket: &Socket, datagram: &[u8]) -> io::Result<()> {
+    socket.send_to(datagram, &SocketAddr::new(0, 0), 0).map(drop)
+}
+
+/// Calls `receive` again where a signal interrupted it.
+pub(crate) fn uninterrupted<T>(mut receive: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match receive() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Why a request to the kernel failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// No such socket.
@@ -49,9 +67,9 @@ pub enum NetlinkError {
 
 impl NetlinkError {
     /// What the kernel answered, if it refused.
-    pub(crate) fn refusal(&self) -> Option<i32> {
+    pub(crate) fn refusal(&self) -> Option<Errno> {
         match self {
-            Self::Refused(_, source) => source.raw_os_error(),
+            Self::Refused(_, source) => Errno::from_io_error(source),
             _ => None,
         }
     }
@@ -68,18 +86,13 @@ pub(crate) trait Wire {
 
 impl Wire for Socket {
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        self.send_to(message, &SocketAddr::new(0, 0), 0).map(drop)
+        send(self, message)
     }
 
     fn receive(&mut self) -> io::Result<Vec<u8>> {
         let mut datagram = Vec::with_capacity(DATAGRAM);
-        loop {
-            match self.recv(&mut datagram, 0) {
-                Ok(_) => return Ok(datagram),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        uninterrupted(|| self.recv(&mut datagram, 0))?;
+        Ok(datagram)
     }
 }
 
@@ -93,10 +106,7 @@ pub(crate) struct Channel<W = Socket> {
 impl Channel {
     /// `what` names the kernel's side in errors.
     pub(crate) fn open(protocol: isize, what: &'static str) -> Result<Self, NetlinkError> {
-        let failed = |source| NetlinkError::Open(what, source);
-        let mut socket = Socket::new(protocol).map_err(failed)?;
-        socket.bind_auto().map_err(failed)?;
-        SockRef::from(&socket).set_read_timeout(Some(REPLY_TIMEOUT)).map_err(failed)?;
+        let (socket, _) = open(protocol, REPLY_TIMEOUT).map_err(|source| NetlinkError::Open(what, source))?;
         Ok(Self { what, wire: socket, sequence: 0 })
     }
 }
@@ -185,17 +195,15 @@ impl<W: Wire> Channel<W> {
     }
 }
 
-const EINTR: i32 = 4;
-const EAGAIN: i32 = 11;
-const EBUSY: i32 = 16;
-const ENOBUFS: i32 = 105;
-
 /// Whether the same dump may succeed at once: answers were lost, or the list is in use.
 fn is_passing(error: &NetlinkError) -> bool {
     match error {
-        NetlinkError::Receive(_, source) => source.raw_os_error() == Some(ENOBUFS),
+        NetlinkError::Receive(_, source) => Errno::from_io_error(source) == Some(Errno::NOBUFS),
         NetlinkError::Refused(_, source) => {
-            matches!(source.raw_os_error(), Some(EINTR | EAGAIN | EBUSY | ENOBUFS))
+            matches!(
+                Errno::from_io_error(source),
+                Some(Errno::INTR | Errno::AGAIN | Errno::BUSY | Errno::NOBUFS)
+            )
         }
         _ => false,
     }
@@ -218,37 +226,25 @@ enum Content<'a> {
 
 /// A request in wire form.
 fn request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
-    let mut message = Vec::with_capacity(HEADER + body.len());
-    message.extend_from_slice(&len.to_ne_bytes());
-    message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
-    message.extend_from_slice(&sequence.to_ne_bytes());
-    message.extend_from_slice(&[0; 4]);
-    message.extend_from_slice(body);
-    message
+    let mut request = Vec::new();
+    write(&mut request, kind, flags | NLM_F_REQUEST, sequence, &[body]);
+    request
 }
 
 /// The messages of a datagram that answer the request with this sequence number.
 fn frames(datagram: &[u8], sequence: u32) -> Result<Vec<Frame<'_>>, Malformed> {
     let mut frames = Vec::new();
-    let mut rest = datagram;
-    while !rest.is_empty() {
-        let message = NetlinkBuffer::new_checked(rest).map_err(|error| Malformed(error.to_string()))?;
-        let len = usize::try_from(message.length()).unwrap_or(usize::MAX);
-        if message.sequence_number() == sequence && message.message_type() != NLMSG_NOOP {
-            let content = match message.message_type() {
-                NLMSG_DONE => Content::Done,
-                NLMSG_ERROR => {
-                    let error = ErrorBuffer::new_checked(message.payload())
-                        .map_err(|error| Malformed(error.to_string()))?;
-                    Content::Outcome(error.code().map(|code| code.get().saturating_neg()))
-                }
-                _ => Content::Body(message.payload()),
-            };
-            frames.push(Frame { interrupted: message.flags() & NLM_F_DUMP_INTR != 0, content });
+    for message in messages(datagram) {
+        let message = message?;
+        if message.sequence_number() != sequence || message.message_type() == NLMSG_NOOP {
+            continue;
         }
-        rest = rest.get(len.next_multiple_of(ALIGN)..).unwrap_or_default();
+        let content = match message.message_type() {
+            NLMSG_DONE => Content::Done,
+            NLMSG_ERROR => Content::Outcome(errno(message.payload())?),
+            _ => Content::Body(message.payload()),
+        };
+        frames.push(Frame { interrupted: message.flags() & NLM_F_DUMP_INTR != 0, content });
     }
     Ok(frames)
 }
@@ -257,12 +253,13 @@ fn frames(datagram: &[u8], sequence: u32) -> Result<Vec<Frame<'_>>, Malformed> {
 mod tests {
     use std::collections::VecDeque;
 
+    use netlink_packet_core::NetlinkBuffer;
     use proptest::prelude::*;
 
     use super::*;
 
     #[test]
-    fn a_request_reads_as_a_frame() {
+    fn written_request_reads_back_as_frame() {
         let mut datagram = request(0x101, 0, 7, &[1, 2, 3, 4]);
         datagram.extend(request(NLMSG_DONE, NLM_F_DUMP_INTR, 7, &[]));
         datagram.extend(request(0x101, 0, 6, &[9]));
@@ -274,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_its_errno_and_zero_is_success() {
+    fn error_message_yields_errno_and_zero_means_success() {
         let refused = request(NLMSG_ERROR, 0, 1, &(-2i32).to_ne_bytes());
         assert_eq!(frames(&refused, 1).unwrap()[0].content, Content::Outcome(Some(2)));
         let done = request(NLMSG_ERROR, 0, 1, &0i32.to_ne_bytes());
@@ -329,16 +326,16 @@ mod tests {
     }
 
     #[test]
-    fn of_a_dump_only_what_is_selected_is_kept() {
+    fn dump_keeps_only_selected_bodies() {
         let answer = vec![Ok(vec![body(1), body(2)]), Ok(vec![body(3)]), Ok(vec![body(4), done(0)])];
         assert_eq!(channel(vec![answer]).dump(0x101, &[], odd).unwrap(), [1, 3]);
     }
 
     #[test]
-    fn a_dump_that_was_interrupted_or_lost_starts_anew() {
+    fn interrupted_or_lost_dump_is_repeated() {
         let interrupted = vec![Ok(vec![body(1), body(3)]), Ok(vec![body(5), done(NLM_F_DUMP_INTR)])];
-        let lost = vec![Ok(vec![body(7)]), Err(io::Error::from_raw_os_error(ENOBUFS))];
-        let busy = vec![Ok(vec![(NLMSG_ERROR, 0, (-EBUSY).to_ne_bytes().to_vec())])];
+        let lost = vec![Ok(vec![body(7)]), Err(Errno::NOBUFS.into())];
+        let busy = vec![Ok(vec![(NLMSG_ERROR, 0, (-Errno::BUSY.raw_os_error()).to_ne_bytes().to_vec())])];
         let good = vec![Ok(vec![body(9), done(0)])];
         let mut seen = 0;
         let mut channel = channel(vec![interrupted, lost, busy, good]);
@@ -350,9 +347,9 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_that_is_refused_or_never_steady_comes_to_an_end() {
+    fn refused_dump_fails_and_unsteady_dump_ends_after_last_attempt() {
         let refused = vec![Ok(vec![(NLMSG_ERROR, 0, (-1i32).to_ne_bytes().to_vec())])];
-        assert_eq!(channel(vec![refused]).dump(0x101, &[], odd).unwrap_err().refusal(), Some(1));
+        assert_eq!(channel(vec![refused]).dump(0x101, &[], odd).unwrap_err().refusal(), Some(Errno::PERM));
         let attempts = usize::try_from(DUMP_ATTEMPTS).unwrap();
         let unsteady = |_| vec![Ok(vec![body(1), done(NLM_F_DUMP_INTR)])];
         let mut unsteady = channel((0..attempts).map(unsteady).collect());
@@ -362,12 +359,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(input: Vec<u8>, sequence: u32) {
+        fn arbitrary_bytes_do_not_panic(input: Vec<u8>, sequence: u32) {
             let _ = frames(&input, sequence);
         }
 
         #[test]
-        fn a_broken_length_never_panics(len: u32, kind: u16, body: Vec<u8>) {
+        fn broken_length_does_not_panic(len: u32, kind: u16, body: Vec<u8>) {
             let mut message = request(kind, 0, 1, &body);
             message[..4].copy_from_slice(&len.to_ne_bytes());
             let _ = frames(&message, 1);

@@ -2,9 +2,9 @@
 //!
 //! Only the first packet of a flow comes here, and the first mapping that a nat chain makes stands.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::build::backend_addresses;
 use super::table::{Action, Chain, Match, Rule};
 use crate::model::desired::{DesiredState, Masquerade, PreferredSource, Source};
 use crate::model::types::Family;
@@ -63,7 +63,7 @@ fn own(state: &DesiredState, family: Family) -> Option<Chain> {
         let rule = |way: Option<Match>| {
             let matches = [Match::DestinationAddress(backend)].into_iter().chain(way).collect();
             Rule::new(matches, Action::Snat(source.address))
-                .because("the address that this node's routes name")
+                .with_comment("the address that this node's routes name")
         };
         ways(source).into_iter().map(rule).collect::<Vec<_>>()
     };
@@ -71,7 +71,8 @@ fn own(state: &DesiredState, family: Family) -> Option<Chain> {
     if rules.is_empty() {
         return None;
     }
-    rules.push(Rule::new(Vec::new(), Action::Masquerade).because("an address of the outgoing interface"));
+    rules
+        .push(Rule::new(Vec::new(), Action::Masquerade).with_comment("an address of the outgoing interface"));
     Some(Chain {
         name: own_chain_name(family).to_owned(),
         comment: format!("the node's own address for {family} flows of others"),
@@ -92,10 +93,10 @@ fn everybody(state: &DesiredState, family: Family) -> Chain {
     let policy = &state.source;
     let mut rules = vec![
         Rule::new(vec![Match::SourceIsLocal], Action::Goto(host_chain_name(family).to_owned()))
-            .because("sent by this node itself"),
+            .with_comment("sent by this node itself"),
     ];
     if policy.masquerade == Masquerade::Always {
-        rules.push(Rule::new(Vec::new(), masquerade(state, family)).because("--masquerade always"));
+        rules.push(Rule::new(Vec::new(), masquerade(state, family)).with_comment("--masquerade always"));
     } else {
         rules.extend(
             backend_addresses(state, family)
@@ -105,11 +106,12 @@ fn everybody(state: &DesiredState, family: Family) -> Chain {
         let cidrs: Vec<_> = policy.cluster_cidrs.iter().filter(|c| c.family() == family).collect();
         rules.extend(cidrs.iter().map(|cidr| {
             Rule::new(vec![Match::SourceWithin(**cidr)], Action::Return)
-                .because("--cluster-cidr: a pod keeps its address")
+                .with_comment("--cluster-cidr: a pod keeps its address")
         }));
         if !cidrs.is_empty() {
             rules.push(
-                Rule::new(Vec::new(), masquerade(state, family)).because("a client outside --cluster-cidr"),
+                Rule::new(Vec::new(), masquerade(state, family))
+                    .with_comment("a client outside --cluster-cidr"),
             );
         }
     }
@@ -124,7 +126,7 @@ fn everybody(state: &DesiredState, family: Family) -> Chain {
 /// A client that is balanced to itself would drop a packet that comes from its own address.
 fn hairpin(backend: IpAddr, action: Action) -> Rule {
     Rule::new(vec![Match::SourceAddress(backend), Match::DestinationAddress(backend)], action)
-        .because("hairpin: the client is the apiserver's own host")
+        .with_comment("hairpin: the client is the apiserver's own host")
 }
 
 /// The kernel chose the source for the route to the virtual IP, before the destination was translated. Which way the packet
@@ -154,7 +156,8 @@ fn routed(backend: IpAddr, source: &Source) -> Vec<Rule> {
     };
     let rule = |way: Option<Match>| {
         let matches = [Match::DestinationAddress(backend)].into_iter().chain(way).chain([wrong]).collect();
-        Rule::new(matches, Action::Snat(source.address)).because("the address that this node's routes give")
+        Rule::new(matches, Action::Snat(source.address))
+            .with_comment("the address that this node's routes give")
     };
     let mut rules: Vec<Rule> = ways(source).into_iter().map(rule).collect();
     if !source.interfaces.is_empty() {
@@ -164,7 +167,7 @@ fn routed(backend: IpAddr, source: &Source) -> Vec<Rule> {
                     vec![Match::DestinationAddress(backend), Match::SourceAddress(source.address)],
                     Action::Return,
                 )
-                .because("an address that routes name is right on any way"),
+                .with_comment("an address that routes name is right on any way"),
             );
         }
         rules.push(fitting(backend, "another way: use an address of the outgoing interface"));
@@ -177,7 +180,12 @@ fn fitting(backend: IpAddr, why: &str) -> Rule {
         vec![Match::DestinationAddress(backend), Match::SourceNotOfOutgoingInterface],
         Action::Masquerade,
     )
-    .because(why)
+    .with_comment(why)
+}
+
+/// Addresses of one family among the backends of a state, each once.
+fn backend_addresses(state: &DesiredState, family: Family) -> BTreeSet<IpAddr> {
+    state.backends().iter().map(|b| b.ip()).filter(|ip| Family::of(*ip) == family).collect()
 }
 
 #[cfg(test)]
@@ -217,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_an_interface_is_right_where_it_leaves_by_that_one() {
+    fn interface_address_is_used_only_on_that_interface() {
         let other_way = "ip daddr 192.0.2.11 fib saddr . oif type != local masquerade";
         let chains = rules(source(false, true, &["eth0"]));
         let given =
@@ -231,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_routes_name_is_right_for_everybody_and_on_all_their_ways() {
+    fn address_named_by_routes_is_used_on_every_interface() {
         let chains = rules(source(true, false, &["eth0", "eth1"]));
         let [everybody, host, own] = chains.as_slice() else { panic!("{chains:?}") };
         assert!(everybody[1].ends_with("goto source-ipv4-own"), "hairpin: {everybody:?}");

@@ -1,11 +1,12 @@
-//! What is in nf_tables altogether, whosever it is: tables, base chains, flowtables. For looking only.
+//! What is in nf_tables altogether, whosever it is: tables, base chains, flowtables. Reads only.
 
 use std::io;
 
-use super::kernel::{SUBSYSTEM, chain, flowtable, msg, table};
-use super::reply::{Content, Malformed, find, messages, number, text};
-use super::request;
+use super::decode::ReplyContent;
+use super::encode;
 use super::socket::{NftError, NftSocket};
+use super::uapi::{SUBSYSTEM, chain, flowtable, msg, table};
+use crate::netlink::message::{Malformed, NFGENMSG_LEN, find, messages, number, text};
 
 /// `NF_DROP`, as a chain's policy.
 const DROP: u32 = 0;
@@ -64,7 +65,7 @@ pub struct SeenFlowtable {
 
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Survey {
+pub struct RulesetInventory {
     /// Every table.
     pub tables: Vec<SeenTable>,
     /// Every chain.
@@ -75,8 +76,8 @@ pub struct Survey {
 
 impl NftSocket {
     /// Lists what is there. It may be of several moments, where others change it meanwhile.
-    pub fn survey(&mut self) -> Result<Survey, NftError> {
-        let mut survey = Survey::default();
+    pub fn inventory(&mut self) -> Result<RulesetInventory, NftError> {
+        let mut survey = RulesetInventory::default();
         self.list_all(msg::GETTABLE, |family, attrs| {
             survey.tables.push(SeenTable {
                 family,
@@ -112,21 +113,22 @@ impl NftSocket {
         mut take: impl FnMut(&'static str, &[u8]) -> Result<(), Malformed>,
     ) -> Result<(), NftError> {
         let sequence = self.next_sequence();
-        self.send(&request::dump_all(kind, sequence))?;
+        self.send(&encode::dump_all_request(kind, sequence))?;
         loop {
             let (datagram, replies) = self.receive()?;
             for message in messages(&datagram) {
                 let message = message?;
                 let ours = message.sequence_number() == sequence && message.message_type() >> 8 == SUBSYSTEM;
-                let Some((header, attrs)) = message.payload().split_at_checked(4).filter(|_| ours) else {
+                let Some((header, attrs)) = message.payload().split_at_checked(NFGENMSG_LEN).filter(|_| ours)
+                else {
                     continue;
                 };
                 take(family(header[0]), attrs)?;
             }
             for reply in replies.into_iter().filter(|reply| reply.sequence == sequence) {
                 match reply.content {
-                    Content::Done => return Ok(()),
-                    Content::Outcome(Some(errno)) => {
+                    ReplyContent::Done => return Ok(()),
+                    ReplyContent::Outcome(Some(errno)) => {
                         let source = io::Error::from_raw_os_error(errno);
                         // The kernel is too old for this kind of object.
                         if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::Unsupported)

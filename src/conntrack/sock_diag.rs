@@ -7,19 +7,18 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::attr::{self, AF_INET, AF_INET6};
-use crate::conntrack::entries::Flow;
+use super::entries::Flow;
 use crate::model::types::{Family, Vip};
-use crate::netlink::netlink::Malformed;
+use crate::netlink::message::{self, AF_INET, AF_INET6, Malformed, octets};
 
 /// `SOCK_DIAG_BY_FAMILY`.
-pub(super) const LIST: u16 = 20;
+pub(crate) const LIST: u16 = 20;
 /// `SOCK_DESTROY`.
 pub(super) const DESTROY: u16 = 21;
 
 const IPPROTO_TCP: u8 = 6;
 /// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING, as bits of `enum` in `net/tcp_states.h`. Never
-/// SYN_SENT: its next SYN goes elsewhere.
+/// SYN_SENT: its next SYN goes to another backend.
 const STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 /// `sizeof(struct inet_diag_sockid)`.
 const ID_LEN: usize = 48;
@@ -45,9 +44,9 @@ const OPENING: u32 = 1 << 2;
 
 /// A TCP socket of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct HostSocket {
+pub(crate) struct HostSocket {
     /// Its own address, and the virtual IP.
-    pub(super) flow: Flow,
+    pub(crate) flow: Flow,
     family: u8,
     /// Addresses, interface and cookie as the kernel gave them: together they name this socket and no later one.
     id: [u8; ID_LEN],
@@ -60,8 +59,8 @@ pub(super) fn list(vip: Vip, sockets: Family) -> Vec<u8> {
         Family::V6 => AF_INET6,
     };
     let mut body = request(family, STATES, &[0; ID_LEN]);
-    let address = octets(vip);
-    body.extend(attr::emit(&[attr::bytes(BYTECODE, &condition(PEER_IS, vip.port(), &address))]));
+    let address = octets(vip.ip());
+    body.extend(message::emit(&[message::bytes(BYTECODE, &condition(PEER_IS, vip.port(), &address))]));
     body
 }
 
@@ -73,9 +72,9 @@ pub(super) fn list_established(peer: SocketAddr, sockets: Family) -> Vec<u8> {
 }
 
 /// Asks for the sockets of the family of `own` with its port, those that are still being opened, too.
-pub(super) fn of_port(own: SocketAddr) -> Vec<u8> {
-    let mut body = request(attr::family(own.ip()), STATES | OPENING, &[0; ID_LEN]);
-    body.extend(attr::emit(&[attr::bytes(BYTECODE, &condition(OWN_IS, own.port(), &[]))]));
+pub(crate) fn of_port(own: SocketAddr) -> Vec<u8> {
+    let mut body = request(message::family(own.ip()), STATES | OPENING, &[0; ID_LEN]);
+    body.extend(message::emit(&[message::bytes(BYTECODE, &condition(OWN_IS, own.port(), &[]))]));
     body
 }
 
@@ -97,7 +96,7 @@ pub(super) fn one(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     }
     // `INET_DIAG_NOCOOKIE`.
     id[40..].fill(0xff);
-    request(attr::family(local.ip()), STATES, &id)
+    request(message::family(local.ip()), STATES, &id)
 }
 
 /// The same, with what TCP knows of it.
@@ -109,11 +108,13 @@ pub(super) fn one_with_info(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
 }
 
 /// How long ago the peer acknowledged something last, by the answer to [`one_with_info`]. A keepalive is acknowledged, too.
-pub(super) fn acknowledged(body: &[u8]) -> Result<Option<Duration>, Malformed> {
+pub(super) fn last_ack(body: &[u8]) -> Result<Option<Duration>, Malformed> {
     if !is_connection(body) {
         return Ok(None);
     }
-    let Some(info) = attr::find(body.get(MESSAGE_LEN..).unwrap_or_default(), INFO)? else { return Ok(None) };
+    let Some(info) = message::find(body.get(MESSAGE_LEN..).unwrap_or_default(), INFO)? else {
+        return Ok(None);
+    };
     let ms = info.get(LAST_ACK_RECV_AT..LAST_ACK_RECV_AT + 4).and_then(|ms| <[u8; 4]>::try_from(ms).ok());
     Ok(ms.map(|ms| Duration::from_millis(u32::from_ne_bytes(ms).into())))
 }
@@ -125,7 +126,7 @@ pub(super) fn is_connection(body: &[u8]) -> bool {
 }
 
 /// Reads one message of a list.
-pub(super) fn socket(body: &[u8]) -> Result<HostSocket, Malformed> {
+pub(crate) fn socket(body: &[u8]) -> Result<HostSocket, Malformed> {
     let short = || Malformed("a socket that is cut short".to_owned());
     let family = *body.first().ok_or_else(short)?;
     let id = body.get(ID_AT..ID_AT + ID_LEN).and_then(|id| <[u8; ID_LEN]>::try_from(id).ok());
@@ -173,13 +174,6 @@ fn condition(code: u8, port: u16, address: &[u8]) -> Vec<u8> {
     code
 }
 
-fn octets(vip: Vip) -> Vec<u8> {
-    match vip.ip() {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -200,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_address_is_an_ipv4_address() {
+    fn ipv4_mapped_address_reads_as_ipv4() {
         let mapped = |last: [u8; 4]| {
             let mut ip = [0; 16];
             ip[10..12].copy_from_slice(&[255, 255]);
@@ -217,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_names_its_length_in_the_condition() {
+    fn list_request_states_its_length_in_the_condition() {
         let v4 = list("10.96.0.1:443".parse().unwrap(), Family::V6);
         assert_eq!(v4.len(), 56 + 4 + 16);
         assert_eq!((v4[0], v4[60], v4[61], v4[64]), (AF_INET6, PEER_IS, 16, AF_INET));
@@ -229,16 +223,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ipv4_sockets_are_read(client: [u8; 4], vip: [u8; 4], ports: (u16, u16)) {
+        fn ipv4_sockets_are_parsed(client: [u8; 4], vip: [u8; 4], ports: (u16, u16)) {
             let read = socket(&answer(AF_INET, (&client, ports.0), (&vip, ports.1))).unwrap();
             prop_assert_eq!(read.flow.client, SocketAddr::new(client.into(), ports.0));
             prop_assert_eq!(read.flow.vip, SocketAddr::new(vip.into(), ports.1));
         }
 
         #[test]
-        fn no_bytes_panic(input: Vec<u8>) {
+        fn arbitrary_bytes_do_not_panic(input: Vec<u8>) {
             let _ = socket(&input);
-            let _ = acknowledged(&input);
+            let _ = last_ack(&input);
         }
     }
 }
