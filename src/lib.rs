@@ -1,7 +1,7 @@
 //! apivip keeps the virtual IP of the `kubernetes` Service pointing at live apiservers, on every node.
 //!
-//! Data flows one way: [`kube`] watches and builds a [`model::snapshot::Snapshot`], [`bootstrap::gather`] brings one along from
-//! [`bootstrap::seeds`] and saved [`bootstrap::state`] until then, [`health`] asks who lives, [`reconcile`] turns all of it into a desired state,
+//! Data flows one way: [`kube`] watches and builds a [`model::snapshot::Snapshot`], [`bootstrap`] brings one along from
+//! [`bootstrap::seeds`] and saved [`bootstrap::saved_state`] until then, [`health`] asks who lives, [`reconcile`] turns all of it into a desired state,
 //! and [`nftables`] and the rooms beside it program the kernel. [`daemon`] wires them together.
 
 pub mod admin;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use apivip::kube::{Access, AccessError, Credentials};
+use apivip::transport::{Access, AccessError, ResolvedCredentials};
 use tokio::runtime::{Builder, Runtime};
 
 /// Reads a kubeconfig as if it stood where nothing else does.
@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 /// # Errors
 /// What the product says of it, in one line.
 pub fn access(kubeconfig: &[u8]) -> Result<Access, AccessError> {
-    let access = apivip::transport::access::of_kubeconfig(Path::new("/nowhere/kubeconfig"), kubeconfig, None);
+    let access = apivip::transport::load::of_kubeconfig(Path::new("/nowhere/kubeconfig"), kubeconfig, None);
     if let Err(error) = &access {
         is_one_line(&error.to_string());
     }
@@ -21,7 +21,7 @@ pub fn access(kubeconfig: &[u8]) -> Result<Access, AccessError> {
 ///
 /// # Panics
 /// If what was accepted cannot be used.
-pub fn shown(access: &Access, written: &[u8]) -> Option<Credentials> {
+pub fn shown(access: &Access, written: &[u8]) -> Option<ResolvedCredentials> {
     thread_local! {
         static RUNTIME: Runtime = Builder::new_current_thread().build().expect("a runtime");
     }

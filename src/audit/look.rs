@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::hello::{self, Reply};
-use crate::kube::plain;
+use crate::transport::text::errno_text;
 
 /// One handshake.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -44,7 +44,7 @@ pub async fn certificates(address: SocketAddr, name: &str) -> Result<Vec<Vec<u8>
         // A server that wants a client certificate ends the handshake, and has shown its own before.
         _ if !shown.is_empty() => Ok(shown),
         Ok(Ok(_)) => Err("it shows no certificate".to_owned()),
-        Ok(Err(error)) => Err(plain(&error)),
+        Ok(Err(error)) => Err(errno_text(&error)),
         Err(_) => Err(format!("no handshake within {:.0} s", LIMIT.as_secs_f32())),
     }
 }
@@ -119,7 +119,7 @@ pub async fn offer(
         }
     };
     match timeout(LIMIT, said).await {
-        Ok(said) => said.map_err(|error| plain(&error)),
+        Ok(said) => said.map_err(|error| errno_text(&error)),
         Err(_) => Err(format!("no answer within {:.0} s", LIMIT.as_secs_f32())),
     }
 }

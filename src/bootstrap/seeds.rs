@@ -1,44 +1,46 @@
 //! The names among the seeds, resolved again as they change.
 //!
-//! In: seeds, and whether the API has been read. Out: what each name stands for, whenever that changes. A name that
-//! cannot be resolved keeps what it stood for.
+//! In: seeds, and whether the API has been read. Out: what each name resolves to, whenever that changes. A name that
+//! cannot be resolved keeps its addresses.
 
+use crate::model::seed::Seed;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
-
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::model::seed::Seed;
-
-/// Between two questions while a name cannot be resolved: the name server may be about to start as well.
-const UNRESOLVED: Duration = Duration::from_secs(1);
+/// Between two lookups while a name cannot be resolved: the name server may be about to start as well.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// While the API has not been read: a node that waits for it must soon learn of a new address.
-const UNREAD: Duration = Duration::from_secs(5);
+const INTERVAL_BEFORE_SYNC: Duration = Duration::from_secs(5);
 /// From then on: 5,000 nodes ask 80 times a second.
-const READ: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(60);
 
-/// What a seed stands for.
+/// What the name of a seed resolves to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resolved {
+pub struct ResolvedSeed {
     /// The seed.
     pub seed: Seed,
     /// At least one address.
     pub addresses: BTreeSet<SocketAddr>,
 }
 
-/// Resolves every seed that is a name until nobody wants to know any more. `read` is true once the API has been read.
-pub async fn follow(seeds: Vec<Seed>, read: watch::Receiver<bool>, resolved: mpsc::Sender<Resolved>) {
+/// Resolves every seed that is a name until the receiver is dropped. `read` is true once the API has been read.
+pub async fn resolve_all(
+    seeds: Vec<Seed>,
+    read: watch::Receiver<bool>,
+    resolved: mpsc::Sender<ResolvedSeed>,
+) {
     let mut names = JoinSet::new();
     for seed in seeds.into_iter().filter(|seed| seed.address().is_none()) {
-        names.spawn(follow_one(seed, read.clone(), resolved.clone()));
+        names.spawn(resolve_one(seed, read.clone(), resolved.clone()));
     }
     while names.join_next().await.is_some() {}
 }
 
-async fn follow_one(seed: Seed, read: watch::Receiver<bool>, resolved: mpsc::Sender<Resolved>) {
+async fn resolve_one(seed: Seed, read: watch::Receiver<bool>, resolved: mpsc::Sender<ResolvedSeed>) {
     let mut known = BTreeSet::new();
     let mut failure = None;
     loop {
@@ -50,7 +52,7 @@ async fn follow_one(seed: Seed, read: watch::Receiver<bool>, resolved: mpsc::Sen
                 if addresses != known {
                     known.clone_from(&addresses);
                     tracing::info!(%seed, ?addresses, "a seed stands for these addresses");
-                    if resolved.send(Resolved { seed: seed.clone(), addresses }).await.is_err() {
+                    if resolved.send(ResolvedSeed { seed: seed.clone(), addresses }).await.is_err() {
                         return;
                     }
                 }
@@ -63,9 +65,9 @@ async fn follow_one(seed: Seed, read: watch::Receiver<bool>, resolved: mpsc::Sen
             }
         }
         let pause = match (known.is_empty(), *read.borrow()) {
-            (_, true) => READ,
-            (true, false) => UNRESOLVED,
-            (false, false) => UNREAD,
+            (_, true) => INTERVAL,
+            (true, false) => RETRY_INTERVAL,
+            (false, false) => INTERVAL_BEFORE_SYNC,
         };
         tokio::select! {
             () = sleep(pause) => {}
@@ -85,13 +87,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_name_is_told_once_and_addresses_are_left_alone() {
+    async fn name_is_resolved_once_and_addresses_are_left_alone() {
         let (sender, mut resolved) = mpsc::channel(4);
         let seeds = ["localhost:6443", "192.0.2.11:6443"].map(|seed| seed.parse().unwrap()).to_vec();
-        let task = tokio::spawn(follow(seeds, watch::channel(true).1, sender));
-        let told = resolved.recv().await.unwrap();
-        assert_eq!(told.seed.to_string(), "localhost:6443");
-        assert!(told.addresses.iter().all(|address| address.ip().is_loopback() && address.port() == 6443));
+        let task = tokio::spawn(resolve_all(seeds, watch::channel(true).1, sender));
+        let first = resolved.recv().await.unwrap();
+        assert_eq!(first.seed.to_string(), "localhost:6443");
+        assert!(first.addresses.iter().all(|address| address.ip().is_loopback() && address.port() == 6443));
         drop(resolved);
         task.await.unwrap();
     }

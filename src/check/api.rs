@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::finding::{Check, Finding, Group};
 use super::node::published;
 use super::reading::reading;
-use crate::kube::examine::Examined;
-use crate::kube::review::Audience;
-use crate::kube::{Lifetime, Warning};
+use crate::kube::review::AccessReview;
 use crate::model::types::ServiceKey;
 use crate::status::duration;
+use crate::transport::readyz::Inspection;
+use crate::transport::{Lifetime, Warning};
 
 /// What was found out.
 #[derive(Clone, Debug, Default)]
@@ -24,11 +24,11 @@ pub struct Api {
     /// Names that stand for no address, and why.
     pub unresolved: Vec<(String, String)>,
     /// Each apiserver that is known.
-    pub examined: Vec<Examined>,
+    pub examined: Vec<Inspection>,
     /// The name that certificates must carry.
     pub name: String,
     /// Who was asked, and what it said; or why nobody was.
-    pub audience: Option<Result<(SocketAddr, Audience), String>>,
+    pub audience: Option<Result<(SocketAddr, AccessReview), String>>,
     /// The Service.
     pub service: ServiceKey,
     /// Seconds since 1970.
@@ -184,7 +184,7 @@ fn ages(check: &Check, lifetime: Lifetime, now: i64, mend: &str) -> Finding {
     if left < soon { check.warning(text, mend) } else { check.ok(text) }
 }
 
-fn apiserver(examined: &Examined, seen: &Api) -> Vec<Finding> {
+fn apiserver(examined: &Inspection, seen: &Api) -> Vec<Finding> {
     let address = examined.address;
     let took = match &examined.connected {
         Err(error) => {

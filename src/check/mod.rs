@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use crate::config::{ModeArg, RunArgs, TableOwnerArg, VERSION};
-use crate::kube::Access;
+use crate::transport::Access;
 use finding::Report;
 use settings::Concerns;
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::api::{Api, api, kubectl};
 use super::finding::{Check, Finding};
 use crate::columns::few;
-use crate::kube::review::{Denied, Permission};
+use crate::kube::review::{Permission, ReviewError};
 use crate::model::snapshot::{ServiceStatus, Snapshot};
 use crate::model::types::ServiceKey;
 
@@ -73,10 +73,10 @@ fn permission(asked: &Permission, namespace: &str, kubectl: &str) -> Finding {
                 asked.resource.rbac_name()
             ),
         ),
-        Err(Denied::Credentials(what)) => {
+        Err(ReviewError::Unauthorized(what)) => {
             PERMISSION.fail("the apiserver does not accept the credentials (401)", format!("{kubectl} get --raw /api: check {what}"))
         }
-        Err(Denied::Unanswered(error)) => PERMISSION.unknown(
+        Err(ReviewError::Unanswered(error)) => PERMISSION.unknown(
             error.as_str(),
             format!(
                 "{kubectl} auth can-i {} {} -n {namespace}",

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::Failure;
-use crate::bootstrap::state;
+use crate::bootstrap::saved_state;
 use crate::config::CleanupArgs;
 use crate::dataplane::{Dataplane, Host};
 use crate::nftables::dataplane::Nftables;
@@ -25,7 +25,7 @@ pub(super) fn cleanup(args: &CleanupArgs) -> Result<(), Failure> {
         .context("start the runtime")
         .map_err(Failure::Runtime)?;
     let mut removed = runtime.block_on(kernel())?;
-    let state = state::remove(&args.state_dir).map_err(Failure::runtime)?;
+    let state = saved_state::remove(&args.state_dir).map_err(Failure::runtime)?;
     removed.extend(state.iter().map(|path| path.display().to_string()));
     removed.extend(files(&args.run_dir, had_run_dir).map_err(Failure::Runtime)?);
     drop(lock);

@@ -27,7 +27,7 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
 
 async fn daemon(args: RunArgs) -> Result<(), Failure> {
     args.boot.configured(args.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
-    let access = crate::transport::access::load(args.kubeconfig.as_deref(), args.context.as_deref())
+    let access = crate::transport::load(args.kubeconfig.as_deref(), args.context.as_deref())
         .map_err(Failure::configuration)?;
     if !args.dry_run {
         privileges::require_net_admin().map_err(Failure::configuration)?;

@@ -7,13 +7,14 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::AppError;
-use crate::bootstrap::gather::{self, Gather};
+use crate::bootstrap::saved_state::{self, StateFile};
 use crate::bootstrap::seeds;
-use crate::bootstrap::state::{self, StateFile};
+use crate::bootstrap::{self, Bootstrap};
 use crate::config::RunArgs;
-use crate::kube::{Access, Published};
 use crate::model::merge::LastGood;
+use crate::model::published::Published;
 use crate::model::report::Report;
+use crate::transport::Access;
 
 /// Names that were resolved and not looked at yet; more wait in line.
 const RESOLVED_QUEUE: usize = 8;
@@ -23,7 +24,7 @@ const KEPT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Seeds and saved state, brought together, and where the latter is kept.
 pub(super) struct Known {
-    pub gather: Gather,
+    pub bootstrap: Bootstrap,
     file: StateFile,
     saved: Option<LastGood>,
 }
@@ -36,8 +37,8 @@ impl Known {
             configured.pod_server = access.server().host.parse().ok();
         }
         let file = StateFile::new(&args.boot.state_dir, &args.table.service);
-        let saved = gather::load(&file);
-        Ok(Self { gather: Gather::new(configured, saved.clone()), file, saved })
+        let saved = bootstrap::load_saved_state(&file);
+        Ok(Self { bootstrap: Bootstrap::new(configured, saved.clone()), file, saved })
     }
 
     /// Returns the keeper of the state, which ends with the other tasks. A rehearsal keeps nothing.
@@ -48,12 +49,12 @@ impl Known {
         reports: watch::Receiver<Report>,
         tasks: &mut JoinSet<()>,
     ) -> Option<Keeper> {
-        let Self { gather, file, saved } = self;
+        let Self { bootstrap, file, saved } = self;
         let (resolved_in, resolved) = mpsc::channel(RESOLVED_QUEUE);
-        tasks.spawn(seeds::follow(args.boot.seed.clone(), gather.read(), resolved_in));
-        let keeper =
-            (!args.dry_run).then(|| Keeper(tokio::spawn(state::keep(file, saved, gather.last_good()))));
-        tasks.spawn(gather.run(api, resolved, reports));
+        tasks.spawn(seeds::resolve_all(args.boot.seed.clone(), bootstrap.api_read(), resolved_in));
+        let keeper = (!args.dry_run)
+            .then(|| Keeper(tokio::spawn(saved_state::save_changes(file, saved, bootstrap.last_good()))));
+        tasks.spawn(bootstrap.run(api, resolved, reports));
         keeper
     }
 }

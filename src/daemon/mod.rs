@@ -20,8 +20,9 @@ use crate::daemon::systemd::Notifier;
 use crate::dataplane::dry_run::{DryRun, ReadOnlyHost};
 use crate::dataplane::{Dataplane, DataplaneError, Host};
 use crate::health::{self, Observer, ProbeConfig};
-use crate::kube::{self, Access, ApiConfig, Connection, Published};
+use crate::kube::{self, ApiConfig, Connection};
 use crate::metrics::Metrics;
+use crate::model::published::Published;
 use crate::model::report::Report;
 use crate::model::types::Backend;
 use crate::nftables::dataplane::Nftables;
@@ -31,6 +32,7 @@ use crate::process::lock::{Lock, LockError};
 use crate::proxy::{Forwarder, ForwarderError, ForwarderOptions, Stats};
 use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::routes::Node;
+use crate::transport::Access;
 use crate::transport::readyz::Identity;
 
 mod aside;
@@ -142,7 +144,7 @@ impl Bound {
         let (identity_in, identity) = watch::channel(identity);
         let identity_in = Arc::new(identity_in);
         let (access_in, access) = watch::channel(Arc::new(access));
-        tasks.spawn(kube::follow(access_in, Arc::clone(&identity_in)));
+        tasks.spawn(crate::transport::load::watch_files(access_in, Arc::clone(&identity_in)));
         match Notifier::from_environment() {
             Ok(Some(notifier)) => {
                 drop(tasks.spawn(service::follow(notifier, report.clone(), totals.clone())))
@@ -152,7 +154,7 @@ impl Bound {
                 tracing::warn!(%error, "the service manager named in NOTIFY_SOCKET cannot be told anything")
             }
         }
-        let snapshots = known.gather.snapshots();
+        let snapshots = known.bootstrap.snapshots();
         let reports = report.clone();
         let counted = (Arc::clone(&metrics), Arc::clone(&carrier.stats));
         let selftests =
@@ -162,7 +164,7 @@ impl Bound {
             started: Instant::now(),
             report,
             connection,
-            origins: known.gather.origins(),
+            origins: known.bootstrap.origins(),
             selftests,
             selftest_interval: args.admin.selftest_interval.0,
             metrics: Arc::clone(&metrics),
@@ -173,7 +175,7 @@ impl Bound {
                 access,
                 service: args.table.service.clone(),
                 snapshot: args.table.snapshot_options(),
-                alternatives: known.gather.alternatives(),
+                alternatives: known.bootstrap.alternatives(),
                 views: views.clone(),
                 identity: identity_in,
                 ping_interval: kube::PING_INTERVAL,

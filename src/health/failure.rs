@@ -16,7 +16,7 @@ mod tests {
     use super::*;
     use crate::health::socket::LocalOr;
     use crate::model::health::FailReason;
-    use crate::transport::readyz::reason;
+    use crate::transport::failure::reason;
 
     #[test]
     fn the_kernels_numbers() {

@@ -28,7 +28,8 @@ use super::prober::{Event, What};
 use super::request::Question;
 use super::socket::{LocalOr, connect};
 use crate::model::health::{Answered, Caller, FailReason, Outcome, Probe};
-use crate::transport::readyz::{self, Credentials, Identity, UNAUTHORIZED, reason, tells_readiness};
+use crate::transport::failure::reason;
+use crate::transport::readyz::{self, Credentials, Identity, UNAUTHORIZED, tells_readiness};
 
 /// How long a process that lives may take to answer `/readyz`. A kube-apiserver asks its etcd for 2 s before it says
 /// that it is unready, and whoever answers 3 s late is slow, not dead. Longer than this, and it is unready.

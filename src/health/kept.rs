@@ -22,7 +22,7 @@ use super::metered::{Allowance, Metered};
 use super::request::{Question, is_last};
 use super::socket::ask_by_keepalive;
 use crate::model::health::FailReason;
-use crate::transport::readyz::reason;
+use crate::transport::failure::reason;
 
 /// HTTP/2: what a server may send unasked. Its body is never read.
 const WINDOW: u32 = 16 * 1024;

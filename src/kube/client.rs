@@ -1,64 +1,33 @@
-//! One session's HTTP client: authentication, base path and status codes around the [`Dialer`].
+//! Requests to the API as one session makes them: what a status and a failure mean, each as one readable line.
 //!
-//! In: [`Access`] as it is at this moment: a renewal makes a new session. Out: response bodies of successful requests, or one [`ApiError`].
+//! In: [`Access`] as it is at this moment: a renewal makes a new session. Out: response bodies of successful
+//! requests, or one [`ApiError`]. Text that a server sent is cleaned and cut before it becomes part of a line.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http::header::CONTENT_TYPE;
+use http::{Method, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper_util::client::legacy;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::client::ResolvesClientCert;
 use tokio::time::timeout;
 
 use super::candidates::Candidates;
-use super::decode::Status;
-use super::dialer::Dialer;
-use super::error::{ApiError, DialError};
-use super::resource::Asked;
-use crate::process::clock::unix_now;
-use crate::transport::access::{self, Access, Authorization, Expiry, Token};
-use crate::transport::explain::{Expected, explain};
-use crate::transport::readyz;
-use crate::transport::words::one_line;
-
-/// How long it may take to connect (15 s, see the dialer) and to get the head of the answer: for that, an apiserver
-/// waits 3 s if its cache must reach a resourceVersion first. Dead connections are noticed sooner, by PING and
-/// keepalive.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// The usual pause between two PINGs of HTTP/2. A process that hangs is noticed within it and the 5 s that an answer may take, where
-/// probes have not noticed it before; a host that is gone, by the kernel's keepalive, which costs the apiserver nothing, within
-/// seconds (see the dialer).
-pub const PING_INTERVAL: Duration = Duration::from_secs(60);
-/// How long the answer to one may take.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// HTTP/2 flow-control window per stream, in bytes: what one watch can make us hold before it is read.
-const WINDOW: u32 = 256 << 10;
+use super::decode::{DecodeError, LineTooLong, Status};
+use super::resource::{RequestInfo, Resource};
+use crate::transport::access::Access;
+use crate::transport::dialer::DialError;
+use crate::transport::http_client::{HEAD_TIMEOUT, HttpClient, RequestError};
+use crate::transport::text::one_line;
 
 /// How much of a failed request's body is read for its message, in bytes.
 const MESSAGE_BYTES: usize = 16 << 10;
 
-type Http = legacy::Client<Dialer, Full<Bytes>>;
-
-/// Sends requests over connections of its own: dropping it closes them.
+/// The client of one session: dropping it closes its connections.
 pub(super) struct Client {
-    http: Http,
-    certificate: Arc<dyn ResolvesClientCert>,
-    access: Access,
-    authorization: Option<Authorization>,
-    has_plugin: bool,
-    token: Option<Arc<Token>>,
-    expected: Expected,
-    credentials: String,
-    expiry: Expiry,
-    changes_after: Option<Duration>,
+    http: HttpClient<Candidates>,
 }
 
 impl Client {
@@ -68,163 +37,97 @@ impl Client {
         candidates: &Arc<Mutex<Candidates>>,
         ping_interval: Duration,
     ) -> Result<Self, ApiError> {
-        let prepared = access::prepare(access).await.map_err(ApiError::Prepare)?;
-        let certificate = Arc::clone(&prepared.tls.client_auth_cert_resolver);
-        let expected = Expected { name: access.tls_name().to_owned(), ca: access.ca().to_owned() };
-        let dialer = Dialer::new(
-            prepared.tls,
-            access.server_name(),
-            access.server().clone(),
-            expected.clone(),
-            Arc::clone(candidates),
-        );
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .http2_keep_alive_interval(ping_interval)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
-            .http2_keep_alive_while_idle(true)
-            .http2_initial_stream_window_size(WINDOW)
-            .http2_initial_connection_window_size(2 * WINDOW)
-            .build(dialer);
-        Ok(Self {
-            http,
-            access: access.clone(),
-            certificate,
-            authorization: prepared.authorization,
-            has_plugin: access.plugin().is_some(),
-            token: access.token(),
-            expected,
-            credentials: access.source().to_owned(),
-            expiry: Expiry {
-                client_certificate: prepared.end.or(access.expiry().client_certificate),
-                ..access.expiry()
-            },
-            changes_after: prepared.end.and_then(|end| access::changes_after(end, unix_now())),
-        })
+        let http = HttpClient::open(access, candidates, ping_interval).await.map_err(ApiError::Prepare)?;
+        Ok(Self { http })
     }
 
-    /// After how long a credential plugin should be asked for another certificate.
-    pub(super) fn changes_after(&self) -> Option<Duration> {
-        self.changes_after
-    }
-
-    /// Whether [`Self::credentials`] may be other ones later: those in files that make other connections end the session.
-    pub(super) fn renews_credentials(&self) -> bool {
-        self.has_plugin || self.token.is_some()
-    }
-
-    /// What is shown to apiservers, as it is now. A plugin whose token has ended is run for it, on a thread of its own.
-    pub(super) async fn credentials(&self) -> Result<Option<readyz::Credentials>, String> {
-        let authorization = match (&self.token, &self.authorization) {
-            (Some(token), _) => Some(token.latest()),
-            (None, Some(authorization)) => Some(authorization.header().await?),
-            (None, None) => None,
-        };
-        Ok(readyz::Credentials::new(Some(Arc::clone(&self.certificate)), authorization))
+    /// The connection and what it shows.
+    pub(super) fn http(&self) -> &HttpClient<Candidates> {
+        &self.http
     }
 
     /// Sends a GET. Returns once the head of a successful answer is there.
-    pub(super) async fn get(&self, asked: &Asked, target: &str) -> Result<Response<Incoming>, ApiError> {
-        self.exchange(asked, Method::GET, target, Bytes::new(), StatusCode::OK).await
+    pub(super) async fn get(
+        &self,
+        request: &RequestInfo,
+        target: &str,
+    ) -> Result<Response<Incoming>, ApiError> {
+        self.exchange(request, Method::GET, target, Bytes::new(), StatusCode::OK).await
     }
 
     /// Sends a POST that makes something and returns what was made, if that is not longer than any review.
-    pub(super) async fn post(&self, asked: &Asked, target: &str, body: Bytes) -> Result<Bytes, ApiError> {
-        let response = self.exchange(asked, Method::POST, target, body, StatusCode::CREATED).await?;
+    pub(super) async fn post(
+        &self,
+        request: &RequestInfo,
+        target: &str,
+        body: Bytes,
+    ) -> Result<Bytes, ApiError> {
+        let response = self.exchange(request, Method::POST, target, body, StatusCode::CREATED).await?;
         let body = Limited::new(response.into_body(), MESSAGE_BYTES).collect().await;
         match body {
             Ok(body) => Ok(body.to_bytes()),
-            Err(error) => Err(self.broken(asked, error.as_ref())),
+            Err(error) => Err(self.connection_error(request, error.as_ref())),
         }
     }
 
     async fn exchange(
         &self,
-        asked: &Asked,
+        request: &RequestInfo,
         method: Method,
         target: &str,
         body: Bytes,
         expected: StatusCode,
     ) -> Result<Response<Incoming>, ApiError> {
-        let request = self.request(method, target, body).await.map_err(ApiError::Prepare)?;
-        let response = match timeout(HEAD_TIMEOUT, self.http.request(request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.broken(asked, &error)),
-            Err(_) => return Err(ApiError::Silent { asked: asked.clone(), limit: HEAD_TIMEOUT }),
-        };
+        let response =
+            self.http.send(method, target, body).await.map_err(|error| api_error(request, error))?;
         if response.status() != expected {
-            return Err(self.refused(asked, response).await);
+            return Err(self.status_error(request, response).await);
         }
         match response.headers().get(CONTENT_TYPE) {
             Some(kind) if !kind.as_bytes().starts_with(b"application/json") => {
                 let kind = one_line(&String::from_utf8_lossy(kind.as_bytes()));
                 let problem = format!("answered with {kind} instead of JSON: this is no apiserver");
-                Err(ApiError::Protocol { asked: asked.clone(), problem })
+                Err(ApiError::Protocol { request: request.clone(), problem })
             }
             _ => Ok(response),
         }
     }
 
     /// What a failure of the connection means.
-    pub(super) fn broken(&self, asked: &Asked, error: &(dyn Error + 'static)) -> ApiError {
-        let mut next = Some(error);
-        while let Some(cause) = next {
-            if let Some(dial) = cause.downcast_ref::<DialError>() {
-                return ApiError::Dial(dial.clone());
-            }
-            next = cause.source();
-        }
-        ApiError::Broken { asked: asked.clone(), cause: explain(error, &self.expected) }
+    pub(super) fn connection_error(&self, request: &RequestInfo, error: &(dyn Error + 'static)) -> ApiError {
+        api_error(request, self.http.connection_error(error))
     }
 
-    async fn request(
-        &self,
-        method: Method,
-        target: &str,
-        body: Bytes,
-    ) -> Result<Request<Full<Bytes>>, String> {
-        let mut request = self
-            .access
-            .request(method, target)
-            .header(ACCEPT, HeaderValue::from_static("application/json"))
-            .header(USER_AGENT, HeaderValue::from_static(concat!("apivip/", env!("CARGO_PKG_VERSION"))));
-        let authorization = match (&self.token, &self.authorization) {
-            (Some(token), _) => Some(token.header()),
-            (None, Some(authorization)) => Some(authorization.header().await?),
-            (None, None) => None,
-        };
-        if let Some(authorization) = authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
-        if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
-        request.body(Full::new(body)).map_err(|error| format!("make a request for {target}: {error}"))
-    }
-
-    async fn refused(&self, asked: &Asked, response: Response<Incoming>) -> ApiError {
+    async fn status_error(&self, request: &RequestInfo, response: Response<Incoming>) -> ApiError {
         let code = response.status();
         let status = read_status(response).await;
         let message = match &*status.message {
             "" => code.canonical_reason().unwrap_or("no reason given").to_owned(),
             message => one_line(message),
         };
-        let asked = asked.clone();
+        let request = request.clone();
         // Sent as 504, and as 500 by servers before 1.19.
         if status.message.contains("Too large resource version") {
-            return ApiError::FromTheFuture { asked, message };
+            return ApiError::TooLargeResourceVersion { request, message };
         }
         match code {
-            StatusCode::UNAUTHORIZED => ApiError::Unauthorized {
-                asked,
-                credentials: format!("{}{}", self.credentials, self.expiry.remark()),
-            },
-            StatusCode::FORBIDDEN => ApiError::Forbidden { asked, message },
-            StatusCode::NOT_FOUND => ApiError::NotFound { asked },
-            StatusCode::GONE => ApiError::Expired { asked },
-            code => ApiError::Status { asked, code: code.as_u16(), message },
+            StatusCode::UNAUTHORIZED => {
+                ApiError::Unauthorized { request, credentials: self.http.credentials_source() }
+            }
+            StatusCode::FORBIDDEN => ApiError::Forbidden { request, message },
+            StatusCode::NOT_FOUND => ApiError::NotFound { request },
+            StatusCode::GONE => ApiError::Expired { request },
+            code => ApiError::Status { request, code: code.as_u16(), message },
         }
+    }
+}
+
+fn api_error(request: &RequestInfo, error: RequestError) -> ApiError {
+    match error {
+        RequestError::Prepare(cause) => ApiError::Prepare(cause),
+        RequestError::Dial(error) => ApiError::Dial(error),
+        RequestError::Broken(cause) => ApiError::Connection { request: request.clone(), cause },
+        RequestError::Timeout(limit) => ApiError::Timeout { request: request.clone(), limit },
     }
 }
 
@@ -234,5 +137,78 @@ async fn read_status(response: Response<Incoming>) -> Status {
     match timeout(HEAD_TIMEOUT, body).await {
         Ok(Ok(body)) => serde_json::from_slice(&body.to_bytes()).unwrap_or_default(),
         Ok(Err(_)) | Err(_) => Status::default(),
+    }
+}
+
+/// Why a session with an apiserver ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("prepare the connection: {0}")]
+    Prepare(String),
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("{request}: the connection broke: {cause}")]
+    Connection { request: RequestInfo, cause: String },
+    #[error("{request}: no answer within {} s", limit.as_secs())]
+    Timeout { request: RequestInfo, limit: Duration },
+    #[error("{request}: the server does not accept the credentials (401); check {credentials}")]
+    Unauthorized { request: RequestInfo, credentials: String },
+    #[error(
+        "{request}: not allowed (403); bind a Role in namespace {} that grants list and watch on {} \
+         to this user: {message}",
+        request.namespace, request.resource.rbac_name()
+    )]
+    Forbidden { request: RequestInfo, message: String },
+    #[error("{request}: the server does not have this resource (404){}", version_hint(request.resource))]
+    NotFound { request: RequestInfo },
+    #[error("{request}: the server no longer has the resourceVersion asked for (410)")]
+    Expired { request: RequestInfo },
+    #[error("{request}: the server does not have the resourceVersion asked for yet: {message}")]
+    TooLargeResourceVersion { request: RequestInfo, message: String },
+    #[error("{request}: the server answered {code}: {message}")]
+    Status { request: RequestInfo, code: u16, message: String },
+    #[error("{request}: the server {problem}")]
+    Protocol { request: RequestInfo, problem: String },
+    #[error("connected through the virtual IP; an endpoint is dialled from now on")]
+    ThroughVip,
+    #[error("the credential plugin's certificate ends soon; it is asked for the next one")]
+    CertificateExpiring,
+}
+
+impl ApiError {
+    /// The collection whose request was answered with this, if only that one is concerned: the connection stands, and
+    /// another collection may still be read over it.
+    pub(crate) fn refused_resource(&self) -> Option<Resource> {
+        match self {
+            Self::Forbidden { request, .. }
+            | Self::NotFound { request }
+            | Self::Expired { request }
+            | Self::TooLargeResourceVersion { request, .. }
+            | Self::Status { request, .. }
+            | Self::Protocol { request, .. } => Some(request.resource),
+            _ => None,
+        }
+    }
+
+    /// The server did answer.
+    pub(crate) fn is_response(&self) -> bool {
+        self.refused_resource().is_some() || matches!(self, Self::Unauthorized { .. })
+    }
+
+    pub(crate) fn decode(request: &RequestInfo, error: &DecodeError) -> Self {
+        Self::Protocol { request: request.clone(), problem: one_line(&error.to_string()) }
+    }
+
+    pub(crate) fn too_long(request: &RequestInfo, error: LineTooLong) -> Self {
+        let problem = format!("sent more than {} MiB as one object", error.limit >> 20);
+        Self::Protocol { request: request.clone(), problem }
+    }
+}
+
+/// Which servers have a collection that not all have.
+fn version_hint(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Service => "",
+        Resource::EndpointSlices => ": Kubernetes 1.21 or later is needed",
     }
 }

@@ -1,6 +1,6 @@
 //! What the daemon knows of its connection to the API, for status, metrics and the log.
 //!
-//! In: the steps of each session. Out: a [`Connection`] for whoever shows it, and one log line when a failure starts,
+//! In: the steps of each session. Out: a [`Connection`] for status and metrics, and one log line when a failure starts,
 //! changes or ends.
 
 use std::collections::BTreeSet;
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
-use super::collection::Counted;
-use super::error::ApiError;
+use super::client::ApiError;
+use super::reflector::ReflectorCounter;
 use super::resource::Resource;
 use crate::process::clock;
-use crate::transport::access::Expiry;
+use crate::transport::certificates::Expiry;
 
 /// How many different failures of one outage are logged. Servers word their messages as they like.
 const LOGGED_FAILURES: usize = 32;
@@ -23,7 +23,7 @@ const LOGGED_FAILURES: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Connection {
     /// Whether the view is current.
-    pub state: State,
+    pub state: ConnectionState,
     /// Since when it is in this state. Serialized as seconds since 1970.
     #[serde(serialize_with = "unix_seconds")]
     pub since: SystemTime,
@@ -31,7 +31,7 @@ pub struct Connection {
     pub address: Option<SocketAddr>,
     /// The `resourceVersion` up to which the endpoints have been read.
     pub resource_version: Option<String>,
-    /// When an apiserver last said something of either collection.
+    /// When the last list, event or bookmark of either collection arrived.
     #[serde(skip)]
     pub heard: Option<Instant>,
     /// Why the last session ended or does not read one of the collections, one line. Kept until the next success.
@@ -56,7 +56,7 @@ pub struct Connection {
 /// Whether the view of the API is current.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum ConnectionState {
     /// Nothing has been read yet.
     Connecting,
     /// Both collections are watched.
@@ -68,7 +68,7 @@ pub enum State {
 impl Default for Connection {
     fn default() -> Self {
         Self {
-            state: State::Connecting,
+            state: ConnectionState::Connecting,
             since: SystemTime::now(),
             address: None,
             resource_version: None,
@@ -89,7 +89,7 @@ fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok
     serializer.serialize_u64(clock::unix_seconds(*time))
 }
 
-/// Keeps a [`Connection`] up to date and logs its turns.
+/// Keeps a [`Connection`] up to date and logs its changes.
 #[derive(Debug)]
 pub(super) struct Reporter {
     sender: watch::Sender<Connection>,
@@ -115,7 +115,7 @@ impl Reporter {
         let now = Instant::now();
         self.synced_at = Some(now);
         self.sender.send_modify(|connection| {
-            turn(connection, State::Synced);
+            set_state(connection, ConnectionState::Synced);
             connection.last_error = None;
         });
         let address = address.map(tracing::field::display);
@@ -135,9 +135,13 @@ impl Reporter {
     }
 
     /// The session with `address` ended. Returns for how long both collections had been current in it.
-    pub(super) fn ended(&mut self, error: &ApiError, address: Option<SocketAddr>) -> Option<Duration> {
+    pub(super) fn session_failed(
+        &mut self,
+        error: &ApiError,
+        address: Option<SocketAddr>,
+    ) -> Option<Duration> {
         self.watching.clear();
-        self.failed(error, address);
+        self.record_failure(error, address);
         self.outage.get_or_insert_with(|| (tokio::time::Instant::now(), 0)).1 += 1;
         self.sender.send_modify(|connection| {
             connection.address = None;
@@ -148,19 +152,19 @@ impl Reporter {
 
     /// One collection is not read any more in the session with `address`, the other may be. Returns for how long both had
     /// been current.
-    pub(super) fn refused(
+    pub(super) fn collection_refused(
         &mut self,
         resource: Resource,
         error: &ApiError,
         address: Option<SocketAddr>,
     ) -> Option<Duration> {
         self.watching.remove(&resource);
-        self.failed(error, address);
+        self.record_failure(error, address);
         self.outage.get_or_insert_with(|| (tokio::time::Instant::now(), 0));
         self.synced_at.take().map(|at| at.elapsed())
     }
 
-    fn failed(&mut self, error: &ApiError, address: Option<SocketAddr>) {
+    fn record_failure(&mut self, error: &ApiError, address: Option<SocketAddr>) {
         let text = error.to_string();
         let line = (address.map(|address| address.to_string()).unwrap_or_default(), &text);
         if self.logged.len() < LOGGED_FAILURES && self.logged.insert(format!("{line:?}")) {
@@ -168,15 +172,15 @@ impl Reporter {
             tracing::warn!(address, error = %text, "cannot read the Kubernetes API");
         }
         self.sender.send_modify(|connection| {
-            if connection.state == State::Synced {
-                turn(connection, State::Degraded);
+            if connection.state == ConnectionState::Synced {
+                set_state(connection, ConnectionState::Degraded);
             }
             connection.last_error = Some(text);
         });
     }
 
     /// The session ends for a good reason.
-    pub(super) fn moved(&mut self) {
+    pub(super) fn session_moved(&mut self) {
         self.watching.clear();
         self.synced_at = None;
         self.sender.send_modify(|connection| {
@@ -186,13 +190,13 @@ impl Reporter {
     }
 
     /// A session waits for this credential plugin, or for none any more.
-    pub(super) fn waits_for(&self, plugin: Option<&str>) {
+    pub(super) fn set_running_plugin(&self, plugin: Option<&str>) {
         let plugin = plugin.map(|command| (command.to_owned(), Instant::now()));
         self.sender.send_modify(|connection| connection.plugin = plugin);
     }
 
     /// These are used from now on.
-    pub(super) fn credentials(&self, expiry: Expiry) {
+    pub(super) fn set_expiry(&self, expiry: Expiry) {
         self.sender.send_if_modified(|connection| {
             let changed = connection.expiry != expiry;
             connection.expiry = expiry;
@@ -210,17 +214,17 @@ impl Reporter {
         });
     }
 
-    pub(super) fn counted(&self, what: Counted) {
+    pub(super) fn count(&self, what: ReflectorCounter) {
         self.sender.send_modify(|connection| match what {
-            Counted::Event => connection.events += 1,
-            Counted::Bookmark => connection.bookmarks += 1,
-            Counted::Stale => connection.stale += 1,
-            Counted::Relist => connection.relists += 1,
+            ReflectorCounter::Event => connection.events += 1,
+            ReflectorCounter::Bookmark => connection.bookmarks += 1,
+            ReflectorCounter::Stale => connection.stale += 1,
+            ReflectorCounter::Relist => connection.relists += 1,
         });
     }
 }
 
-fn turn(connection: &mut Connection, state: State) {
+fn set_state(connection: &mut Connection, state: ConnectionState) {
     if connection.state != state {
         connection.state = state;
         connection.since = SystemTime::now();

@@ -1,7 +1,8 @@
-//! JSON of lists and watch events -> [`Change`]. Pure.
+//! The bytes of lists and watches -> [`Change`]. Pure.
 //!
-//! In: one whole body or line, and the collection that it was asked of. Out: what it changes, or why it is not what
-//! the API promises. Objects that the selectors should have left out are dropped here.
+//! In: chunks of a watch as the network delivers them, cut into lines with a bound on what one may hold; one whole
+//! line or body, and the collection that it was asked of. Out: what it changes, or why it is not what the API
+//! promises. Objects that the selectors should have left out are dropped here.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use crate::model::types::ServiceKey;
 /// The label that ties a slice to its Service.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-/// What a list or an event says about the collection.
+/// What a list or an event changes in the collection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The Service is this, or does not exist.
@@ -26,7 +27,7 @@ pub enum Change {
     /// One slice is new or different.
     Slice(EndpointSlice),
     /// The slice of this name is gone.
-    SliceGone(String),
+    SliceDeleted(String),
 }
 
 impl Change {
@@ -34,7 +35,7 @@ impl Change {
     pub fn object(&self) -> &str {
         match self {
             Self::Slice(slice) => &slice.metadata.name,
-            Self::SliceGone(name) => name,
+            Self::SliceDeleted(name) => name,
             Self::Service(_) | Self::Slices(_) => "",
         }
     }
@@ -42,7 +43,7 @@ impl Change {
 
 /// A whole list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ObjectList {
     /// What the collection consists of.
     pub change: Change,
     /// Where a watch continues.
@@ -51,14 +52,14 @@ pub struct Listed {
 
 /// One line of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum WatchEvent {
     /// An object changed; `None` where it is none of ours.
     Changed(Option<Change>, String),
     /// Nothing changed up to this resourceVersion.
     Bookmark(String),
     /// The server reports a failure (410 where it no longer has the history asked for) and ends the watch.
-    Failed {
-        /// The HTTP status that it stands for.
+    Error {
+        /// The HTTP status code.
         code: u16,
         /// The server's words.
         message: String,
@@ -138,7 +139,7 @@ pub(super) struct Status {
 }
 
 /// Decodes the body of a list.
-pub fn list(resource: Resource, key: &ServiceKey, body: &[u8]) -> Result<Listed, DecodeError> {
+pub fn list(resource: Resource, key: &ServiceKey, body: &[u8]) -> Result<ObjectList, DecodeError> {
     let head: Head<'_> = json(body)?;
     check_type(resource.list_kind(), resource.api_version(), &head)?;
     if head.metadata.next.is_some_and(|next| !next.is_empty()) {
@@ -151,7 +152,7 @@ pub fn list(resource: Resource, key: &ServiceKey, body: &[u8]) -> Result<Listed,
         Resource::Service => {
             Change::Service(items::<Service>(body)?.into_iter().find(|s| is_named(&s.metadata, key)))
         }
-        Resource::Slices => Change::Slices(
+        Resource::EndpointSlices => Change::Slices(
             items::<EndpointSlice>(body)?
                 .into_iter()
                 .filter(|slice| is_slice_of(&slice.metadata, key))
@@ -159,21 +160,21 @@ pub fn list(resource: Resource, key: &ServiceKey, body: &[u8]) -> Result<Listed,
                 .collect(),
         ),
     };
-    Ok(Listed { change, version: head.metadata.resource_version })
+    Ok(ObjectList { change, version: head.metadata.resource_version })
 }
 
 /// Decodes one line of a watch.
-pub fn event(resource: Resource, key: &ServiceKey, line: &[u8]) -> Result<Event, DecodeError> {
+pub fn event(resource: Resource, key: &ServiceKey, line: &[u8]) -> Result<WatchEvent, DecodeError> {
     let head: EventHead<'_> = json(line)?;
     if head.kind == "ERROR" {
         check_type("Status", "v1", &head.object)?;
         let Status { code, message, .. } = json::<Whole<Status>>(line)?.object;
-        return Ok(Event::Failed { code, message });
+        return Ok(WatchEvent::Error { code, message });
     }
     check_type(resource.kind(), resource.api_version(), &head.object)?;
     let version = head.object.metadata.resource_version;
     let present = match &*head.kind {
-        "BOOKMARK" => return Ok(Event::Bookmark(version)),
+        "BOOKMARK" => return Ok(WatchEvent::Bookmark(version)),
         "ADDED" | "MODIFIED" => true,
         "DELETED" => false,
         other => return Err(DecodeError::UnknownEvent(other.chars().take(40).collect())),
@@ -183,16 +184,16 @@ pub fn event(resource: Resource, key: &ServiceKey, line: &[u8]) -> Result<Event,
             let service = json::<Whole<Service>>(line)?.object;
             is_named(&service.metadata, key).then(|| Change::Service(present.then_some(service)))
         }
-        Resource::Slices => {
+        Resource::EndpointSlices => {
             let slice = json::<Whole<EndpointSlice>>(line)?.object;
             // A slice that loses the label is gone for this Service, whatever the event is called.
             Some(match present && is_slice_of(&slice.metadata, key) {
                 true => Change::Slice(slice),
-                false => Change::SliceGone(slice.metadata.name),
+                false => Change::SliceDeleted(slice.metadata.name),
             })
         }
     };
-    Ok(Event::Changed(change, version))
+    Ok(WatchEvent::Changed(change, version))
 }
 
 fn items<T: DeserializeOwned>(body: &[u8]) -> Result<Vec<T>, DecodeError> {
@@ -224,6 +225,84 @@ fn is_named(metadata: &ObjectMeta, key: &ServiceKey) -> bool {
 fn is_slice_of(metadata: &ObjectMeta, key: &ServiceKey) -> bool {
     metadata.namespace == key.namespace
         && metadata.labels.get(SERVICE_NAME_LABEL).is_some_and(|name| *name == key.name)
+}
+
+/// Largest line of a watch and largest body of a list, in bytes. etcd refuses objects beyond 1.5 MiB by default, so
+/// nothing that the API stores comes near it, and a server gone wrong cannot make the daemon grow.
+pub const MAX_OBJECT_BYTES: usize = 4 << 20;
+
+/// Capacity that the buffer keeps between lines, in bytes: the Service's events are a few kilobytes.
+const KEPT_CAPACITY: usize = 16 << 10;
+
+/// A line exceeds the bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("more than {limit} bytes without a line end")]
+pub struct LineTooLong {
+    /// The bound, in bytes.
+    pub limit: usize,
+}
+
+/// Collects chunks until a line is whole.
+#[derive(Debug)]
+pub struct LineBuffer {
+    partial: Vec<u8>,
+    limit: usize,
+}
+
+impl LineBuffer {
+    /// An empty buffer for lines of at most `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { partial: Vec::new(), limit }
+    }
+
+    /// Takes the next chunk and hands every line that it completes to `each`, without its line end. Blank lines are
+    /// skipped. Stops at the first error.
+    pub fn push<E: From<LineTooLong>>(
+        &mut self,
+        mut chunk: &[u8],
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while let Some(end) = chunk.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = (&chunk[..end], &chunk[end + 1..]);
+            self.check(line.len())?;
+            if self.partial.is_empty() {
+                deliver(line, &mut each)?;
+            } else {
+                self.partial.extend_from_slice(line);
+                let whole = std::mem::take(&mut self.partial);
+                deliver(&whole, &mut each)?;
+                self.keep_buffer(whole);
+            }
+            chunk = rest;
+        }
+        self.check(chunk.len())?;
+        self.partial.extend_from_slice(chunk);
+        Ok(())
+    }
+
+    /// How many bytes of an unfinished line are held.
+    pub fn unfinished(&self) -> usize {
+        self.partial.len()
+    }
+
+    fn check(&self, more: usize) -> Result<(), LineTooLong> {
+        if self.partial.len().saturating_add(more) > self.limit {
+            return Err(LineTooLong { limit: self.limit });
+        }
+        Ok(())
+    }
+
+    fn keep_buffer(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() <= KEPT_CAPACITY {
+            buffer.clear();
+            self.partial = buffer;
+        }
+    }
+}
+
+fn deliver<E>(line: &[u8], each: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    let line = line.trim_ascii();
+    if line.is_empty() { Ok(()) } else { each(line) }
 }
 
 #[cfg(test)]

@@ -17,51 +17,30 @@ use tokio::sync::watch::{Receiver, Sender};
 
 use crate::model::health::HealthView;
 use crate::model::merge::Alternatives;
+use crate::model::published::Published;
 use crate::model::snapshot::SnapshotOptions;
 use crate::model::types::ServiceKey;
+use crate::transport::access::Access;
 use crate::transport::readyz::Identity;
+use candidates::{Backoff, Candidates, is_success};
+use client::ApiError;
+use connection::Reporter;
+use session::{HealthViews, Rebalancer, Reflectors, SessionEnd, Shared};
+use store::Store;
 
-mod backoff;
 mod candidates;
 mod client;
-mod collection;
 pub mod connection;
 pub mod decode;
-mod dialer;
-mod error;
-pub mod examine;
-pub mod frames;
-mod introduce;
-mod list;
-mod readiness;
-mod renewal;
+mod reflector;
 pub mod resource;
 pub mod review;
 mod session;
-mod spread;
 mod store;
-mod versions;
-mod watch;
 
-pub use crate::transport::access::{
-    Access, AccessError, Credentials, Expiry, Lifetime, TLS_NAME, Warning, load,
-};
-pub use client::PING_INTERVAL;
-pub use connection::{Connection, State};
-pub use renewal::follow;
-pub use spread::SPREAD_INTERVAL;
-
-pub use crate::model::published::Published;
-
-pub use crate::transport::words::plain;
-use backoff::Backoff;
-use candidates::Candidates;
-use connection::Reporter;
-use error::ApiError;
-use readiness::Views;
-use session::{Collections, Ended, Hub};
-use spread::Choices;
-use store::Store;
+pub use crate::transport::http_client::PING_INTERVAL;
+pub use connection::{Connection, ConnectionState};
+pub use session::SPREAD_INTERVAL;
 
 /// What to read, and how.
 #[derive(Clone, Debug)]
@@ -72,11 +51,11 @@ pub struct ApiConfig {
     pub service: ServiceKey,
     /// How strictly addresses are judged.
     pub snapshot: SnapshotOptions,
-    /// Whom to dial besides published endpoints.
+    /// The apiservers to dial besides published endpoints.
     pub alternatives: Receiver<Alternatives>,
     /// Which apiservers are ready.
     pub views: Receiver<Option<HealthView>>,
-    /// As whom probes and self-tests ask: the credentials of each session are put into it.
+    /// The identity of probes and self-tests: the credentials of each session are put into it.
     pub identity: Arc<Sender<Identity>>,
     /// Between two PINGs on a connection, usually [`PING_INTERVAL`].
     pub ping_interval: Duration,
@@ -84,12 +63,12 @@ pub struct ApiConfig {
     pub spread_interval: Duration,
 }
 
-/// Reads the API until nobody listens for snapshots any more, or until the task is aborted. Publishes once both first
+/// Reads the API until the receiver of snapshots is dropped, or until the task is aborted. Publishes once both first
 /// lists are complete, and after every change that gives a different snapshot, with the next generation.
 pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connection: Sender<Connection>) {
     let ApiConfig { mut access, service, snapshot, mut alternatives, mut views, identity, .. } = config;
-    let (ping_interval, choices) = (config.ping_interval, Choices::new(config.spread_interval));
-    let hub = Hub {
+    let (ping_interval, rebalancer) = (config.ping_interval, Rebalancer::new(config.spread_interval));
+    let shared = Shared {
         key: service,
         candidates: Arc::new(Mutex::new(Candidates::new(rand::random()))),
         store: Mutex::new(Store::new(snapshot)),
@@ -97,80 +76,89 @@ pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connec
         snapshots,
         identity,
         ping_interval,
-        offered: Notify::new(),
+        alternatives_changed: Notify::new(),
     };
-    hub.candidates().offer(alternatives.borrow_and_update().clone());
+    shared.candidates().set_alternatives(alternatives.borrow_and_update().clone());
     tokio::select! {
-        () = read(&mut access, &mut views, choices, &hub) => {}
-        () = offer(alternatives, &hub) => {}
+        () = read(&mut access, &mut views, rebalancer, &shared) => {}
+        () = follow_alternatives(alternatives, &shared) => {}
     }
 }
 
 /// Keeps the alternatives up to date.
-async fn offer(mut alternatives: Receiver<Alternatives>, hub: &Hub) {
+async fn follow_alternatives(mut alternatives: Receiver<Alternatives>, shared: &Shared) {
     while alternatives.changed().await.is_ok() {
-        hub.candidates().offer(alternatives.borrow_and_update().clone());
-        hub.offered.notify_waiters();
+        shared.candidates().set_alternatives(alternatives.borrow_and_update().clone());
+        shared.alternatives_changed.notify_waiters();
     }
     std::future::pending().await
 }
 
 /// One session after the other.
-async fn read(access: &mut Receiver<Arc<Access>>, views: &mut Views, mut choices: Choices, hub: &Hub) {
-    let mut collections = Collections::new();
+async fn read(
+    access: &mut Receiver<Arc<Access>>,
+    views: &mut HealthViews,
+    mut rebalancer: Rebalancer,
+    shared: &Shared,
+) {
+    let mut reflectors = Reflectors::new();
     let mut backoff = Backoff::default();
     loop {
         let current = Arc::clone(&access.borrow_and_update());
-        hub.reporter().credentials(current.expiry());
+        shared.reporter().set_expiry(current.expiry());
         let ended = tokio::select! {
-            ended = session::run(&current, &mut collections, hub, &mut backoff) => ended,
-            () = renewed(access, &current, hub) => {
+            ended = session::run(&current, &mut reflectors, shared, &mut backoff) => ended,
+            () = credentials_renewed(access, &current, shared) => {
                 // What has been read goes on where it is, over a connection that shows the new ones.
-                hub.reporter().moved();
+                shared.reporter().session_moved();
                 continue;
             }
-            () = readiness::lost(views, hub) => {
-                let mut candidates = hub.candidates();
+            () = session::apiserver_unready(views, shared) => {
+                let mut candidates = shared.candidates();
                 let address = candidates.address().map(tracing::field::display);
                 tracing::warn!(address, "the apiserver that was read is not ready or does not answer; one that is ready is read now");
                 candidates.failed(true);
-                hub.reporter().moved();
+                shared.reporter().session_moved();
                 continue;
             }
-            () = choices.elsewhere(hub) => {
+            () = rebalancer.rebalance(shared) => {
                 // As with renewed credentials, nothing is missed: the watches resume.
                 tracing::debug!("another apiserver is read from now on, to spread the nodes");
-                hub.reporter().moved();
+                shared.reporter().session_moved();
                 continue;
             }
-            () = hub.snapshots.closed() => return,
+            () = shared.snapshots.closed() => return,
         };
-        let delay = settle(hub, &ended, &mut backoff);
+        let delay = next_delay(shared, &ended, &mut backoff);
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             // The server that is named now may be the one that answers.
-            () = hub.offered.notified() => {}
-            () = renewed(access, &current, hub) => {}
-            () = hub.snapshots.closed() => return,
+            () = shared.alternatives_changed.notified() => {}
+            () = credentials_renewed(access, &current, shared) => {}
+            () = shared.snapshots.closed() => return,
         }
     }
 }
 
 /// Waits for credentials that need a new connection.
-async fn renewed(access: &mut Receiver<Arc<Access>>, current: &Access, hub: &Hub) {
+async fn credentials_renewed(access: &mut Receiver<Arc<Access>>, current: &Access, shared: &Shared) {
     while access.changed().await.is_ok() {
         let latest = Arc::clone(&access.borrow_and_update());
-        hub.reporter().credentials(latest.expiry());
-        if !latest.connects_like(current) {
+        shared.reporter().set_expiry(latest.expiry());
+        if !latest.has_same_connection(current) {
             return;
         }
     }
     std::future::pending().await
 }
 
-/// Draws the conclusions from the end of a session. Returns how long to wait before the next.
-fn settle(hub: &Hub, Ended { error, rest }: &Ended, backoff: &mut Backoff) -> Duration {
-    let mut candidates = hub.candidates();
+/// Reports the end of a session. Returns how long to wait before the next.
+fn next_delay(
+    shared: &Shared,
+    SessionEnd { error, partial }: &SessionEnd,
+    backoff: &mut Backoff,
+) -> Duration {
+    let mut candidates = shared.candidates();
     let address = candidates.address();
     if let ApiError::ThroughVip = error {
         let address = address.map(tracing::field::display);
@@ -179,19 +167,19 @@ fn settle(hub: &Hub, Ended { error, rest }: &Ended, backoff: &mut Backoff) -> Du
             "the Kubernetes API was reached through its virtual IP; an endpoint is dialled from now on"
         );
         candidates.restart();
-        hub.reporter().moved();
+        shared.reporter().session_moved();
         return Duration::ZERO;
     }
-    if let ApiError::EndsSoon = error {
+    if let ApiError::CertificateExpiring = error {
         tracing::debug!("{error}");
-        hub.reporter().moved();
+        shared.reporter().session_moved();
         return Duration::ZERO;
     }
-    let synced = hub.reporter().ended(error, address).unwrap_or_default();
-    let healthy = rest.as_ref().map_or(synced, |rest| rest.healthy);
-    candidates.failed(backoff::is_success(healthy));
-    match rest {
-        Some(rest) => rest.left,
+    let synced = shared.reporter().session_failed(error, address).unwrap_or_default();
+    let healthy = partial.as_ref().map_or(synced, |partial| partial.healthy);
+    candidates.failed(is_success(healthy));
+    match partial {
+        Some(partial) => partial.remaining,
         None => backoff.next(healthy, &mut rand::rng()),
     }
 }

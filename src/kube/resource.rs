@@ -1,12 +1,12 @@
-//! The two collections that are read, and the requests that read them.
+//! The two collections that are read, and the requests that read them. Pure.
 //!
 //! In: the Service's key. Out: request targets that select this one Service and nothing else of the cluster, and
-//! the words with which errors name a collection.
+//! how errors name a request.
 
 use std::fmt;
 
 use crate::model::types::ServiceKey;
-use crate::transport::percent;
+use crate::transport::text::percent_encode;
 
 /// One collection of the API, as the selectors narrow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,7 +14,7 @@ pub enum Resource {
     /// The Service itself.
     Service,
     /// Its EndpointSlices, `discovery.k8s.io/v1` (Kubernetes 1.21 and later).
-    Slices,
+    EndpointSlices,
 }
 
 impl Resource {
@@ -22,7 +22,7 @@ impl Resource {
     pub fn api_version(self) -> &'static str {
         match self {
             Self::Service => "v1",
-            Self::Slices => "discovery.k8s.io/v1",
+            Self::EndpointSlices => "discovery.k8s.io/v1",
         }
     }
 
@@ -30,7 +30,7 @@ impl Resource {
     pub fn kind(self) -> &'static str {
         match self {
             Self::Service => "Service",
-            Self::Slices => "EndpointSlice",
+            Self::EndpointSlices => "EndpointSlice",
         }
     }
 
@@ -38,7 +38,7 @@ impl Resource {
     pub fn list_kind(self) -> &'static str {
         match self {
             Self::Service => "ServiceList",
-            Self::Slices => "EndpointSliceList",
+            Self::EndpointSlices => "EndpointSliceList",
         }
     }
 
@@ -46,7 +46,7 @@ impl Resource {
     pub fn rbac_name(self) -> &'static str {
         match self {
             Self::Service => "services",
-            Self::Slices => "endpointslices.discovery.k8s.io",
+            Self::EndpointSlices => "endpointslices.discovery.k8s.io",
         }
     }
 
@@ -57,7 +57,7 @@ impl Resource {
             Self::Service => {
                 format!("/api/v1/namespaces/{namespace}/services?fieldSelector=metadata.name%3D{name}")
             }
-            Self::Slices => format!(
+            Self::EndpointSlices => format!(
                 "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices\
                  ?labelSelector=kubernetes.io%2Fservice-name%3D{name}"
             ),
@@ -66,12 +66,14 @@ impl Resource {
 
     /// The target of a list. No `limit`: the selectors leave a handful of objects, and with a limit the server
     /// would take a resourceVersion as exact instead of as a lower bound.
-    pub fn list_target(self, key: &ServiceKey, from: &ListFrom) -> String {
+    pub fn list_target(self, key: &ServiceKey, version: &ResourceVersionMatch) -> String {
         let path = self.path(key);
-        match from {
-            ListFrom::Cache => format!("{path}&resourceVersion=0"),
-            ListFrom::AtLeast(version) => format!("{path}&resourceVersion={}", encode(version)),
-            ListFrom::Newest => path,
+        match version {
+            ResourceVersionMatch::Any => format!("{path}&resourceVersion=0"),
+            ResourceVersionMatch::NotOlderThan(version) => {
+                format!("{path}&resourceVersion={}", query_value(version))
+            }
+            ResourceVersionMatch::MostRecent => path,
         }
     }
 
@@ -80,25 +82,25 @@ impl Resource {
         format!(
             "{}&watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={}",
             self.path(key),
-            encode(version)
+            query_value(version)
         )
     }
 }
 
-/// How fresh a list must be.
+/// How recent a list must be, in the terms of the API's `resourceVersion` parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListFrom {
+pub enum ResourceVersionMatch {
     /// Whatever the apiserver has in its cache: costs etcd nothing when 5,000 nodes start at once.
-    Cache,
+    Any,
     /// Not older than this resourceVersion, so that a lagging server never takes us back in time.
-    AtLeast(String),
+    NotOlderThan(String),
     /// The newest, read through to etcd: the answer to a resourceVersion that the server does not have.
-    Newest,
+    MostRecent,
 }
 
-/// What was asked of the API: the words that open an error.
+/// A request to the API as errors name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestInfo {
     /// `list` or `watch`, as RBAC names it.
     pub verb: &'static str,
     /// Of which collection.
@@ -107,15 +109,15 @@ pub struct Asked {
     pub namespace: String,
 }
 
-impl fmt::Display for Asked {
+impl fmt::Display for RequestInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} in namespace {}", self.verb, self.resource.rbac_name(), self.namespace)
     }
 }
 
-/// A resourceVersion is opaque: whatever it holds must not become another query parameter.
-fn encode(text: &str) -> String {
-    percent::encoded(text, b"-._~")
+/// A resourceVersion is opaque: nothing in it may become another query parameter.
+fn query_value(text: &str) -> String {
+    percent_encode(text, b"-._~")
 }
 
 #[cfg(test)]
@@ -127,25 +129,26 @@ mod tests {
     }
 
     #[test]
-    fn targets_select_one_service() {
+    fn request_targets_select_one_service() {
         assert_eq!(
-            Resource::Service.list_target(&key(), &ListFrom::Cache),
+            Resource::Service.list_target(&key(), &ResourceVersionMatch::Any),
             "/api/v1/namespaces/default/services?fieldSelector=metadata.name%3Dkubernetes&resourceVersion=0"
         );
         assert_eq!(
-            Resource::Slices.watch_target(&key(), "42", 300),
+            Resource::EndpointSlices.watch_target(&key(), "42", 300),
             "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io\
              %2Fservice-name%3Dkubernetes&watch=true&allowWatchBookmarks=true&timeoutSeconds=300&resourceVersion=42"
         );
         assert_eq!(
-            Resource::Service.list_target(&key(), &ListFrom::Newest),
+            Resource::Service.list_target(&key(), &ResourceVersionMatch::MostRecent),
             "/api/v1/namespaces/default/services?fieldSelector=metadata.name%3Dkubernetes"
         );
     }
 
     #[test]
-    fn a_resource_version_stays_one_parameter() {
-        let target = Resource::Service.list_target(&key(), &ListFrom::AtLeast("1&limit=0 \n".into()));
+    fn resource_version_is_percent_encoded() {
+        let target =
+            Resource::Service.list_target(&key(), &ResourceVersionMatch::NotOlderThan("1&limit=0 \n".into()));
         assert!(target.ends_with("&resourceVersion=1%26limit%3D0%20%0A"), "{target}");
     }
 }

@@ -1,6 +1,5 @@
 //! The whole module against apiservers on loopback: real sockets, TLS and HTTP, scripted answers.
 
-mod away;
 mod cluster;
 mod failures;
 mod fake;
@@ -8,6 +7,4 @@ pub(crate) mod log;
 mod reconnect;
 mod requests;
 mod running;
-mod storms;
-mod tls;
 mod vip;

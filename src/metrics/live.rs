@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::kube::{Connection, State};
+use crate::kube::{Connection, ConnectionState};
 use crate::model::types::Backend;
 
 /// Values that are read when somebody asks.
@@ -36,7 +36,7 @@ impl Collector for Live {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
-        let synced = ConstGauge::new(i64::from(self.connection.state == State::Synced));
+        let synced = ConstGauge::new(i64::from(self.connection.state == ConnectionState::Synced));
         synced.encode(encoder.encode_descriptor(
             "api_synced",
             "1 while the Service and its endpoints are watched",

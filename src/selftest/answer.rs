@@ -3,7 +3,8 @@
 use std::io::{self, ErrorKind as Kind};
 
 use crate::model::health::{FailReason, Outcome};
-use crate::transport::readyz::{outcome, reason};
+use crate::transport::failure::reason;
+use crate::transport::readyz::outcome;
 
 /// Why a virtual IP did not answer. A closed set: these are labels of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

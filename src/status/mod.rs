@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::config::VERSION;
-use crate::kube::{Connection, Expiry};
+use crate::kube::Connection;
 use crate::model::desired::Hold;
 use crate::model::merge::Origins;
 use crate::model::report::{InUse, Report};
@@ -16,6 +16,7 @@ use crate::model::types::{Backend, ServiceKey, Vip};
 use crate::process::clock::unix_seconds;
 use crate::proxy::Stats;
 use crate::selftest::Results;
+use crate::transport::Expiry;
 
 mod backend;
 mod path;

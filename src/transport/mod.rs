@@ -1,9 +1,30 @@
-//! What everything that talks to an apiserver shares: access and credentials, and what an answer to `/readyz` means.
+//! What everything that talks to an apiserver shares: access and credentials, TLS, the dialer, the HTTP client, and
+//! what an answer to `/readyz` means.
+//!
+//! [`load`] reads an [`Access`] from a kubeconfig or a Pod's environment; [`credentials`] makes of it what a session
+//! shows; `http_client` sends requests with it over connections of `dialer`. [`readyz`] asks without a session.
+//! `text` and `failure` make one line of whatever goes wrong.
 
 pub mod access;
-pub(crate) mod explain;
-pub(crate) mod percent;
+mod authentication;
+pub mod certificates;
+pub mod credentials;
+pub(crate) mod dialer;
+mod exec_plugin;
+pub(crate) mod failure;
+pub(crate) mod http_client;
+mod kubeconfig;
+pub mod load;
 #[cfg(test)]
 pub(crate) mod pki;
 pub mod readyz;
-pub mod words;
+pub mod text;
+mod tls;
+
+pub use access::{Access, AccessError, TLS_NAME, Warning};
+pub use certificates::{Expiry, Lifetime};
+pub use credentials::ResolvedCredentials;
+pub use load::load;
+
+#[cfg(test)]
+mod tests;

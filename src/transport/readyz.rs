@@ -1,17 +1,31 @@
-//! What asking an apiserver for `/readyz` means, whoever asks: how it is addressed and believed, what its status says, and
-//! which of the closed set of reasons stands behind an error of TCP, TLS or HTTP.
+//! `/readyz` of an apiserver: with which credentials it is asked, how the request is addressed, what a status means;
+//! and one inspection step by step (TCP, TLS, HTTP), with the server's clock.
+//!
+//! In: an address, whom to trust, and credentials if there are any. Out: an [`Outcome`] per status; an
+//! [`Inspection`], which says how far it got and shows no credentials.
 
-use std::error::Error;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, SignatureScheme};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
-use crate::model::health::{FailReason, Outcome};
+use super::access::Access;
+use super::certificates::{Lifetime, lifetime};
+use super::failure::{ExpectedServer, explain};
+use super::text::errno_text;
+use crate::model::health::Outcome;
+use crate::process::clock::unix_now;
 
 /// The name as HTTP writes it, in `Host` and in a URI.
 pub fn authority(name: &ServerName<'_>) -> String {
@@ -21,7 +35,7 @@ pub fn authority(name: &ServerName<'_>) -> String {
     }
 }
 
-/// As whom apiservers are asked, and by which CA they are verified.
+/// The credentials shown to apiservers, and the CA by which they are verified.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Trusts the cluster's CA, and shows no certificate.
@@ -37,8 +51,8 @@ impl Identity {
     }
 }
 
-/// What an apiserver knows the daemon by. It is shown only over TLS, and only after the server's certificate was verified.
-/// `Debug` shows no secret.
+/// Client certificate and `Authorization` header. They are shown only over TLS, and only after the server's
+/// certificate was verified. `Debug` shows no secret.
 #[derive(Clone)]
 pub struct Credentials {
     /// The client certificate with its key. It goes with the connection.
@@ -86,8 +100,8 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// The settings that a question needs on top of whom to trust, with the certificate to show, if there is one. A resumed
-/// session would not show the server's certificate again, and the question is there to see it.
+/// The TLS settings of a request on top of those of the CA, with the certificate to show, if there is one. A resumed
+/// session would not show the server's certificate again, and the request is there to see it.
 pub fn settings(
     trust: &ClientConfig,
     credentials: Option<&Credentials>,
@@ -105,14 +119,14 @@ pub fn settings(
 /// The apiserver does not know these credentials, or wants some and was shown none.
 pub const UNAUTHORIZED: u16 = 401;
 
-/// Whether an HTTP status tells if the apiserver is ready: 401 and 403 say only that it is not the caller's to know.
+/// Whether an HTTP status tells if the apiserver is ready: 401 and 403 only refuse the caller.
 pub fn tells_readiness(status: u16) -> bool {
     !matches!(status, 401 | 403)
 }
 
-/// What an HTTP status says. Whoever answers in HTTP, over TLS with a certificate that was verified, is alive: under load, where
-/// priority and fairness is off, kube-apiserver says 429. 401 and 403 come from an apiserver that does not let the caller see it: it is alive, and taken
-/// for ready, since nothing else is known ([`tells_readiness`]).
+/// What an HTTP status means. A server that answers in HTTP, over TLS with a certificate that was verified, is alive: under
+/// load, where priority and fairness is off, kube-apiserver says 429. 401 and 403 come from an apiserver that does
+/// not let the caller see it: it is alive, and taken for ready, since nothing else is known ([`tells_readiness`]).
 pub fn outcome(status: u16) -> Outcome {
     match status {
         200 | 401 | 403 => Outcome::Ready,
@@ -120,91 +134,214 @@ pub fn outcome(status: u16) -> Outcome {
     }
 }
 
-/// What an error says of the backend.
-pub fn reason(error: &(dyn Error + 'static)) -> FailReason {
-    let chain = chain(error);
-    // The innermost cause that is known counts.
-    chain.iter().rev().find_map(|error| known(*error)).unwrap_or(FailReason::Protocol)
+/// Of the answer, the head is all that is looked at.
+const HEAD_BYTES: usize = 8 << 10;
+
+/// The CA to trust, and the name that the certificate must carry.
+#[derive(Clone)]
+pub struct ServerTrust {
+    tls: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    expected: ExpectedServer,
 }
 
-fn known(error: &(dyn Error + 'static)) -> Option<FailReason> {
-    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return Some(of_tls(tls));
-    }
-    if let Some(io) = error.downcast_ref::<io::Error>() {
-        return Some(of_io(io.kind()));
-    }
-    if let Some(http) = error.downcast_ref::<h2::Error>() {
-        let ended = http.is_go_away() && http.is_remote();
-        return Some(if ended { FailReason::Reset } else { FailReason::Protocol });
-    }
-    let http = error.downcast_ref::<hyper::Error>()?;
-    let ended = http.is_closed() || http.is_canceled() || http.is_incomplete_message();
-    Some(if ended { FailReason::Reset } else { FailReason::Protocol })
-}
-
-fn of_tls(error: &rustls::Error) -> FailReason {
-    match error {
-        rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
-            FailReason::BadCertificate
-        }
-        _ => FailReason::Tls,
-    }
-}
-
-fn of_io(kind: io::ErrorKind) -> FailReason {
-    use io::ErrorKind as Kind;
-    match kind {
-        Kind::ConnectionRefused => FailReason::Refused,
-        Kind::ConnectionReset
-        | Kind::ConnectionAborted
-        | Kind::BrokenPipe
-        | Kind::NotConnected
-        | Kind::UnexpectedEof => FailReason::Reset,
-        Kind::TimedOut => FailReason::Timeout,
-        Kind::InvalidData => FailReason::Protocol,
-        // Routes of the kinds unreachable, prohibit and blackhole say ENETUNREACH, EHOSTUNREACH, EACCES and EINVAL;
-        // an output policy says EPERM.
-        _ => FailReason::Unreachable,
-    }
-}
-
-/// The error and its causes. `io::Error` hides the error that it wraps: its `source` is already one further. h2 hides
-/// the `io::Error`.
-fn chain<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
-    let mut chain = vec![error];
-    let mut last = error;
-    // A chain is a handful of errors deep; the bound is for one that contains itself.
-    while chain.len() < 16 {
-        let wrapped = last.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let hidden = last.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
-        let next: &'a (dyn Error + 'static) = match (wrapped, hidden, last.source()) {
-            (Some(wrapped), _, _) => wrapped,
-            (None, Some(hidden), _) => hidden,
-            (None, None, Some(source)) => source,
-            (None, None, None) => break,
+impl ServerTrust {
+    /// That of the daemon: the cluster's CA, and the name that certificates must carry.
+    ///
+    /// # Errors
+    /// One line: the CA or the name cannot be used.
+    pub fn new(access: &Access, name: Option<&str>) -> Result<Self, String> {
+        let mut tls = access.trust()?;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let shown = name.unwrap_or(access.tls_name()).to_owned();
+        let name = match name {
+            None => access.server_name(),
+            Some(name) => ServerName::try_from(name.to_owned())
+                .map_err(|_| format!("{name:?} is neither a DNS name nor an IP address"))?,
         };
-        chain.push(next);
-        last = next;
+        Ok(Self {
+            tls: Arc::new(tls),
+            name,
+            expected: ExpectedServer { name: shown, ca: access.ca().to_owned() },
+        })
     }
-    chain
+
+    /// The name that a certificate must carry.
+    pub fn name(&self) -> &str {
+        &self.expected.name
+    }
+}
+
+/// Verifies the chain that an apiserver shows now, its own certificate first and each in DER.
+///
+/// # Errors
+/// Why not, as one line.
+pub fn verify_chain(access: &Access, chain: &[Vec<u8>]) -> Result<(), String> {
+    let (verifier, name) = (access.verifier()?, access.server_name());
+    let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+    let (leaf, issuers) = chain.split_first().ok_or("it shows no certificate")?;
+    let verified = verifier.verify_server_cert(leaf, issuers, &name, &[], UnixTime::now());
+    let expected = ExpectedServer { name: access.tls_name().to_owned(), ca: access.ca().to_owned() };
+    verified.map(drop).map_err(|error| explain(&error, &expected))
+}
+
+/// How far the inspection of an apiserver got; a step that was not reached is `None`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// Which apiserver.
+    pub address: SocketAddr,
+    /// How long the TCP handshake took, or why there was none.
+    pub connected: Result<Duration, String>,
+    /// The lifetime of its certificate, which was verified, or why TLS failed.
+    pub secured: Option<Result<Option<Lifetime>, String>>,
+    /// What it answered to `/readyz`, or why not.
+    pub answered: Option<Result<ReadyzResponse, String>>,
+}
+
+/// An answer to `/readyz`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadyzResponse {
+    /// The HTTP status.
+    pub status: u16,
+    /// By how many seconds the server's clock is ahead of this node's, as far as its `Date` header says.
+    pub clock_ahead: Option<i64>,
+}
+
+/// Inspects the apiserver at `address`, without credentials. Ends within `limit`.
+pub async fn inspect(address: SocketAddr, trust: Option<ServerTrust>, limit: Duration) -> Inspection {
+    let mut inspection =
+        Inspection { address, connected: Err(timed_out(limit)), secured: None, answered: None };
+    // What was found before the timeout stays.
+    let _ = timeout(limit, steps(&mut inspection, trust, limit)).await;
+    inspection
+}
+
+async fn steps(inspection: &mut Inspection, trust: Option<ServerTrust>, limit: Duration) {
+    let begin = Instant::now();
+    let stream = match TcpStream::connect(inspection.address).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            inspection.connected = Err(errno_text(&error));
+            return;
+        }
+    };
+    inspection.connected = Ok(begin.elapsed());
+    let Some(ServerTrust { tls, name, expected }) = trust else { return };
+    inspection.secured = Some(Err(timed_out(limit)));
+    let mut stream = match TlsConnector::from(tls).connect(name, stream).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            inspection.secured = Some(Err(explain(&error, &expected)));
+            return;
+        }
+    };
+    let certificates = stream.get_ref().1.peer_certificates();
+    inspection.secured = Some(Ok(certificates.and_then(|all| lifetime(all.first()?))));
+    inspection.answered = Some(Err(timed_out(limit)));
+    let request = format!(
+        "GET /readyz HTTP/1.1\r\nHost: {}\r\nUser-Agent: apivip/{}\r\nConnection: close\r\n\r\n",
+        expected.name,
+        env!("CARGO_PKG_VERSION")
+    );
+    let mut head = Vec::new();
+    let answered = async {
+        stream.write_all(request.as_bytes()).await?;
+        while !head.windows(4).any(|end| end == b"\r\n\r\n") && head.len() < HEAD_BYTES {
+            if stream.read_buf(&mut head).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    };
+    let answered: io::Result<()> = answered.await;
+    inspection.answered = Some(match answered {
+        Err(error) => Err(explain(&error, &expected)),
+        Ok(()) => parse_head(&head, unix_now().cast_signed())
+            .ok_or_else(|| "what it answers is not HTTP".to_owned()),
+    });
+}
+
+fn timed_out(limit: Duration) -> String {
+    format!("no answer within {:.1} s", limit.as_secs_f32())
+}
+
+/// Reads the head of an answer that arrived at `now`, in seconds since 1970.
+fn parse_head(head: &[u8], now: i64) -> Option<ReadyzResponse> {
+    let head = String::from_utf8_lossy(head);
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
+    let date = lines.find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("date").then(|| value.trim())
+    });
+    Some(ReadyzResponse { status, clock_ahead: date.and_then(http_date).map(|date| date - now) })
+}
+
+/// Reads a date in the form that HTTP prescribes (RFC 9110, section 5.6.7), as seconds since 1970.
+fn http_date(date: &str) -> Option<i64> {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let mut words = date.split_once(", ")?.1.split(' ');
+    let day: i64 = words.next()?.parse().ok()?;
+    let month = words.next().filter(|month| month.len() == 3)?;
+    let month = MONTHS.find(month).filter(|at| at % 3 == 0)? / 3 + 1;
+    let year: i64 = words.next()?.parse().ok().filter(|year| (1970..10_000).contains(year))?;
+    let mut clock = words.next()?.split(':').map(str::parse::<i64>);
+    let mut part = || clock.next()?.ok();
+    let (hour, minute, second) = (part()?, part()?, part()?);
+    // Years begin in March here, so that the leap day comes last.
+    let month = i64::try_from(month).ok()?;
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
 #[cfg(test)]
 mod tests {
-    use rustls::CertificateError;
-
     use super::*;
 
     #[test]
-    fn the_innermost_cause_counts() {
-        let expired = rustls::Error::InvalidCertificate(CertificateError::Expired);
-        let wrapped = io::Error::new(io::ErrorKind::InvalidData, expired);
-        assert_eq!(reason(&wrapped), FailReason::BadCertificate);
-        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::HandshakeFailure);
-        assert_eq!(reason(&io::Error::new(io::ErrorKind::InvalidData, alert)), FailReason::Tls);
-        let words = io::Error::new(io::ErrorKind::InvalidData, "garbage");
-        assert_eq!(reason(&words), FailReason::Protocol);
-        assert_eq!(reason(&io::Error::from(io::ErrorKind::UnexpectedEof)), FailReason::Reset);
+    fn http_date_becomes_unix_time() {
+        for (text, expected) in [
+            ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),
+            ("Thu, 29 Feb 2024 23:59:59 GMT", 1_709_251_199),
+            ("Fri, 01 Mar 2024 00:00:00 GMT", 1_709_251_200),
+        ] {
+            assert_eq!(http_date(text), Some(expected), "{text}");
+        }
+        for bad in ["", "yesterday", "Sun, 06 anF 1994 08:49:37 GMT", "Sun, x Nov 1994 1:1:1 GMT"] {
+            assert_eq!(http_date(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn response_head_gives_status_and_clock_skew() {
+        let head = b"HTTP/1.1 200 OK\r\nX: y\r\ndate: Thu, 01 Jan 1970 00:01:00 GMT\r\n\r\nok";
+        assert_eq!(parse_head(head, 50), Some(ReadyzResponse { status: 200, clock_ahead: Some(10) }));
+        assert_eq!(
+            parse_head(b"HTTP/1.0 500 x\r\n\r\n", 0),
+            Some(ReadyzResponse { status: 500, clock_ahead: None })
+        );
+        assert_eq!(parse_head(b"SSH-2.0-OpenSSH\r\n\r\n", 0), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_response_panics(head: Vec<u8>, text: String) {
+            let _ = parse_head(&head, 0);
+            let _ = http_date(&text);
+            let _ = http_date(&format!("x, {text}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn silent_server_is_given_up_after_the_limit() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let inspection = inspect(address, None, Duration::from_millis(200)).await;
+        assert!(inspection.connected.is_ok() && inspection.secured.is_none());
+        drop(listener);
+        let inspection = inspect(address, None, Duration::from_secs(5)).await;
+        assert_eq!(inspection.connected, Err("connection refused".to_owned()));
     }
 }

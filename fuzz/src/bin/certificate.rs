@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use apivip::kube::examine::believes;
+use apivip::transport::readyz::verify_chain;
 use apivip_fuzz::access::{access, is_one_line};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
     });
     let Ok(access) = access(kubeconfig.to_string().as_bytes()) else { return };
     for chain in [vec![leaf.to_vec()], vec![leaf.to_vec(), ca.to_vec()]] {
-        if let Err(why) = believes(&access, &chain) {
+        if let Err(why) = verify_chain(&access, &chain) {
             is_one_line(&why);
         }
     }

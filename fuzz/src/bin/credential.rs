@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use apivip::kube::Access;
+use apivip::transport::Access;
 use apivip_fuzz::access::{access, shown};
 use libfuzzer_sys::fuzz_target;
 

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use apivip::kube::decode::{self, Change, Event};
-use apivip::kube::frames::{Lines, TooLong};
+use apivip::kube::decode::{self, Change, LineBuffer, LineTooLong, WatchEvent};
 use apivip::kube::resource::Resource;
 use apivip::model::objects::{ClusterView, EndpointSlice, Service, ServicePort};
 use apivip_fuzz::{check, key};
@@ -17,21 +16,21 @@ const LIMIT: usize = 4096;
 
 fuzz_target!(|data: &[u8]| {
     let mut found = Found::default();
-    let mut lines = Lines::new(LIMIT);
+    let mut lines = LineBuffer::new(LIMIT);
     // The network cuts where it likes.
     let cut = usize::from(data.first().copied().unwrap_or(1)).max(1);
     for chunk in data.chunks(cut) {
         let cut_off = lines.push(chunk, |line| {
             assert!(line.len() <= LIMIT && !line.contains(&b'\n'), "a line that is none");
             found.line(line);
-            Ok::<(), TooLong>(())
+            Ok::<(), LineTooLong>(())
         });
         assert!(lines.unfinished() <= LIMIT, "more is held than the limit allows");
         if cut_off.is_err() {
             break;
         }
     }
-    for resource in [Resource::Service, Resource::Slices] {
+    for resource in [Resource::Service, Resource::EndpointSlices] {
         if let Ok(listed) = decode::list(resource, &key(), data) {
             found.change(listed.change);
         }
@@ -47,8 +46,8 @@ struct Found {
 
 impl Found {
     fn line(&mut self, line: &[u8]) {
-        for resource in [Resource::Service, Resource::Slices] {
-            if let Ok(Event::Changed(Some(change), _)) = decode::event(resource, &key(), line) {
+        for resource in [Resource::Service, Resource::EndpointSlices] {
+            if let Ok(WatchEvent::Changed(Some(change), _)) = decode::event(resource, &key(), line) {
                 self.change(change);
             }
         }
@@ -62,7 +61,7 @@ impl Found {
             Change::Service(_) => {}
             Change::Slices(slices) => self.slices = slices,
             Change::Slice(slice) => drop(self.slices.insert(slice.metadata.name.clone(), slice)),
-            Change::SliceGone(name) => drop(self.slices.remove(&name)),
+            Change::SliceDeleted(name) => drop(self.slices.remove(&name)),
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use apivip::health::{self, Inputs, ProbeConfig};
-use apivip::kube::{self, Access, ApiConfig, Connection, TLS_NAME};
+use apivip::kube::{self, ApiConfig, Connection};
 use apivip::model::desired::{DesiredFrontend, DesiredState, SourcePolicy};
 use apivip::model::health::{HealthView, State};
 use apivip::model::merge::Alternatives;
@@ -20,6 +20,7 @@ use apivip::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, Snaps
 use apivip::model::types::{Backend, Family, ServiceKey, Vip};
 use apivip::selftest::{self, Counts, Evidence, Observer, Results, SelfTestConfig, Trace};
 use apivip::transport::readyz::Identity;
+use apivip::transport::{Access, TLS_NAME};
 use clap::{Parser, ValueEnum};
 use integration::fleet;
 use integration::lab::addresses::vip;
@@ -72,7 +73,7 @@ enum Part {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     raise_descriptors()?;
-    let access = apivip::transport::access::load(Some(&arguments.kubeconfig), None)?;
+    let access = apivip::transport::load(Some(&arguments.kubeconfig), None)?;
     let identity = access.identity().await.map_err(anyhow::Error::msg)?;
     let (mut tasks, mut views) = (JoinSet::new(), Vec::new());
     let takes = |part| !arguments.without.contains(&part);

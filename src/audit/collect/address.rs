@@ -20,7 +20,7 @@ use crate::audit::look;
 use crate::audit::requests::{Asked, Door, Plain, paths};
 use crate::audit::token;
 use crate::audit::who::{NOWHERE, Who};
-use crate::kube::Credentials;
+use crate::transport::ResolvedCredentials;
 
 /// All questions to one address, beyond handshakes.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -36,7 +36,7 @@ pub(super) struct Asking<'a> {
     /// TLS settings without a client certificate, or why there are none.
     pub trust: Result<ClientConfig, String>,
     /// The node's own, or why there are none.
-    pub credentials: Result<&'a Credentials, String>,
+    pub credentials: Result<&'a ResolvedCredentials, String>,
     /// Seconds since 1970.
     pub now: i64,
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::kube::plain;
+use crate::transport::text::errno_text;
 
 /// Of a file, in bytes. What is read here has some thousands.
 const MOST: u64 = 1 << 20;
@@ -21,7 +21,7 @@ pub(super) fn read(path: &Path) -> Result<Value, String> {
     match file {
         Ok(bytes) if bytes as u64 == MOST => Err("larger than 1 MiB".to_owned()),
         Ok(_) => yaml(&text),
-        Err(error) => Err(plain(&error)),
+        Err(error) => Err(errno_text(&error)),
     }
 }
 

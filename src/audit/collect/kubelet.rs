@@ -21,9 +21,9 @@ use crate::audit::kubelet::{Asked, READ_ONLY_PORT, Seen};
 use crate::audit::look;
 use crate::check::within;
 use crate::config::AuditArgs;
-use crate::kube::Credentials;
 use crate::process::clock::unix_now;
 use crate::routes::links;
+use crate::transport::ResolvedCredentials;
 
 /// How long files and the kernel may take, which answer at once.
 const LOCAL: Duration = Duration::from_secs(2);
@@ -33,7 +33,11 @@ const MOST_ADDRESSES: usize = 8;
 const PATHS: [&str; 2] = ["/pods", "/healthz"];
 
 /// Everything that counts. Ends within ten seconds, whatever hangs. `roots` are the cluster's CA in DER.
-pub(crate) async fn look(args: &AuditArgs, credentials: Option<&Credentials>, roots: &[Vec<u8>]) -> Seen {
+pub(crate) async fn look(
+    args: &AuditArgs,
+    credentials: Option<&ResolvedCredentials>,
+    roots: &[Vec<u8>],
+) -> Seen {
     let address = args.kubelet;
     let (files, own) = tokio::join!(files(args), within(LOCAL, own_addresses));
     let own = own.unwrap_or_default();
@@ -90,9 +94,9 @@ fn live(answer: &Answer) -> Option<Configuration> {
 /// The server to which credentials may be shown, and they.
 fn trusted<'a>(
     seen: &Seen,
-    credentials: Option<&'a Credentials>,
+    credentials: Option<&'a ResolvedCredentials>,
     roots: &[Vec<u8>],
-) -> Result<(Server, &'a Credentials), String> {
+) -> Result<(Server, &'a ResolvedCredentials), String> {
     let credentials = credentials.ok_or("there are none")?;
     let shown = seen.shown.as_ref().map_err(|_| "it shows no certificate")?;
     shown.trusted.as_ref().map_err(|why| format!("they are not shown to a stranger ({why})"))?;

@@ -9,7 +9,7 @@ use super::files;
 use super::processes::command_lines;
 use crate::audit::flags::Flags;
 use crate::audit::kubelet::configuration::{Configuration, Known, Lack, merge};
-use crate::kube::plain;
+use crate::transport::text::errno_text;
 
 /// kubeadm's place for it, and most others'.
 const USUAL: &str = "/var/lib/kubelet/config.yaml";
@@ -51,7 +51,7 @@ pub(super) fn find(proc: &Path, file: Option<&Path>, name: Option<String>) -> Fo
 fn command_line(proc: &Path) -> Result<Vec<String>, Lack> {
     let shown = proc.display();
     let mut found = command_lines(proc, "kubelet").map_err(|error| Lack {
-        why: format!("{shown}: {}", plain(&error)),
+        why: format!("{shown}: {}", errno_text(&error)),
         needed: "the host's /proc: --host-proc DIR".to_owned(),
     })?;
     match (found.pop(), found.len()) {
@@ -83,7 +83,7 @@ fn read(file: &Path, folder: Option<&Path>) -> Result<Configuration, Lack> {
     let mut value = parsed(file)?;
     let mut source = file.display().to_string();
     if let Some(folder) = folder {
-        for above in drop_ins(folder).map_err(|error| lack(folder, &plain(&error)))? {
+        for above in drop_ins(folder).map_err(|error| lack(folder, &errno_text(&error)))? {
             merge(&mut value, parsed(&above)?);
         }
         source = format!("{source}, {}", folder.display());

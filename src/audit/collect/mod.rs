@@ -28,8 +28,8 @@ use super::redirect::Redirect;
 use super::requests::Door;
 use crate::check::{self, AskDaemon, Scope, neighbours, node as doctor, within};
 use crate::config::AuditArgs;
-use crate::kube::{Access, Credentials, TLS_NAME};
 use crate::process::clock::unix_now;
+use crate::transport::{Access, ResolvedCredentials, TLS_NAME};
 
 /// All that is read from files.
 const FILES: Duration = Duration::from_secs(3);
@@ -121,7 +121,7 @@ pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
     }
 }
 
-async fn credentials(access: Result<&Access, &String>) -> Result<Credentials, String> {
+async fn credentials(access: Result<&Access, &String>) -> Result<ResolvedCredentials, String> {
     let access = access.map_err(Clone::clone)?;
     let late = |_| format!("the credential plugin did not answer within {:.0} s", PLUGIN.as_secs_f32());
     timeout(PLUGIN, access.credentials()).await.map_err(late)?

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::audit::ask::{Question, Server, ask};
 use crate::audit::control::{Review, Reviewed, Served, Subject};
-use crate::kube::Credentials;
+use crate::transport::ResolvedCredentials;
 
 const SELF: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 const OTHERS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
@@ -17,11 +17,11 @@ const PAGE: usize = 500;
 /// One apiserver, and as whom it is asked.
 pub(super) struct Api<'a> {
     server: Server,
-    credentials: &'a Credentials,
+    credentials: &'a ResolvedCredentials,
 }
 
 impl<'a> Api<'a> {
-    pub(super) fn new(mut server: Server, credentials: &'a Credentials) -> Self {
+    pub(super) fn new(mut server: Server, credentials: &'a ResolvedCredentials) -> Self {
         if let Some((config, _)) = &mut server.tls {
             *config = Arc::new(credentials.tls.clone());
         }

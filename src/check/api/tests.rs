@@ -2,10 +2,10 @@ use std::sync::Arc;
 
 use super::super::finding::Verdict;
 use super::*;
-use crate::kube::examine::Ready;
 use crate::kube::resource::Resource;
-use crate::kube::review::{Denied, Permission};
+use crate::kube::review::{Permission, ReviewError};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
+use crate::transport::readyz::ReadyzResponse;
 
 const NOW: i64 = 1_800_000_000;
 const DAY: i64 = 86_400;
@@ -18,12 +18,12 @@ fn lasting(from: i64, to: i64) -> Lifetime {
     Lifetime { begin: Some(NOW + from * DAY), end: NOW + to * DAY }
 }
 
-fn ready(status: u16, clock_ahead: Option<i64>) -> Examined {
-    Examined {
+fn ready(status: u16, clock_ahead: Option<i64>) -> Inspection {
+    Inspection {
         address: one(),
         connected: Ok(Duration::from_micros(310)),
         secured: Some(Ok(Some(lasting(-10, 355)))),
-        answered: Some(Ok(Ready { status, clock_ahead })),
+        answered: Some(Ok(ReadyzResponse { status, clock_ahead })),
     }
 }
 
@@ -38,8 +38,8 @@ fn snapshot(service: ServiceStatus, backends: &[SocketAddr]) -> Arc<Snapshot> {
     Arc::new(Snapshot { generation: 1, service, frontends: vec![frontend], rejected })
 }
 
-fn allowed(answer: &Result<bool, Denied>) -> Vec<Permission> {
-    let all = [Resource::Service, Resource::Slices];
+fn allowed(answer: &Result<bool, ReviewError>) -> Vec<Permission> {
+    let all = [Resource::Service, Resource::EndpointSlices];
     let of = |resource| ["list", "watch"].map(|verb| Permission { resource, verb, allowed: answer.clone() });
     all.into_iter().flat_map(of).collect()
 }
@@ -56,7 +56,7 @@ fn good() -> Api {
         unresolved: Vec::new(),
         examined: vec![ready(200, Some(0))],
         name: "kubernetes.default.svc".to_owned(),
-        audience: Some(Ok((one(), Audience { permissions: allowed(&Ok(true)), snapshot }))),
+        audience: Some(Ok((one(), AccessReview { permissions: allowed(&Ok(true)), snapshot }))),
         service: ServiceKey::default(),
         kubeconfig: None,
         now: NOW,
@@ -69,7 +69,7 @@ fn of(seen: &Api, id: &str) -> Verdict {
     found.iter().map(|finding| finding.verdict).max().unwrap_or_else(|| panic!("no {id} in {all:#?}"))
 }
 
-fn looked_at(examined: Examined) -> Api {
+fn looked_at(examined: Inspection) -> Api {
     Api { examined: vec![examined], ..good() }
 }
 
@@ -122,7 +122,7 @@ fn access_that_is_wrong_or_old() {
 
 #[test]
 fn an_apiserver_fails_step_by_step() {
-    let refused = Examined {
+    let refused = Inspection {
         connected: Err("connection refused".to_owned()),
         secured: None,
         answered: None,
@@ -131,13 +131,13 @@ fn an_apiserver_fails_step_by_step() {
     assert_eq!(of(&looked_at(refused.clone()), "apiserver-tcp"), Verdict::Fail);
     assert_eq!(of(&looked_at(refused), "apiservers"), Verdict::Fail);
     let foreign =
-        Examined { secured: Some(Err("another CA".to_owned())), answered: None, ..ready(200, None) };
+        Inspection { secured: Some(Err("another CA".to_owned())), answered: None, ..ready(200, None) };
     assert_eq!(of(&looked_at(foreign), "apiserver-tls"), Verdict::Fail);
-    let untrusted = Examined { secured: None, answered: None, ..ready(200, None) };
+    let untrusted = Inspection { secured: None, answered: None, ..ready(200, None) };
     assert_eq!(of(&looked_at(untrusted), "apiserver-tls"), Verdict::Unknown);
-    let old = Examined { secured: Some(Ok(Some(lasting(-360, 5)))), ..ready(200, None) };
+    let old = Inspection { secured: Some(Ok(Some(lasting(-360, 5)))), ..ready(200, None) };
     assert_eq!(of(&looked_at(old), "apiserver-certificate-expiry"), Verdict::Warning);
-    let silent = Examined { answered: Some(Err("no answer within 2.5 s".to_owned())), ..ready(200, None) };
+    let silent = Inspection { answered: Some(Err("no answer within 2.5 s".to_owned())), ..ready(200, None) };
     assert_eq!(of(&looked_at(silent), "apiserver-readyz"), Verdict::Fail);
     let verdict = |status| of(&looked_at(ready(status, None)), "apiserver-readyz");
     assert_eq!([200, 401, 403].map(verdict), [Verdict::Ok; 3]);
@@ -172,19 +172,19 @@ fn exactly_the_missing_verb_is_named() {
 
 #[test]
 fn an_apiserver_that_does_not_say_what_it_allows_is_told_from_one_that_knows_nobody() {
-    let with = |answer: Denied| {
+    let with = |answer: ReviewError| {
         let snapshot = Ok(snapshot(ServiceStatus::Found, &[one()]));
-        let audience = Audience { permissions: allowed(&Err(answer)), snapshot };
+        let audience = AccessReview { permissions: allowed(&Err(answer)), snapshot };
         of(&Api { audience: Some(Ok((one(), audience))), ..good() }, "permission")
     };
-    assert_eq!(with(Denied::Credentials("the token".to_owned())), Verdict::Fail);
-    assert_eq!(with(Denied::Unanswered("broke".to_owned())), Verdict::Unknown);
+    assert_eq!(with(ReviewError::Unauthorized("the token".to_owned())), Verdict::Fail);
+    assert_eq!(with(ReviewError::Unanswered("broke".to_owned())), Verdict::Unknown);
 }
 
 #[test]
 fn what_is_published_is_judged() {
     let with = |snapshot| {
-        let audience = Audience { permissions: Vec::new(), snapshot };
+        let audience = AccessReview { permissions: Vec::new(), snapshot };
         of(&Api { audience: Some(Ok((one(), audience))), ..good() }, "api-read")
     };
     assert_eq!(with(Err("not allowed (403)".to_owned())), Verdict::Fail);

@@ -10,10 +10,10 @@ use serde_json::Value;
 use super::AskDaemon;
 use crate::check::neighbours::LegacyTable;
 use crate::check::settings::Settings;
-use crate::kube::plain;
 use crate::process::lock::LOCK_FILE;
 use crate::routes::ROUTE_PROTOCOL;
 use crate::routes::links::{self, SeenLink};
+use crate::transport::text::errno_text;
 
 const INTERFACES: &str = "/proc/sys/net/ipv4/conf";
 const DEVICES: &str = "/sys/class/net";
@@ -115,7 +115,7 @@ fn legacy() -> Result<Vec<LegacyTable>, String> {
                 tables.extend(text.lines().map(|name| LegacyTable { command, name: name.to_owned() }));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("{path}: {}", plain(&error))),
+            Err(error) => return Err(format!("{path}: {}", errno_text(&error))),
         }
     }
     Ok(tables)
@@ -137,7 +137,7 @@ fn pinned() -> Result<Vec<String>, String> {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(plain(&error)),
+            Err(error) => return Err(errno_text(&error)),
         };
         for entry in entries.flatten() {
             if names.len() >= MOST_PINNED {

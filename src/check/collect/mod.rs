@@ -20,16 +20,16 @@ use super::neighbours::Traces;
 use super::node::{Daemon, Here};
 use super::settings::Settings;
 use super::{AskDaemon, is_plain};
-use crate::bootstrap::state::StateFile;
+use crate::bootstrap::saved_state::StateFile;
 use crate::config::{MasqueradeArg, RunArgs};
 use crate::dataplane::Host;
 use crate::kernel_features;
-use crate::kube::plain;
 use crate::model::desired::{NodeView, PreferredSource};
 use crate::model::merge::LastGood;
 use crate::nftables::socket::NftSocket;
 use crate::routes::Node;
 use crate::routes::{links, other_netns};
+use crate::transport::text::errno_text;
 
 /// How long the kernel may take for each question. It answers in milliseconds, or after modules are loaded.
 const KERNEL: Duration = Duration::from_secs(6);
@@ -87,7 +87,7 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
         tokio::join!(kernel, rules, devices, files, elsewhere, known);
     let trial = match kernel {
         Some(Ok(tried)) => Ok(tried),
-        Some(Err(error)) => Err(plain(&error)),
+        Some(Err(error)) => Err(errno_text(&error)),
         None => Ok(Vec::new()),
     };
     let rules = rules.map(|rules| rules.map_err(|error| local::chain(&error)));
@@ -137,7 +137,7 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
         },
         ways: Ways {
             virtual_functions: files.virtual_functions.map(|found| local::believe(found, devices.as_ref())),
-            elsewhere: elsewhere.map(|found| found.map_err(|error| plain(&error))),
+            elsewhere: elsewhere.map(|found| found.map_err(|error| errno_text(&error))),
             cards: files.cards,
             links: devices,
             rules: rules.clone(),

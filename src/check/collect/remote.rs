@@ -11,13 +11,14 @@ use tokio::time::timeout;
 use super::Known;
 use crate::check::api::Api;
 use crate::config::RunArgs;
-use crate::kube::examine::{Examined, Trust, examine};
-use crate::kube::review::{self, Audience};
-use crate::kube::{Access, plain};
+use crate::kube::review::{self, AccessReview};
 use crate::model::health::Outcome;
 use crate::model::types::Vip;
 use crate::process::clock::unix_now;
+use crate::transport::Access;
 use crate::transport::readyz;
+use crate::transport::readyz::{Inspection, ServerTrust, inspect};
+use crate::transport::text::errno_text;
 
 /// Of each step: a lost SYN (1 s) is survived.
 const STEP: Duration = Duration::from_millis(2200);
@@ -43,7 +44,7 @@ pub(super) async fn api(args: &RunArgs, known: &Known) -> Remote {
     vips.extend(known.vips());
     let loaded = load(args).await;
     let access = loaded.as_ref().and_then(|loaded| loaded.as_ref().ok());
-    let trust = access.map(|access| Trust::new(access, args.health.probe_server_name.as_deref()));
+    let trust = access.map(|access| ServerTrust::new(access, args.health.probe_server_name.as_deref()));
     let mut api = Api {
         name: trust.iter().flatten().map(|trust| trust.name().to_owned()).next().unwrap_or_default(),
         lifetimes: access.map(Access::lifetimes).unwrap_or_default(),
@@ -96,13 +97,14 @@ pub(super) async fn api(args: &RunArgs, known: &Known) -> Remote {
     looked.look(&others, STEP.saturating_sub(begin.elapsed()).max(STEP - RESOLVE)).await;
 
     if let (Some(access), Some(address)) = (access, looked.best()) {
-        let asked = review::ask(access, address, &args.table.service, args.table.snapshot_options());
+        let asked =
+            review::review_access(access, address, &args.table.service, args.table.snapshot_options());
         api.audience = Some(match timeout(STEP, asked).await {
             Ok(answer) => answer.map(|audience| (address, audience)),
             Err(_) => Err(format!("{address} did not answer within {:.1} s", STEP.as_secs_f32())),
         });
     }
-    if let Some(Ok((_, Audience { snapshot: Ok(snapshot), .. }))) = &api.audience {
+    if let Some(Ok((_, AccessReview { snapshot: Ok(snapshot), .. }))) = &api.audience {
         vips.extend(snapshot.frontends.iter().map(|frontend| frontend.vip));
         let main = snapshot.frontends.iter().filter(|frontend| super::serves_api(&frontend.port_name));
         serving.extend(main.clone().map(|frontend| frontend.vip));
@@ -120,29 +122,29 @@ pub(crate) async fn load(args: &RunArgs) -> Option<Result<Access, String>> {
     if args.kubeconfig.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
         return None;
     }
-    let loaded = crate::transport::access::load(args.kubeconfig.as_deref(), args.context.as_deref());
+    let loaded = crate::transport::load(args.kubeconfig.as_deref(), args.context.as_deref());
     Some(loaded.map_err(|error| error.to_string()))
 }
 
 /// What was looked at so far.
 struct Looked {
-    trust: Option<Trust>,
-    found: BTreeMap<SocketAddr, Examined>,
+    trust: Option<ServerTrust>,
+    found: BTreeMap<SocketAddr, Inspection>,
 }
 
 impl Looked {
     async fn look(&mut self, addresses: &BTreeSet<SocketAddr>, limit: Duration) {
         let room = MOST.saturating_sub(self.found.len());
         let new = addresses.iter().filter(|address| !self.found.contains_key(address)).take(room);
-        let looks = new.map(|address| examine(*address, self.trust.clone(), limit));
+        let looks = new.map(|address| inspect(*address, self.trust.clone(), limit));
         let examined = join_all(looks).await;
         self.found.extend(examined.into_iter().map(|examined| (examined.address, examined)));
     }
 
     /// Whom to ask further: a ready one, or else one that is alive and verified.
     fn best(&self) -> Option<SocketAddr> {
-        let is_ready = |examined: &&Examined| matches!(&examined.answered, Some(Ok(ready)) if readyz::outcome(ready.status) == Outcome::Ready);
-        let verified = |examined: &&Examined| matches!(&examined.secured, Some(Ok(_)));
+        let is_ready = |examined: &&Inspection| matches!(&examined.answered, Some(Ok(ready)) if readyz::outcome(ready.status) == Outcome::Ready);
+        let verified = |examined: &&Inspection| matches!(&examined.secured, Some(Ok(_)));
         let all = || self.found.values();
         all().find(is_ready).or_else(|| all().find(verified)).map(|examined| examined.address)
     }
@@ -155,7 +157,7 @@ async fn resolve(names: &BTreeSet<(String, u16)>) -> Vec<Result<Vec<SocketAddr>,
         }
         match timeout(RESOLVE, tokio::net::lookup_host((host.as_str(), *port))).await {
             Ok(Ok(found)) => Ok(found.collect()),
-            Ok(Err(error)) => Err(plain(&error)),
+            Ok(Err(error)) => Err(errno_text(&error)),
             Err(_) => Err(format!("no answer from the name server within {:.1} s", RESOLVE.as_secs_f32())),
         }
     }))

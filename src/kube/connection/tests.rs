@@ -1,5 +1,5 @@
 use super::*;
-use crate::kube::resource::Asked;
+use crate::kube::resource::RequestInfo;
 use crate::kube::tests::log::Log;
 
 fn logged(steps: impl FnOnce(&mut Reporter)) -> (Vec<String>, Connection) {
@@ -16,26 +16,26 @@ fn server(last: u8) -> Option<SocketAddr> {
 }
 
 fn status(code: u16) -> ApiError {
-    let asked = Asked { verb: "list", resource: Resource::Service, namespace: "default".into() };
-    ApiError::Status { asked, code, message: "no".into() }
+    let request = RequestInfo { verb: "list", resource: Resource::Service, namespace: "default".into() };
+    ApiError::Status { request, code, message: "no".into() }
 }
 
 fn sync(reporter: &mut Reporter, address: Option<SocketAddr>) {
     reporter.watching(Resource::Service, address);
-    reporter.watching(Resource::Slices, address);
+    reporter.watching(Resource::EndpointSlices, address);
 }
 
 #[test]
-fn a_failure_is_logged_when_it_starts_or_changes_and_so_is_its_end() {
+fn failure_is_logged_when_it_starts_changes_and_ends() {
     let (lines, connection) = logged(|reporter| {
         sync(reporter, server(11));
         for _ in 0..3 {
-            reporter.ended(&status(500), server(11));
-            reporter.ended(&status(500), server(12));
+            reporter.session_failed(&status(500), server(11));
+            reporter.session_failed(&status(500), server(12));
         }
-        reporter.ended(&status(503), server(11));
+        reporter.session_failed(&status(503), server(11));
         sync(reporter, server(12));
-        reporter.ended(&status(500), server(11));
+        reporter.session_failed(&status(500), server(11));
     });
     let failure = |code: u16, last: u8| {
         format!(
@@ -54,32 +54,36 @@ fn a_failure_is_logged_when_it_starts_or_changes_and_so_is_its_end() {
             &failure(500, 11),
         ]
     );
-    assert_eq!((connection.state, connection.reconnects), (State::Degraded, 8));
+    assert_eq!((connection.state, connection.reconnects), (ConnectionState::Degraded, 8));
 }
 
 #[test]
-fn a_server_that_words_each_failure_anew_does_not_fill_the_log() {
+fn distinct_failures_are_logged_up_to_the_limit() {
     let (lines, _) = logged(|reporter| {
         for code in 0..1000 {
-            reporter.ended(&status(code), None);
+            reporter.session_failed(&status(code), None);
         }
     });
     assert_eq!(lines.len(), LOGGED_FAILURES);
 }
 
 #[test]
-fn the_state_follows_both_watches() {
+fn state_is_synced_only_with_both_watches() {
     let (_, connection) = logged(|reporter| {
         reporter.watching(Resource::Service, server(11));
-        assert_eq!(reporter.sender.borrow().state, State::Connecting);
-        assert_eq!(reporter.ended(&status(500), server(11)), None);
-        assert_eq!(reporter.sender.borrow().state, State::Connecting, "never synced, nothing to degrade");
+        assert_eq!(reporter.sender.borrow().state, ConnectionState::Connecting);
+        assert_eq!(reporter.session_failed(&status(500), server(11)), None);
+        assert_eq!(
+            reporter.sender.borrow().state,
+            ConnectionState::Connecting,
+            "never synced, nothing to degrade"
+        );
         sync(reporter, server(11));
-        reporter.counted(Counted::Event);
-        reporter.moved();
+        reporter.count(ReflectorCounter::Event);
+        reporter.session_moved();
         sync(reporter, server(12));
     });
-    assert_eq!((connection.state, connection.address), (State::Synced, server(12)));
+    assert_eq!((connection.state, connection.address), (ConnectionState::Synced, server(12)));
     assert_eq!((connection.reconnects, connection.events, connection.last_error.clone()), (2, 1, None));
     let json = serde_json::to_value(&connection).unwrap();
     assert_eq!(json["state"], "synced");

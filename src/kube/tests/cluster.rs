@@ -14,7 +14,7 @@ pub(crate) enum Reply {
     /// A stream that begins with this and goes on with what the cluster sends.
     Watch(Bytes),
     /// A stream of this alone, which ends in good order.
-    Ended(Bytes),
+    SessionEnd(Bytes),
     /// Nothing, ever.
     Hang,
 }
@@ -105,7 +105,7 @@ impl Cluster {
             .lock()
             .unwrap()
             .watchers
-            .retain(|(asked, watcher)| !asked.contains(target) || watcher.send(bytes.clone()).is_ok());
+            .retain(|(request, watcher)| !request.contains(target) || watcher.send(bytes.clone()).is_ok());
     }
 
     /// Ends every watch in good order.
@@ -115,7 +115,7 @@ impl Cluster {
 
     /// Ends those whose request contains this.
     pub(crate) fn end_watches_of(&self, target: &str) {
-        self.state.lock().unwrap().watchers.retain(|(asked, _)| !asked.contains(target));
+        self.state.lock().unwrap().watchers.retain(|(request, _)| !request.contains(target));
     }
 
     /// How many watches are open.

@@ -27,23 +27,23 @@ use super::cluster::{Cluster, Reply};
 type Body = BoxBody<Bytes, Infallible>;
 
 /// One server.
-pub(crate) struct Fake {
+pub(crate) struct FakeApiserver {
     pub(crate) address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
     connections: Arc<AtomicUsize>,
     silent: Arc<AtomicBool>,
     accepting: JoinHandle<()>,
 }
 
-impl Fake {
+impl FakeApiserver {
     /// Serves `cluster` at 127.0.0.`last`, on `port` or any.
     pub(crate) async fn start(last: u8, port: u16, tls: Arc<ServerConfig>, cluster: Cluster) -> Self {
         let listener = TcpListener::bind((std::net::Ipv4Addr::new(127, 0, 0, last), port)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
+        let requests = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(AtomicUsize::new(0));
         let silent = Arc::new(AtomicBool::new(false));
-        let server = Server { asked: Arc::clone(&asked), cluster, tls, silent: Arc::clone(&silent) };
+        let server = Server { requests: Arc::clone(&requests), cluster, tls, silent: Arc::clone(&silent) };
         let counted = Arc::clone(&connections);
         let accepting = tokio::spawn(async move {
             let mut serving = JoinSet::new();
@@ -52,12 +52,12 @@ impl Fake {
                 serving.spawn(server.clone().serve(stream));
             }
         });
-        Self { address, asked, connections, silent, accepting }
+        Self { address, requests, connections, silent, accepting }
     }
 
     /// The request targets so far, each without its timeoutSeconds, with the protocol and token in front.
-    pub(crate) fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
     }
 
     /// How many connections were accepted.
@@ -77,7 +77,7 @@ impl Fake {
     }
 }
 
-impl Drop for Fake {
+impl Drop for FakeApiserver {
     fn drop(&mut self) {
         self.accepting.abort();
     }
@@ -85,7 +85,7 @@ impl Drop for Fake {
 
 #[derive(Clone)]
 struct Server {
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
     cluster: Cluster,
     tls: Arc<ServerConfig>,
     silent: Arc<AtomicBool>,
@@ -116,11 +116,11 @@ impl Server {
         let shown: Vec<&str> =
             target.split('&').filter(|parameter| !parameter.starts_with("timeoutSeconds=")).collect();
         let shown = shown.join("&");
-        self.asked.lock().unwrap().push(format!("{:?} {token} {shown}", request.version()));
+        self.requests.lock().unwrap().push(format!("{:?} {token} {shown}", request.version()));
         let (reply, feed) = self.cluster.answer(&target);
         let (code, kind, body) = match reply {
             Reply::Body(code, kind, bytes) => (code, kind, Full::new(bytes).boxed()),
-            Reply::Ended(bytes) => (200, "application/json", streamed(stream::iter([bytes]))),
+            Reply::SessionEnd(bytes) => (200, "application/json", streamed(stream::iter([bytes]))),
             Reply::Watch(begin) => {
                 let rest = stream::unfold(feed, |feed| async move {
                     let mut feed = feed?;

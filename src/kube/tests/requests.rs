@@ -14,13 +14,13 @@ async fn outlast_a_short_watch() {
 }
 
 #[tokio::test]
-async fn slices_are_listed_from_the_cache_and_watched_over_one_connection() {
-    let (cluster, fake, mut running) = one(&["h2", "http/1.1"]).await;
-    let mut asked = fake.asked();
-    asked.sort();
+async fn both_collections_are_listed_from_cache_and_watched_over_one_connection() {
+    let (cluster, server, mut running) = one(&["h2", "http/1.1"]).await;
+    let mut requests = server.requests();
+    requests.sort();
     let with = |target: &str| format!("HTTP/2.0 Bearer secret-token {target}");
     assert_eq!(
-        asked,
+        requests,
         [
             with(&format!("{SERVICES}&resourceVersion=0")),
             with(&format!("{SERVICES}{WATCH}&resourceVersion=101")),
@@ -28,7 +28,7 @@ async fn slices_are_listed_from_the_cache_and_watched_over_one_connection() {
             with(&format!("{SLICES}{WATCH}&resourceVersion=101")),
         ]
     );
-    assert_eq!(fake.connections(), 1);
+    assert_eq!(server.connections(), 1);
     let first = running.snapshots.borrow().clone().unwrap();
     let other = "127.0.0.9:6443".parse().unwrap();
     cluster.set_backends(&[other]);
@@ -36,21 +36,25 @@ async fn slices_are_listed_from_the_cache_and_watched_over_one_connection() {
     assert_eq!((first.snapshot.generation, second.snapshot.generation), (1, 2));
     assert!(second.received > first.received);
     let connection = running.connection(|c| c.events == 1).await;
-    assert_eq!(connection.address, Some(fake.address));
+    assert_eq!(connection.address, Some(server.address));
 }
 
 #[tokio::test]
 async fn http1_needs_no_more_than_two_connections() {
-    let (cluster, fake, mut running) = one(&["http/1.1"]).await;
+    let (cluster, server, mut running) = one(&["http/1.1"]).await;
     let other = "127.0.0.9:6443".parse().unwrap();
     cluster.set_backends(&[other]);
     running.backends(&[other]).await;
-    assert_eq!(fake.connections(), 2);
-    assert!(fake.asked().iter().all(|asked| asked.starts_with("HTTP/1.1 ")), "{:?}", fake.asked());
+    assert_eq!(server.connections(), 2);
+    assert!(
+        server.requests().iter().all(|request| request.starts_with("HTTP/1.1 ")),
+        "{:?}",
+        server.requests()
+    );
 }
 
 #[tokio::test]
-async fn a_server_without_slices_is_too_old_and_is_told_so() {
+async fn server_without_endpoint_slices_is_reported_as_too_old() {
     let (cluster, _fake, mut running) = one(&["h2"]).await;
     cluster.fault("endpointslices", usize::MAX, Reply::status(404, "page not found"));
     outlast_a_short_watch().await;
@@ -67,33 +71,33 @@ async fn a_server_without_slices_is_too_old_and_is_told_so() {
 
 #[tokio::test]
 async fn watches_resume_from_events_and_bookmarks() {
-    let (cluster, fake, mut running) = one(&["h2"]).await;
+    let (cluster, server, mut running) = one(&["h2"]).await;
     let bookmarked = cluster.bookmark();
     running.connection(|c| c.bookmarks == 2).await;
     outlast_a_short_watch().await;
     cluster.end_watches();
     let resumed = format!("{SERVICES}{WATCH}&resourceVersion={bookmarked}");
-    eventually("resumed", || fake.asked().iter().any(|asked| asked.ends_with(&resumed))).await;
+    eventually("resumed", || server.requests().iter().any(|request| request.ends_with(&resumed))).await;
     let resumed = format!("{SLICES}{WATCH}&resourceVersion={bookmarked}");
-    eventually("resumed", || fake.asked().iter().any(|asked| asked.ends_with(&resumed))).await;
+    eventually("resumed", || server.requests().iter().any(|request| request.ends_with(&resumed))).await;
     running.synced(&cluster).await;
     let connection = running.connection.borrow().clone();
     assert_eq!((connection.relists, connection.reconnects), (0, 0));
 }
 
 #[tokio::test]
-async fn a_410_in_the_stream_lists_anew_without_a_version() {
-    let (cluster, fake, mut running) = one(&["h2"]).await;
+async fn status_410_in_the_stream_relists_without_a_version() {
+    let (cluster, server, mut running) = one(&["h2"]).await;
     cluster.send("endpointslices", &event("ERROR", &status(410, "too old resource version: 101 (207)")));
     let connection = running.connection(|c| c.relists == 1).await;
     assert_eq!(connection.reconnects, 0);
-    eventually("a list", || fake.asked().iter().any(|asked| asked.ends_with(SLICES))).await;
+    eventually("a list", || server.requests().iter().any(|request| request.ends_with(SLICES))).await;
     running.synced(&cluster).await;
 }
 
 #[tokio::test]
-async fn a_410_at_the_start_of_a_watch_lists_anew_without_a_version() {
-    let (cluster, fake, mut running) = one(&["h2"]).await;
+async fn status_410_at_the_start_of_a_watch_relists_without_a_version() {
+    let (cluster, server, mut running) = one(&["h2"]).await;
     cluster.bookmark();
     running.connection(|c| c.bookmarks == 2).await;
     cluster.fault(
@@ -107,12 +111,12 @@ async fn a_410_at_the_start_of_a_watch_lists_anew_without_a_version() {
     running.backends(&[moved]).await;
     let connection = running.connection(|c| c.relists == 1).await;
     assert_eq!(connection.reconnects, 0);
-    assert!(fake.asked().iter().any(|asked| asked.ends_with(SLICES)), "{:?}", fake.asked());
+    assert!(server.requests().iter().any(|request| request.ends_with(SLICES)), "{:?}", server.requests());
 }
 
 #[tokio::test]
-async fn a_lagging_server_is_asked_for_the_newest() {
-    let (cluster, fake, mut running) = one(&["h2"]).await;
+async fn lagging_server_is_asked_for_the_most_recent_list() {
+    let (cluster, server, mut running) = one(&["h2"]).await;
     cluster.fault(
         "service-name%3Dkubernetes&resourceVersion=101",
         1,
@@ -120,6 +124,6 @@ async fn a_lagging_server_is_asked_for_the_newest() {
     );
     cluster.send("endpointslices", "broken\n");
     running.synced(&cluster).await;
-    eventually("a list", || fake.asked().iter().any(|asked| asked.ends_with(SLICES))).await;
+    eventually("a list", || server.requests().iter().any(|request| request.ends_with(SLICES))).await;
     running.synced(&cluster).await;
 }

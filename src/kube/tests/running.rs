@@ -10,13 +10,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::cluster::Cluster;
-use super::fake::Fake;
-use crate::kube::renewal::follow_every;
-use crate::kube::{Access, ApiConfig, Connection, Published, SPREAD_INTERVAL, TLS_NAME, load, run};
+use super::fake::FakeApiserver;
+use crate::kube::{ApiConfig, Connection, ConnectionState, SPREAD_INTERVAL, run};
 use crate::model::merge::Alternatives;
+use crate::model::published::Published;
 use crate::model::snapshot::SnapshotOptions;
+use crate::transport::load::{load, watch_files_every};
 use crate::transport::pki::Pki;
 use crate::transport::readyz::Identity;
+use crate::transport::{Access, TLS_NAME};
 
 /// Far beyond what anything here takes: what is waited for happens, or the test fails.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -51,12 +53,13 @@ pub(crate) fn kubeconfig(server: &str, ca_pem: &str) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-/// Looks for renewed files twenty times a second; on a clock that stands still, where that would be for ever, twice an hour.
-async fn follow(access: &watch::Sender<Arc<Access>>, identity: &watch::Sender<Identity>) {
+/// Looks for renewed files twenty times a second; on a clock that stands still, where that would be for ever, twice
+/// an hour.
+async fn watch_files(access: &watch::Sender<Arc<Access>>, identity: &watch::Sender<Identity>) {
     let begin = tokio::time::Instant::now();
-    let often = follow_every(Duration::from_millis(50), access, identity);
+    let often = watch_files_every(Duration::from_millis(50), access, identity);
     let _ = tokio::time::timeout_at(begin + LIMIT, often).await;
-    follow_every(Duration::from_secs(1800), access, identity).await;
+    watch_files_every(Duration::from_secs(1800), access, identity).await;
 }
 
 /// Starts `run` with `bootstrap` as the kubeconfig's server.
@@ -92,7 +95,7 @@ fn start_with(access: Access, folder: TempDir, spread_interval: Duration) -> Run
         spread_interval,
     };
     let task = tokio::spawn(async move {
-        tokio::join!(run(config, snapshot_sender, connection_sender), follow(&access_sender, &identity));
+        tokio::join!(run(config, snapshot_sender, connection_sender), watch_files(&access_sender, &identity));
     });
     Running { snapshots, connection, task, folder }
 }
@@ -135,7 +138,7 @@ impl Running {
 
     /// Waits until both watches of the cluster are open.
     pub(crate) async fn synced(&mut self, cluster: &Cluster) {
-        self.connection(|c| c.state == crate::kube::State::Synced).await;
+        self.connection(|c| c.state == ConnectionState::Synced).await;
         eventually("two watches", || cluster.watchers() == 2).await;
     }
 }
@@ -151,13 +154,13 @@ pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// One server on 127.0.0.1 with a good certificate, itself the only endpoint, and `run` synced with it.
-pub(crate) async fn one(protocols: &[&str]) -> (Cluster, Fake, Running) {
+pub(crate) async fn one(protocols: &[&str]) -> (Cluster, FakeApiserver, Running) {
     let pki = Pki::new("cluster");
     let cluster = Cluster::new(&[]);
-    let fake = Fake::start(1, 0, pki.server(TLS_NAME, false, protocols), cluster.clone()).await;
-    cluster.set_backends(&[fake.address]);
-    let mut running = start(fake.address, &pki.ca_pem()).await;
-    running.backends(&[fake.address]).await;
+    let server = FakeApiserver::start(1, 0, pki.server(TLS_NAME, false, protocols), cluster.clone()).await;
+    cluster.set_backends(&[server.address]);
+    let mut running = start(server.address, &pki.ca_pem()).await;
+    running.backends(&[server.address]).await;
     running.synced(&cluster).await;
-    (cluster, fake, running)
+    (cluster, server, running)
 }

@@ -12,24 +12,25 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::cluster::{Cluster, Reply};
-use super::fake::Fake;
+use super::fake::FakeApiserver;
 use super::running::{eventually, kubeconfig};
 use crate::kube::candidates::Candidates;
-use crate::kube::connection::{Connection, Reporter, State};
-use crate::kube::session::Hub;
-use crate::kube::spread::Choices;
+use crate::kube::connection::{Connection, ConnectionState, Reporter};
+use crate::kube::session::{Rebalancer, Shared};
 use crate::kube::store::Store;
-use crate::kube::{Published, SPREAD_INTERVAL, TLS_NAME, load, read};
+use crate::kube::{SPREAD_INTERVAL, read};
+use crate::model::published::Published;
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
 use crate::transport::pki::Pki;
 use crate::transport::readyz::Identity;
+use crate::transport::{TLS_NAME, load};
 
 /// Two servers, the first of which is what the virtual IP leads to, and a daemon that was told only of that.
 struct Pod {
     cluster: Cluster,
-    vip: Fake,
-    endpoint: Fake,
-    hub: Arc<Hub>,
+    vip: FakeApiserver,
+    endpoint: FakeApiserver,
+    shared: Arc<Shared>,
     connection: watch::Receiver<Connection>,
     /// Without a listener the daemon would end.
     _published: watch::Receiver<Option<Published>>,
@@ -51,13 +52,13 @@ impl Pod {
         let list = "services?fieldSelector=metadata.name%3Dkubernetes&resourceVersion";
         cluster.fault(list, usize::MAX, Reply::json(200, none));
         let tls = pki.server(TLS_NAME, false, &["h2"]);
-        let vip = Fake::start(200, 0, tls.clone(), cluster.clone()).await;
-        let endpoint = Fake::start(2, 0, tls, cluster.clone()).await;
+        let vip = FakeApiserver::start(200, 0, tls.clone(), cluster.clone()).await;
+        let endpoint = FakeApiserver::start(2, 0, tls, cluster.clone()).await;
         let (folder, path) = kubeconfig(&format!("https://{}", vip.address), &pki.ca_pem());
         let access = load(Some(&path), None).unwrap();
         let (reporter, connection) = watch::channel(Connection::default());
         let (snapshots, mut published) = watch::channel(None);
-        let hub = Arc::new(Hub {
+        let shared = Arc::new(Shared {
             key: "default/kubernetes".parse().unwrap(),
             candidates: Arc::new(Mutex::new(Candidates::new(0))),
             store: Mutex::new(Store::new(SnapshotOptions::default())),
@@ -65,17 +66,17 @@ impl Pod {
             snapshots,
             identity: Arc::new(watch::channel(Identity::anonymous(Arc::new(access.trust().unwrap()))).0),
             ping_interval: Duration::from_secs(2),
-            offered: tokio::sync::Notify::new(),
+            alternatives_changed: tokio::sync::Notify::new(),
         });
-        let shared = Arc::clone(&hub);
+        let cloned = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             let _folder = folder;
             let (_unchanged, mut access) = watch::channel(Arc::new(access));
-            let choices = Choices::new(SPREAD_INTERVAL);
-            read(&mut access, &mut watch::channel(None).1, choices, &shared).await;
+            let rebalancer = Rebalancer::new(SPREAD_INTERVAL);
+            read(&mut access, &mut watch::channel(None).1, rebalancer, &cloned).await;
         });
         published.wait_for(Option::is_some).await.unwrap();
-        let mut pod = Self { cluster, vip, endpoint, hub, connection, _published: published, task };
+        let mut pod = Self { cluster, vip, endpoint, shared, connection, _published: published, task };
         pod.synced_with(pod.vip.address).await;
         pod
     }
@@ -87,7 +88,7 @@ impl Pod {
             affinity: Affinity::None,
             backends: backends.to_vec(),
         };
-        self.hub.candidates().publish(&Snapshot {
+        self.shared.candidates().set_endpoints(&Snapshot {
             generation: 1,
             service: ServiceStatus::Found,
             frontends: vec![frontend],
@@ -103,14 +104,14 @@ impl Pod {
     async fn synced_with(&mut self, address: SocketAddr) {
         let cluster = self.cluster.clone();
         self.wait("synced", |c| {
-            c.state == State::Synced && c.address == Some(address) && cluster.watchers() == 2
+            c.state == ConnectionState::Synced && c.address == Some(address) && cluster.watchers() == 2
         })
         .await;
     }
 }
 
 #[tokio::test]
-async fn the_session_moves_to_an_endpoint_and_never_back() {
+async fn session_through_the_vip_moves_to_an_endpoint_and_stays() {
     let mut pod = Pod::start().await;
     let address = pod.endpoint.address;
     pod.publish(&[address]);
@@ -130,7 +131,7 @@ async fn the_session_moves_to_an_endpoint_and_never_back() {
 }
 
 #[tokio::test]
-async fn without_any_endpoint_the_virtual_ip_is_the_only_way() {
+async fn vip_is_dialled_when_there_is_no_endpoint() {
     let mut pod = Pod::start().await;
     pod.publish(&[]);
     pod.cluster.send("services", "broken\n");

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::kube::{Connection, Expiry, State as ApiState};
+use crate::kube::{Connection, ConnectionState};
 use crate::model::balance::Balance;
 use crate::model::desired::{Masquerade, NodeView, Policy, desire};
 use crate::model::health::sample as health;
@@ -15,6 +15,7 @@ use crate::model::traffic::{Bytes, Traffic};
 use crate::model::types::Backend;
 use crate::proxy::Stats;
 use crate::status::Parts;
+use crate::transport::Expiry;
 
 fn backend(last: u8) -> Backend {
     ([192, 0, 2, last], 6443).into()
@@ -72,7 +73,7 @@ fn status(states: [State; 3], connection: &Connection) -> Status {
 }
 
 fn synced() -> Connection {
-    Connection { state: ApiState::Synced, address: Some(backend(11)), ..Connection::default() }
+    Connection { state: ConnectionState::Synced, address: Some(backend(11)), ..Connection::default() }
 }
 
 fn line<'a>(text: &'a str, with: &str) -> &'a str {
@@ -118,7 +119,7 @@ fn a_plugin_that_does_not_answer_is_named_while_that_lasts() {
 fn what_is_wrong_is_said_with_what_to_do() {
     let expired = Expiry { client_certificate: Some(1_700_000_000), ..Expiry::default() };
     let connection = Connection {
-        state: ApiState::Degraded,
+        state: ConnectionState::Degraded,
         last_error: Some("connection refused".to_owned()),
         expiry: expired,
         ..synced()
@@ -177,7 +178,7 @@ fn the_document_is_read_back_as_it_was_written() {
 
 #[test]
 fn credentials_that_are_not_known_are_named_and_so_is_what_follows() {
-    let connection = Connection { state: ApiState::Synced, ..Connection::default() };
+    let connection = Connection { state: ConnectionState::Synced, ..Connection::default() };
     let mut status = status([State::Healthy; 3], &connection);
     let callers = [("refused", true), ("refused", false), ("authenticated", true)];
     for (backend, (caller, known)) in status.frontends[0].backends.iter_mut().zip(callers) {

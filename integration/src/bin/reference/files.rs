@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use apivip::bootstrap::state::{NEW_FILE, STATE_FILE};
+use apivip::bootstrap::saved_state::{NEW_FILE, STATE_FILE};
 use apivip::config::{DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use apivip::nftables::table::TABLE_NAME;
 use apivip::process::handover::HANDOVER_FILE;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use apivip::kube::{Connection, Expiry};
+use apivip::kube::Connection;
 use apivip::metrics::{Metrics, Stage, classic};
 use apivip::model::health::{FailReason, State};
+use apivip::transport::Expiry;
 
 /// Labels whose values are no closed set, and what they are instead.
 const OPEN: [(&str, &str); 4] = [

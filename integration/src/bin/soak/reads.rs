@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use apivip::kube::{self, Access, ApiConfig, Connection, State};
+use apivip::kube::{self, ApiConfig, Connection, ConnectionState};
 use apivip::model::merge::Alternatives;
 use apivip::model::snapshot::SnapshotOptions;
+use apivip::transport::Access;
 use clap::Args;
 use integration::command;
 use integration::control_plane::{ControlPlane, Variant};
@@ -128,7 +129,7 @@ pub async fn read(amount: Amount, kubeconfigs: &[PathBuf]) -> Result<()> {
         snapshots_in,
         connection_in,
     ));
-    let synced = connection.wait_for(|connection| connection.state == State::Synced);
+    let synced = connection.wait_for(|connection| connection.state == ConnectionState::Synced);
     timeout(LIMIT, synced).await.context("the API")??;
 
     let mut held = None;
@@ -163,7 +164,7 @@ pub async fn read(amount: Amount, kubeconfigs: &[PathBuf]) -> Result<()> {
 }
 
 async fn load(path: &Path) -> Result<Access> {
-    Ok(kube::load(Some(path), None)?)
+    Ok(apivip::transport::load(Some(path), None)?)
 }
 
 /// What this process holds.
