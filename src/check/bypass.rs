@@ -3,8 +3,8 @@
 use super::finding::{Check, Finding, Group};
 use crate::columns::few;
 use crate::nftables::inventory::RulesetInventory;
+use crate::routes::links::OtherNetnsLinks;
 use crate::routes::links::SeenLink;
-use crate::routes::other_netns::Elsewhere;
 
 /// What was seen of such ways.
 #[derive(Clone, Debug, Default)]
@@ -12,7 +12,7 @@ pub struct Ways {
     /// Devices of this namespace, or why they cannot be listed.
     pub links: Option<Result<Vec<SeenLink>, String>>,
     /// Macvlan devices and their like in other namespaces, or why those cannot be looked into.
-    pub elsewhere: Option<Result<Elsewhere, String>>,
+    pub elsewhere: Option<Result<OtherNetnsLinks, String>>,
     /// Devices with virtual functions, and virtual functions, of SR-IOV; why `/sys/class/net` cannot be believed.
     pub virtual_functions: Option<Result<Vec<String>, String>>,
     /// What is in nf_tables.
@@ -49,7 +49,7 @@ fn macvlan(ways: &Ways) -> Finding {
     let here = links.iter().filter(|link| KINDS.contains(&link.kind.as_str()));
     let mut found: Vec<String> = here.map(|link| format!("{} ({})", link.name, link.kind)).collect();
     let blind = match &ways.elsewhere {
-        Some(Ok(Elsewhere { links, blind })) => {
+        Some(Ok(OtherNetnsLinks { links, blind })) => {
             found.extend(links.iter().map(|link| format!("{} ({}, in a Pod)", link.name, link.kind)));
             blind.clone()
         }
@@ -134,7 +134,7 @@ mod tests {
                 kind: "veth".to_owned(),
                 parent: Some(0),
             }])),
-            elsewhere: Some(Ok(Elsewhere::default())),
+            elsewhere: Some(Ok(OtherNetnsLinks::default())),
             virtual_functions: Some(Ok(Vec::new())),
             rules: Some(Ok(RulesetInventory::default())),
             cards: Vec::new(),
@@ -156,10 +156,10 @@ mod tests {
             Warning
         );
         let link = SeenLink { name: "iv0".to_owned(), index: 3, kind: "ipvlan".to_owned(), parent: Some(1) };
-        let in_pod = Elsewhere { links: vec![link], blind: Some("no".to_owned()) };
+        let in_pod = OtherNetnsLinks { links: vec![link], blind: Some("no".to_owned()) };
         let elsewhere = |found| Ways { elsewhere: found, ..clean() };
         assert_eq!(verdicts(&elsewhere(Some(std::result::Result::Ok(in_pod))))[0], Warning);
-        let blind = Elsewhere { links: Vec::new(), blind: Some("no".to_owned()) };
+        let blind = OtherNetnsLinks { links: Vec::new(), blind: Some("no".to_owned()) };
         assert_eq!(verdicts(&elsewhere(Some(std::result::Result::Ok(blind))))[0], Unknown);
         assert_eq!(verdicts(&elsewhere(None))[0], Unknown);
         let functions = Some(std::result::Result::Ok(vec!["eth1".to_owned()]));

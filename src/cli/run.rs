@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::Failure;
 use crate::config::RunArgs;
-use crate::daemon::{AppError, Bound};
+use crate::daemon::{Bound, DaemonError};
 use crate::process::{log, privileges};
 
 pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
@@ -40,7 +40,7 @@ async fn daemon(args: RunArgs) -> Result<(), Failure> {
         run_dir = %bound.run_dir().display(),
         "apivip starts"
     );
-    bound.run(stop).await.map_err(|error: AppError| Failure::runtime(error))?;
+    bound.run(stop).await.map_err(|error: DaemonError| Failure::runtime(error))?;
     tracing::info!("apivip stops");
     Ok(())
 }

@@ -1,27 +1,32 @@
 //! The only place where the daemon's parts are wired together.
 //!
-//! [`Bound::new`] takes everything that can fail for a reason that an operator must mend; [`Bound::run`] then works
-//! until it is told to stop.
+//! In: validated arguments. [`Bound::new`] does everything that can fail for a reason that an operator must fix;
+//! [`Bound::run`] then works until it is stopped. Data flows from the API and the bootstrap sources ([`kube`], [`bootstrap`])
+//! through the health checks ([`health`]) to the reconciler, which programs the kernel and the proxy.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 use crate::admin::{self, AdminError, Sources};
+use crate::bootstrap;
+use crate::bootstrap::saved_state::{self, StateFile};
+use crate::bootstrap::seeds;
 use crate::config::{BootError, ModeArg, RunArgs, TableOwnerArg};
 use crate::conntrack::{FlowError, FlowOptions, Flows};
-use crate::daemon::systemd::Notifier;
 use crate::dataplane::dry_run::{DryRun, ReadOnlyHost};
-use crate::dataplane::{Dataplane, DataplaneError, Host};
+use crate::dataplane::{DataplaneError, Host};
 use crate::health::{self, Observer, ProbeConfig};
 use crate::kube::{self, ApiConfig, Connection};
 use crate::metrics::Metrics;
+use crate::model::merge::LastGood;
 use crate::model::published::Published;
 use crate::model::report::Report;
 use crate::model::types::Backend;
@@ -30,29 +35,29 @@ use crate::nftables::table::Ownership;
 use crate::process::handover::{self, Inherited};
 use crate::process::lock::{Lock, LockError};
 use crate::proxy::{Forwarder, ForwarderError, ForwarderOptions, Stats};
-use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
+use crate::reconcile::{Inputs, Mode, Parts, Reconciler, TotalsQuery};
 use crate::routes::Node;
 use crate::transport::Access;
 use crate::transport::readyz::Identity;
 
-mod aside;
-mod demand;
 mod kernel;
-mod known;
-mod selftest;
-mod service;
-mod stop;
+mod shutdown;
 mod systemd;
+mod thread;
 
-use kernel::{ClientFlows, OwnKernel};
-use known::Known;
+use kernel::{ClientFlows, ProbeConnections};
+use systemd::Notifier;
 
-/// Askers that wait for the reconciler; more wait in line.
+/// Queries to the reconciler that wait for an answer; senders of more wait in turn.
 const QUERY_QUEUE: usize = 8;
+/// Resolved names that wait to be merged; senders of more wait in turn.
+const RESOLVED_QUEUE: usize = 8;
+/// How long the end of the daemon waits for the disk; a write takes some milliseconds.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the daemon could not start or end well.
 #[derive(Debug, thiserror::Error)]
-pub enum AppError {
+pub enum DaemonError {
     /// Another daemon runs, or the run folder is unusable.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -92,36 +97,26 @@ pub struct Bound {
     probes: ProbeConfig,
     host: Node,
     flows: Option<Flows>,
-    carrier: Carrier,
+    proxy: Proxy,
     admin: UnixListener,
-    known: Known,
+    bootstrap: Bootstrap,
     // Declared last: the lock is dropped after everything that it guards.
     lock: Lock,
 }
 
-/// The forwarder, and what belongs to it.
-struct Carrier {
-    forwarder: Option<Forwarder>,
-    stats: Arc<Stats>,
-    suspects: mpsc::UnboundedReceiver<Backend>,
-    /// The daemon whose listeners it took over.
-    predecessor: Option<UnixStream>,
-    /// Some of these listeners are those of virtual IPs.
-    inherited: bool,
-}
-
 impl Bound {
     /// Takes the lock, binds the sockets and opens those to the kernel.
-    pub fn new(args: RunArgs, access: Access) -> Result<Self, AppError> {
-        let trust = access.trust().map_err(|cause| AppError::Trust { ca: access.ca().to_owned(), cause })?;
+    pub fn new(args: RunArgs, access: Access) -> Result<Self, DaemonError> {
+        let trust =
+            access.trust().map_err(|cause| DaemonError::Trust { ca: access.ca().to_owned(), cause })?;
         let probes = probe_config(&args, &access)?;
         let lock = Lock::take(&args.run_dir)?;
-        let known = Known::new(&args, &access)?;
-        let carrier = Carrier::new(&args)?;
+        let bootstrap = Bootstrap::new(&args, &access)?;
+        let proxy = Proxy::new(&args)?;
         let admin = admin::bind(&args.run_dir)?;
         let host = Node::open()?;
         let flows = flows(&args)?;
-        Ok(Self { args, access, trust, probes, host, flows, carrier, admin, known, lock })
+        Ok(Self { args, access, trust, probes, host, flows, proxy, admin, bootstrap, lock })
     }
 
     /// The folder with lock and socket.
@@ -130,41 +125,39 @@ impl Bound {
     }
 
     /// Works until `stop` is true. Rules stay unless `--cleanup-on-exit` was given.
-    pub async fn run(self, stop: watch::Receiver<bool>) -> Result<(), AppError> {
-        let Self { args, access, trust, probes, mut host, flows, carrier, admin, known, lock } = self;
+    pub async fn run(self, stop: watch::Receiver<bool>) -> Result<(), DaemonError> {
+        let Self { args, access, trust, probes, mut host, flows, proxy, admin, bootstrap, lock } = self;
         let (api_in, api) = watch::channel::<Option<Published>>(None);
         let (connection_in, connection) = watch::channel(Connection::default());
         let (report_in, report) = watch::channel(Report::default());
         let (views_in, views) = watch::channel(None);
         let (totals, queries) = mpsc::channel(QUERY_QUEUE);
-        let metrics = Arc::new(Metrics::new(Arc::clone(&carrier.stats)));
+        let metrics = Arc::new(Metrics::new(Arc::clone(&proxy.stats)));
         let mut tasks = JoinSet::new();
-        // What cannot be read now is told by the first session.
+        // If it cannot be read now, the first API session updates it.
         let identity = access.identity().await.unwrap_or_else(|_| Identity::anonymous(Arc::new(trust)));
         let (identity_in, identity) = watch::channel(identity);
         let identity_in = Arc::new(identity_in);
         let (access_in, access) = watch::channel(Arc::new(access));
         tasks.spawn(crate::transport::load::watch_files(access_in, Arc::clone(&identity_in)));
-        match Notifier::from_environment() {
-            Ok(Some(notifier)) => {
-                drop(tasks.spawn(service::follow(notifier, report.clone(), totals.clone())))
-            }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(%error, "the service manager named in NOTIFY_SOCKET cannot be told anything")
-            }
-        }
-        let snapshots = known.bootstrap.snapshots();
+        start_notifier(report.clone(), totals.clone(), &mut tasks);
+        let snapshots = bootstrap.sources.snapshots();
         let reports = report.clone();
-        let counted = (Arc::clone(&metrics), Arc::clone(&carrier.stats));
-        let selftests =
-            selftest::start(&args.admin, &probes, identity.clone(), report.clone(), counted, &mut tasks);
+        let counted = (Arc::clone(&metrics), Arc::clone(&proxy.stats));
+        let selftests = kernel::start_selftest(
+            &args.admin,
+            &probes,
+            identity.clone(),
+            report.clone(),
+            counted,
+            &mut tasks,
+        );
         let sources = Sources {
             service: args.table.service.clone(),
             started: Instant::now(),
             report,
             connection,
-            origins: known.bootstrap.origins(),
+            origins: bootstrap.sources.origins(),
             selftests,
             selftest_interval: args.admin.selftest_interval.0,
             metrics: Arc::clone(&metrics),
@@ -175,7 +168,7 @@ impl Bound {
                 access,
                 service: args.table.service.clone(),
                 snapshot: args.table.snapshot_options(),
-                alternatives: known.bootstrap.alternatives(),
+                alternatives: bootstrap.sources.alternatives(),
                 views: views.clone(),
                 identity: identity_in,
                 ping_interval: kube::PING_INTERVAL,
@@ -184,42 +177,36 @@ impl Bound {
             api_in,
             connection_in,
         ));
-        let keeper = known.start(&args, api, reports.clone(), &mut tasks);
+        let saver = bootstrap.start(&args, api, reports.clone(), &mut tasks);
         tasks.spawn(admin::serve(admin, args.admin.admin_listen.0, sources));
         let (in_use_in, in_use) = mpsc::unbounded_channel();
-        aside::spawn(
+        thread::spawn(
             "demand",
             &mut tasks,
-            demand::watch(reports.clone(), Arc::clone(&carrier.stats), in_use_in),
+            kernel::watch_use(reports.clone(), Arc::clone(&proxy.stats), in_use_in),
         );
-        let asking = health::Inputs {
+        let health_inputs = health::Inputs {
             identity,
-            suspects: carrier.suspects,
+            suspects: proxy.dial_failures,
             in_use,
-            kernel: Arc::new(OwnKernel::open()),
+            kernel: Arc::new(ProbeConnections::open()),
             clients: Arc::new(ClientFlows(flows.as_ref().map(Flows::path_challenger))),
             observer: Arc::clone(&metrics) as Arc<dyn Observer>,
         };
-        tasks.spawn(health::run(probes, asking, snapshots, views_in));
+        tasks.spawn(health::run(probes, health_inputs, snapshots, views_in));
         let policy = args.table.policy();
-        let (drains, predecessor) = watch::channel(carrier.predecessor.is_some());
-        match carrier.predecessor {
+        let (drains, predecessor) = watch::channel(proxy.predecessor.is_some());
+        match proxy.predecessor {
             Some(stream) => drop(tasks.spawn(async move {
                 handover::ended(stream).await;
                 drains.send_replace(false);
             })),
-            // What a killed daemon left of its claim on the virtual IPs.
-            None if !args.dry_run => {
-                if let Err(error) = host.release().await {
-                    let cause = std::error::Error::source(&error).map(tracing::field::display);
-                    tracing::warn!(%error, cause, "routing rules that an earlier daemon may have left could not be removed");
-                }
-            }
+            None if !args.dry_run => remove_stale_local_vips(&mut host).await,
             None => {}
         }
         let inputs = Inputs { views, queries, stop, predecessor };
-        let mode = (mode(args.forwarder.mode), carrier.inherited);
-        let forwarder = carrier.forwarder;
+        let mode = (mode(args.forwarder.mode), proxy.inherited_vips);
+        let forwarder = proxy.forwarder;
         if args.dry_run {
             tracing::warn!("dry run: rules, routes and flows are left as they are");
             let parts = Parts { dataplane: DryRun, host: ReadOnlyHost(host), flows: DryRun, forwarder };
@@ -232,43 +219,110 @@ impl Bound {
         let parts = Parts { dataplane, host, flows, forwarder };
         let parts = Reconciler::new(parts, mode, policy, metrics, report_in).run(inputs).await;
         tasks.shutdown().await;
-        if let Some(keeper) = keeper {
-            keeper.finish().await;
+        if let Some(saver) = saver {
+            saver.finish().await;
         }
-        let Parts { mut dataplane, mut host, forwarder, .. } = parts;
-        // From here on another daemon may start, and take the table in; what follows is ours alone.
-        dataplane.release().await;
-        let offer = forwarder.as_ref().and_then(|_| stop::offer(&args.run_dir));
-        drop(lock);
-        let followed = match forwarder {
-            Some(forwarder) => stop::drain(forwarder, offer, args.forwarder.drain_grace).await,
-            None => false,
-        };
-        if args.cleanup_on_exit && !followed {
-            // Without the lock, it may be the table of a daemon that has started meanwhile. With it, that one waits.
-            match Lock::take_back(&args.run_dir) {
-                Some(_lock) => {
-                    let table = dataplane.remove().await?;
-                    let routes = host.remove_routes().await?;
-                    host.release().await?;
-                    tracing::info!(table, ?routes, "removed what apivip made on this node");
-                }
-                None => {
-                    tracing::info!("another daemon has started: what apivip made on this node is its own now")
-                }
-            }
-        }
-        Ok(())
+        shutdown::finish(parts, &args, lock).await
     }
 }
 
-impl Carrier {
-    /// Beside a daemon that works, a rehearsal must not take anything from it.
-    fn new(args: &RunArgs) -> Result<Self, AppError> {
+/// Notifies systemd, if it started this daemon.
+fn start_notifier(
+    reports: watch::Receiver<Report>,
+    totals: mpsc::Sender<TotalsQuery>,
+    tasks: &mut JoinSet<()>,
+) {
+    match Notifier::from_environment() {
+        Ok(Some(notifier)) => drop(tasks.spawn(systemd::run(notifier, reports, totals))),
+        Ok(None) => {}
+        Err(error) => {
+            tracing::warn!(%error, "the service manager named in NOTIFY_SOCKET cannot be told anything")
+        }
+    }
+}
+
+/// Removes the routing rules of a daemon that was killed while virtual IPs were local.
+async fn remove_stale_local_vips(host: &mut Node) {
+    if let Err(error) = host.release().await {
+        let cause = std::error::Error::source(&error).map(tracing::field::display);
+        tracing::warn!(%error, cause, "routing rules that an earlier daemon may have left could not be removed");
+    }
+}
+
+/// What is known before the API answers: seeds and saved state, and the file of the latter.
+struct Bootstrap {
+    sources: bootstrap::Bootstrap,
+    file: StateFile,
+    saved: Option<LastGood>,
+}
+
+impl Bootstrap {
+    /// Reads the saved state. The caller holds the lock.
+    fn new(args: &RunArgs, access: &Access) -> Result<Self, DaemonError> {
+        let mut configured = args.boot.configured(args.table.allow_loopback_endpoints)?;
+        if args.kubeconfig.is_none() {
+            configured.pod_server = access.server().host.parse().ok();
+        }
+        let file = StateFile::new(&args.boot.state_dir, &args.table.service);
+        let saved = bootstrap::load_saved_state(&file);
+        Ok(Self { sources: bootstrap::Bootstrap::new(configured, saved.clone()), file, saved })
+    }
+
+    /// Starts the tasks, and returns the one that saves the state, which ends after the others. A dry run saves nothing.
+    fn start(
+        self,
+        args: &RunArgs,
+        api: watch::Receiver<Option<Published>>,
+        reports: watch::Receiver<Report>,
+        tasks: &mut JoinSet<()>,
+    ) -> Option<StateSaver> {
+        let Self { sources, file, saved } = self;
+        let (resolved_in, resolved) = mpsc::channel(RESOLVED_QUEUE);
+        tasks.spawn(seeds::resolve_all(args.boot.seed.clone(), sources.api_read(), resolved_in));
+        let saver = (!args.dry_run)
+            .then(|| StateSaver(tokio::spawn(saved_state::save_changes(file, saved, sources.last_good()))));
+        tasks.spawn(sources.run(api, resolved, reports));
+        saver
+    }
+}
+
+/// The task that saves the last good state.
+struct StateSaver(JoinHandle<()>);
+
+impl StateSaver {
+    /// To be called when the other tasks have ended: waits until the last state is saved.
+    async fn finish(self) {
+        if timeout(SAVE_TIMEOUT, self.0).await.is_err() {
+            tracing::warn!("the disk takes too long: what was learnt last is not kept");
+        }
+    }
+}
+
+/// The forwarder, and what belongs to it.
+struct Proxy {
+    forwarder: Option<Forwarder>,
+    stats: Arc<Stats>,
+    /// Backends to which a dial failed.
+    dial_failures: mpsc::UnboundedReceiver<Backend>,
+    /// The daemon whose listeners it took over.
+    predecessor: Option<UnixStream>,
+    /// Some of these listeners are those of virtual IPs.
+    inherited_vips: bool,
+}
+
+impl Proxy {
+    /// A dry run starts none: it must not take anything from a daemon that runs.
+    fn new(args: &RunArgs) -> Result<Self, DaemonError> {
         let stats = Arc::new(Stats::default());
-        let (failures, suspects) = mpsc::unbounded_channel();
+        let (dial_failures_in, dial_failures) = mpsc::unbounded_channel();
         if args.dry_run {
-            return Ok(Self { forwarder: None, stats, suspects, predecessor: None, inherited: false });
+            return Ok(Self {
+                forwarder: None,
+                stats,
+                dial_failures,
+                predecessor: None,
+                inherited_vips: false,
+            });
         }
         let (listeners, predecessor) = match handover::take(&args.run_dir) {
             Some(Inherited { listeners, predecessor }) => (listeners, Some(predecessor)),
@@ -276,19 +330,19 @@ impl Carrier {
         };
         let listen = args.forwarder.listen.clone();
         let is_vip = |listener: &TcpListener| listener.local_addr().is_ok_and(|a| !listen.contains(&a));
-        let inherited = listeners.iter().any(is_vip);
+        let inherited_vips = listeners.iter().any(is_vip);
         let options = ForwarderOptions {
             listen,
             max_connections: args.forwarder.forwarder_max_connections,
             max_per_client: args.forwarder.forwarder_max_per_client,
         };
-        let forwarder = Forwarder::start(options, listeners, failures, Arc::clone(&stats))?;
-        Ok(Self { forwarder: Some(forwarder), stats, suspects, predecessor, inherited })
+        let forwarder = Forwarder::start(options, listeners, dial_failures_in, Arc::clone(&stats))?;
+        Ok(Self { forwarder: Some(forwarder), stats, dial_failures, predecessor, inherited_vips })
     }
 }
 
-/// Where the forwarder may stand in for nf_tables, a kernel without conntrack's netlink is no reason not to start.
-fn flows(args: &RunArgs) -> Result<Option<Flows>, AppError> {
+/// If the forwarder may be used in place of nf_tables, the daemon starts without ctnetlink.
+fn flows(args: &RunArgs) -> Result<Option<Flows>, DaemonError> {
     match Flows::open(FlowOptions { rate: args.health.flow_kill_rate, ..FlowOptions::default() }) {
         Ok(flows) => Ok(Some(flows)),
         Err(error) if args.forwarder.mode == ModeArg::Nftables => Err(error.into()),
@@ -316,10 +370,10 @@ fn ownership(owner: TableOwnerArg) -> Ownership {
     }
 }
 
-fn probe_config(args: &RunArgs, access: &Access) -> Result<ProbeConfig, AppError> {
+fn probe_config(args: &RunArgs, access: &Access) -> Result<ProbeConfig, DaemonError> {
     let server_name = match &args.health.probe_server_name {
         None => access.server_name(),
-        Some(name) => name.clone().try_into().map_err(|_| AppError::ServerName(name.clone()))?,
+        Some(name) => name.clone().try_into().map_err(|_| DaemonError::ServerName(name.clone()))?,
     };
     Ok(ProbeConfig {
         interval: args.health.probe_interval,

@@ -1,11 +1,19 @@
-//! Tells the service manager what goes on: the protocol of sd_notify(3), which is datagrams to a socket that the environment
-//! names. Without one nothing is said.
+//! The daemon as a systemd service, by the protocol of sd_notify(3): datagrams to a socket that the environment names.
+//!
+//! In: reports, answers of the reconciler. Out: `READY=1`, `STATUS=`, `WATCHDOG=1`.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use crate::model::report::Report;
+use crate::reconcile::{TotalsQuery, ask_totals};
+use crate::status;
 
 /// The service manager's socket.
 #[derive(Debug)]
@@ -16,10 +24,10 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// As `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` say; `None` where nobody wants to be told.
+    /// From `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`; `None` if there is no service manager.
     ///
     /// # Errors
-    /// The socket that is named cannot be spoken to.
+    /// The named socket cannot be used.
     pub fn from_environment() -> io::Result<Option<Self>> {
         let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
             return Ok(None);
@@ -34,24 +42,23 @@ impl Notifier {
         Self::to(manager, watchdog).map(Some)
     }
 
-    /// Tells whoever listens on `manager`, which ends a service that has not said for `watchdog` that it lives.
+    /// Notifies `manager`, which ends a service that did not send `WATCHDOG=1` for `watchdog`.
     ///
     /// # Errors
-    /// There is no socket to be had.
+    /// No socket could be opened.
     pub fn to(manager: SocketAddr, watchdog: Option<Duration>) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         Ok(Self { socket, manager, watchdog })
     }
 
-    /// How often the manager wants to be told that the service lives, at the least: half of the time after which it would
-    /// end it.
+    /// How often to send `WATCHDOG=1`: half of the time after which the manager would end the service.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog.map(|limit| limit / 2)
     }
 
-    /// `READY=1`, `WATCHDOG=1`, `STOPPING=1`, `STATUS=…`. A manager that does not listen is no reason to stop.
-    pub fn say(&self, state: &str) {
+    /// `READY=1`, `WATCHDOG=1`, `STOPPING=1`, `STATUS=…`. Errors are logged and ignored.
+    pub fn notify(&self, state: &str) {
         if let Err(error) = self.socket.send_to_addr(state.as_bytes(), &self.manager) {
             tracing::debug!(%error, state, "tell the service manager");
         }
@@ -60,6 +67,97 @@ impl Notifier {
     /// One line that `systemctl status` shows.
     pub fn status(&self, text: &str) {
         let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        self.say(&format!("STATUS={line}"));
+        self.notify(&format!("STATUS={line}"));
+    }
+}
+
+/// Sends `READY=1` at once: a daemon that holds its lock and its sockets is ready. On a cold boot the API may be unreachable for
+/// hours, and a manager that waits for it would end the daemon meanwhile. Then sends the status whenever it changes, and
+/// `WATCHDOG=1` for as long as the reconciler answers.
+pub(super) async fn run(
+    notifier: Notifier,
+    mut reports: watch::Receiver<Report>,
+    totals: mpsc::Sender<TotalsQuery>,
+) {
+    notifier.notify("READY=1");
+    let period = notifier.watchdog();
+    let mut due = Instant::now();
+    let mut sent = String::new();
+    loop {
+        let text = status::sentence(&reports.borrow_and_update());
+        if text != sent {
+            notifier.status(&text);
+            sent = text;
+        }
+        tokio::select! {
+            changed = reports.changed() => if changed.is_err() { return },
+            () = async {
+                match period {
+                    Some(_) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            } => {
+                let period = period.unwrap_or_default();
+                due = Instant::now() + period;
+                if ask_totals(&totals, period).await.is_some() {
+                    notifier.notify("WATCHDOG=1");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio::task::LocalSet;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const WATCHDOG: Duration = Duration::from_secs(60);
+
+    /// How many `WATCHDOG=1` came since the last call.
+    fn watchdog_messages(manager: &UnixDatagram) -> usize {
+        let mut buffer = [0; 512];
+        let received =
+            std::iter::from_fn(|| manager.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()));
+        received.filter(|state| state == b"WATCHDOG=1").count()
+    }
+
+    #[test]
+    fn reconciler_that_hangs_stops_the_watchdog_messages() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(LocalSet::new().run_until(async {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("notify");
+            let manager = UnixDatagram::bind(&path).unwrap();
+            manager.set_nonblocking(true).unwrap();
+            let notifier = Notifier::to(SocketAddr::from_pathname(&path).unwrap(), Some(WATCHDOG)).unwrap();
+            let (_reports, followed) = watch::channel(Report::default());
+            let (asks, mut questions) = mpsc::channel::<TotalsQuery>(1);
+            tokio::task::spawn_local(run(notifier, followed, asks));
+            for _ in 0..3 {
+                questions.recv().await.unwrap().send(BTreeMap::new()).unwrap();
+                sleep(WATCHDOG / 4).await;
+            }
+            assert_eq!(watchdog_messages(&manager), 3);
+            // The reconciler takes no more questions.
+            sleep(WATCHDOG * 5).await;
+            assert_eq!(watchdog_messages(&manager), 0);
+            // It takes questions, and answers none.
+            let held: Vec<TotalsQuery> =
+                vec![questions.recv().await.unwrap(), questions.recv().await.unwrap()];
+            sleep(WATCHDOG * 5).await;
+            assert_eq!(watchdog_messages(&manager), 0);
+            drop(held);
+            while watchdog_messages(&manager) == 0 {
+                // The asker of an old question may have left.
+                let _ = questions.recv().await.unwrap().send(BTreeMap::new());
+                sleep(Duration::from_secs(1)).await;
+            }
+        }));
     }
 }

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::Metrics;
 use crate::model::report::{InUse, Report};
-use crate::proxy::{DialFailure, Origin, ResetCause, Stats, Way};
+use crate::proxy::{DialFailure, Direction, Origin, ResetCause, Stats};
 
 const WAYS: [InUse; 2] = [InUse::Nftables, InUse::Forwarder];
 
@@ -104,7 +104,7 @@ impl Collector for Forwarded {
             "forwarder_bytes",
             "Bytes that the forwarder carried: up to apiservers, down to clients",
             "direction",
-            &mut Way::ALL.into_iter().map(|w| (w.label(), stats.bytes(w))),
+            &mut Direction::ALL.into_iter().map(|d| (d.label(), stats.bytes(d))),
         )?;
         counters(
             "forwarder_dial_failures",

@@ -1,8 +1,8 @@
-//! Hands the forwarder's listeners from a daemon that stops to the one that follows it.
+//! Hands the proxy's listeners from a daemon that stops to the next one.
 //!
-//! The stopping daemon lets go of the lock, listens on `RUN_DIR/handover.sock`, and gives whoever connects there the
+//! The stopping daemon releases the lock, listens on `RUN_DIR/handover.sock`, and gives the process that connects there the
 //! descriptors of its listeners (SCM_RIGHTS). They are the same sockets: no connection in their backlogs is lost. The
-//! connection stays open until the stopping daemon has drained, which tells the other one how long to wait for it.
+//! connection stays open until the stopping daemon has drained, so that the next one knows how long to wait for it.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -24,12 +24,12 @@ use crate::process::lock;
 pub const HANDOVER_FILE: &str = "handover.sock";
 
 /// The most descriptors that the kernel passes with one message (`SCM_MAX_FD` in `include/net/scm.h`).
-const MOST: usize = 253;
+const MAX_DESCRIPTORS: usize = 253;
 
-/// The other daemon answers at once, or it hangs and is not waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The other daemon answers at once, or it hangs.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a daemon that drains gave away.
+/// What a daemon that drains handed over.
 #[derive(Debug)]
 pub struct Inherited {
     /// Its listeners.
@@ -51,8 +51,8 @@ pub fn take(run_dir: &Path) -> Option<Inherited> {
 }
 
 fn receive(stream: &UnixStream) -> io::Result<Vec<TcpListener>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let flags = RecvFlags::CMSG_CLOEXEC;
@@ -71,12 +71,12 @@ pub async fn ended(predecessor: UnixStream) {
     let stream =
         predecessor.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(predecessor));
     if let Ok(mut stream) = stream {
-        // It sends nothing more; whatever comes is the end.
+        // It sends nothing more, so any result is the end.
         let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0]).await;
     }
 }
 
-/// Where a daemon that stops waits for the one that follows.
+/// The socket where a daemon that stops waits for the next one.
 pub struct Offer(UnixListener);
 
 impl Offer {
@@ -85,16 +85,16 @@ impl Offer {
         lock::bind(&run_dir.join(HANDOVER_FILE)).map(Self)
     }
 
-    /// Waits for the daemon that follows, and returns its connection once it has the listeners.
+    /// Waits for the next daemon, and returns its connection once it has the listeners.
     pub async fn give(&self, listeners: &[TcpListener]) -> io::Result<UnixStream> {
         let (stream, _) = self.0.accept().await?;
         let stream = stream.into_std()?;
         stream.set_nonblocking(false)?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let descriptors: Vec<_> = listeners.iter().take(MOST).map(AsFd::as_fd).collect();
-        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        let descriptors: Vec<_> = listeners.iter().take(MAX_DESCRIPTORS).map(AsFd::as_fd).collect();
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        // Without descriptors there is no message about them.
+        // A control message needs at least one descriptor.
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_hands_anything_over() {
+    fn take_returns_none_without_a_draining_daemon() {
         let dir = tempfile::tempdir().unwrap();
         assert!(take(dir.path()).is_none());
         std::fs::write(dir.path().join(HANDOVER_FILE), "no socket").unwrap();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_listener_goes_on_with_its_backlog() {
+    async fn listener_keeps_its_backlog_over_the_hand_over() {
         let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

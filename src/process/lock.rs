@@ -1,4 +1,4 @@
-//! One daemon a node: a locked file in the run folder that holds the daemon's pid, and the sockets beside it.
+//! One daemon per node: a locked file in the run folder that holds the daemon's pid, and the sockets beside it.
 //!
 //! The kernel drops the lock when the process dies, however it dies.
 
@@ -16,10 +16,9 @@ pub const LOCK_FILE: &str = "lock";
 /// Name of the socket in the run folder.
 pub const SOCKET_FILE: &str = "apivip.sock";
 
-/// A daemon that was told to stop may wait two seconds for the disk that keeps its state; the one that follows waits longer.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Between two attempts.
-const PAUSE: Duration = Duration::from_millis(10);
+/// A daemon that stops may wait two seconds for the disk to save its state; the next one waits longer.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -53,15 +52,15 @@ impl Lock {
     /// Takes the lock in `run_dir`, which is made if it does not exist, and writes this process's pid into it. Waits for a
     /// daemon that stops.
     pub fn take(run_dir: &Path) -> Result<Self, LockError> {
-        Self::take_within(run_dir, PATIENCE)
+        Self::take_within(run_dir, LOCK_TIMEOUT)
     }
 
-    /// Takes it again after it was let go, unless another process has it, or it cannot be had.
+    /// Takes the lock again after it was released. `None`: another process has it, or it cannot be locked.
     pub fn take_back(run_dir: &Path) -> Option<Self> {
         Self::take_within(run_dir, Duration::ZERO).ok()
     }
 
-    fn take_within(run_dir: &Path, patience: Duration) -> Result<Self, LockError> {
+    fn take_within(run_dir: &Path, limit: Duration) -> Result<Self, LockError> {
         let path = run_dir.join(LOCK_FILE);
         let unusable = |source| LockError::Unusable { path: path.clone(), source };
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(run_dir).map_err(unusable)?;
@@ -72,11 +71,11 @@ impl Lock {
             .truncate(false)
             .open(&path)
             .map_err(unusable)?;
-        let until = Instant::now() + patience;
+        let until = Instant::now() + limit;
         loop {
             match file.try_lock() {
                 Ok(()) => break,
-                Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(PAUSE),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(RETRY_INTERVAL),
                 Err(TryLockError::WouldBlock) => {
                     return Err(LockError::Held { pid: holder(&mut file), path });
                 }
@@ -97,10 +96,10 @@ impl Drop for Lock {
     }
 }
 
-/// Binds a socket of the run folder that only root may use. One that is there belongs to a daemon that has ended, or has
-/// given the lock away.
+/// Binds a socket of the run folder that only root may use. An existing one belongs to a daemon that has ended or released the
+/// lock.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    // Under its name it is root's alone from the first moment on.
+    // So it has its name only with the permissions of root alone.
     let unfinished = path.with_extension("new");
     match std::fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -126,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn second_taker_is_told_the_pid() {
+    fn second_daemon_gets_the_pid_of_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let first = Lock::take(dir.path()).unwrap();
         let taken = Lock::take_within(dir.path(), Duration::ZERO);
@@ -134,14 +133,14 @@ mod tests {
         assert_eq!(pid, std::process::id().to_string());
         thread::scope(|scope| {
             let second = scope.spawn(|| Lock::take(dir.path()));
-            thread::sleep(PAUSE * 3);
+            thread::sleep(RETRY_INTERVAL * 3);
             drop(first);
             second.join().unwrap().unwrap();
         });
     }
 
     #[test]
-    fn what_was_let_go_is_taken_back_unless_another_was_faster() {
+    fn released_lock_is_taken_back_unless_another_process_has_it() {
         let dir = tempfile::tempdir().unwrap();
         drop(Lock::take(dir.path()).unwrap());
         let back = Lock::take_back(dir.path()).unwrap();
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_roots_alone_and_takes_the_place_of_an_earlier_one() {
+    async fn socket_has_mode_0600_and_replaces_an_earlier_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(SOCKET_FILE);
         let earlier = bind(&path).unwrap();

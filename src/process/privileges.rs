@@ -1,11 +1,11 @@
-//! What this process may do: read from `/proc/self/status`, which needs no library and no privilege.
+//! The capabilities of this process, read from `/proc/self/status`, which takes no library and no privilege.
 
 use std::io;
 
 /// Bit of CAP_NET_ADMIN (`include/uapi/linux/capability.h`): needed to change nf_tables and routes.
 const CAP_NET_ADMIN: u32 = 12;
 
-/// Why nothing can be programmed.
+/// Why nftables and routes cannot be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
     /// The capability is not in the effective set.
@@ -13,7 +13,7 @@ pub enum PrivilegeError {
         "CAP_NET_ADMIN is missing: programming nftables needs it; run apivip as root or with that capability"
     )]
     NotNetAdmin,
-    /// The kernel did not say.
+    /// The capabilities cannot be read.
     #[error("read the capabilities from /proc/self/status")]
     Unknown(#[source] io::Error),
 }

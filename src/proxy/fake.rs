@@ -1,5 +1,5 @@
-//! A [`Forward`] without sockets, for tests of what stands above it. It behaves: what it was told can be read back, a
-//! refusal to serve leaves what was served, and it is emptied when the last connection ends.
+//! A [`Forward`] without sockets, for tests of the reconciler. It behaves like the real one: routes can be read back, a
+//! failure to serve leaves what was served, and it is emptied when the last connection ends.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -13,18 +13,18 @@ use super::{Forward, ForwarderError};
 use crate::model::forwarding::Routes;
 use crate::model::types::Vip;
 
-/// What a test sees and sets. Clones share it.
+/// Clones share their state.
 #[derive(Clone, Debug, Default)]
-pub struct FakeForwarder(Rc<Shared>);
+pub struct FakeForwarder(Rc<FakeShared>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: RefCell<State>,
+struct FakeShared {
+    state: RefCell<FakeState>,
     emptied: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct FakeState {
     routes: Option<Arc<Routes>>,
     served: BTreeSet<Vip>,
     withdrawals: u32,
@@ -48,7 +48,7 @@ impl FakeForwarder {
         self.0.state.borrow().withdrawals
     }
 
-    /// From now on refuse (or take) virtual IPs that are not served yet.
+    /// From now on fails (or not) to serve virtual IPs that are not served yet.
     pub fn set_failing(&self, failing: bool) {
         self.0.state.borrow_mut().failing = failing;
     }

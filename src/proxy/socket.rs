@@ -1,7 +1,7 @@
-//! Sockets with their options set: listeners, and streams that are reset when closed unless they ended well.
+//! Sockets with their options set: listeners, and streams that are reset when closed unless both sides ended in order.
 //!
-//! So whatever goes wrong, the end of this process included, a peer is told that something went wrong, and takes no
-//! half of an answer for a whole one. What the kernel has not sent by then is lost, as with any reset.
+//! So whatever goes wrong, including the end of this process, the peer gets a reset, and does not take half an answer for
+//! a whole one. What the kernel has not sent by then is lost, as with any reset.
 //!
 //! An accepted socket has the options of its listener, so that a connection costs no system calls for them.
 
@@ -16,46 +16,46 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 /// More than 1,000 clients that come back at the same moment; the kernel caps it at net.core.somaxconn, 4096 by
 /// default.
 const BACKLOG: i32 = 4096;
-/// A peer that is gone without a word is found after 15 s + 4 × 15 s, well before anything that watches it gives up
-/// on its own, and probes are rare enough to cost nothing. They also keep entries of conntrack on the way alive.
+/// A peer that is gone without FIN or RST is found after 15 s + 4 × 15 s, well before clients of a watch give up on their
+/// own, and probes are rare enough to cost nothing. They also keep conntrack entries on the path alive.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
-/// A host that lost its memory resets a connection on which it is asked: while there is doubt, each second, which is the least that
-/// the kernel takes. Silence alone ends nothing sooner than it usually would.
-const DOUBT: Duration = Duration::from_secs(1);
-const DOUBT_PROBES: u32 = 75;
+/// A host that restarted answers a keepalive probe with a reset. So a suspect backend gets one each second, the shortest
+/// interval that the kernel has. A host that does not answer is given up no sooner than with [`KEEPALIVE`].
+const SUSPECT_KEEPALIVE: Duration = Duration::from_secs(1);
+const SUSPECT_KEEPALIVE_PROBES: u32 = 75;
 
-/// How often the kernel asks the other end of a connection that is silent.
+/// How often the kernel probes the other end of an idle connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keepalive {
-    /// As long as nothing speaks against it.
+    /// Its backend is not suspect.
     Usual,
     /// While its backend is suspect.
     EachSecond,
 }
 
-/// A new socket that does not block.
+/// A new non-blocking socket.
 pub(super) fn new(address: SocketAddr) -> io::Result<Socket> {
     Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)
 }
 
-/// Sends at once what is there, and resets when closed.
+/// TCP_NODELAY, and a reset when closed.
 pub(super) fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)
 }
 
-/// Notices a dead peer.
-pub(super) fn keep_alive(socket: &SockRef<'_>, pace: Keepalive) -> io::Result<()> {
-    let (time, probes) = match pace {
+/// Enables TCP keepalive, which finds a dead peer.
+pub(super) fn keep_alive(socket: &SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
+    let (time, probes) = match keepalive {
         Keepalive::Usual => (KEEPALIVE, KEEPALIVE_PROBES),
-        Keepalive::EachSecond => (DOUBT, DOUBT_PROBES),
+        Keepalive::EachSecond => (SUSPECT_KEEPALIVE, SUSPECT_KEEPALIVE_PROBES),
     };
     let keepalive = TcpKeepalive::new().with_time(time).with_interval(time);
     socket.set_tcp_keepalive(&keepalive.with_retries(probes))
 }
 
-/// Listens on an address that this node need not have.
+/// Listens on an address that need not be assigned to this node.
 pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = new(address)?;
     // A local route makes an IPv4 address bindable, but not an IPv6 one; and the route may come later.
@@ -79,7 +79,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Takes a listener of another process.
+/// Prepares a listener that another process handed over.
 pub(super) fn adopt(listener: &TcpListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     set_options_of_listener(&SockRef::from(listener))
@@ -90,18 +90,18 @@ fn set_options_of_listener(socket: &SockRef<'_>) -> io::Result<()> {
     keep_alive(socket, Keepalive::Usual)
 }
 
-/// What is the case with a socket now: of `asked`, and always whether it was reset or is over.
-pub(super) fn state(socket: impl AsFd, asked: PollFlags) -> PollFlags {
-    let mut polled = [PollFd::new(&socket, asked)];
+/// poll(2) without waiting: those of `events` that are true of the socket now, and always POLLERR and POLLHUP.
+pub(super) fn state(socket: impl AsFd, events: PollFlags) -> PollFlags {
+    let mut polled = [PollFd::new(&socket, events)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    // Where that cannot be told now, nothing is.
+    // If poll fails, no event is reported.
     let _ = event::poll(&mut polled, Some(&now));
     polled[0].revents()
 }
 
-/// From here on closing it is no reset: the kernel goes on to deliver what was written.
-pub(super) fn end_in_order(stream: impl AsFd) {
-    // Where that fails it is reset, as if something had gone wrong.
+/// From here on closing the socket is no reset: the kernel goes on to deliver what was written.
+pub(super) fn close_gracefully(stream: impl AsFd) {
+    // If that fails, it is reset.
     let _ = SockRef::from(&stream).set_linger(None);
 }
 
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_accepted_socket_has_the_options_of_its_listener() {
+    async fn accepted_socket_inherits_the_options_of_its_listener() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener =
                 tokio::net::TcpListener::from_std(listen(address.parse().unwrap()).unwrap()).unwrap();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_the_node_does_not_have_can_be_listened_on() {
+    fn address_that_is_not_assigned_can_be_listened_on() {
         for address in ["198.51.100.7:0", "[2001:db8::7]:0"] {
             let address: SocketAddr = address.parse().unwrap();
             let listener = listen(address).unwrap();

@@ -1,8 +1,10 @@
-//! What the forwarder counts. Its thread writes, whoever renders metrics reads; nothing waits for the other.
+//! What the forwarder counts. Its thread writes, the metrics, the status and the self-test read; neither waits for the
+//! other.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-use super::guests::Guests;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Where a connection came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,11 +17,11 @@ pub enum Origin {
 
 /// Which way bytes went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Way {
+pub enum Direction {
     /// From the client to the apiserver.
-    Up,
+    ToUpstream,
     /// From the apiserver to the client.
-    Down,
+    ToDownstream,
 }
 
 /// Why a dial failed.
@@ -31,9 +33,9 @@ pub enum DialFailure {
     Unreachable,
     /// No answer in time.
     TimedOut,
-    /// The backend went down while it was dialled.
-    Ended,
-    /// This node had no descriptor, port or memory. It is tried again, and the backend is not blamed.
+    /// The backend went down while it was dialed.
+    BackendDown,
+    /// This node had no descriptor, port or memory. The dial is repeated, and not reported to the health checks.
     Local,
     /// Anything else.
     Other,
@@ -42,7 +44,7 @@ pub enum DialFailure {
 /// Why a client's connection was reset by the forwarder's own decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResetCause {
-    /// This client has as many connections as one client may have.
+    /// The client has as many connections as one client may have.
     ClientLimit,
     /// Its backend went down.
     BackendDown,
@@ -50,7 +52,7 @@ pub enum ResetCause {
     NoBackend,
 }
 
-/// A closed set of label values.
+/// A closed set of label values, in the order of declaration.
 macro_rules! labelled {
     ($name:ident, $count:literal: $($variant:ident = $label:literal),+) => {
         impl $name {
@@ -66,9 +68,9 @@ macro_rules! labelled {
 }
 
 labelled!(Origin, 2: Vip = "vip", Listen = "listen");
-labelled!(Way, 2: Up = "up", Down = "down");
+labelled!(Direction, 2: ToUpstream = "up", ToDownstream = "down");
 labelled!(DialFailure, 6: Refused = "refused", Unreachable = "unreachable", TimedOut = "timed_out",
-    Ended = "ended", Local = "local", Other = "other");
+    BackendDown = "ended", Local = "local", Other = "other");
 labelled!(ResetCause, 3: ClientLimit = "client_limit", BackendDown = "backend_down", NoBackend = "no_backend");
 
 /// All counts since the start, and how many there are now.
@@ -82,28 +84,28 @@ pub struct Stats {
     hedged: AtomicU64,
     pauses: AtomicU64,
     paused: AtomicU64,
-    guests: Guests,
+    expected_peers: ExpectedPeers,
 }
 
 impl Stats {
-    /// Clients of virtual IPs whose arrival somebody waits for.
-    pub fn guests(&self) -> &Guests {
-        &self.guests
+    /// Clients of virtual IPs whose connections the self-test waits for.
+    pub fn expected_peers(&self) -> &ExpectedPeers {
+        &self.expected_peers
     }
 
-    /// Connections that are open now, those whose backend is still being dialled included.
+    /// Connections that are open now, including those whose backend is still being dialed.
     pub fn open(&self, origin: Origin) -> u64 {
         self.open[origin as usize].load(Relaxed)
     }
 
-    /// Connections taken from clients, those included that were reset at once.
+    /// Accepted connections, including those that were reset at once.
     pub fn accepted(&self, origin: Origin) -> u64 {
         self.accepted[origin as usize].load(Relaxed)
     }
 
-    /// Bytes given to the kernel for the other side.
-    pub fn bytes(&self, way: Way) -> u64 {
-        self.bytes[way as usize].load(Relaxed)
+    /// Bytes written to the other side.
+    pub fn bytes(&self, direction: Direction) -> u64 {
+        self.bytes[direction as usize].load(Relaxed)
     }
 
     /// Dials that failed.
@@ -116,12 +118,12 @@ impl Stats {
         self.resets[cause as usize].load(Relaxed)
     }
 
-    /// Dials that were started while another one for the same client was still under way.
+    /// Dials that were started while another one for the same client was in flight.
     pub fn hedged(&self) -> u64 {
         self.hedged.load(Relaxed)
     }
 
-    /// How often a listener stopped accepting: as many connections as may be, or the kernel had nothing to give.
+    /// How often a listener stopped accepting: the connection limit was reached, or the kernel had no descriptor or memory.
     pub fn accept_pauses(&self) -> u64 {
         self.pauses.load(Relaxed)
     }
@@ -143,8 +145,8 @@ impl Stats {
         self.accepted[origin as usize].fetch_add(1, Relaxed);
     }
 
-    pub(super) fn count_bytes(&self, way: Way, count: usize) {
-        self.bytes[way as usize].fetch_add(count as u64, Relaxed);
+    pub(super) fn count_bytes(&self, direction: Direction, count: usize) {
+        self.bytes[direction as usize].fetch_add(count as u64, Relaxed);
     }
 
     pub(super) fn count_dial_failure(&self, reason: DialFailure) {
@@ -169,6 +171,45 @@ impl Stats {
     }
 }
 
+/// Connections to virtual IPs that the self-test is about to open, by their local port, which is known before the dial.
+/// Shared between the proxy's thread and the self-test.
+#[derive(Debug, Default)]
+pub struct ExpectedPeers {
+    /// How many are expected: reading this is all that other connections cost.
+    count: AtomicUsize,
+    ports: Mutex<BTreeMap<u16, Option<SocketAddr>>>,
+}
+
+impl ExpectedPeers {
+    /// A client is about to dial a virtual IP from this port. Ends with [`ExpectedPeers::take`].
+    pub fn expect(&self, port: u16) {
+        let mut ports = self.ports();
+        ports.insert(port, None);
+        self.count.store(ports.len(), Relaxed);
+    }
+
+    /// The client whose connection from this port was accepted since it was expected.
+    pub fn take(&self, port: u16) -> Option<SocketAddr> {
+        let mut ports = self.ports();
+        let client = ports.remove(&port).flatten();
+        self.count.store(ports.len(), Relaxed);
+        client
+    }
+
+    /// A connection to a virtual IP was accepted.
+    pub(super) fn accepted(&self, client: SocketAddr) {
+        if self.count.load(Relaxed) > 0
+            && let Some(peer) = self.ports().get_mut(&client.port())
+        {
+            *peer = Some(client);
+        }
+    }
+
+    fn ports(&self) -> MutexGuard<'_, BTreeMap<u16, Option<SocketAddr>>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,5 +223,19 @@ mod tests {
         let stats = Stats::default();
         stats.count_dial_failure(DialFailure::Other);
         assert_eq!(DialFailure::ALL.map(|reason| stats.dial_failures(reason)), [0, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn only_an_expected_peer_is_remembered() {
+        let peers = ExpectedPeers::default();
+        let (expected, other) = (([192, 0, 2, 1], 40_000).into(), ([192, 0, 2, 1], 40_001).into());
+        peers.accepted(expected);
+        peers.expect(40_000);
+        peers.accepted(other);
+        assert_eq!(peers.take(40_000), None);
+        peers.expect(40_000);
+        peers.accepted(expected);
+        assert_eq!(peers.take(40_000), Some(expected));
+        assert_eq!(peers.take(40_000), None);
     }
 }

@@ -1,8 +1,8 @@
 //! A forwarder between clients and backends on loopback.
 
-mod carrying;
-mod dialling;
-mod ending;
+mod closing;
+mod dialing;
 mod harness;
-mod limiting;
+mod limits;
 mod serving;
+mod transfers;

@@ -1,13 +1,13 @@
-//! The node's own addresses and routes, over rtnetlink: which source address is right for each backend, who holds
-//! the virtual IP, and the route that host traffic needs on a node without a default route.
+//! The node's addresses and routes, over rtnetlink: which source address is preferred towards each backend, whether another
+//! program has the virtual IP, the route that host traffic needs on a node without a default route, and virtual IPs that
+//! are made local for the proxy.
+//!
+//! In: the desired state, events of the kernel. Out: a [`NodeView`], and the routes and rules with protocol
+//! [`ROUTE_PROTOCOL`]. All of it is [`Node`], the real [`Host`].
 
-mod error;
 mod events;
 pub mod links;
 pub mod local_vip;
-mod messages;
-pub mod other_netns;
-mod own;
 mod requests;
 mod sources;
 
@@ -17,89 +17,74 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use futures_util::future::LocalBoxFuture;
 use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
-use rtnetlink::Handle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::dataplane::{DataplaneError, Host, LocalVip};
 use crate::model::desired::{DesiredState, NodeView};
-use crate::model::types::Family;
-use crate::routes::local_vip::{Device, is_claim};
-pub use error::HostError;
-pub(super) use error::{EAFNOSUPPORT, ESRCH, failed, invalid};
-use events::Events;
-pub(super) use messages::{destination, host_route, output_interface, preferred_source};
-use messages::{dump_request, same};
-use own::OwnRoutes;
-use requests::Requests;
-pub(super) use requests::apart;
-pub(super) use sources::addresses;
+use events::{AddressEvents, RouteEvents};
+use local_vip::{LocalVips, is_local};
+pub(crate) use requests::Requests;
+use requests::{
+    ESRCH, destination, failed, host_route, invalid, output_interface, own_routes, preferred_source,
+    same_path,
+};
+pub use requests::{HostError, ROUTE_PROTOCOL};
 
-/// Marks our routes (`ip route show proto 97`). 97 is free in the kernel's rtnetlink.h and in iproute2's rt_protos.
-pub const ROUTE_PROTOCOL: u8 = 97;
 /// Routes change without an address event; one lookup for each backend is some 20 us.
 const POLL: Duration = Duration::from_secs(10);
 
 /// The node that this process runs on, as its network namespace shows it.
 pub struct Node {
-    pub(super) requests: Arc<Requests>,
-    pub(super) device: Option<Device>,
-    /// Routes and rules that others removed and that are, or will be, made again.
-    pub(super) repaired: usize,
-    /// Virtual IPs that have a route of ours, and which.
-    routed: BTreeMap<IpAddr, RouteMessage>,
-    /// Virtual IPs for which a route was asked for, and why, and the log does not say so yet: who waits for the kernel's answer
-    /// may be called away.
-    untold: BTreeMap<IpAddr, &'static str>,
-    own: OwnRoutes,
-    events: Events,
+    requests: Arc<Requests>,
+    local_vips: LocalVips,
+    /// Routes for host traffic that another program removed and that were made again.
+    repaired: usize,
+    /// The routes for host traffic that we added, by virtual IP.
+    installed: BTreeMap<IpAddr, RouteMessage>,
+    /// Virtual IPs for which a route was requested that is not logged yet, and why it was: the future that waits for the
+    /// kernel's answer may be dropped.
+    unlogged: BTreeMap<IpAddr, &'static str>,
+    route_events: RouteEvents,
+    address_events: AddressEvents,
     poll: Interval,
 }
 
 impl Node {
     /// Opens rtnetlink sockets, for requests and for changes of links, addresses and routes.
     pub fn open() -> Result<Self, DataplaneError> {
-        let requests = Requests::open().map_err(|e| failed("open a netlink socket to routes", e))?;
+        let requests = Arc::new(Requests::open()?);
         let mut poll = interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
-            requests: Arc::new(requests),
-            device: None,
+            local_vips: LocalVips::new(Arc::clone(&requests)),
+            requests,
             repaired: 0,
-            routed: BTreeMap::new(),
-            untold: BTreeMap::new(),
-            own: OwnRoutes::open()?,
-            events: Events::open()?,
+            installed: BTreeMap::new(),
+            unlogged: BTreeMap::new(),
+            route_events: RouteEvents::open()?,
+            address_events: AddressEvents::open()?,
             poll,
         })
     }
 
-    /// Asks the kernel, which has to answer within seconds.
-    pub(super) async fn ask<T, F>(&self, request: impl FnOnce(Handle) -> F) -> io::Result<T>
-    where
-        F: Future<Output = Result<T, rtnetlink::Error>>,
-    {
-        self.requests.ask(request).await
-    }
-
     /// The route that host traffic to `to` takes, or `None` if there is none.
-    pub(super) async fn route_to(&self, to: IpAddr) -> Result<Option<RouteMessage>, HostError> {
+    async fn route_to(&self, to: IpAddr) -> Result<Option<RouteMessage>, HostError> {
         sources::route_to(&self.requests, to).await
     }
 
-    /// Tells once of a route that is there because it was asked for.
-    fn tell_added(&mut self, vip: IpAddr, source: Option<IpAddr>) {
-        if let Some(why) = self.untold.remove(&vip) {
+    /// Logs a requested route once it is there.
+    fn log_added(&mut self, vip: IpAddr, source: Option<IpAddr>) {
+        if let Some(why) = self.unlogged.remove(&vip) {
             let source = source.map(tracing::field::display);
             tracing::info!(%vip, source, "added a route to the virtual IP: {why}");
         }
     }
 
     /// What keeps this node's own connections from `vip` though there is a route.
-    async fn refusal(&self, vip: IpAddr) -> Result<Option<HostError>, HostError> {
-        let Some((priority, action)) = sources::refusing_rule(&self.requests, vip).await? else {
+    async fn rejection(&self, vip: IpAddr) -> Result<Option<HostError>, HostError> {
+        let Some((priority, action)) = sources::rejecting_rule(&self.requests, vip).await? else {
             return Ok(None);
         };
         let action = format!(
@@ -109,33 +94,14 @@ impl Node {
         Ok(Some(failed(action, io::Error::from(io::ErrorKind::HostUnreachable))))
     }
 
-    /// Our routes that host traffic needs, by destination.
-    async fn own_routes(&self) -> Result<BTreeMap<IpAddr, RouteMessage>, HostError> {
-        let unicast = self.listed_routes().await?.into_iter().filter(|route| !is_claim(route));
+    /// Our routes for host traffic, by destination.
+    async fn host_routes(&self) -> Result<BTreeMap<IpAddr, RouteMessage>, HostError> {
+        let unicast = own_routes(&self.requests).await?.into_iter().filter(|route| !is_local(route));
         Ok(unicast.filter_map(|route| Some((destination(&route)?, route))).collect())
     }
 
-    /// All our routes.
-    pub(super) async fn listed_routes(&self) -> Result<Vec<RouteMessage>, HostError> {
-        let mut own = Vec::new();
-        for family in [Family::V4, Family::V6] {
-            let request = dump_request(family);
-            let listed =
-                self.ask(|handle| handle.route().get(request).execute().try_collect::<Vec<_>>()).await;
-            match listed {
-                Ok(listed) => own.extend(
-                    listed.into_iter().filter(|r| r.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL)),
-                ),
-                // A kernel without IPv6 has no IPv6 routes.
-                Err(error) if family == Family::V6 && error.raw_os_error().is_some() => {}
-                Err(error) => return Err(failed("list the node's routes", error)),
-            }
-        }
-        Ok(own)
-    }
-
     async fn delete(&self, ip: IpAddr, route: RouteMessage) -> Result<(), HostError> {
-        match self.ask(|handle| handle.route().del(route).execute()).await {
+        match self.requests.send(|handle| handle.route().del(route).execute()).await {
             Err(error) if error.raw_os_error() != Some(ESRCH) => {
                 Err(failed(format!("delete the route to {ip}"), error))
             }
@@ -143,8 +109,8 @@ impl Node {
         }
     }
 
-    /// A route to `vip` by the interface, and with the source address, that lead to `backend`.
-    async fn wanted(&self, vip: IpAddr, backend: IpAddr) -> Result<Option<RouteMessage>, HostError> {
+    /// A route to `vip` with the interface and the source address of the route to `backend`.
+    async fn desired_route(&self, vip: IpAddr, backend: IpAddr) -> Result<Option<RouteMessage>, HostError> {
         let Some(towards) = self.route_to(backend).await? else { return Ok(None) };
         let (Some(interface), Some(source)) = (output_interface(&towards), preferred_source(&towards)) else {
             return Ok(None);
@@ -175,61 +141,62 @@ impl Host for Node {
     }
 
     async fn ensure_routes(&mut self, state: &DesiredState) -> Result<(), DataplaneError> {
-        let mut own = self.own_routes().await?;
+        let mut own = self.host_routes().await?;
         let mut vips: BTreeMap<IpAddr, Vec<IpAddr>> = BTreeMap::new();
         for frontend in &state.frontends {
             vips.entry(frontend.vip.ip()).or_default().extend(frontend.backends.iter().map(|b| b.ip()));
         }
-        self.own.vips = vips.keys().copied().collect();
-        self.routed.retain(|vip, _| vips.contains_key(vip));
-        self.untold.retain(|vip, _| vips.contains_key(vip));
-        let mut refused = None;
+        self.route_events.vips = vips.keys().copied().collect();
+        self.installed.retain(|vip, _| vips.contains_key(vip));
+        self.unlogged.retain(|vip, _| vips.contains_key(vip));
+        let mut rejected = None;
         for (vip, backends) in vips {
             let ours = own.remove(&vip);
-            let lost = if ours.is_none() { self.routed.remove(&vip) } else { None };
+            let lost = if ours.is_none() { self.installed.remove(&vip) } else { None };
             let existing = if ours.is_none() { self.route_to(vip).await? } else { None };
             let why = match &existing {
                 None => "the node had none",
-                Some(existing) if sources::leads_astray(&self.requests, existing, &backends).await? => {
+                Some(existing) if sources::is_misrouted(&self.requests, existing, &backends).await? => {
                     "with another source, routing rules lead this node's connections another way"
                 }
                 Some(_) => continue,
             };
             let Some(backend) = backends.first() else { continue };
-            let Some(wanted) = self.wanted(vip, *backend).await? else { continue };
-            // Without the address that it was made for, the kernel took it away itself.
-            let lost = lost.is_some_and(|lost| same(&lost, &wanted));
-            self.routed.insert(vip, wanted.clone());
+            let Some(wanted) = self.desired_route(vip, *backend).await? else { continue };
+            // If the source address is gone, the kernel removed the route itself.
+            let lost = lost.is_some_and(|lost| same_path(&lost, &wanted));
+            self.installed.insert(vip, wanted.clone());
             let source = preferred_source(&wanted);
-            if ours.as_ref().is_some_and(|ours| same(ours, &wanted)) {
-                self.tell_added(vip, source);
+            if ours.as_ref().is_some_and(|ours| same_path(ours, &wanted)) {
+                self.log_added(vip, source);
                 if self.route_to(vip).await?.is_none() {
-                    refused = refused.or(self.refusal(vip).await?);
+                    rejected = rejected.or(self.rejection(vip).await?);
                 }
                 continue;
             }
-            self.untold.insert(vip, why);
-            self.ask(|handle| handle.route().add(wanted).replace().execute())
+            self.unlogged.insert(vip, why);
+            self.requests
+                .send(|handle| handle.route().add(wanted).replace().execute())
                 .await
                 .map_err(|e| failed(format!("add a route to {vip}"), e))?;
-            self.tell_added(vip, source);
+            self.log_added(vip, source);
             self.repaired += usize::from(lost);
             if self.route_to(vip).await?.is_none() {
-                refused = refused.or(self.refusal(vip).await?);
+                rejected = rejected.or(self.rejection(vip).await?);
             }
         }
         for (ip, route) in own {
             self.delete(ip, route).await?;
             tracing::info!(vip = %ip, "removed the route to a virtual IP that is no longer served");
         }
-        match refused {
-            Some(refused) => Err(refused.into()),
+        match rejected {
+            Some(rejected) => Err(rejected.into()),
             None => Ok(()),
         }
     }
 
     async fn remove_routes(&mut self) -> Result<Vec<IpAddr>, DataplaneError> {
-        let own = self.own_routes().await?;
+        let own = self.host_routes().await?;
         let removed = own.keys().copied().collect();
         for (ip, route) in own {
             self.delete(ip, route).await?;
@@ -238,21 +205,21 @@ impl Host for Node {
     }
 
     async fn claim(&mut self, state: &DesiredState, claim: LocalVip) -> Result<(), DataplaneError> {
-        Ok(self.claim_vips(state, claim).await?)
+        Ok(self.local_vips.claim(state, claim).await?)
     }
 
     async fn release(&mut self) -> Result<bool, DataplaneError> {
-        Ok(self.release_vips().await?)
+        Ok(self.local_vips.release().await?)
     }
 
     fn repaired(&mut self) -> usize {
-        std::mem::take(&mut self.repaired)
+        std::mem::take(&mut self.repaired) + self.local_vips.take_repaired()
     }
 
     async fn changed(&mut self) {
         tokio::select! {
-            () = self.own.touched() => {}
-            () = self.events.next() => {}
+            () = self.route_events.changed() => {}
+            () = self.address_events.changed() => {}
             _ = self.poll.tick() => {}
         }
     }

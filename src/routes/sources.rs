@@ -1,7 +1,9 @@
-//! Which source address is right towards each backend, and by which interfaces.
+//! The node's addresses, and the preferred source address and interfaces towards each backend.
 //!
-//! A lookup by destination gives one answer. The route that it comes from says whether there are more ways, and whether it
-//! names the address; the routing rules say whether more than the destination decides.
+//! In: rtnetlink. Out: what the rules for source addresses are built from.
+//!
+//! A route lookup by destination gives one answer. The route that it comes from says whether there are more next hops, and
+//! whether it names the source address; the routing rules say whether more than the destination decides.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,19 +14,19 @@ use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use rtnetlink::{Handle, IpVersion};
+use rtnetlink::Handle;
 
-use super::error::is_unroutable;
-use super::messages::{gateway, lookup_from, lookup_request};
-use super::requests::Requests;
-use super::{HostError, ROUTE_PROTOCOL, failed, output_interface, preferred_source};
+use super::requests::{
+    HostError, ROUTE_PROTOCOL, Requests, failed, gateway, is_unroutable, lookup_from, lookup_request,
+    output_interface, preferred_source, routing_rules,
+};
 use crate::model::desired::{PreferredSource, Source};
 use crate::model::interface::InterfaceName;
 use crate::model::types::Family;
 
 /// Addresses of this node, each with the index of its interface.
-pub(crate) async fn addresses(requests: &Requests) -> Result<BTreeSet<(IpAddr, u32)>, HostError> {
-    let listed = requests.ask(|handle| handle.address().get().execute().try_collect::<Vec<_>>()).await;
+pub(super) async fn addresses(requests: &Requests) -> Result<BTreeSet<(IpAddr, u32)>, HostError> {
+    let listed = requests.send(|handle| handle.address().get().execute().try_collect::<Vec<_>>()).await;
     let listed = listed.map_err(|error| failed("list the node's addresses", error))?;
     let of = |message: &netlink_packet_route::address::AddressMessage| {
         let index = message.header.index;
@@ -37,7 +39,7 @@ pub(crate) async fn addresses(requests: &Requests) -> Result<BTreeSet<(IpAddr, u
     Ok(listed.iter().flat_map(of).collect())
 }
 
-/// The sources of all backends that have a route.
+/// The preferred source of each backend that has a route.
 pub(super) async fn preferred(
     requests: &Requests,
     backends: BTreeSet<IpAddr>,
@@ -55,14 +57,14 @@ pub(super) async fn preferred(
         let (Some(address), Some(interface)) = (preferred_source(&route), output_interface(&route)) else {
             continue;
         };
-        // A kernel that does not tell of the route itself leaves what the lookup says.
-        let entry = ask(requests, matched(backend)?).await.ok().flatten();
+        // If the kernel does not return the route itself, the result of the lookup is used.
+        let entry = lookup(requests, fib_match(backend)?).await.ok().flatten();
         let hops = entry.as_ref().map(next_hops).unwrap_or_default();
         let says = entry.as_ref().and_then(preferred_source) == Some(address);
         let named = !own.contains(&(address, interface)) || (says && hops.len() > 1);
-        let ways = if named { hops } else { BTreeSet::new() };
+        let paths = if named { hops } else { BTreeSet::new() };
         let mut interfaces = BTreeSet::new();
-        for index in ways.into_iter().chain([interface]) {
+        for index in paths.into_iter().chain([interface]) {
             if let Entry::Vacant(unknown) = names.entry(index) {
                 unknown.insert(name_of(requests, index).await);
             }
@@ -70,7 +72,12 @@ pub(super) async fn preferred(
         }
         let family = backend.is_ipv4();
         if let Entry::Vacant(unread) = rules.entry(family) {
-            unread.insert(listed_rules(requests, Family::of(backend)).await?.iter().any(chooses_by_more));
+            unread.insert(
+                routing_rules(requests, Family::of(backend))
+                    .await?
+                    .iter()
+                    .any(depends_on_more_than_destination),
+            );
         }
         let certain = !rules.get(&family).copied().unwrap_or_default();
         preferred.insert(backend, PreferredSource::Address(Source { address, interfaces, named, certain }));
@@ -79,9 +86,9 @@ pub(super) async fn preferred(
 }
 
 /// Whether the node's own packets to a virtual IP, with the source address that the route `existing` gives them, take
-/// another way to a backend than packets with the source that is right there: then no correction of the address helps, since
-/// the way is chosen already.
-pub(super) async fn leads_astray(
+/// another path to a backend than packets with the preferred source there: then SNAT does not help, since the path is
+/// chosen already.
+pub(super) async fn is_misrouted(
     requests: &Requests,
     existing: &RouteMessage,
     backends: &[IpAddr],
@@ -90,43 +97,43 @@ pub(super) async fn leads_astray(
     if existing.header.kind == RouteType::Local {
         return Ok(false);
     }
-    let (mut right, mut astray) = (BTreeSet::new(), false);
+    let (mut expected, mut misrouted) = (BTreeSet::new(), false);
     for backend in backends {
         let Some(route) = route_to(requests, *backend).await? else { return Ok(false) };
         let (Some(source), true) = (preferred_source(&route), route.header.kind != RouteType::Local) else {
             return Ok(false);
         };
-        right.insert(source);
+        expected.insert(source);
         if source == chosen {
             continue;
         }
-        // Among equal next hops the source may choose as well, and each is as good as another.
-        let entry = ask(requests, matched(*backend)?).await.ok().flatten();
+        // With several next hops the source may be part of the choice, and each next hop is as good as another.
+        let entry = lookup(requests, fib_match(*backend)?).await.ok().flatten();
         if entry.is_some_and(|entry| next_hops(&entry).len() > 1) {
             return Ok(false);
         }
-        let taken = ask(requests, lookup_from(*backend, chosen)?).await.ok().flatten();
-        let way = |route: &RouteMessage| (output_interface(route), gateway(route));
-        astray |= taken.is_some_and(|taken| way(&taken) != way(&route));
+        let taken = lookup(requests, lookup_from(*backend, chosen)?).await.ok().flatten();
+        let path = |route: &RouteMessage| (output_interface(route), gateway(route));
+        misrouted |= taken.is_some_and(|taken| path(&taken) != path(&route));
     }
     // One route cannot give two sources.
-    Ok(astray && right.len() == 1)
+    Ok(misrouted && expected.len() == 1)
 }
 
-/// The routing rule that refuses packets to `ip`, with its priority.
-pub(super) async fn refusing_rule(
+/// The routing rule that rejects packets to `ip`: its priority and action.
+pub(super) async fn rejecting_rule(
     requests: &Requests,
     ip: IpAddr,
 ) -> Result<Option<(u32, &'static str)>, HostError> {
-    let rules = listed_rules(requests, Family::of(ip)).await?;
-    let refuses = |rule: &RuleMessage| {
+    let rules = routing_rules(requests, Family::of(ip)).await?;
+    let rejects = |rule: &RuleMessage| {
         let action = match rule.header.action {
             RuleAction::Unreachable => "unreachable",
             RuleAction::Prohibit => "prohibit",
             RuleAction::Blackhole => "blackhole",
             _ => return None,
         };
-        let is_meant = rule.attributes.iter().all(|attribute| match attribute {
+        let matches = rule.attributes.iter().all(|attribute| match attribute {
             RuleAttribute::Destination(to) => covers(*to, rule.header.dst_len, ip),
             _ => true,
         });
@@ -134,9 +141,9 @@ pub(super) async fn refusing_rule(
             RuleAttribute::Priority(priority) => Some(*priority),
             _ => None,
         });
-        (is_meant && !chooses_by_more(rule)).then_some((priority.unwrap_or_default(), action))
+        (matches && !depends_on_more_than_destination(rule)).then_some((priority.unwrap_or_default(), action))
     };
-    Ok(rules.iter().filter_map(refuses).min())
+    Ok(rules.iter().filter_map(rejects).min())
 }
 
 fn covers(network: IpAddr, len: u8, ip: IpAddr) -> bool {
@@ -155,21 +162,21 @@ fn covers(network: IpAddr, len: u8, ip: IpAddr) -> bool {
 
 /// The route that host traffic to `to` takes, or `None` if there is none.
 pub(super) async fn route_to(requests: &Requests, to: IpAddr) -> Result<Option<RouteMessage>, HostError> {
-    ask(requests, lookup_request(to)?)
+    lookup(requests, lookup_request(to)?)
         .await
         .map_err(|error| failed(format!("look up the route to {to}"), error))
 }
 
-async fn ask(requests: &Requests, request: RouteMessage) -> std::io::Result<Option<RouteMessage>> {
-    let found = requests.ask(async |handle: Handle| handle.route().get(request).execute().try_next().await);
+async fn lookup(requests: &Requests, request: RouteMessage) -> std::io::Result<Option<RouteMessage>> {
+    let found = requests.send(async |handle: Handle| handle.route().get(request).execute().try_next().await);
     match found.await {
         Err(error) if is_unroutable(&error) => Ok(None),
         found => found,
     }
 }
 
-/// Asks for the route itself that a lookup finds (`RTM_F_FIB_MATCH`, 4.13).
-fn matched(to: IpAddr) -> Result<RouteMessage, HostError> {
+/// Requests the route itself that a lookup finds (`RTM_F_FIB_MATCH`, 4.13).
+fn fib_match(to: IpAddr) -> Result<RouteMessage, HostError> {
     let mut request = lookup_request(to)?;
     request.header.flags |= RouteFlags::FibMatch;
     Ok(request)
@@ -186,7 +193,7 @@ fn next_hops(route: &RouteMessage) -> BTreeSet<u32> {
 
 async fn name_of(requests: &Requests, index: u32) -> Option<InterfaceName> {
     let asked = requests
-        .ask(async |handle: Handle| handle.link().get().match_index(index).execute().try_next().await)
+        .send(async |handle: Handle| handle.link().get().match_index(index).execute().try_next().await)
         .await;
     let link = asked.ok().flatten()?;
     link.attributes.iter().find_map(|attribute| match attribute {
@@ -195,29 +202,15 @@ async fn name_of(requests: &Requests, index: u32) -> Option<InterfaceName> {
     })
 }
 
-/// A kernel without policy routing, or without IPv6, has none.
-async fn listed_rules(requests: &Requests, family: Family) -> Result<Vec<RuleMessage>, HostError> {
-    let version = match family {
-        Family::V4 => IpVersion::V4,
-        Family::V6 => IpVersion::V6,
-    };
-    let listed = requests.ask(|handle| handle.rule().get(version).execute().try_collect::<Vec<_>>()).await;
-    match listed {
-        Ok(listed) => Ok(listed),
-        Err(error) if error.raw_os_error().is_some() => Ok(Vec::new()),
-        Err(error) => Err(failed("list the node's routing rules", error)),
-    }
-}
-
-/// Whether a rule of somebody else chooses routes of this node's own packets by more than their destination.
-fn chooses_by_more(rule: &RuleMessage) -> bool {
-    let (mut more, mut other) = (rule.header.src_len > 0 || rule.header.tos > 0, false);
+/// Whether a rule of another program chooses routes of this node's own packets by more than their destination.
+fn depends_on_more_than_destination(rule: &RuleMessage) -> bool {
+    let (mut more, mut exempt) = (rule.header.src_len > 0 || rule.header.tos > 0, false);
     for attribute in &rule.attributes {
         match attribute {
-            RuleAttribute::Protocol(RouteProtocol::Kernel) => other = true,
-            RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)) => other = true,
-            // What is forwarded.
-            RuleAttribute::Iifname(name) if name != "lo" => other = true,
+            RuleAttribute::Protocol(RouteProtocol::Kernel) => exempt = true,
+            RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)) => exempt = true,
+            // For forwarded packets only.
+            RuleAttribute::Iifname(name) if name != "lo" => exempt = true,
             RuleAttribute::FwMark(mark) => more |= *mark != 0,
             RuleAttribute::FwMask(mask) => more |= *mask != 0,
             RuleAttribute::Source(_)
@@ -229,7 +222,7 @@ fn chooses_by_more(rule: &RuleMessage) -> bool {
             _ => {}
         }
     }
-    more && !other
+    more && !exempt
 }
 
 #[cfg(test)]
@@ -243,25 +236,25 @@ mod tests {
     }
 
     #[test]
-    fn only_rules_about_more_than_the_destination_make_a_source_uncertain() {
+    fn only_rules_that_match_more_than_the_destination_make_a_source_uncertain() {
         let from = || RuleAttribute::Source([198, 51, 100, 1].into());
         let to = || RuleAttribute::Destination([192, 0, 2, 0].into());
         for more in
             [vec![from()], vec![RuleAttribute::FwMark(1)], vec![RuleAttribute::Oifname("vrf0".into())]]
         {
-            assert!(chooses_by_more(&rule(more.clone())), "{more:?}");
+            assert!(depends_on_more_than_destination(&rule(more.clone())), "{more:?}");
         }
         let ours = RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
         let forwarded = RuleAttribute::Iifname("eth1".to_owned());
         for none in
             [vec![], vec![to()], vec![from(), ours], vec![from(), forwarded], vec![RuleAttribute::FwMark(0)]]
         {
-            assert!(!chooses_by_more(&rule(none.clone())), "{none:?}");
+            assert!(!depends_on_more_than_destination(&rule(none.clone())), "{none:?}");
         }
     }
 
     #[test]
-    fn a_network_covers_its_addresses() {
+    fn network_covers_its_addresses() {
         let vip: IpAddr = [10, 96, 0, 1].into();
         assert!(covers([10, 96, 0, 0].into(), 16, vip) && covers([0, 0, 0, 0].into(), 0, vip));
         assert!(!covers([10, 97, 0, 0].into(), 16, vip) && !covers([10, 96, 0, 2].into(), 32, vip));

@@ -28,7 +28,7 @@ use crate::model::desired::{NodeView, PreferredSource};
 use crate::model::merge::LastGood;
 use crate::nftables::socket::NftSocket;
 use crate::routes::Node;
-use crate::routes::{links, other_netns};
+use crate::routes::links;
 use crate::transport::text::errno_text;
 
 /// How long the kernel may take for each question. It answers in milliseconds, or after modules are loaded.
@@ -76,7 +76,7 @@ pub(super) async fn collect(args: &RunArgs, ask: AskDaemon, scope: Scope) -> See
     let rules = within(KERNEL, || NftSocket::open().and_then(|mut socket| socket.inventory()));
     let devices = within(KERNEL, links::links);
     let files = within(KERNEL, local::files);
-    let elsewhere = within(KERNEL, || other_netns::elsewhere(KINDS, KERNEL / 2));
+    let elsewhere = within(KERNEL, || links::links_in_other_netns(KINDS, KERNEL / 2));
     let known = async {
         let (daemon, state) = tokio::join!(daemon(args, ask), saved(args));
         let known = Known { daemon, state };

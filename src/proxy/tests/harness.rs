@@ -45,7 +45,7 @@ impl Rig {
     }
 
     /// Connections to the endpoint go to `backends`, and after them to `others`.
-    pub(super) fn lead_to(&mut self, backends: &[Backend], others: &[Backend]) {
+    pub(super) fn route_to(&mut self, backends: &[Backend], others: &[Backend]) {
         let route = Route { backends: backends.to_vec(), others: others.to_vec(), ..Route::default() };
         self.forwarder.route(Arc::new(Routes { local: route, ..Routes::default() }));
     }
@@ -98,12 +98,12 @@ pub(super) async fn echo() -> Backend {
 }
 
 /// An address where nothing listens.
-pub(super) async fn nobody() -> SocketAddr {
+pub(super) async fn refusing() -> SocketAddr {
     listener().await.1
 }
 
 /// Listens but completes no handshake: its backlog is full. It lives as long as what is returned with it.
-pub(super) async fn silent() -> (Backend, Vec<Socket>) {
+pub(super) async fn unanswering() -> (Backend, Vec<Socket>) {
     let socket = || Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
     let deaf = socket();
     deaf.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();

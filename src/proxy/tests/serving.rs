@@ -23,7 +23,7 @@ async fn connect(vip: Vip) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_withdrawn_vip_keeps_its_connections_and_is_emptied_by_the_last() {
+async fn withdrawn_vip_keeps_its_connections_and_is_emptied_by_the_last() {
     let mut rig = Rig::new().await;
     let vip = vip("127.77.0.1").await;
     let vips = BTreeSet::from([vip]);
@@ -51,7 +51,7 @@ async fn a_withdrawn_vip_keeps_its_connections_and_is_emptied_by_the_last() {
 }
 
 #[tokio::test]
-async fn serving_again_cancels_a_withdrawal() {
+async fn serve_cancels_a_withdrawal() {
     let mut rig = Rig::new().await;
     let vip = vip("127.77.0.2").await;
     let vips = BTreeSet::from([vip]);
@@ -67,7 +67,7 @@ async fn serving_again_cancels_a_withdrawal() {
 }
 
 #[tokio::test]
-async fn vips_are_served_whole_or_not_at_all() {
+async fn serve_is_all_or_nothing() {
     let mut rig = Rig::new().await;
     let (first, kept) = (vip("127.77.0.3").await, vip("127.77.0.5").await);
     // A connection of another test may have the port on another address.
@@ -106,7 +106,7 @@ async fn connections_wait_until_there_is_a_route() {
 }
 
 #[tokio::test]
-async fn nobody_is_refused_when_listeners_are_handed_over() {
+async fn no_connection_is_refused_when_listeners_are_handed_over() {
     let mut old = Rig::new().await;
     let vip = vip("127.77.0.7").await;
     old.forwarder.serve(&BTreeSet::from([vip])).await.unwrap();
@@ -129,7 +129,7 @@ async fn nobody_is_refused_when_listeners_are_handed_over() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_taken_is_named() {
+async fn error_names_an_endpoint_that_is_in_use() {
     let (_listener, address) = listener().await;
     let options = ForwarderOptions { listen: vec![address], ..Default::default() };
     let (failed, _failures) = unbounded_channel();

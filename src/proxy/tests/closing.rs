@@ -12,13 +12,13 @@ fn routes(backends: &[Backend], others: &[Backend], ending: &[Backend]) -> Arc<R
 }
 
 #[tokio::test]
-async fn connections_of_a_backend_that_went_down_are_reset_on_both_sides() {
+async fn connections_to_a_backend_that_went_down_are_reset_on_both_sides() {
     let mut rig = Rig::new().await;
     let ((dying, gone), healthy) = (listener().await, echo().await);
-    rig.lead_to(&[healthy], &[]);
+    rig.route_to(&[healthy], &[]);
     let mut staying = rig.connect().await;
     assert!(echoes(&mut staying).await);
-    rig.lead_to(&[gone], &[]);
+    rig.route_to(&[gone], &[]);
     let mut client = rig.connect().await;
     let (mut server, _) = within(dying.accept()).await.unwrap();
     // What comes through shows that the dial is over.
@@ -31,9 +31,9 @@ async fn connections_of_a_backend_that_went_down_are_reset_on_both_sides() {
 }
 
 #[tokio::test]
-async fn while_it_stays_down_it_may_be_the_last_resort() {
+async fn backend_that_stays_down_is_dialed_as_last_resort() {
     let mut rig = Rig::new().await;
-    let (down, refusing) = (echo().await, nobody().await);
+    let (down, refusing) = (echo().await, refusing().await);
     rig.forwarder.route(routes(&[refusing], &[down], &[down]));
     let mut client = rig.connect().await;
     assert!(echoes(&mut client).await);
@@ -46,23 +46,23 @@ async fn while_it_stays_down_it_may_be_the_last_resort() {
 }
 
 #[tokio::test]
-async fn a_dial_to_a_backend_that_went_down_is_over() {
+async fn dial_to_a_backend_that_went_down_is_canceled() {
     let mut rig = Rig::new().await;
-    let (silent, _sockets) = silent().await;
-    rig.lead_to(&[silent], &[]);
+    let (unanswering, _sockets) = unanswering().await;
+    rig.route_to(&[unanswering], &[]);
     let mut client = rig.connect().await;
     rig.until(|stats| stats.open(Origin::Listen) == 1).await;
-    rig.forwarder.route(routes(&[], &[], &[silent]));
+    rig.forwarder.route(routes(&[], &[], &[unanswering]));
     assert!(is_reset(&mut client).await);
-    assert_eq!(rig.stats.dial_failures(DialFailure::Ended), 1);
+    assert_eq!(rig.stats.dial_failures(DialFailure::BackendDown), 1);
     assert_eq!(rig.stats.dial_failures(DialFailure::TimedOut), 0);
     assert!(rig.failures.try_recv().is_err());
 }
 
 #[tokio::test]
-async fn draining_waits_for_connections_and_then_resets_them() {
+async fn drain_waits_for_connections_and_then_resets_them() {
     let mut rig = Rig::new().await;
-    rig.lead_to(&[echo().await], &[]);
+    rig.route_to(&[echo().await], &[]);
     let (mut ending, mut lasting) = (rig.connect().await, rig.connect().await);
     assert!(echoes(&mut ending).await && echoes(&mut lasting).await);
     let draining = tokio::spawn(rig.forwarder.drain(Duration::from_secs(1)));
@@ -75,9 +75,9 @@ async fn draining_waits_for_connections_and_then_resets_them() {
 }
 
 #[tokio::test]
-async fn draining_ends_with_the_last_connection() {
+async fn drain_ends_with_the_last_connection() {
     let mut rig = Rig::new().await;
-    rig.lead_to(&[echo().await], &[]);
+    rig.route_to(&[echo().await], &[]);
     let mut client = rig.connect().await;
     assert!(echoes(&mut client).await);
     let draining = tokio::spawn(rig.forwarder.drain(PATIENCE * 10));
@@ -87,9 +87,9 @@ async fn draining_ends_with_the_last_connection() {
 }
 
 #[tokio::test]
-async fn the_thread_ends_with_its_handle() {
+async fn dropped_handle_ends_the_thread_and_resets_connections() {
     let mut rig = Rig::new().await;
-    rig.lead_to(&[echo().await], &[]);
+    rig.route_to(&[echo().await], &[]);
     let mut client = rig.connect().await;
     assert!(echoes(&mut client).await);
     drop(rig.forwarder);

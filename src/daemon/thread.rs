@@ -1,5 +1,5 @@
-//! Tasks that ask the kernel and wait for its answer in the call: each on a thread and a runtime of its own. The kernel may keep such
-//! a call waiting for as long as another program holds a lock, and nothing else must wait with it.
+//! Tasks whose system calls may block: each on a thread and a runtime of its own. The kernel may block such a call for as long as
+//! another program holds a lock, and nothing else must wait with it.
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 /// A thread's stack: it runs one small task.
 const STACK: usize = 512 << 10;
 
-/// Runs a task until it ends, or until `tasks` end; then what it is doing in the kernel is the last that it does.
+/// Runs a task until it ends, or until `tasks` end. A system call that blocks then is its last.
 pub(super) fn spawn(
     name: &'static str,
     tasks: &mut JoinSet<()>,
@@ -25,7 +25,7 @@ pub(super) fn spawn(
                 _ = ends => {}
             }
         });
-        // A name that is being resolved, or the like, must not keep the thread.
+        // A blocking call such as a name lookup must not keep the thread.
         runtime.shutdown_background();
     };
     match std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(work) {
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_call_that_the_kernel_keeps_waiting_keeps_nothing_else_waiting() {
+    async fn blocked_call_does_not_block_other_tasks() {
         let mut tasks = JoinSet::new();
         let (go_on, held) = mpsc::channel::<()>();
         let (done, did) = oneshot::channel();
@@ -55,14 +55,14 @@ mod tests {
             let _ = held.recv();
             let _ = done.send(());
         });
-        // Were it on this thread, this would never come to its end.
+        // If it ran on this thread, this would never end.
         tokio::time::sleep(Duration::from_millis(10)).await;
         go_on.send(()).unwrap();
         did.await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_task_ends_with_the_others() {
+    async fn task_ends_with_the_task_set() {
         let mut tasks = JoinSet::new();
         let (lives, ended) = oneshot::channel::<()>();
         spawn("idle", &mut tasks, async move {

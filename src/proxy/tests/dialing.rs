@@ -4,10 +4,10 @@ use super::harness::*;
 use crate::proxy::*;
 
 #[tokio::test]
-async fn who_refuses_is_passed_over_and_reported() {
+async fn refusing_backend_is_skipped_and_reported() {
     let mut rig = Rig::new().await;
-    let refusing = nobody().await;
-    rig.lead_to(&[refusing], &[echo().await]);
+    let refusing = refusing().await;
+    rig.route_to(&[refusing], &[echo().await]);
     assert!(echoes(&mut rig.connect().await).await);
     assert_eq!(within(rig.failures.recv()).await, Some(refusing));
     assert_eq!(rig.stats.dial_failures(DialFailure::Refused), 1);
@@ -15,10 +15,10 @@ async fn who_refuses_is_passed_over_and_reported() {
 }
 
 #[tokio::test]
-async fn who_does_not_answer_is_overtaken() {
+async fn backend_without_answer_is_hedged() {
     let mut rig = Rig::new().await;
-    let (silent, _sockets) = silent().await;
-    rig.lead_to(&[silent], &[echo().await]);
+    let (unanswering, _sockets) = unanswering().await;
+    rig.route_to(&[unanswering], &[echo().await]);
     let begun = Instant::now();
     assert!(echoes(&mut rig.connect().await).await);
     let took = begun.elapsed();
@@ -28,33 +28,33 @@ async fn who_does_not_answer_is_overtaken() {
 }
 
 #[tokio::test]
-async fn a_client_is_reset_when_nobody_can_be_reached() {
+async fn client_is_reset_when_no_backend_can_be_reached() {
     let mut rig = Rig::new().await;
-    let (one, two) = (nobody().await, nobody().await);
-    rig.lead_to(&[one, two], &[]);
+    let (one, two) = (refusing().await, refusing().await);
+    rig.route_to(&[one, two], &[]);
     assert!(rig.resets().await);
     assert_eq!(rig.stats.resets(ResetCause::NoBackend), 1);
-    rig.lead_to(&[], &[]);
+    rig.route_to(&[], &[]);
     assert!(rig.resets().await);
     rig.until(|stats| stats.resets(ResetCause::NoBackend) == 2).await;
 }
 
 #[tokio::test]
-async fn the_silent_are_given_up_and_reported() {
+async fn backends_without_answer_time_out_and_are_reported() {
     let mut rig = Rig::new().await;
-    let (silent, _sockets) = silent().await;
-    rig.lead_to(&[silent], &[]);
+    let (unanswering, _sockets) = unanswering().await;
+    rig.route_to(&[unanswering], &[]);
     assert!(rig.resets().await);
-    assert_eq!(within(rig.failures.recv()).await, Some(silent));
+    assert_eq!(within(rig.failures.recv()).await, Some(unanswering));
     // The third dial is under way when the client has waited for long enough.
     assert_eq!(rig.stats.dial_failures(DialFailure::TimedOut), 2);
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_dialled_for_no_longer() {
+async fn dials_stop_when_the_client_resets() {
     let mut rig = Rig::new().await;
-    let (silent, _sockets) = silent().await;
-    rig.lead_to(&[silent], &[]);
+    let (unanswering, _sockets) = unanswering().await;
+    rig.route_to(&[unanswering], &[]);
     let client = rig.connect().await;
     rig.until(|stats| stats.open(Origin::Listen) == 1).await;
     client.set_zero_linger().unwrap();
@@ -65,11 +65,11 @@ async fn a_client_that_leaves_is_dialled_for_no_longer() {
 }
 
 #[tokio::test]
-async fn what_a_client_said_meanwhile_and_its_end_are_not_lost() {
+async fn early_bytes_and_fin_of_a_client_are_forwarded() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut rig = Rig::new().await;
-    let (silent, _sockets) = silent().await;
-    rig.lead_to(&[silent], &[echo().await]);
+    let (unanswering, _sockets) = unanswering().await;
+    rig.route_to(&[unanswering], &[echo().await]);
     let mut client = rig.connect().await;
     client.write_all(b"early").await.unwrap();
     client.shutdown().await.unwrap();

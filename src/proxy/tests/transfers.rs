@@ -30,26 +30,29 @@ async fn receive(mut from: impl AsyncReadExt + Unpin, count: usize) -> bool {
 }
 
 #[tokio::test]
-async fn bytes_come_and_go_in_both_families() {
+async fn bytes_pass_both_ways_in_both_families() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let options = ForwarderOptions { listen: vec![address.parse().unwrap()], ..Default::default() };
         let mut rig = Rig::with(options, Vec::new()).await;
-        rig.lead_to(&[echo().await], &[]);
+        rig.route_to(&[echo().await], &[]);
         let mut client = rig.connect().await;
         assert!(echoes(&mut client).await && echoes(&mut client).await);
         assert_eq!(rig.stats.open(Origin::Listen), 1);
         drop(client);
         rig.until(|stats| stats.open(Origin::Listen) == 0).await;
-        assert_eq!((rig.stats.bytes(Way::Up), rig.stats.bytes(Way::Down)), (10, 10));
+        assert_eq!(
+            (rig.stats.bytes(Direction::ToUpstream), rig.stats.bytes(Direction::ToDownstream)),
+            (10, 10)
+        );
         assert_eq!((rig.stats.accepted(Origin::Listen), rig.stats.accepted(Origin::Vip)), (1, 0));
     }
 }
 
 #[tokio::test]
-async fn much_goes_both_ways_at_once() {
+async fn large_transfers_pass_both_ways_at_once() {
     let mut rig = Rig::new().await;
     let (listener, backend) = listener().await;
-    rig.lead_to(&[backend], &[]);
+    rig.route_to(&[backend], &[]);
     let mut client = rig.connect().await;
     let (mut server, _) = within(listener.accept()).await.unwrap();
     let ((client_in, client_out), (server_in, server_out)) = (client.split(), server.split());
@@ -69,10 +72,10 @@ async fn much_goes_both_ways_at_once() {
 /// Messages of all lengths around those that are copied, answered before the next, some of them written in parts; and an
 /// end right behind the last.
 #[tokio::test]
-async fn short_and_long_messages_take_turns_and_none_waits() {
+async fn alternating_short_and_long_messages_are_not_delayed() {
     let mut rig = Rig::new().await;
     let (listener, backend) = listener().await;
-    rig.lead_to(&[backend], &[]);
+    rig.route_to(&[backend], &[]);
     let mut client = rig.connect().await;
     let (mut server, _) = within(listener.accept()).await.unwrap();
     let lengths = [1, 2, 1 << 10, (16 << 10) - 1, 16 << 10, (16 << 10) + 1, 3, 300 << 10, 5, 32 << 10, 1];
@@ -93,12 +96,12 @@ async fn short_and_long_messages_take_turns_and_none_waits() {
     rig.until(|stats| stats.open(Origin::Listen) == 0).await;
 }
 
-/// The sink is full when short messages come: they wait, in order, and what was full before is told of them.
+/// The sink is full when short messages come: they wait, in order, and arrive when it has room again.
 #[tokio::test]
-async fn short_messages_to_a_full_sink_are_kept() {
+async fn short_messages_to_a_full_sink_arrive_later() {
     let mut rig = Rig::new().await;
     let (listener, backend) = listener().await;
-    rig.lead_to(&[backend], &[]);
+    rig.route_to(&[backend], &[]);
     let client = rig.connect().await;
     let (mut server, _) = within(listener.accept()).await.unwrap();
     server.set_nodelay(true).unwrap();
@@ -111,8 +114,8 @@ async fn short_messages_to_a_full_sink_are_kept() {
         server
     });
     let mut before = u64::MAX;
-    while rig.stats.bytes(Way::Down) != before {
-        before = rig.stats.bytes(Way::Down);
+    while rig.stats.bytes(Direction::ToDownstream) != before {
+        before = rig.stats.bytes(Direction::ToDownstream);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(!sending.is_finished(), "nothing was full after {before} bytes");
@@ -121,10 +124,10 @@ async fn short_messages_to_a_full_sink_are_kept() {
 }
 
 #[tokio::test]
-async fn either_side_may_end_first() {
+async fn half_close_by_either_side_keeps_the_other_direction_open() {
     let mut rig = Rig::new().await;
     let (listener, backend) = listener().await;
-    rig.lead_to(&[backend], &[]);
+    rig.route_to(&[backend], &[]);
     for client_first in [true, false] {
         let mut first = rig.connect().await;
         let (mut second, _) = within(listener.accept()).await.unwrap();
@@ -144,17 +147,17 @@ async fn either_side_may_end_first() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_holds_the_writer_back_and_gets_everything() {
+async fn slow_reader_blocks_the_writer_and_gets_everything() {
     let mut rig = Rig::new().await;
     let (listener, backend) = listener().await;
-    rig.lead_to(&[backend], &[]);
+    rig.route_to(&[backend], &[]);
     let client = rig.connect().await;
     let (server, _) = within(listener.accept()).await.unwrap();
     let sending = tokio::spawn(send(server, LARGE));
     // The buffers of four sockets and one pipe fill, and then nothing moves.
     let mut before = u64::MAX;
-    while rig.stats.bytes(Way::Down) != before {
-        before = rig.stats.bytes(Way::Down);
+    while rig.stats.bytes(Direction::ToDownstream) != before {
+        before = rig.stats.bytes(Direction::ToDownstream);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(before < LARGE as u64 / 2 && !sending.is_finished(), "{before}");
@@ -163,10 +166,10 @@ async fn a_slow_reader_holds_the_writer_back_and_gets_everything() {
 }
 
 #[tokio::test]
-async fn a_reset_goes_through_either_way() {
+async fn reset_by_one_side_resets_the_other() {
     let mut rig = Rig::new().await;
     let (listener, backend) = listener().await;
-    rig.lead_to(&[backend], &[]);
+    rig.route_to(&[backend], &[]);
     for (client_resets, half_closed) in [(true, false), (false, false), (true, true), (false, true)] {
         let mut resetting = rig.connect().await;
         let (mut other, _) = within(listener.accept()).await.unwrap();
@@ -188,10 +191,10 @@ async fn a_reset_goes_through_either_way() {
 }
 
 #[tokio::test]
-async fn a_reset_is_noticed_while_nothing_can_be_delivered() {
+async fn reset_is_noticed_while_the_sink_is_full() {
     let mut rig = Rig::new().await;
     let (listener, backend) = listener().await;
-    rig.lead_to(&[backend], &[]);
+    rig.route_to(&[backend], &[]);
     let mut client = rig.connect().await;
     let (mut server, _) = within(listener.accept()).await.unwrap();
     let chunk = pattern(0, 1 << 20);
@@ -203,10 +206,10 @@ async fn a_reset_is_noticed_while_nothing_can_be_delivered() {
 }
 
 #[tokio::test]
-async fn an_answer_before_a_reset_arrives() {
+async fn answer_sent_before_a_reset_arrives() {
     let mut rig = Rig::new().await;
     let (listener, backend) = listener().await;
-    rig.lead_to(&[backend], &[]);
+    rig.route_to(&[backend], &[]);
     for _ in 0..20 {
         let mut client = rig.connect().await;
         let (mut server, _) = within(listener.accept()).await.unwrap();

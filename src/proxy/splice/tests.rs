@@ -3,8 +3,6 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
-use crate::proxy::direction::{Direction, Stop, Wire};
-use crate::proxy::readiness::Events;
 
 /// A message is shorter.
 const LONG: usize = 64;
@@ -13,7 +11,7 @@ const ROOM: usize = 40 * LONG;
 
 /// What the kernel does at a write.
 #[derive(Clone, Copy, Debug)]
-enum Whim {
+enum WriteResult {
     /// Takes at most so many.
     Take(usize),
     Block,
@@ -43,23 +41,23 @@ impl Read for &mut Source {
 #[derive(Default)]
 struct Sink {
     taken: Vec<u8>,
-    whims: VecDeque<Whim>,
+    results: VecDeque<WriteResult>,
     blocked: bool,
 }
 
 impl Write for &mut Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.whims.pop_front().unwrap_or(Whim::Take(ROOM)) {
-            Whim::Take(most) => {
+        match self.results.pop_front().unwrap_or(WriteResult::Take(ROOM)) {
+            WriteResult::Take(most) => {
                 let count = most.min(bytes.len());
                 self.taken.extend(&bytes[..count]);
                 Ok(count)
             }
-            Whim::Block => {
+            WriteResult::Block => {
                 self.blocked = true;
                 Err(ErrorKind::WouldBlock.into())
             }
-            Whim::Interrupt => Err(ErrorKind::Interrupted.into()),
+            WriteResult::Interrupt => Err(ErrorKind::Interrupted.into()),
         }
     }
 
@@ -70,40 +68,40 @@ impl Write for &mut Sink {
 
 #[derive(Default)]
 struct Copied {
-    vessel: Vessel,
-    pool: Pool,
+    buffer: SpliceBuffer,
+    pipes: PipePool,
     source: Source,
     sink: Sink,
-    source_ready: Ready,
-    sink_ready: Ready,
+    source_ready: Readiness,
+    sink_ready: Readiness,
     counted: usize,
     shut: bool,
 }
 
-impl Wire for Copied {
+impl SpliceIo for Copied {
     fn is_source_ready(&self) -> bool {
         self.source_ready.is_readable()
     }
 
     fn is_sink_ready(&self) -> bool {
-        self.vessel.is_ahead() || self.sink_ready.is_writable()
+        self.buffer.has_uncounted() || self.sink_ready.is_writable()
     }
 
-    fn take_pipe(&mut self) -> bool {
-        self.vessel.prepare(&self.pool, true) && self.vessel.copies()
+    fn acquire_pipe(&mut self) -> bool {
+        self.buffer.prepare(&self.pipes, true) && self.buffer.will_copy()
     }
 
     fn splice_in(&mut self) -> io::Result<usize> {
-        let Self { vessel, source, sink, source_ready, sink_ready, .. } = self;
-        vessel.copy((source, source_ready), (sink, sink_ready), &mut [0; ROOM])
+        let Self { buffer, source, sink, source_ready, sink_ready, .. } = self;
+        buffer.copy((source, source_ready), (sink, sink_ready), &mut [0; ROOM])
     }
 
     fn splice_out(&mut self, _: usize) -> io::Result<usize> {
-        let count = match self.vessel.take_ahead() {
+        let count = match self.buffer.take_uncounted() {
             Some(count) => count,
             None => {
-                let drained = self.vessel.drain_rest(&mut self.sink);
-                self.sink_ready.learn_write(&drained);
+                let drained = self.buffer.drain_unsent(&mut self.sink);
+                self.sink_ready.on_write(&drained);
                 drained?
             }
         };
@@ -111,62 +109,61 @@ impl Wire for Copied {
         Ok(count)
     }
 
-    fn shut_sink(&mut self) -> io::Result<()> {
+    fn shutdown_sink(&mut self) -> io::Result<()> {
         self.shut = true;
         Ok(())
     }
 
     fn release_pipe(&mut self) {
-        assert!(self.vessel.rest.is_empty(), "nothing is dropped");
-        self.vessel.release(&self.pool);
+        assert!(self.buffer.unsent.is_empty(), "nothing is dropped");
+        self.buffer.release(&self.pipes);
     }
 }
 
-fn whims() -> impl Strategy<Value = VecDeque<Whim>> {
-    let whim =
-        prop_oneof![6 => (1..LONG).prop_map(Whim::Take), 3 => Just(Whim::Block), 2 => Just(Whim::Interrupt)];
-    prop::collection::vec(whim, 0..80).prop_map(VecDeque::from)
+fn results() -> impl Strategy<Value = VecDeque<WriteResult>> {
+    let result = prop_oneof![6 => (1..LONG).prop_map(WriteResult::Take), 3 => Just(WriteResult::Block), 2 => Just(WriteResult::Interrupt)];
+    prop::collection::vec(result, 0..80).prop_map(VecDeque::from)
 }
 
 proptest! {
-    /// The kernel tells of what arrives once, and of room once after it refused: a message that is thought to be read, and
-    /// is not, would wait for ever.
+    /// The kernel reports bytes that arrive once, and writability once after `WouldBlock`: a message that is taken for read
+    /// and is not would wait for ever.
     #[test]
-    fn every_message_arrives_in_order_though_it_is_told_of_once(
+    fn messages_arrive_in_order_with_one_event_each(
         messages in prop::collection::vec(1..LONG, 0..40),
         ends: bool,
-        whims in whims(),
+        results in results(),
         interrupts in prop::collection::vec(any::<bool>(), 0..40),
     ) {
-        let mut wire = Copied::default();
-        (wire.sink.whims, wire.source.interrupts) = (whims, interrupts.into());
-        let mut direction = Direction::default();
+        let mut splice_io = Copied::default();
+        (splice_io.sink.results, splice_io.source.interrupts) = (results, interrupts.into());
+        let mut half = HalfDuplex::default();
         let mut all = Vec::new();
-        let writable = Events { writable: true, ..Events::default() };
-        wire.sink_ready.hear(writable);
+        let writable = SocketEvents { writable: true, ..SocketEvents::default() };
+        splice_io.sink_ready.on_event(writable);
         let last = messages.len();
         let mut over = false;
         let steps = messages.iter().map(Some).chain([None]).chain((0..400).map(|_| None)).enumerate();
         for (step, message) in steps {
             if let Some(&length) = message {
                 let bytes: Vec<u8> = (all.len()..all.len() + length).map(|n| (n % 251) as u8).collect();
-                wire.source.arrived.extend(&bytes);
+                splice_io.source.arrived.extend(&bytes);
                 all.extend(bytes);
-                wire.source_ready.hear(Events { readable: true, ..Events::default() });
+                splice_io.source_ready.on_event(SocketEvents { readable: true, ..SocketEvents::default() });
             } else if ends && step == last {
-                wire.source.ended = true;
-                wire.source_ready.hear(Events { readable: true, closed: true, ..Events::default() });
+                splice_io.source.ended = true;
+                splice_io.source_ready.on_event(SocketEvents { readable: true, closed: true, ..SocketEvents::default() });
             }
-            if std::mem::take(&mut wire.sink.blocked) {
-                wire.sink_ready.hear(writable);
+            if std::mem::take(&mut splice_io.sink.blocked) {
+                splice_io.sink_ready.on_event(writable);
             }
-            let stop = direction.advance(&mut wire).unwrap();
-            prop_assert_ne!(stop, Stop::Starves);
-            over |= stop == Stop::Ended;
+            let stop = half.advance(&mut splice_io).unwrap();
+            prop_assert_ne!(stop, Progress::NoPipe);
+            over |= stop == Progress::Finished;
         }
-        prop_assert_eq!(&wire.sink.taken, &all);
-        prop_assert_eq!(wire.counted, all.len());
+        prop_assert_eq!(&splice_io.sink.taken, &all);
+        prop_assert_eq!(splice_io.counted, all.len());
         prop_assert_eq!(over, ends);
-        prop_assert_eq!(wire.shut, ends);
+        prop_assert_eq!(splice_io.shut, ends);
     }
 }

@@ -10,9 +10,9 @@ fn options(max_connections: usize, max_per_client: usize) -> ForwarderOptions {
 }
 
 #[tokio::test]
-async fn one_client_cannot_have_all() {
+async fn client_beyond_its_limit_is_reset() {
     let mut rig = Rig::with(options(4, 2), Vec::new()).await;
-    rig.lead_to(&[echo().await], &[]);
+    rig.route_to(&[echo().await], &[]);
     let (mut one, mut two) = (rig.connect().await, rig.connect().await);
     assert!(echoes(&mut one).await && echoes(&mut two).await);
     assert!(rig.resets().await);
@@ -24,9 +24,9 @@ async fn one_client_cannot_have_all() {
 }
 
 #[tokio::test]
-async fn beyond_the_bound_clients_wait() {
+async fn clients_beyond_the_total_limit_wait() {
     let mut rig = Rig::with(options(2, 2), Vec::new()).await;
-    rig.lead_to(&[echo().await], &[]);
+    rig.route_to(&[echo().await], &[]);
     let (mut one, mut two) = (rig.connect().await, rig.connect().await);
     assert!(echoes(&mut one).await && echoes(&mut two).await);
     let mut waiting = connect_from("127.0.0.2", rig.address).await;
