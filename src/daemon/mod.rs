@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, AdminError, Sources};
-use crate::config::{BootError, ModeArg, RunArgs, TableOwnerArg};
+use crate::config::{BootstrapError, ModeArg, RunArgs, TableOwnerArg};
 use crate::conntrack::{FlowError, FlowOptions, Flows};
 use crate::daemon::systemd::Notifier;
 use crate::dataplane::dry_run::{DryRun, Rehearsal};
@@ -62,7 +62,7 @@ pub enum AppError {
     Dataplane(#[from] DataplaneError),
     /// Seeds and virtual IPs do not fit together.
     #[error(transparent)]
-    Boot(#[from] BootError),
+    Boot(#[from] BootstrapError),
     /// The forwarder.
     #[error(transparent)]
     Forwarder(#[from] ForwarderError),
