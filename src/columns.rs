@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-/// The first few of them, and how many more there are.
+/// The first eight names, and the number of the others.
 pub fn few<S: AsRef<str>>(all: &[S]) -> String {
     const MOST: usize = 8;
     let mut text = all.iter().take(MOST).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
@@ -19,18 +19,18 @@ pub fn wants_colour(is_terminal: bool) -> bool {
     is_terminal && !says_no && !is_dumb
 }
 
-/// What a colour says.
+/// A colour by what it means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Paint {
+pub enum Colour {
     /// As it should be.
     Good,
-    /// Worth a look.
+    /// Worth attention.
     Doubtful,
     /// Broken.
     Bad,
 }
 
-impl Paint {
+impl Colour {
     /// The text between the ANSI sequences of this colour (ECMA-48, SGR).
     pub fn around(self, text: &str) -> String {
         let code = match self {
@@ -46,19 +46,19 @@ impl Paint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
     text: String,
-    paint: Option<Paint>,
+    colour: Option<Colour>,
 }
 
 impl Cell {
     /// A cell in colour, where colours are wanted.
-    pub fn painted(text: impl Into<String>, paint: Paint) -> Self {
-        Self { text: text.into(), paint: Some(paint) }
+    pub fn coloured(text: impl Into<String>, colour: Colour) -> Self {
+        Self { text: text.into(), colour: Some(colour) }
     }
 }
 
 impl<T: Into<String>> From<T> for Cell {
     fn from(text: T) -> Self {
-        Self { text: text.into(), paint: None }
+        Self { text: text.into(), colour: None }
     }
 }
 
@@ -98,8 +98,8 @@ impl Display for Columns {
             let filled = row.iter().rposition(|cell| !cell.text.is_empty()).map_or(0, |last| last + 1);
             write!(f, "{:indent$}", "", indent = if filled == 0 { 0 } else { self.indent })?;
             for (column, cell) in row.iter().enumerate().take(filled) {
-                match cell.paint.filter(|_| self.colour) {
-                    Some(paint) => f.write_str(&paint.around(&cell.text))?,
+                match cell.colour.filter(|_| self.colour) {
+                    Some(colour) => f.write_str(&colour.around(&cell.text))?,
                     None => f.write_str(&cell.text)?,
                 }
                 if column + 1 < filled {
@@ -121,7 +121,7 @@ mod tests {
     fn columns_align_and_lines_do_not_end_in_spaces() {
         let mut columns = Columns::new(2, false);
         columns.push(["A", "LONG", "C"].map(Cell::from));
-        columns.push([Cell::from("wider"), Cell::painted("x", Paint::Bad), Cell::from("")]);
+        columns.push([Cell::from("wider"), Cell::coloured("x", Colour::Bad), Cell::from("")]);
         columns.push(["", "", ""].map(Cell::from));
         assert_eq!(columns.to_string(), "  A       LONG   C\n  wider   x\n\n");
     }
@@ -131,7 +131,7 @@ mod tests {
         let rows = [["a", "b"], ["ccc", "d"]];
         let text = |colour| {
             let mut columns = Columns::new(0, colour);
-            rows.iter().for_each(|row| columns.push(row.map(|text| Cell::painted(text, Paint::Good))));
+            rows.iter().for_each(|row| columns.push(row.map(|text| Cell::coloured(text, Colour::Good))));
             columns.to_string()
         };
         assert_eq!(text(true).replace("\x1b[32m", "").replace("\x1b[0m", ""), text(false));

@@ -1,6 +1,8 @@
-//! What there is to ask for, and the answers. The same on every listener.
+//! The resources of the admin interface and the answers, the same on every listener.
+//!
+//! In: requests, and what the parts of the daemon know ([`Sources`]). Out: health checks, metrics, status, page, ruleset.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,18 +17,24 @@ use http::header::{
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::time::interval;
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{interval, timeout};
 
-use super::health::{self, Check, Wanted};
-use super::meter::Meter;
-use super::trend::{self, Trend};
-use super::{Sources, page};
-use crate::metrics;
+use super::health::{self, HealthCheck, HealthQuery};
+use super::page::{self, SAMPLE_INTERVAL, StateHistory};
+use crate::conntrack::lookup;
+use crate::kube::Connection;
+use crate::metrics::Metrics;
+use crate::model::desired::DesiredState;
+use crate::model::merge::Origins;
+use crate::model::report::Report;
 use crate::model::traffic::Traffic;
-use crate::model::types::Backend;
-use crate::nftables;
-use crate::reconcile::ask_totals;
+use crate::model::types::{Backend, ServiceKey};
+use crate::reconcile::{TotalsQuery, ask_totals};
+use crate::selftest::Results;
 use crate::status::{Parts, Status};
+use crate::{metrics, nftables};
 
 /// The reconciler answers between two commits, and during one; reading counters can take it a second.
 const TOTALS: Duration = Duration::from_secs(2);
@@ -38,32 +46,54 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 const THERE_IS: &str = "there is / /livez /readyz /healthz /metrics /status /debug/ruleset; the health checks take ?verbose and ?exclude=NAME\n";
 
+/// What the answers are made from.
+pub struct Sources {
+    /// The Service.
+    pub service: ServiceKey,
+    /// When the daemon started.
+    pub started: Instant,
+    /// The reconciler's state.
+    pub report: watch::Receiver<Report>,
+    /// The API client's state.
+    pub connection: watch::Receiver<Connection>,
+    /// Where each apiserver was learnt.
+    pub origins: watch::Receiver<Origins>,
+    /// What the self-test found.
+    pub selftests: watch::Receiver<Results>,
+    /// How often it tests; `None`: never.
+    pub selftest_interval: Option<Duration>,
+    /// The daemon's metrics.
+    pub metrics: Arc<Metrics>,
+    /// Answers with connection totals.
+    pub totals: mpsc::Sender<TotalsQuery>,
+}
+
 /// Answers requests.
 pub(super) struct Handler {
     sources: Sources,
-    trend: Mutex<Trend>,
-    meter: Meter,
+    history: Mutex<StateHistory>,
+    traffic_cache: TrafficCache,
 }
 
-type Answer = Response<Full<Bytes>>;
+type AdminResponse = Response<Full<Bytes>>;
 
 impl Handler {
     pub fn new(sources: Sources) -> Self {
-        Self { sources, trend: Mutex::default(), meter: Meter::default() }
+        Self { sources, history: Mutex::default(), traffic_cache: TrafficCache::default() }
     }
 
     /// Takes samples for the page, for ever.
     pub async fn sample(&self) {
-        let mut ticks = interval(trend::EVERY);
+        let mut ticks = interval(SAMPLE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.trend().sample(&self.sources.report.borrow());
+            self.history().sample(&self.sources.report.borrow());
         }
     }
 
     /// `private`: a loopback address is asked for, by whatever name.
-    pub async fn answer(&self, request: &Request<Incoming>, private: bool) -> Answer {
+    pub async fn answer(&self, request: &Request<Incoming>, private: bool) -> AdminResponse {
         let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         if private && !is_own_name(host) {
             let text = "ask by an address, or as localhost: another name may be a web page's that is not of this host\n";
@@ -77,7 +107,7 @@ impl Handler {
         }
         let query = request.uri().query();
         match request.uri().path() {
-            // A page asks each second for as long as it is open, and shows no traffic.
+            // A page reloads each second for as long as it is open, and shows no traffic.
             "/" => self.page(&self.status(None).await),
             "/livez" => self.livez(query).await,
             "/readyz" => self.readyz("readyz", query).await,
@@ -98,9 +128,9 @@ impl Handler {
     }
 
     /// The policy forbids whatever the document does not bring along.
-    fn page(&self, status: &Status) -> Answer {
+    fn page(&self, status: &Status) -> AdminResponse {
         let nonce = STANDARD.encode(rand::random::<[u8; 16]>());
-        let html = page::page(status, &self.trend(), &hostname(), &nonce);
+        let html = page::page(status, &self.history(), &hostname(), &nonce);
         let mut answer = respond(StatusCode::OK, "text/html; charset=utf-8", html);
         let policy = format!(
             "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
@@ -113,35 +143,35 @@ impl Handler {
     }
 
     /// In OpenMetrics, unless only the older form is asked for.
-    async fn metrics(&self, request: &Request<Incoming>) -> Answer {
+    async fn metrics(&self, request: &Request<Incoming>) -> AdminResponse {
         let totals = self.totals(TOTALS).await.unwrap_or_default();
         let text = self.sources.metrics.encode(&self.sources.connection.borrow(), &totals);
         let accepted =
             request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let older = accepted.contains("text/plain") && !accepted.contains("openmetrics");
         match text {
-            Ok(text) if older => respond(StatusCode::OK, CLASSIC, metrics::classic(&text)),
+            Ok(text) if older => respond(StatusCode::OK, CLASSIC, metrics::prometheus_text(&text)),
             Ok(text) => respond(StatusCode::OK, OPEN_METRICS, text),
             Err(error) => failed(&error),
         }
     }
 
-    async fn livez(&self, query: Option<&str>) -> Answer {
-        told("livez", query, &[self.reconciler().await])
+    async fn livez(&self, query: Option<&str>) -> AdminResponse {
+        health_response("livez", query, &[self.reconciler().await])
     }
 
-    async fn readyz(&self, endpoint: &str, query: Option<&str>) -> Answer {
+    async fn readyz(&self, endpoint: &str, query: Option<&str>) -> AdminResponse {
         let mut checks = vec![self.reconciler().await];
         checks.push(("dataplane", health::dataplane(&self.sources.report.borrow())));
         if let Some(interval) = self.sources.selftest_interval {
             let results = self.sources.selftests.borrow();
             checks.push(("selftest", health::selftest(&results, interval, Instant::now())));
         }
-        told(endpoint, query, &checks)
+        health_response(endpoint, query, &checks)
     }
 
     /// The loop that owns the rules goes on.
-    async fn reconciler(&self) -> Check {
+    async fn reconciler(&self) -> HealthCheck {
         let outcome = match self.totals(ALIVE).await {
             Some(_) => Ok(()),
             None => Err(format!("no answer within {} s", ALIVE.as_secs())),
@@ -151,11 +181,11 @@ impl Handler {
 
     async fn traffic(&self) -> Option<Arc<Traffic>> {
         let programmed = self.sources.report.borrow().programmed.clone();
-        self.meter.read(&*programmed?).await
+        self.traffic_cache.read(&*programmed?).await
     }
 
     async fn status(&self, traffic: Option<Arc<Traffic>>) -> Status {
-        // Nothing is better than a status that hangs with the kernel.
+        // A status without totals is better than one that hangs with the kernel.
         let totals = self.totals(TOTALS).await.unwrap_or_default();
         let Sources { service, started, report, connection, origins, metrics, selftests, .. } = &self.sources;
         Status::new(&Parts {
@@ -171,21 +201,21 @@ impl Handler {
         })
     }
 
-    async fn totals(&self, patience: Duration) -> Option<BTreeMap<Backend, u64>> {
-        ask_totals(&self.sources.totals, patience).await
+    async fn totals(&self, limit: Duration) -> Option<BTreeMap<Backend, u64>> {
+        ask_totals(&self.sources.totals, limit).await
     }
 
-    fn trend(&self) -> MutexGuard<'_, Trend> {
-        self.trend.lock().unwrap_or_else(PoisonError::into_inner)
+    fn history(&self) -> MutexGuard<'_, StateHistory> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn told(endpoint: &str, query: Option<&str>, checks: &[Check]) -> Answer {
-    let (well, text) = Wanted::new(query).tell(endpoint, checks);
+fn health_response(endpoint: &str, query: Option<&str>, checks: &[HealthCheck]) -> AdminResponse {
+    let (well, text) = HealthQuery::new(query).answer(endpoint, checks);
     respond(if well { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }, TEXT, text)
 }
 
-/// A page in somebody's browser can have a name of its own resolve to loopback, and would read what is there.
+/// DNS rebinding: a web page can let a name of its own resolve to loopback, and would read the answers.
 fn is_own_name(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -202,11 +232,11 @@ fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
-fn failed(error: &dyn std::error::Error) -> Answer {
+fn failed(error: &dyn std::error::Error) -> AdminResponse {
     respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"))
 }
 
-fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> AdminResponse {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -216,12 +246,54 @@ fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> An
     response
 }
 
+/// How long an answer is reused: a busy conntrack takes tens of milliseconds, and there may be many clients.
+const TRAFFIC_FRESH: Duration = Duration::from_secs(1);
+/// A status without traffic is better than a late one.
+const TRAFFIC_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What open connections have carried. The kernel is asked at most once a second, on a thread where that may block.
+#[derive(Default)]
+struct TrafficCache {
+    latest: tokio::sync::Mutex<Option<(Instant, Option<Arc<Traffic>>)>>,
+}
+
+impl TrafficCache {
+    /// What goes through the rules of `state`, at most a second ago.
+    pub async fn read(&self, state: &DesiredState) -> Option<Arc<Traffic>> {
+        let mut latest = self.latest.lock().await;
+        if let Some((at, traffic)) = latest.as_ref()
+            && at.elapsed() < TRAFFIC_FRESH
+        {
+            return traffic.clone();
+        }
+        let wanted: BTreeSet<_> = state
+            .frontends
+            .iter()
+            .flat_map(|f| f.backends.iter().chain(&f.dead).map(|backend| (f.vip, backend.port())))
+            .collect();
+        let traffic = match timeout(TRAFFIC_TIMEOUT, spawn_blocking(move || lookup::traffic(&wanted))).await {
+            Ok(Ok(Ok(traffic))) => Some(Arc::new(traffic)),
+            Ok(Ok(Err(error))) => {
+                tracing::debug!(%error, "ask conntrack what connections have carried");
+                None
+            }
+            Ok(Err(_)) => None,
+            Err(_) => {
+                tracing::debug!("conntrack does not say in time what connections have carried");
+                None
+            }
+        };
+        *latest = Some((Instant::now(), traffic.clone()));
+        traffic
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_others_can_choose_is_not_ours() {
+    fn host_header_with_foreign_name_is_rejected() {
         for own in ["", "localhost", "LOCALHOST:10299", "127.0.0.1:10299", "[::1]:10299", "::1", "192.0.2.1"]
         {
             assert!(is_own_name(own), "{own:?}");

@@ -1,4 +1,4 @@
-//! Health checks, told as apiservers tell theirs. Pure.
+//! Health checks, answered in the format of kube-apiserver. Pure.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
@@ -7,38 +7,38 @@ use crate::model::report::{Phase, Report};
 use crate::selftest::{Results, TIMEOUT};
 
 /// One check, and why it failed, if it did.
-pub(super) type Check = (&'static str, Result<(), String>);
+pub(super) type HealthCheck = (&'static str, Result<(), String>);
 
-/// What a request wants to know.
+/// The query of a health check.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Wanted<'a> {
+pub(super) struct HealthQuery<'a> {
     verbose: bool,
     exclude: Vec<&'a str>,
 }
 
-impl<'a> Wanted<'a> {
-    pub fn new(query: Option<&'a str>) -> Self {
-        let mut wanted = Self::default();
-        for part in query.unwrap_or_default().split('&') {
+impl<'a> HealthQuery<'a> {
+    pub fn new(text: Option<&'a str>) -> Self {
+        let mut query = Self::default();
+        for part in text.unwrap_or_default().split('&') {
             match part.split_once('=').unwrap_or((part, "")) {
-                ("verbose", _) => wanted.verbose = true,
-                ("exclude", name) if !name.is_empty() => wanted.exclude.push(name),
+                ("verbose", _) => query.verbose = true,
+                ("exclude", name) if !name.is_empty() => query.exclude.push(name),
                 _ => {}
             }
         }
-        wanted
+        query
     }
 
     /// Whether all is well, and the text that says so.
-    pub fn tell(&self, endpoint: &str, checks: &[Check]) -> (bool, String) {
+    pub fn answer(&self, endpoint: &str, checks: &[HealthCheck]) -> (bool, String) {
         let mut text = String::new();
-        let mut well = true;
+        let mut passed = true;
         for (name, outcome) in checks {
             let _ = match outcome {
                 _ if self.exclude.contains(name) => writeln!(text, "[+]{name} excluded: ok"),
                 Ok(()) => writeln!(text, "[+]{name} ok"),
                 Err(reason) => {
-                    well = false;
+                    passed = false;
                     writeln!(text, "[-]{name} failed: {reason}")
                 }
             };
@@ -47,12 +47,12 @@ impl<'a> Wanted<'a> {
         if unknown.count() > 0 {
             text += "warn: a check that is to be excluded does not exist\n";
         }
-        if well && !self.verbose {
+        if passed && !self.verbose {
             return (true, "ok\n".to_owned());
         }
-        let verdict = if well { "passed" } else { "failed" };
+        let verdict = if passed { "passed" } else { "failed" };
         let _ = writeln!(text, "{endpoint} check {verdict}");
-        (well, text)
+        (passed, text)
     }
 }
 
@@ -98,30 +98,30 @@ mod tests {
 
     const CHECKS: [&str; 2] = ["reconciler", "selftest"];
 
-    fn told(query: &str, outcomes: [Result<(), String>; 2]) -> (bool, String) {
-        let checks: Vec<Check> = CHECKS.into_iter().zip(outcomes).collect();
-        Wanted::new(Some(query)).tell("readyz", &checks)
+    fn answer_to(query: &str, outcomes: [Result<(), String>; 2]) -> (bool, String) {
+        let checks: Vec<HealthCheck> = CHECKS.into_iter().zip(outcomes).collect();
+        HealthQuery::new(Some(query)).answer("readyz", &checks)
     }
 
     #[test]
-    fn the_forms_are_those_of_apiservers() {
+    fn health_checks_have_the_format_of_kube_apiserver() {
         let bad = || Err("timeout".to_owned());
-        assert_eq!(told("", [Ok(()), Ok(())]), (true, "ok\n".to_owned()));
-        let (well, text) = told("verbose", [Ok(()), Ok(())]);
-        assert!(well);
+        assert_eq!(answer_to("", [Ok(()), Ok(())]), (true, "ok\n".to_owned()));
+        let (passed, text) = answer_to("verbose", [Ok(()), Ok(())]);
+        assert!(passed);
         assert_eq!(text, "[+]reconciler ok\n[+]selftest ok\nreadyz check passed\n");
-        let (well, text) = told("", [Ok(()), bad()]);
-        assert!(!well);
+        let (passed, text) = answer_to("", [Ok(()), bad()]);
+        assert!(!passed);
         assert_eq!(text, "[+]reconciler ok\n[-]selftest failed: timeout\nreadyz check failed\n");
-        let (well, text) = told("verbose&exclude=selftest", [Ok(()), bad()]);
-        assert!(well);
+        let (passed, text) = answer_to("verbose&exclude=selftest", [Ok(()), bad()]);
+        assert!(passed);
         assert_eq!(text, "[+]reconciler ok\n[+]selftest excluded: ok\nreadyz check passed\n");
-        let (well, text) = told("verbose=1&exclude=nobody&exclude=", [Ok(()), bad()]);
-        assert!(!well && text.contains("warn: a check"), "{text}");
+        let (passed, text) = answer_to("verbose=1&exclude=nobody&exclude=", [Ok(()), bad()]);
+        assert!(!passed && text.contains("warn: a check"), "{text}");
     }
 
     #[test]
-    fn a_virtual_ip_must_have_answered_lately() {
+    fn stale_or_failed_self_test_is_not_ready() {
         let now = Instant::now();
         let interval = Duration::from_secs(5);
         let latest = |failures, answered: bool| Latest {

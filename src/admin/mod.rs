@@ -1,35 +1,36 @@
-//! Where the daemon is asked: HTTP on `RUN_DIR/apivip.sock`, which only root may open, and on `--admin-listen`.
+//! The admin interface: HTTP on `RUN_DIR/apivip.sock`, which only root may open, and on `--admin-listen`.
 //!
-//! In: requests, and what the parts of the daemon know ([`Sources`]). Out: the same answers on both. `server` bounds what
-//! clients may cost, `handler` says what there is, `health` and `page` are pure.
+//! In: connections. Out: the same answers on both. Few clients are served at a time, none of which can cost much: headers are
+//! bounded in size and time, a connection is for one request and has an end, and when there are as many as may be, the oldest
+//! idle one is closed.
 
+pub mod client;
+mod handler;
+mod health;
+mod page;
+
+pub use handler::Sources;
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use tokio::net::UnixListener;
-use tokio::sync::{mpsc, watch};
-
-use crate::kube::Connection;
-use crate::metrics::Metrics;
-use crate::model::merge::Origins;
-use crate::model::report::Report;
-use crate::model::types::ServiceKey;
-use crate::process::lock::{self, SOCKET_FILE};
-use crate::reconcile::TotalsQuery;
-use crate::selftest::Results;
-
-mod handler;
-mod health;
-mod listen;
-mod meter;
-mod page;
-mod server;
-mod trend;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use handler::Handler;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use crate::process::lock::{self, SOCKET_FILE};
 
 /// Why the socket could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -38,28 +39,6 @@ pub struct AdminError {
     path: PathBuf,
     #[source]
     source: io::Error,
-}
-
-/// What the answers are made from.
-pub struct Sources {
-    /// The Service.
-    pub service: ServiceKey,
-    /// When the daemon started.
-    pub started: Instant,
-    /// The reconciler's state.
-    pub report: watch::Receiver<Report>,
-    /// The API client's state.
-    pub connection: watch::Receiver<Connection>,
-    /// Where each apiserver was learnt.
-    pub origins: watch::Receiver<Origins>,
-    /// What the self-test found.
-    pub selftests: watch::Receiver<Results>,
-    /// How often it tests; `None`: never.
-    pub selftest_interval: Option<Duration>,
-    /// The daemon's metrics.
-    pub metrics: Arc<Metrics>,
-    /// Where to ask for connection totals.
-    pub totals: mpsc::Sender<TotalsQuery>,
 }
 
 /// Binds the socket in `run_dir`, whose lock the caller holds.
@@ -73,9 +52,134 @@ pub async fn serve(socket: UnixListener, address: Option<SocketAddr>, sources: S
     let handler = Arc::new(Handler::new(sources));
     let tcp = async {
         if let Some(address) = address {
-            let listener = listen::listen(address).await;
-            server::serve(listener, address.ip().is_loopback(), Arc::clone(&handler)).await;
+            let listener = listen(address).await;
+            serve_listener(listener, address.ip().is_loopback(), Arc::clone(&handler)).await;
         }
     };
-    tokio::join!(server::serve(socket, false, Arc::clone(&handler)), tcp, handler.sample());
+    tokio::join!(serve_listener(socket, false, Arc::clone(&handler)), tcp, handler.sample());
+}
+
+/// Connections of one listener. A scrape takes milliseconds; the forwarder leaves descriptors for all of these.
+const MAX_CONNECTIONS: usize = 12;
+/// More than any client of this sends before its request is whole. Hyper takes no less than 8 KiB.
+const HEADER_BYTES: usize = 8 << 10;
+/// The time for a whole request; after that the connection is closed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the first byte to the last one of the answer, whether or not the client reads it.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// When the kernel has no descriptor or memory for a connection.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Something that connections come from.
+trait Accept {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    async fn next(&self) -> io::Result<Self::Stream>;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+/// A connection that is open, oldest first in its queue.
+struct OpenConnection {
+    task: AbortHandle,
+    /// Its request is whole, and is being answered.
+    asked: Arc<AtomicBool>,
+}
+
+/// Answers until it is dropped, and all its connections with it. `private`: only this host's own names are answered.
+async fn serve_listener<L: Accept>(listener: L, private: bool, handler: Arc<Handler>) {
+    let mut tasks = JoinSet::new();
+    let mut open: VecDeque<OpenConnection> = VecDeque::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.next() => accepted,
+            Some(_) = tasks.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "accept a connection to the admin listener");
+                sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        open.retain(|connection| !connection.task.is_finished());
+        if open.len() >= MAX_CONNECTIONS {
+            let idle = open.iter().position(|connection| !connection.asked.load(Relaxed));
+            if let Some(shed) = open.remove(idle.unwrap_or(0)) {
+                shed.task.abort();
+            }
+        }
+        let asked = Arc::new(AtomicBool::new(false));
+        let task = tasks.spawn(serve_connection(stream, private, Arc::clone(&handler), Arc::clone(&asked)));
+        open.push_back(OpenConnection { task, asked });
+        // A request that has arrived already is read before the next connection can push this one out.
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn serve_connection<S>(stream: S, private: bool, handler: Arc<Handler>, asked: Arc<AtomicBool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        asked.store(true, Relaxed);
+        let handler = Arc::clone(&handler);
+        async move { Ok::<_, Infallible>(handler.answer(&request, private).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIMEOUT)
+        .max_buf_size(HEADER_BYTES)
+        .keep_alive(false)
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Ok(Err(error)) = timeout(CONNECTION_TIMEOUT, served).await {
+        tracing::debug!(%error, "answer a request to the admin listener");
+    }
+}
+
+/// Between two tries. Whoever has the port may be a daemon that is about to end.
+const BIND_RETRY: Duration = Duration::from_secs(1);
+
+/// Returns once it listens.
+async fn listen(address: SocketAddr) -> TcpListener {
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "the admin listener is open to other hosts, and asks nobody who they are");
+    }
+    let mut reported: Option<io::ErrorKind> = None;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                if reported.is_some() {
+                    tracing::info!(%address, "the admin listener answers");
+                }
+                return listener;
+            }
+            Err(error) if reported == Some(error.kind()) => {}
+            Err(error) => {
+                reported = Some(error.kind());
+                tracing::warn!(
+                    %address,
+                    %error,
+                    "the admin listener has to wait: all else works without it; --admin-listen names another address, or off"
+                );
+            }
+        }
+        sleep(BIND_RETRY).await;
+    }
 }

@@ -1,48 +1,58 @@
-//! Verdicts on what one address of the API shows in TLS. Pure.
+//! Verdicts on one address of the API: what it shows in TLS, and whom it lets in. Pure.
+//!
+//! In: a [`TlsProbe`] and an [`AccessProbe`]. Out: a finding for each check.
 
 use std::net::SocketAddr;
 
-use super::catalogue::apiserver::{CIPHERS, EXPIRY, ISSUER, NAMES, TRUSTED, VERSION};
-use super::certificate::Shown;
-use super::finding::{Check, Finding, Severity};
-use super::hello::{PROTOCOL_VERSION, Reply, TLS_1_1, suite_name, version_name};
+use super::catalogue::AuditCheck;
+use super::catalogue::apiserver::{CIPHERS, EXPIRY, FOREIGN, ISSUER, NAMES, TRUSTED, VERSION};
+use super::catalogue::requests::{
+    ANONYMOUS_DISCOVERY, ANONYMOUS_OBJECTS, BASIC, CREDENTIALS, DAMAGED_TOKEN, PLAIN_HTTP, STATIC_TOKENS,
+};
+use super::certificate::ServedCertificate;
+use super::client_hello::{PROTOCOL_VERSION, Reply, TLS_1_1, suite_name, version_name};
+use super::control_plane::{ControlPlane, NEED_FLAGS, NO_FLAGS};
+use super::http::{HttpError, HttpErrorKind, HttpResponse};
+use crate::check::report::{Finding, Severity};
 use crate::status::duration;
 
 /// What an offer by hand came to.
-pub type Offered = Result<Option<Reply>, String>;
+pub type HelloResult = Result<Option<Reply>, String>;
 
-/// What an address showed.
+/// What an address showed in TLS.
 #[derive(Clone, Debug)]
-pub struct Face {
+pub struct TlsProbe {
     /// Where it was asked.
     pub address: SocketAddr,
     /// Its certificate, or why there was none.
-    pub shown: Result<Shown, String>,
+    pub shown: Result<ServedCertificate, String>,
     /// To TLS 1.1 and older.
-    pub old: Offered,
+    pub old: HelloResult,
     /// To TLS 1.2 with broken suites.
-    pub broken: Offered,
+    pub broken: HelloResult,
     /// To TLS 1.2 without forward secrecy.
-    pub fixed: Offered,
+    pub fixed: HelloResult,
 }
 
 /// Who renews in time does so long before the last tenth of a lifetime, or the last two weeks.
 const RENEWAL: i64 = 14 * 86_400;
-const REACH: &str = "see whether the apiserver runs, and whether this node may reach it: apivip check";
+const UNREACHABLE: &str = "see whether the apiserver runs, and whether this node may reach it: apivip check";
 const GIVE_CA: &str = "give --kubeconfig FILE as for apivip run";
 
 /// All findings about it. `names` are those that clients dial, `now` is in seconds since 1970.
-pub fn findings(face: &Face, names: &[String], now: i64) -> Vec<Finding> {
-    let mut all = match &face.shown {
-        Ok(shown) => vec![issuer(shown), named(shown, names), expiry(&EXPIRY, shown, now)],
-        Err(error) => [&ISSUER, &NAMES, &EXPIRY].map(|check| check.unknown(error.as_str(), REACH)).to_vec(),
+pub fn tls_findings(tls_probe: &TlsProbe, names: &[String], now: i64) -> Vec<Finding> {
+    let mut all = match &tls_probe.shown {
+        Ok(shown) => vec![issuer(shown), names_finding(shown, names), expiry(&EXPIRY, shown, now)],
+        Err(error) => {
+            [&ISSUER, &NAMES, &EXPIRY].map(|check| check.unknown(error.as_str(), UNREACHABLE)).to_vec()
+        }
     };
-    all.push(version(&VERSION, &face.old, &face.shown));
-    all.push(ciphers(face));
-    all.into_iter().map(|finding| finding.about(face.address)).collect()
+    all.push(version(&VERSION, &tls_probe.old, &tls_probe.shown));
+    all.push(ciphers(tls_probe));
+    all.into_iter().map(|finding| finding.about(tls_probe.address)).collect()
 }
 
-fn issuer(shown: &Shown) -> Finding {
+fn issuer(shown: &ServedCertificate) -> Finding {
     match &shown.trusted {
         Ok(()) => ISSUER.pass("the cluster's CA signed it"),
         Err(why) if why == "no CA is known" => ISSUER.unknown(why.as_str(), GIVE_CA),
@@ -51,7 +61,7 @@ fn issuer(shown: &Shown) -> Finding {
     }
 }
 
-fn named(shown: &Shown, names: &[String]) -> Finding {
+fn names_finding(shown: &ServedCertificate, names: &[String]) -> Finding {
     let missing: Vec<&str> = names.iter().filter(|name| !shown.is_for(name)).map(String::as_str).collect();
     if missing.is_empty() {
         return NAMES.pass(format!("it is for {}", names.join(", ")));
@@ -60,7 +70,7 @@ fn named(shown: &Shown, names: &[String]) -> Finding {
 }
 
 /// Whether it is valid now, and for how long.
-pub fn expiry(check: &Check, shown: &Shown, now: i64) -> Finding {
+pub fn expiry(check: &AuditCheck, shown: &ServedCertificate, now: i64) -> Finding {
     let left = shown.end - now;
     if left < 0 {
         return check.fail(format!("expired {} ago", duration(left.unsigned_abs())));
@@ -71,14 +81,14 @@ pub fn expiry(check: &Check, shown: &Shown, now: i64) -> Finding {
     }
     let text = format!("good for another {}", duration(left.unsigned_abs()));
     if left < ((shown.end - shown.begin) / 10).min(RENEWAL) {
-        return check.fail(format!("{text}, and not renewed yet")).of(Severity::Low);
+        return check.fail(format!("{text}, and not renewed yet")).with_severity(Severity::Low);
     }
     check.pass(text)
 }
 
-/// Whether it goes below TLS 1.2. A refusal counts only from somebody who speaks newer TLS, or says that this one is too
-/// old.
-pub fn version(check: &Check, old: &Offered, shown: &Result<Shown, String>) -> Finding {
+/// Whether it goes below TLS 1.2. A refusal counts only from a server that speaks newer TLS, or whose alert says that the
+/// version is too old.
+pub fn version(check: &AuditCheck, old: &HelloResult, shown: &Result<ServedCertificate, String>) -> Finding {
     match (old, shown) {
         (Ok(Some(Reply::Chosen { version, .. })), _) if *version <= TLS_1_1 => {
             check.fail(format!("it takes {}", version_name(*version)))
@@ -86,26 +96,30 @@ pub fn version(check: &Check, old: &Offered, shown: &Result<Shown, String>) -> F
         (Ok(Some(Reply::Alert(PROTOCOL_VERSION))), _) | (Ok(_), Ok(_)) => {
             check.pass("it refuses TLS 1.1 and older")
         }
-        (Ok(_), Err(error)) => check.unknown(format!("it takes neither old nor new TLS: {error}"), REACH),
-        (Err(error), _) => check.unknown(error.as_str(), REACH),
+        (Ok(_), Err(error)) => {
+            check.unknown(format!("it takes neither old nor new TLS: {error}"), UNREACHABLE)
+        }
+        (Err(error), _) => check.unknown(error.as_str(), UNREACHABLE),
     }
 }
 
-fn ciphers(face: &Face) -> Finding {
-    let chosen = |offered: &Offered| match offered {
+fn ciphers(tls_probe: &TlsProbe) -> Finding {
+    let chosen = |offered: &HelloResult| match offered {
         Ok(Some(Reply::Chosen { suite, .. })) => Some(suite_name(*suite)),
         _ => None,
     };
-    if let Some(suite) = chosen(&face.broken) {
+    if let Some(suite) = chosen(&tls_probe.broken) {
         return CIPHERS.fail(format!("it takes {suite}"));
     }
-    if let Some(suite) = chosen(&face.fixed) {
-        return CIPHERS.fail(format!("it takes {suite}, which has no forward secrecy")).of(Severity::Low);
+    if let Some(suite) = chosen(&tls_probe.fixed) {
+        return CIPHERS
+            .fail(format!("it takes {suite}, which has no forward secrecy"))
+            .with_severity(Severity::Low);
     }
     // Whoever shakes no hand at all refuses these too.
-    let deaf = face.shown.as_ref().err();
-    match face.broken.as_ref().err().or(face.fixed.as_ref().err()).or(deaf) {
-        Some(error) => CIPHERS.unknown(error.as_str(), REACH),
+    let deaf = tls_probe.shown.as_ref().err();
+    match tls_probe.broken.as_ref().err().or(tls_probe.fixed.as_ref().err()).or(deaf) {
+        Some(error) => CIPHERS.unknown(error.as_str(), UNREACHABLE),
         None => CIPHERS.pass("it takes none of those that are weak"),
     }
 }
@@ -128,7 +142,247 @@ pub fn trusted(subjects: &[String], public: Option<&[String]>) -> Finding {
                 subjects.len(),
                 subjects.join(", ")
             ))
-            .of(Severity::Low),
+            .with_severity(Severity::Low),
+    }
+}
+
+/// A path that no apiserver has. A 403 for it names the user; a user who may read any path gets a 404.
+pub const NONEXISTENT_PATH: &str = "/apivip-audit";
+
+/// The user as which an apiserver authenticated a request to [`NONEXISTENT_PATH`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// None: 401.
+    Nobody,
+    /// `system:anonymous`.
+    Anonymous,
+    /// This user, who may not read the path.
+    User(String),
+    /// A user who may read every path: 404.
+    Allowed,
+    /// The answer does not tell: this status.
+    Unclear(u16),
+}
+
+impl Identity {
+    /// Reads an answer to a GET of [`NONEXISTENT_PATH`].
+    pub fn of(answer: &HttpResponse) -> Self {
+        match answer.status {
+            401 => Self::Nobody,
+            403 => match user(answer.json()["message"].as_str().unwrap_or_default()) {
+                Some("system:anonymous") => Self::Anonymous,
+                Some(user) => Self::User(user.to_owned()),
+                None => Self::Unclear(403),
+            },
+            200 | 404 => Self::Allowed,
+            other => Self::Unclear(other),
+        }
+    }
+
+    /// As a part of a sentence.
+    pub fn taken_for(&self) -> String {
+        match self {
+            Self::Nobody => "refused (401)".to_owned(),
+            Self::Anonymous => "taken for system:anonymous".to_owned(),
+            Self::User(user) => format!("taken for {user}"),
+            Self::Allowed => "taken for somebody who may read any path".to_owned(),
+            Self::Unclear(status) => format!("answered with {status}"),
+        }
+    }
+}
+
+/// `forbidden: User "x" cannot get path "/y"`.
+fn user(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("User \"")?;
+    rest.split_once("\" cannot").map(|(user, _)| user)
+}
+
+/// Paths that everybody may read by default.
+pub const PUBLIC_PATHS: [&str; 3] = ["/version", "/livez", "/readyz"];
+/// Paths that reveal what is installed.
+pub const DISCOVERY_PATHS: [&str; 4] = ["/api", "/apis", "/openapi/v2", "/metrics"];
+/// One object of a kind at most. The Secrets are those of a namespace that does not exist.
+pub const OBJECT_PATHS: [&str; 5] = [
+    "/api/v1/namespaces?limit=1",
+    "/api/v1/nodes?limit=1",
+    "/api/v1/pods?limit=1",
+    "/api/v1/configmaps?limit=1",
+    "/api/v1/namespaces/apivip-audit/secrets?limit=1",
+];
+
+/// All that is asked for without credentials.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    PUBLIC_PATHS.into_iter().chain(DISCOVERY_PATHS).chain(OBJECT_PATHS)
+}
+
+/// The answer to a question, or why there is none.
+pub type Answered<T> = Result<T, String>;
+
+/// The answers of one address of the API. An address whose certificate is not verified is not asked.
+#[derive(Clone, Debug)]
+pub struct AccessProbe {
+    /// Where it was asked.
+    pub address: SocketAddr,
+    /// The status of each path that was asked without credentials, up to the first that was not answered.
+    pub open: Vec<(&'static str, Answered<u16>)>,
+    /// The user of a client with a certificate of an unknown CA.
+    pub untrusted_certificate: Answered<Identity>,
+    /// The user of a token with a wrong signature.
+    pub damaged_token: Answered<Identity>,
+    /// The user of the node's own credentials; `None` if it has none.
+    pub own_credentials: Option<Answered<Identity>>,
+    /// Whether it asks for a password.
+    pub basic_auth: Answered<bool>,
+    /// What ports answer without TLS.
+    pub plain_ports: Vec<(u16, Result<PlainResponse, HttpError>)>,
+}
+
+/// What a port without TLS answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlainResponse {
+    /// It is an apiserver.
+    Api,
+    /// Something else, with this status.
+    Other(u16),
+}
+
+const REACH: &str = "what the line names; apivip check tells more";
+
+/// All findings about it.
+pub fn access_findings(access_probe: &AccessProbe) -> Vec<Finding> {
+    let mut all = vec![untrusted_certificate(&access_probe.untrusted_certificate)];
+    all.extend(anonymous_findings(access_probe));
+    all.push(basic_auth(&access_probe.basic_auth));
+    all.push(plain_ports(&access_probe.plain_ports));
+    all.push(own_credentials(access_probe.own_credentials.as_ref()));
+    all.push(damaged_token(&access_probe.damaged_token));
+    all.into_iter().map(|finding| finding.about(access_probe.address)).collect()
+}
+
+fn untrusted_certificate(untrusted_certificate: &Answered<Identity>) -> Finding {
+    match untrusted_certificate {
+        Ok(identity @ (Identity::Nobody | Identity::Anonymous)) => FOREIGN
+            .pass(format!("a certificate for system:masters of an unknown CA is {}", identity.taken_for())),
+        Ok(identity @ (Identity::User(_) | Identity::Allowed)) => FOREIGN
+            .fail(format!("a certificate for system:masters of an unknown CA is {}", identity.taken_for())),
+        Ok(identity @ Identity::Unclear(_)) => FOREIGN.unknown(format!("it {}", identity.taken_for()), REACH),
+        Err(error) => FOREIGN.unknown(error.as_str(), REACH),
+    }
+}
+
+fn anonymous_findings(access_probe: &AccessProbe) -> [Finding; 2] {
+    let read = |paths: &[&'static str]| -> Vec<&'static str> {
+        let served =
+            access_probe.open.iter().filter(|(path, status)| paths.contains(path) && *status == Ok(200));
+        served.map(|(path, _)| path.split('?').next().unwrap_or(path)).collect()
+    };
+    // What is neither served nor refused is not known.
+    let doubt = |paths: &[&'static str]| -> Option<String> {
+        paths.iter().find_map(|wanted| {
+            match access_probe.open.iter().find(|(path, _)| path == wanted).map(|(_, status)| status) {
+                Some(Ok(200 | 401 | 403 | 404)) => None,
+                Some(Ok(other)) => Some(format!("{wanted} is answered with {other}")),
+                Some(Err(error)) => Some(error.clone()),
+                None => Some(format!("{wanted} was not asked for")),
+            }
+        })
+    };
+    let public = read(&PUBLIC_PATHS);
+    let public = if public.is_empty() { "nothing".to_owned() } else { public.join(", ") };
+    let discovery = match (read(&DISCOVERY_PATHS).as_slice(), doubt(&DISCOVERY_PATHS)) {
+        ([], None) => ANONYMOUS_DISCOVERY.pass(format!("they read {public}, no discovery")),
+        ([], Some(doubt)) => ANONYMOUS_DISCOVERY.unknown(doubt, REACH),
+        (read, _) => ANONYMOUS_DISCOVERY.fail(format!("they read {public}, and {}", read.join(", "))),
+    };
+    let objects = match (read(&OBJECT_PATHS).as_slice(), doubt(&OBJECT_PATHS)) {
+        ([], None) => ANONYMOUS_OBJECTS.pass("they read no Namespaces, Nodes, Pods, ConfigMaps or Secrets"),
+        ([], Some(doubt)) => ANONYMOUS_OBJECTS.unknown(doubt, REACH),
+        (read, _) => ANONYMOUS_OBJECTS.fail(format!("they read {}", read.join(", "))),
+    };
+    [discovery, objects]
+}
+
+fn basic_auth(answer: &Answered<bool>) -> Finding {
+    match answer {
+        Ok(false) => BASIC.pass("it does not ask for one, and refuses a made-up one"),
+        Ok(true) => BASIC.fail("it asks for a password (WWW-Authenticate: Basic), or takes any"),
+        Err(error) => BASIC.unknown(error.as_str(), REACH),
+    }
+}
+
+fn plain_ports(ports: &[(u16, Result<PlainResponse, HttpError>)]) -> Finding {
+    let open: Vec<String> = ports
+        .iter()
+        .filter(|(_, answer)| *answer == Ok(PlainResponse::Api))
+        .map(|(port, _)| format!("port {port}"))
+        .collect();
+    if !open.is_empty() {
+        return PLAIN_HTTP.fail(format!("{} serves the API without TLS", open.join(", ")));
+    }
+    let said = |(port, answer): &(u16, Result<PlainResponse, HttpError>)| match answer {
+        Ok(PlainResponse::Other(status)) => format!("{port} answers {status} and is no apiserver"),
+        Ok(PlainResponse::Api) => format!("{port} serves the API"),
+        Err(error) => match error.reason {
+            HttpErrorKind::Refused => format!("{port} is closed"),
+            HttpErrorKind::Silent => format!("{port} does not answer"),
+            HttpErrorKind::Tls | HttpErrorKind::Broken => format!("{port} speaks no HTTP"),
+        },
+    };
+    let all = ports.iter().map(said).collect::<Vec<_>>().join(", ");
+    let silent = |(_, answer): &(u16, Result<PlainResponse, HttpError>)| {
+        answer.as_ref().is_err_and(|error| error.reason == HttpErrorKind::Silent)
+    };
+    if ports.is_empty() || ports.iter().any(silent) {
+        return PLAIN_HTTP.unknown(
+            format!("{all}: a packet filter may keep this node alone away"),
+            "run apivip audit on the apiserver's own node",
+        );
+    }
+    PLAIN_HTTP.pass(all)
+}
+
+fn own_credentials(answer: Option<&Answered<Identity>>) -> Finding {
+    match answer {
+        None => CREDENTIALS.unknown("there are none", "give --kubeconfig FILE as for apivip run"),
+        Some(Err(error)) => CREDENTIALS.unknown(error.as_str(), REACH),
+        Some(Ok(identity @ (Identity::User(_) | Identity::Allowed))) => {
+            CREDENTIALS.pass(format!("they are {}", identity.taken_for()))
+        }
+        Some(Ok(identity @ (Identity::Nobody | Identity::Anonymous))) => {
+            CREDENTIALS.fail(format!("they are {}", identity.taken_for()))
+        }
+        Some(Ok(identity @ Identity::Unclear(_))) => {
+            CREDENTIALS.unknown(format!("it {}", identity.taken_for()), REACH)
+        }
+    }
+}
+
+fn damaged_token(answer: &Answered<Identity>) -> Finding {
+    match answer {
+        Ok(identity @ Identity::Nobody) => DAMAGED_TOKEN.pass(identity.taken_for()),
+        Ok(identity @ Identity::Anonymous) => DAMAGED_TOKEN
+            .pass(format!("{}: whoever authenticates takes no notice of it", identity.taken_for())),
+        Ok(identity @ (Identity::User(_) | Identity::Allowed)) => DAMAGED_TOKEN.fail(identity.taken_for()),
+        Ok(identity @ Identity::Unclear(_)) => {
+            DAMAGED_TOKEN.unknown(format!("it {}", identity.taken_for()), REACH)
+        }
+        Err(error) => DAMAGED_TOKEN.unknown(error.as_str(), REACH),
+    }
+}
+
+/// Tokens from a file. `opaque` is whether this node's own token is one that no apiserver signed.
+pub fn static_tokens(control: &ControlPlane, opaque: Option<bool>) -> Finding {
+    let apiservers = control.apiservers.as_slice();
+    let given = apiservers.iter().find_map(|one| Some((&one.place, one.flags.get("token-auth-file")?)));
+    match (given, apiservers, opaque) {
+        (Some((place, file)), _, _) => STATIC_TOKENS.fail(format!("{place}: --token-auth-file={file}")),
+        (None, _, Some(true)) => STATIC_TOKENS
+            .fail("this node's own token is not signed: it comes from such a file")
+            .with_severity(Severity::Medium),
+        (None, [], _) => STATIC_TOKENS.unknown(NO_FLAGS, NEED_FLAGS),
+        (None, [one, ..], _) => {
+            control.complete(&STATIC_TOKENS, format!("{}: no --token-auth-file", one.place))
+        }
     }
 }
 

@@ -1,6 +1,8 @@
-//! What a program of Kubernetes was started with. Pure.
+//! The flags of a Kubernetes component, and what a kube-apiserver's egress selector does with connections to the cluster. Pure.
 
 use std::collections::BTreeMap;
+
+use serde_json::Value;
 
 /// Flags by name, without the dashes. Of one that is given several times the last counts, as it does for the program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,24 +56,120 @@ pub fn is_program<S: AsRef<str>>(line: &[S], program: &str) -> bool {
             && line.get(1).is_some_and(base))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The flag that names an egress selector's configuration.
+pub const EGRESS_FLAG: &str = "egress-selector-config-file";
 
-    #[test]
-    fn flags_are_read_in_each_form() {
-        let line =
-            ["/usr/bin/kubelet", "--a=1", "--b", "two", "--c", "--d=", "--a=3", "-v=2", "--e_f=FALSE", "--"];
-        let flags = Flags::read(&line);
-        assert_eq!((flags.get("a"), flags.get("b"), flags.get("c")), (Some("3"), Some("two"), Some("true")));
-        assert_eq!((flags.get("d"), flags.get("v"), flags.switch("e-f")), (None, None, Some(false)));
-        assert_eq!((flags.switch("b"), flags.switch("c"), flags.switch("x")), (None, Some(true), None));
+/// One kube-apiserver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiserverFlags {
+    /// Where its flags stand, as evidence names it.
+    pub place: String,
+    /// Its flags.
+    pub flags: Flags,
+    /// What the file of [`EGRESS_FLAG`] says, or why it is not known. Without that flag it means nothing.
+    pub egress: Result<Egress, String>,
+}
+
+/// What becomes of connections to nodes, Pods and Services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// They leave through a proxy, by this protocol.
+    Tunnel(String),
+    /// They are dialled as if there were no selector; why.
+    Direct(&'static str),
+}
+
+impl ApiserverFlags {
+    /// Flags whose egress selector configuration was not searched for.
+    pub fn new(place: String, flags: Flags) -> Self {
+        Self { place, flags, egress: Err("it stands on another node".to_owned()) }
     }
 
-    #[test]
-    fn a_program_is_known_by_its_name() {
-        assert!(is_program(&["/usr/bin/kubelet", "--x"], "kubelet"));
-        assert!(is_program(&["/hyperkube", "kubelet"], "kubelet"));
-        assert!(!is_program(&["vi", "kubelet"], "kubelet") && !is_program::<&str>(&[], "kubelet"));
+    /// The file with its egress selector's configuration.
+    pub fn egress_file(&self) -> Option<&str> {
+        self.flags.get(EGRESS_FLAG)
+    }
+}
+
+impl Egress {
+    /// Reads an EgressSelectorConfiguration.
+    ///
+    /// # Errors
+    /// It is something else, or names a protocol that is not known.
+    pub fn read(file: &Value) -> Result<Self, String> {
+        if file["kind"] != "EgressSelectorConfiguration" {
+            return Err("it is no EgressSelectorConfiguration".to_owned());
+        }
+        let mut selections = file["egressSelections"].as_array().into_iter().flatten();
+        let Some(cluster) = selections.find(|selection| selection["name"] == "cluster") else {
+            return Ok(Self::Direct("it has no egressSelection named cluster"));
+        };
+        match cluster["connection"]["proxyProtocol"].as_str() {
+            Some("Direct") => Ok(Self::Direct("its egressSelection named cluster has proxyProtocol Direct")),
+            Some(protocol @ ("GRPC" | "HTTPConnect")) => Ok(Self::Tunnel(protocol.to_owned())),
+            _ => Err("its egressSelection named cluster has an unknown proxyProtocol".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    mod flags {
+        use super::super::*;
+
+        #[test]
+        fn flags_are_read_in_each_form() {
+            let line = [
+                "/usr/bin/kubelet",
+                "--a=1",
+                "--b",
+                "two",
+                "--c",
+                "--d=",
+                "--a=3",
+                "-v=2",
+                "--e_f=FALSE",
+                "--",
+            ];
+            let flags = Flags::read(&line);
+            assert_eq!(
+                (flags.get("a"), flags.get("b"), flags.get("c")),
+                (Some("3"), Some("two"), Some("true"))
+            );
+            assert_eq!((flags.get("d"), flags.get("v"), flags.switch("e-f")), (None, None, Some(false)));
+            assert_eq!((flags.switch("b"), flags.switch("c"), flags.switch("x")), (None, Some(true), None));
+        }
+
+        #[test]
+        fn program_is_recognised_by_its_name() {
+            assert!(is_program(&["/usr/bin/kubelet", "--x"], "kubelet"));
+            assert!(is_program(&["/hyperkube", "kubelet"], "kubelet"));
+            assert!(!is_program(&["vi", "kubelet"], "kubelet") && !is_program::<&str>(&[], "kubelet"));
+        }
+    }
+
+    mod egress {
+        use serde_json::json;
+
+        use super::super::*;
+
+        #[test]
+        fn egress_selector_for_cluster_is_read() {
+            let with = |selections: Value| {
+                Egress::read(&json!({"kind": "EgressSelectorConfiguration", "egressSelections": selections}))
+            };
+            let to =
+                |name: &str, protocol: &str| json!({"name": name, "connection": {"proxyProtocol": protocol}});
+            let grpc = with(json!([to("controlplane", "Direct"), to("cluster", "GRPC")]));
+            assert_eq!(grpc, Ok(Egress::Tunnel("GRPC".to_owned())));
+            assert!(matches!(with(json!([to("cluster", "Direct")])), Ok(Egress::Direct(_))));
+            assert!(matches!(with(json!([to("etcd", "GRPC")])), Ok(Egress::Direct(_))));
+            assert!(matches!(with(Value::Null), Ok(Egress::Direct(_))));
+            assert!(
+                with(json!([to("cluster", "Carrier")])).is_err()
+                    && with(json!([{"name": "cluster"}])).is_err()
+            );
+            assert!(Egress::read(&Value::Null).is_err() && Egress::read(&json!([1])).is_err());
+        }
     }
 }

@@ -1,40 +1,42 @@
-//! Verdicts on the virtual IP on this node, and on who might take it. Pure.
+//! Verdicts on the virtual IP on this node, and on who might take it over. Pure.
+//!
+//! In: [`VipRedirect`]. Out: a finding for each check.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 
+use super::catalogue::AuditCheck;
 use super::catalogue::redirect::{
     ANSWER, CLAIMS, LISTENERS, NONLOCAL, ROUTE_LOCALNET, RP_FILTER, SOCKETS, TABLES,
 };
-use super::control::Served;
-use super::finding::{Check, Finding};
-use crate::check::finding as doctor;
-use crate::check::settings::Settings;
+use super::control_plane::ServiceSummary;
+use crate::check::kernel::KernelSettings;
+use crate::check::report::{Finding, Verdict};
 use crate::columns::few;
 
 /// What was found on the node.
 #[derive(Clone, Debug, Default)]
-pub struct Redirect {
+pub struct VipRedirect {
     /// Virtual IPs and ports.
     pub vips: BTreeSet<SocketAddr>,
     /// The status of the running daemon.
     pub status: Option<Value>,
-    /// What `apivip check` says of neighbours and of the virtual IPs.
-    pub doctor: Vec<doctor::Finding>,
+    /// Findings of `apivip check` about other programs and the virtual IPs.
+    pub node_checks: Vec<Finding>,
     /// A kube-proxy's rules guard loopback addresses.
     pub guarded: bool,
     /// How the kernel is set.
-    pub settings: Settings,
+    pub settings: KernelSettings,
     /// The effective `rp_filter` of each interface but loopback.
     pub rp_filter: Option<Vec<(String, i64)>>,
     /// `net.ipv4.ip_nonlocal_bind` and that of IPv6, as far as they can be read.
     pub nonlocal: Vec<(&'static str, Option<bool>)>,
-    /// Sockets that listen on one of the virtual IPs, with the process, if that is known; or why that cannot be seen.
+    /// Sockets that listen on one of the virtual IPs, with the process, if that is known; or why they cannot be listed.
     pub listeners: Option<Result<Vec<Listener>, String>>,
     /// All Services, or why they cannot be listed.
-    pub services: Option<Result<Vec<Served>, String>>,
+    pub services: Option<Result<Vec<ServiceSummary>, String>>,
 }
 
 /// A socket that listens on a virtual IP.
@@ -44,7 +46,7 @@ pub struct Listener {
     pub address: SocketAddr,
     /// The process.
     pub pid: Option<u64>,
-    /// The same in the pid namespace of its own, which is how a daemon in a Pod knows itself.
+    /// The same in the pid namespace of its own, as which a daemon in a Pod reports its pid.
     pub inner: Option<u64>,
 }
 
@@ -52,21 +54,21 @@ const NO_VIP: &str = "no virtual IP is known";
 const GIVE_VIP: &str = "give --vip ADDRESS:PORT, or access to the API";
 
 /// All findings.
-pub fn findings(seen: &Redirect) -> Vec<Finding> {
-    let mut all = answers(seen);
-    all.push(doctored(seen, &TABLES, "nat-order"));
-    all.push(doctored(seen, &SOCKETS, "socket-translation"));
-    all.push(listeners(seen));
-    all.push(claims(seen));
-    all.push(nonlocal(seen));
-    all.push(rp_filter(seen));
-    all.push(route_localnet(seen));
+pub fn findings(observed: &VipRedirect) -> Vec<Finding> {
+    let mut all = answers(observed);
+    all.push(by_check(observed, &TABLES, "nat-order"));
+    all.push(by_check(observed, &SOCKETS, "socket-translation"));
+    all.push(listeners(observed));
+    all.push(claims(observed));
+    all.push(nonlocal(observed));
+    all.push(rp_filter(observed));
+    all.push(route_localnet(observed));
     all
 }
 
-fn answers(seen: &Redirect) -> Vec<Finding> {
+fn answers(observed: &VipRedirect) -> Vec<Finding> {
     let run = "run the daemon, and give its --run-dir";
-    let Some(status) = &seen.status else { return vec![ANSWER.unknown("no daemon answers", run)] };
+    let Some(status) = &observed.status else { return vec![ANSWER.unknown("no daemon answers", run)] };
     let tests: Vec<&Value> = status["selftests"].as_array().into_iter().flatten().collect();
     if tests.is_empty() {
         let why = "the daemon has not dialled the virtual IP";
@@ -94,31 +96,29 @@ fn answers(seen: &Redirect) -> Vec<Finding> {
     tests.iter().map(judge).collect()
 }
 
-/// What the doctor says of the same.
-fn doctored(seen: &Redirect, check: &Check, id: &str) -> Finding {
-    let Some(found) = seen.doctor.iter().find(|finding| finding.id == id) else {
+/// The verdict of `apivip check` on the same question.
+fn by_check(observed: &VipRedirect, check: &AuditCheck, id: &str) -> Finding {
+    let Some(found) = observed.node_checks.iter().find(|finding| finding.id == id) else {
         return check.unknown("it was not looked at", "run apivip check");
     };
-    let mend = found.mend.clone().unwrap_or_else(|| check.setting.to_owned());
+    let fix = found.fix.clone().unwrap_or_else(|| check.setting.to_owned());
     match found.verdict {
-        doctor::Verdict::Ok | doctor::Verdict::Info => check.pass(found.evidence.as_str()),
-        doctor::Verdict::Unknown => check.unknown(found.evidence.as_str(), mend),
-        doctor::Verdict::Warning | doctor::Verdict::Fail => {
-            check.fail(found.evidence.as_str()).mended_by(mend)
-        }
+        Verdict::Pass | Verdict::Ok | Verdict::Info => check.pass(found.evidence.as_str()),
+        Verdict::Unknown => check.unknown(found.evidence.as_str(), fix),
+        Verdict::Warning | Verdict::Fail => check.fail(found.evidence.as_str()).with_fix(fix),
     }
 }
 
-fn listeners(seen: &Redirect) -> Finding {
-    if seen.vips.is_empty() {
+fn listeners(observed: &VipRedirect) -> Finding {
+    if observed.vips.is_empty() {
         return LISTENERS.unknown(NO_VIP, GIVE_VIP);
     }
-    let listeners = match &seen.listeners {
+    let listeners = match &observed.listeners {
         Some(Ok(listeners)) => listeners,
         Some(Err(error)) => return LISTENERS.unknown(error.as_str(), "mount /proc of the host's network"),
         None => return LISTENERS.unknown("sockets were not listed in time", "run it again"),
     };
-    let daemon = seen.status.as_ref().and_then(|status| status["pid"].as_u64());
+    let daemon = observed.status.as_ref().and_then(|status| status["pid"].as_u64());
     let others: Vec<String> = listeners
         .iter()
         .filter(|listener| listener.pid.is_none() || listener.pid != daemon)
@@ -127,10 +127,11 @@ fn listeners(seen: &Redirect) -> Finding {
             None => format!("a process that cannot be seen on {}", listener.address),
         })
         .collect();
-    if let Some(local) = taken(seen) {
+    if let Some(local) = bound_elsewhere(observed) {
         return local;
     }
-    let forwards = seen.status.as_ref().is_some_and(|status| status["dataplane"]["in_use"] == "forwarder");
+    let forwards =
+        observed.status.as_ref().is_some_and(|status| status["dataplane"]["in_use"] == "forwarder");
     let may_be =
         |listener: &Listener| listener.pid.is_none() || (listener.pid != daemon && listener.inner == daemon);
     if forwards && listeners.iter().any(may_be) {
@@ -145,16 +146,16 @@ fn listeners(seen: &Redirect) -> Finding {
 }
 
 /// A local route that is not the forwarder's ends connections at this node.
-fn taken(seen: &Redirect) -> Option<Finding> {
-    let bound = seen
-        .doctor
+fn bound_elsewhere(observed: &VipRedirect) -> Option<Finding> {
+    let bound = observed
+        .node_checks
         .iter()
-        .find(|finding| finding.id == "vip-bound" && finding.verdict >= doctor::Verdict::Warning)?;
+        .find(|finding| finding.id == "vip-bound" && finding.verdict >= Verdict::Warning)?;
     Some(LISTENERS.fail(bound.evidence.as_str()))
 }
 
-fn claims(seen: &Redirect) -> Finding {
-    let services = match &seen.services {
+fn claims(observed: &VipRedirect) -> Finding {
+    let services = match &observed.services {
         Some(Ok(services)) => services,
         Some(Err(error)) => {
             return CLAIMS.unknown(error.as_str(), "the right to list services of all namespaces");
@@ -163,11 +164,11 @@ fn claims(seen: &Redirect) -> Finding {
             return CLAIMS.unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run");
         }
     };
-    if seen.vips.is_empty() {
+    if observed.vips.is_empty() {
         return CLAIMS.unknown(NO_VIP, GIVE_VIP);
     }
-    let ours: BTreeSet<IpAddr> = seen.vips.iter().map(SocketAddr::ip).collect();
-    let claims = |service: &&Served| {
+    let ours: BTreeSet<IpAddr> = observed.vips.iter().map(SocketAddr::ip).collect();
+    let claims = |service: &&ServiceSummary| {
         service.claims.iter().any(|claim| claim.parse().is_ok_and(|ip: IpAddr| ours.contains(&ip)))
     };
     let claiming: Vec<&str> = services.iter().filter(claims).map(|service| service.name.as_str()).collect();
@@ -177,20 +178,20 @@ fn claims(seen: &Redirect) -> Finding {
     }
 }
 
-fn nonlocal(seen: &Redirect) -> Finding {
+fn nonlocal(observed: &VipRedirect) -> Finding {
     let on: Vec<&str> =
-        seen.nonlocal.iter().filter(|(_, value)| *value == Some(true)).map(|(key, _)| *key).collect();
+        observed.nonlocal.iter().filter(|(_, value)| *value == Some(true)).map(|(key, _)| *key).collect();
     if !on.is_empty() {
         return NONLOCAL.fail(format!("{} is on", on.join(", ")));
     }
-    match seen.nonlocal.first().is_some_and(|(_, value)| value.is_some()) {
+    match observed.nonlocal.first().is_some_and(|(_, value)| value.is_some()) {
         true => NONLOCAL.pass("off: a Pod of the host's network cannot bind the virtual IP either"),
         false => NONLOCAL.unknown("net.ipv4.ip_nonlocal_bind cannot be read", "mount /proc/sys"),
     }
 }
 
-fn rp_filter(seen: &Redirect) -> Finding {
-    let Some(all) = seen.rp_filter.as_ref().filter(|all| !all.is_empty()) else {
+fn rp_filter(observed: &VipRedirect) -> Finding {
+    let Some(all) = observed.rp_filter.as_ref().filter(|all| !all.is_empty()) else {
         return RP_FILTER.unknown("net.ipv4.conf.*.rp_filter cannot be read", "mount /proc/sys");
     };
     let off: Vec<&str> = all.iter().filter(|(_, value)| *value == 0).map(|(name, _)| name.as_str()).collect();
@@ -201,11 +202,11 @@ fn rp_filter(seen: &Redirect) -> Finding {
     }
 }
 
-fn route_localnet(seen: &Redirect) -> Finding {
-    match seen.settings.route_localnet.as_deref() {
+fn route_localnet(observed: &VipRedirect) -> Finding {
+    match observed.settings.route_localnet.as_deref() {
         None => ROUTE_LOCALNET.unknown("net.ipv4.conf.*.route_localnet cannot be read", "mount /proc/sys"),
         Some([]) => ROUTE_LOCALNET.pass("off"),
-        Some(some) if seen.guarded => ROUTE_LOCALNET
+        Some(some) if observed.guarded => ROUTE_LOCALNET
             .pass(format!("on for {}, and kube-proxy's rules drop what comes from outside", some.join(", "))),
         Some(some) => {
             ROUTE_LOCALNET.fail(format!("on for {}, and no rules of kube-proxy guard it", some.join(", ")))
@@ -214,4 +215,112 @@ fn route_localnet(seen: &Redirect) -> Finding {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::check::report::Verdict::{self, Fail, Pass, Unknown};
+    use crate::check::report::{Check, Group};
+
+    const fn asked(id: &'static str) -> Check {
+        Check { id, group: Group::OtherPrograms, title: "asked" }
+    }
+
+    fn good() -> VipRedirect {
+        let test = json!({"vip": "10.96.0.1:443", "ready": true, "answered_by": "rules", "explanation": "its rules"});
+        VipRedirect {
+            vips: BTreeSet::from(["10.96.0.1:443".parse().unwrap()]),
+            status: Some(json!({"pid": 7, "selftests": [test]})),
+            node_checks: ["nat-order", "socket-translation", "vip-bound"]
+                .map(|id| asked(id).ok("ok"))
+                .to_vec(),
+            guarded: false,
+            rp_filter: Some(vec![("eth0".to_owned(), 2)]),
+            settings: KernelSettings { route_localnet: Some(Vec::new()), ..KernelSettings::default() },
+            nonlocal: vec![("net.ipv4.ip_nonlocal_bind", Some(false))],
+            listeners: Some(Ok(Vec::new())),
+            services: Some(Ok(vec![claiming(&["192.0.2.80"])])),
+        }
+    }
+
+    fn claiming(claims: &[&str]) -> ServiceSummary {
+        ServiceSummary {
+            name: "a/b".to_owned(),
+            https: true,
+            claims: claims.iter().map(|&claim| claim.to_owned()).collect(),
+        }
+    }
+
+    fn of(observed: &VipRedirect, id: &str) -> Verdict {
+        findings(observed).iter().find(|finding| finding.id == id).unwrap().verdict
+    }
+
+    #[test]
+    fn healthy_node_is_ok() {
+        for finding in findings(&good()) {
+            assert_eq!(finding.verdict, Pass, "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn missing_observations_are_unknown() {
+        for finding in findings(&VipRedirect::default()) {
+            assert_eq!(finding.verdict, Unknown, "{finding:?}");
+        }
+        let no = || Some(Err("forbidden".to_owned()));
+        let refused = VipRedirect { listeners: no(), services: Some(Err("forbidden".to_owned())), ..good() };
+        assert_eq!((of(&refused, "redirect-listeners"), of(&refused, "redirect-claims")), (Unknown, Unknown));
+        let silent = VipRedirect { status: Some(json!({"selftests": []})), ..good() };
+        assert_eq!(of(&silent, "redirect-answer"), Unknown);
+    }
+
+    #[test]
+    fn component_that_answers_decides_the_verdict() {
+        let by = |who: &str, ready: bool| {
+            let test =
+                json!({"vip": "10.96.0.1:443", "ready": ready, "answered_by": who, "explanation": "x"});
+            of(&VipRedirect { status: Some(json!({"selftests": [test]})), ..good() }, "redirect-answer")
+        };
+        assert_eq!(
+            (by("forwarder", true), by("rules", false), by("unknown", false)),
+            (Pass, Unknown, Unknown)
+        );
+        assert_eq!(by("neighbour-reject", false), Unknown, "nobody else takes it");
+        for other in ["neighbour-dnat", "local-listener", "below-netfilter", "network"] {
+            assert_eq!(by(other, true), Fail, "{other}");
+        }
+        for (id, check) in [("nat-order", "redirect-tables"), ("socket-translation", "redirect-sockets")] {
+            let node_checks = vec![asked(id).warning("taken", "nft list ruleset")];
+            assert_eq!(of(&VipRedirect { node_checks, ..good() }, check), Fail);
+        }
+        let listens = |pid| {
+            let listener = Listener { address: "10.96.0.1:443".parse().unwrap(), pid, inner: Some(7) };
+            of(&VipRedirect { listeners: Some(Ok(vec![listener])), ..good() }, "redirect-listeners")
+        };
+        assert_eq!((listens(Some(7)), listens(Some(8)), listens(None)), (Pass, Fail, Fail));
+        let listener = Listener { address: "10.96.0.1:443".parse().unwrap(), pid: Some(900), inner: Some(7) };
+        let forwarding = json!({"pid": 7, "dataplane": {"in_use": "forwarder"}, "selftests": []});
+        let observed =
+            VipRedirect { listeners: Some(Ok(vec![listener])), status: Some(forwarding), ..good() };
+        assert_eq!(of(&observed, "redirect-listeners"), Unknown, "a daemon in a Pod, or somebody else");
+        let routed = vec![asked("vip-bound").warning("a local route takes it", "ip route")];
+        assert_eq!(of(&VipRedirect { node_checks: routed, ..good() }, "redirect-listeners"), Fail);
+        let claimed = Some(Ok(vec![claiming(&["10.96.0.1"])]));
+        assert_eq!(of(&VipRedirect { services: claimed, ..good() }, "redirect-claims"), Fail);
+    }
+
+    #[test]
+    fn each_bad_setting_has_its_verdict() {
+        let open = VipRedirect {
+            nonlocal: vec![("x", Some(false)), ("net.ipv6.ip_nonlocal_bind", Some(true))],
+            ..good()
+        };
+        assert_eq!(of(&open, "redirect-nonlocal-bind"), Fail);
+        let with = |settings: KernelSettings| VipRedirect { settings, ..good() };
+        let one = vec![("eth0".to_owned(), 1), ("eth1".to_owned(), 0)];
+        assert_eq!(of(&VipRedirect { rp_filter: Some(one), ..good() }, "redirect-rp-filter"), Fail);
+        let local = with(KernelSettings { route_localnet: Some(vec!["eth0".to_owned()]), ..good().settings });
+        assert_eq!(of(&local, "redirect-route-localnet"), Fail);
+        assert_eq!(of(&VipRedirect { guarded: true, ..local }, "redirect-route-localnet"), Pass);
+    }
+}

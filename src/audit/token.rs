@@ -1,11 +1,12 @@
-//! What a service account's token says of itself (RFC 7519). Pure. Nothing of it is verified here: the apiserver does that.
+//! What a service account's token claims (RFC 7519). Pure. Nothing of it is verified here: the apiserver does that.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
+use super::catalogue::AuditCheck;
 use super::catalogue::requests::{TOKEN_AUDIENCE, TOKEN_BINDING, TOKEN_LIFETIME};
-use super::finding::{Check, Finding};
+use crate::check::report::Finding;
 use crate::status::duration;
 
 /// Tokens that kubelets renew live for an hour by default, and for a year and a bit if the apiserver extends them.
@@ -32,10 +33,10 @@ pub fn claims(token: &str) -> Option<Claims> {
         (parts.next()?, parts.next()?, parts.next().filter(|signature| !signature.is_empty())?);
     let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
     let own = &claims["kubernetes.io"];
-    let name = |value: &Value| Some(plain(value["name"].as_str()?));
+    let name = |value: &Value| Some(plain_text(value["name"].as_str()?));
     let audiences = match &claims["aud"] {
-        Value::String(one) => vec![plain(one)],
-        Value::Array(all) => all.iter().filter_map(Value::as_str).map(plain).collect(),
+        Value::String(one) => vec![plain_text(one)],
+        Value::Array(all) => all.iter().filter_map(Value::as_str).map(plain_text).collect(),
         _ => Vec::new(),
     };
     Some(Claims {
@@ -45,11 +46,11 @@ pub fn claims(token: &str) -> Option<Claims> {
         audiences,
         pod: name(&own["pod"]),
         node: name(&own["node"]),
-        secret: claims["kubernetes.io/serviceaccount/secret.name"].as_str().map(plain),
+        secret: claims["kubernetes.io/serviceaccount/secret.name"].as_str().map(plain_text),
     })
 }
 
-fn plain(text: &str) -> String {
+fn plain_text(text: &str) -> String {
     text.chars().filter(|character| !character.is_control()).take(200).collect()
 }
 
@@ -80,7 +81,7 @@ pub fn made_up() -> String {
 /// All findings about the token of this node's credentials; without one nothing can be said.
 pub fn findings(token: Option<&str>, now: i64) -> [Finding; 3] {
     let none = |why: &str| {
-        [&TOKEN_LIFETIME, &TOKEN_AUDIENCE, &TOKEN_BINDING].map(|check: &Check| {
+        [&TOKEN_LIFETIME, &TOKEN_AUDIENCE, &TOKEN_BINDING].map(|check: &AuditCheck| {
             check.unknown(why, "run apivip audit in a Pod, or with a kubeconfig whose user has a tokenFile")
         })
     };
@@ -95,7 +96,7 @@ fn lifetime(claims: &Claims, now: i64) -> Finding {
     let Some(end) = claims.end else { return TOKEN_LIFETIME.fail("it never ends") };
     let left = end.saturating_sub(now);
     if left < 0 {
-        return TOKEN_LIFETIME.fail(format!("it ended {} ago", duration(left.unsigned_abs()))).mended_by(
+        return TOKEN_LIFETIME.fail(format!("it ended {} ago", duration(left.unsigned_abs()))).with_fix(
             "see why the kubelet does not renew it: kubectl describe pod; or correct this node's clock",
         );
     }
@@ -108,8 +109,8 @@ fn lifetime(claims: &Claims, now: i64) -> Finding {
     match claims.renew {
         Some(renew) => TOKEN_LIFETIME
             .fail(format!("{long}: the apiserver extended one that was to be renewed after {}", duration(renew.saturating_sub(claims.issued.unwrap_or(renew)).unsigned_abs())))
-            .of(super::finding::Severity::Low)
-            .mended_by("--service-account-extend-token-expiration=false of kube-apiserver, once every client reads its token again"),
+            .with_severity(crate::check::report::Severity::Low)
+            .with_fix("--service-account-extend-token-expiration=false of kube-apiserver, once every client reads its token again"),
         None => TOKEN_LIFETIME.fail(long),
     }
 }
@@ -134,8 +135,8 @@ fn binding(claims: &Claims) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Verdict::{self, Fail, Pass, Unknown};
     use super::*;
+    use crate::check::report::Verdict::{self, Fail, Pass, Unknown};
 
     const NOW: i64 = 1_000_000_000;
 
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_token_is_judged() {
+    fn each_kind_of_token_has_its_verdicts() {
         let bound =
             serde_json::json!({"pod": {"name": "apivip-x"}, "node": {"name": "a"}, "warnafter": NOW + 3607});
         let projected =
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_token_differs_in_its_signature_alone() {
+    fn damaged_token_differs_only_in_signature() {
         let token = made_up();
         let other = damaged(&token);
         let (head, _) = token.rsplit_once('.').unwrap();

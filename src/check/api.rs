@@ -1,21 +1,25 @@
-//! Verdicts on the access to the API: credentials, apiservers, permissions, clocks. Pure.
+//! Checks of the access to the API: credentials, apiservers, clocks, what is published, permissions. Pure.
+//!
+//! In: [`ApiState`]. Out: a finding for each credential, apiserver and permission.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::finding::{Check, Finding, Group};
-use super::node::published;
-use super::reading::reading;
-use crate::kube::review::AccessReview;
+use super::node::endpoints_command;
+use super::report::{Check, Finding, Group};
+use crate::columns::few;
+use crate::kube::review::{AccessReview, Permission, ReviewError};
+use crate::model::snapshot::{ServiceStatus, Snapshot};
 use crate::model::types::ServiceKey;
 use crate::status::duration;
 use crate::transport::readyz::Inspection;
 use crate::transport::{Lifetime, Warning};
 
-/// What was found out.
+/// What was observed of the API.
 #[derive(Clone, Debug, Default)]
-pub struct Api {
-    /// Where the credentials are from, and what an operator should know of them; or why there are none.
+pub struct ApiState {
+    /// The source of the credentials and warnings about them; or why there are none.
     pub access: Option<Result<(String, Vec<Warning>), String>>,
     /// The file that `--kubeconfig` names.
     pub kubeconfig: Option<String>,
@@ -27,7 +31,7 @@ pub struct Api {
     pub examined: Vec<Inspection>,
     /// The name that certificates must carry.
     pub name: String,
-    /// Who was asked, and what it said; or why nobody was.
+    /// The apiserver that was asked about Service and permissions, and its answers; or why none was asked.
     pub audience: Option<Result<(SocketAddr, AccessReview), String>>,
     /// The Service.
     pub service: ServiceKey,
@@ -38,7 +42,7 @@ pub struct Api {
 /// Where kubeconfigs are.
 const KUBECONFIGS: &str = "ls -l /etc/apivip/kubeconfig /etc/kubernetes/*.conf: the one that apivip run has is what --kubeconfig takes";
 
-pub(super) const fn api(id: &'static str, title: &'static str) -> Check {
+const fn api(id: &'static str, title: &'static str) -> Check {
     Check { id, group: Group::Api, title }
 }
 
@@ -64,47 +68,46 @@ const RENEWAL: i64 = 14 * 86_400;
 const TOKEN_RENEWAL: i64 = 300;
 
 /// All findings.
-pub fn findings(seen: &Api) -> Vec<Finding> {
-    let mut all = vec![access(seen)];
-    all.extend(lifetimes(seen));
-    all.extend(seen.unresolved.iter().map(|(name, why)| {
-        let mend =
+pub fn findings(observed: &ApiState) -> Vec<Finding> {
+    let mut all = vec![access(observed)];
+    all.extend(lifetimes(observed));
+    all.extend(observed.unresolved.iter().map(|(name, why)| {
+        let fix =
             format!("getent ahosts {name}: correct the name, or name the address, or mend the name server");
-        NAMES.fail(why.as_str(), mend).about(name)
+        NAMES.fail(why.as_str(), fix).about(name)
     }));
-    if seen.examined.is_empty() {
+    if observed.examined.is_empty() {
         all.push(KNOWN.unknown(
             "none is known: no kubeconfig, seed, saved state or running daemon names one",
-            published(&seen.service),
+            endpoints_command(&observed.service),
         ));
     } else {
-        let reached = seen.examined.iter().filter(|examined| examined.connected.is_ok()).count();
-        let text = format!("{reached} of {} can be connected to", seen.examined.len());
+        let reached = observed.examined.iter().filter(|examined| examined.connected.is_ok()).count();
+        let text = format!("{reached} of {} can be connected to", observed.examined.len());
         all.push(match reached {
             0 => {
-                let reach = reach(seen.examined[0].address);
+                let reach = reach(observed.examined[0].address);
                 KNOWN.fail(text, format!("{reach}: correct --seed, the kubeconfig's server, or the network"))
             }
             _ => KNOWN.ok(text),
         });
     }
-    all.extend(seen.examined.iter().flat_map(|examined| apiserver(examined, seen)));
-    all.push(clock(seen));
-    all.extend(reading(seen));
+    all.extend(observed.examined.iter().flat_map(|examined| apiserver(examined, observed)));
+    all.push(clock(observed));
+    all.extend(published_findings(observed));
     all
 }
 
-fn access(seen: &Api) -> Finding {
-    match &seen.access {
+fn access(observed: &ApiState) -> Finding {
+    match &observed.access {
         None => ACCESS.unknown("no kubeconfig is given, and this is no Pod", KUBECONFIGS),
         Some(Err(error)) => {
-            let look = match &seen.kubeconfig {
-                Some(_) => format!("{} config view", kubectl(seen)),
+            let show = match &observed.kubeconfig {
+                Some(_) => format!("{} config view", kubectl(observed)),
                 None => "ls -l /var/run/secrets/kubernetes.io/serviceaccount".to_owned(),
             };
-            let mend =
-                format!("{look}, and correct what the line names: apivip run refuses to start with it");
-            ACCESS.fail(error.as_str(), mend)
+            let fix = format!("{show}, and correct what the line names: apivip run refuses to start with it");
+            ACCESS.fail(error.as_str(), fix)
         }
         Some(Ok((source, warnings))) if warnings.is_empty() => ACCESS.ok(source.as_str()),
         Some(Ok((source, warnings))) => {
@@ -114,34 +117,39 @@ fn access(seen: &Api) -> Finding {
                 true => {
                     ACCESS.warning(said, "timedatectl: is the node's clock right? Then renew what expired")
                 }
-                false => {
-                    ACCESS.warning(said, format!("{} config view, and remove what is ignored", kubectl(seen)))
-                }
+                false => ACCESS
+                    .warning(said, format!("{} config view, and remove what is ignored", kubectl(observed))),
             }
         }
     }
 }
 
-fn lifetimes(seen: &Api) -> Vec<Finding> {
-    if !matches!(seen.access, Some(Ok(_))) {
+fn lifetimes(observed: &ApiState) -> Vec<Finding> {
+    if !matches!(observed.access, Some(Ok(_))) {
         return Vec::new();
     }
-    let of =
-        |wanted: &str| seen.lifetimes.iter().find(|(name, _)| *name == wanted).map(|(_, lifetime)| *lifetime);
+    let of = |wanted: &str| {
+        observed.lifetimes.iter().find(|(name, _)| *name == wanted).map(|(_, lifetime)| *lifetime)
+    };
     let mut all = vec![match of("ca") {
         Some(found) => ages(
             &CA,
             found,
-            seen.now,
+            observed.now,
             "kubeadm certs check-expiration: renew the CA, and give every node both until all certificates are new",
         ),
-        None => CA.unknown("its end cannot be read", show_ca(seen)),
+        None => CA.unknown("its end cannot be read", show_ca(observed)),
     }];
     let client = of("client_certificate").map(|found| {
-        ages(&CLIENT, found, seen.now, "kubeadm certs renew all, or renew it as the tool that made it says")
+        ages(
+            &CLIENT,
+            found,
+            observed.now,
+            "kubeadm certs renew all, or renew it as the tool that made it says",
+        )
     });
     let token = of("token").map(|found| {
-        ages(&TOKEN, found, seen.now, "journalctl -u kubelet: see why the token is not renewed")
+        ages(&TOKEN, found, observed.now, "journalctl -u kubelet: see why the token is not renewed")
     });
     all.extend(client);
     all.extend(token);
@@ -149,28 +157,29 @@ fn lifetimes(seen: &Api) -> Vec<Finding> {
 }
 
 /// What `kubectl` has to be called with to be who the daemon is; in a Pod it is, by the service account.
-pub(super) fn kubectl(seen: &Api) -> String {
-    seen.kubeconfig
+fn kubectl(observed: &ApiState) -> String {
+    observed
+        .kubeconfig
         .as_ref()
         .map_or_else(|| "kubectl".to_owned(), |file| format!("kubectl --kubeconfig {file}"))
 }
 
-fn show_ca(seen: &Api) -> String {
+fn show_ca(observed: &ApiState) -> String {
     let show = "openssl x509 -noout -enddate";
-    match &seen.kubeconfig {
+    match &observed.kubeconfig {
         None => format!("{show} -in /var/run/secrets/kubernetes.io/serviceaccount/ca.crt"),
         Some(_) => format!(
             "{} config view --raw --minify --flatten -o jsonpath='{{.clusters[0].cluster.certificate-authority-data}}' | base64 -d | {show}",
-            kubectl(seen)
+            kubectl(observed)
         ),
     }
 }
 
-fn ages(check: &Check, lifetime: Lifetime, now: i64, mend: &str) -> Finding {
+fn ages(check: &Check, lifetime: Lifetime, now: i64, fix: &str) -> Finding {
     let left = lifetime.end - now;
     if left < 0 {
         let ago = duration(left.unsigned_abs());
-        return check.fail(format!("expired {ago} ago"), format!("{mend}; or correct this node's clock"));
+        return check.fail(format!("expired {ago} ago"), format!("{fix}; or correct this node's clock"));
     }
     if let Some(begin) = lifetime.begin.filter(|begin| *begin > now) {
         let ahead = duration((begin - now).unsigned_abs());
@@ -181,18 +190,18 @@ fn ages(check: &Check, lifetime: Lifetime, now: i64, mend: &str) -> Finding {
     }
     let soon = lifetime.begin.map_or(TOKEN_RENEWAL, |begin| ((lifetime.end - begin) / 10).min(RENEWAL));
     let text = format!("good for another {}", duration(left.unsigned_abs()));
-    if left < soon { check.warning(text, mend) } else { check.ok(text) }
+    if left < soon { check.warning(text, fix) } else { check.ok(text) }
 }
 
-fn apiserver(examined: &Inspection, seen: &Api) -> Vec<Finding> {
+fn apiserver(examined: &Inspection, observed: &ApiState) -> Vec<Finding> {
     let address = examined.address;
     let took = match &examined.connected {
         Err(error) => {
-            let mend = format!(
+            let fix = format!(
                 "{}: see whether it runs, and whether routes and firewalls let this node reach it",
                 reach(address)
             );
-            return vec![TCP.fail(error.as_str(), mend).about(address)];
+            return vec![TCP.fail(error.as_str(), fix).about(address)];
         }
         Ok(took) => *took,
     };
@@ -203,25 +212,25 @@ fn apiserver(examined: &Inspection, seen: &Api) -> Vec<Finding> {
             all.push(TLS.unknown(why, KUBECONFIGS).about(address));
         }
         Some(Err(error)) => {
-            let mend = format!(
+            let fix = format!(
                 "openssl s_client -connect {address} </dev/null | openssl x509 -noout -text: renew its certificate with that name, correct certificate-authority, tls-server-name or --probe-server-name, or the clock"
             );
-            all.push(TLS.fail(error.as_str(), mend).about(address));
+            all.push(TLS.fail(error.as_str(), fix).about(address));
         }
         Some(Ok(lifetime)) => {
-            all.push(TLS.ok(format!("signed by the cluster's CA for {}", seen.name)).about(address));
+            all.push(TLS.ok(format!("signed by the cluster's CA for {}", observed.name)).about(address));
             all.extend(lifetime.map(|found| {
                 ages(
                     &CERTIFICATE,
                     found,
-                    seen.now,
+                    observed.now,
                     "kubeadm certs renew apiserver, there, and restart the apiserver",
                 )
                 .about(address)
             }));
         }
     }
-    let verbose = format!("{} --server https://{address} get --raw '/readyz?verbose'", kubectl(seen));
+    let verbose = format!("{} --server https://{address} get --raw '/readyz?verbose'", kubectl(observed));
     all.extend(examined.answered.as_ref().map(|answered| {
         match answered {
             Err(error) => READY.fail(error.as_str(), format!("{verbose}: see whether it hangs")),
@@ -245,8 +254,8 @@ fn apiserver(examined: &Inspection, seen: &Api) -> Vec<Finding> {
 }
 
 /// Where several answered, the one that is farthest off.
-fn clock(seen: &Api) -> Finding {
-    let skews = seen.examined.iter().filter_map(|examined| {
+fn clock(observed: &ApiState) -> Finding {
+    let skews = observed.examined.iter().filter_map(|examined| {
         let ready = examined.answered.as_ref()?.as_ref().ok()?;
         Some((ready.clock_ahead?, examined.address))
     });
@@ -258,13 +267,13 @@ fn clock(seen: &Api) -> Finding {
         duration(skew.unsigned_abs()),
         if skew > 0 { "ahead" } else { "behind" }
     );
-    let mend = "chronyc makestep, on both: synchronise the clocks";
+    let fix = "chronyc makestep, on both: synchronise the clocks";
     if skew.abs() <= SKEW {
         CLOCK.ok(format!("no apiserver is off by more than {SKEW} s"))
     } else if skew.abs() <= BAD_SKEW {
-        CLOCK.warning(text, mend)
+        CLOCK.warning(text, fix)
     } else {
-        CLOCK.fail(format!("{text}: certificates and tokens are judged by it"), mend)
+        CLOCK.fail(format!("{text}: certificates and tokens are judged by it"), fix)
     }
 }
 
@@ -274,6 +283,84 @@ fn reach(address: SocketAddr) -> String {
 
 fn milliseconds(took: Duration) -> String {
     format!("{:.2} ms", took.as_secs_f64() * 1000.0)
+}
+
+const READ: Check = api("api-read", "the Service and its endpoints can be read");
+const PERMISSION: Check = api("permission", "the daemon may do what it does");
+
+/// What was read, and each permission that matters.
+fn published_findings(observed: &ApiState) -> Vec<Finding> {
+    let ServiceKey { namespace, .. } = &observed.service;
+    let kubectl = kubectl(observed);
+    let list = format!("{kubectl} get service,endpointslice -n {namespace}");
+    let (address, audience) = match &observed.audience {
+        Some(Ok(answered)) => answered,
+        Some(Err(error)) => return vec![READ.fail(error.as_str(), list)],
+        None => {
+            let why = "no apiserver with a verified certificate could be asked";
+            let allowed = format!("{kubectl} auth can-i --list -n {namespace}");
+            return vec![READ.unknown(why, list), PERMISSION.unknown(why, allowed)];
+        }
+    };
+    let mut all = vec![match &audience.snapshot {
+        Ok(snapshot) => published(snapshot, *address, &observed.service),
+        Err(error) => READ.fail(error.as_str(), list),
+    }];
+    all.extend(audience.permissions.iter().map(|asked| permission(asked, namespace, &kubectl)));
+    all
+}
+
+fn published(snapshot: &Snapshot, from: SocketAddr, service: &ServiceKey) -> Finding {
+    let ServiceKey { namespace, name } = service;
+    let fix = format!("kubectl get service,endpointslice -n {namespace}; is --service {service} right?");
+    let empty: Vec<String> =
+        snapshot.frontends.iter().filter(|f| f.backends.is_empty()).map(|f| f.vip.to_string()).collect();
+    match snapshot.service {
+        ServiceStatus::Missing => return READ.fail("the Service does not exist", fix),
+        ServiceStatus::Headless => return READ.fail("the Service has no ClusterIP", fix),
+        ServiceStatus::Unusable => {
+            return READ.fail("the Service has no usable ClusterIP and TCP port", fix);
+        }
+        ServiceStatus::Found => {}
+    }
+    if !empty.is_empty() {
+        return READ.warning(format!("no endpoint is published for {}", few(&empty)), fix);
+    }
+    let rejected: Vec<String> = snapshot.rejected.iter().map(ToString::to_string).collect();
+    if !rejected.is_empty() {
+        return READ.warning(format!("addresses are left out: {}", few(&rejected)), format!("kubectl get endpointslice -n {namespace} -l kubernetes.io/service-name={name} -o yaml, and correct the addresses"));
+    }
+    let vips: Vec<String> = snapshot.frontends.iter().map(|f| f.vip.to_string()).collect();
+    // Each counts once, whatever the number of its ports.
+    let apiservers: BTreeSet<IpAddr> = snapshot.backends().iter().map(SocketAddr::ip).collect();
+    READ.ok(format!("from {from}: {} with {} apiservers", few(&vips), apiservers.len()))
+}
+
+fn permission(asked: &Permission, namespace: &str, kubectl: &str) -> Finding {
+    let about = format!("{} {}", asked.verb, asked.resource.rbac_name());
+    let finding = match &asked.allowed {
+        Ok(true) => PERMISSION.ok(format!("allowed in namespace {namespace}")),
+        Ok(false) => PERMISSION.fail(
+            format!("denied in namespace {namespace}"),
+            format!(
+                "kubectl apply -f docs/install/rbac.yaml, or add the verb {} on {} to the Role, and bind it to this user",
+                asked.verb,
+                asked.resource.rbac_name()
+            ),
+        ),
+        Err(ReviewError::Unauthorized(what)) => {
+            PERMISSION.fail("the apiserver does not accept the credentials (401)", format!("{kubectl} get --raw /api: check {what}"))
+        }
+        Err(ReviewError::Unanswered(error)) => PERMISSION.unknown(
+            error.as_str(),
+            format!(
+                "{kubectl} auth can-i {} {} -n {namespace}",
+                asked.verb,
+                asked.resource.rbac_name()
+            ),
+        ),
+    };
+    finding.about(about)
 }
 
 #[cfg(test)]

@@ -1,17 +1,18 @@
-//! Verdicts on ways by which packets of Pods pass the host's netfilter by. Pure.
+//! Checks of paths on which packets of Pods bypass the host's netfilter. Pure.
+//!
+//! In: devices, flowtables and virtual functions ([`BypassPaths`]). Out: a finding for each kind of path.
 
-use super::finding::{Check, Finding, Group};
+use super::report::{Check, Finding, Group};
 use crate::columns::few;
 use crate::nftables::inventory::RulesetInventory;
-use crate::routes::links::OtherNetnsLinks;
-use crate::routes::links::SeenLink;
+use crate::routes::links::{OtherNetnsLinks, SeenLink};
 
-/// What was seen of such ways.
+/// Devices, flowtables and virtual functions whose packets bypass netfilter.
 #[derive(Clone, Debug, Default)]
-pub struct Ways {
+pub struct BypassPaths {
     /// Devices of this namespace, or why they cannot be listed.
     pub links: Option<Result<Vec<SeenLink>, String>>,
-    /// Macvlan devices and their like in other namespaces, or why those cannot be looked into.
+    /// Macvlan devices and their like in other namespaces, or why those cannot be entered.
     pub elsewhere: Option<Result<OtherNetnsLinks, String>>,
     /// Devices with virtual functions, and virtual functions, of SR-IOV; why `/sys/class/net` cannot be believed.
     pub virtual_functions: Option<Result<Vec<String>, String>>,
@@ -36,19 +37,19 @@ pub const KINDS: &[&str] = &["macvlan", "macvtap", "ipvlan", "ipvtap"];
 const LISTEN: &str = "apivip run --listen 127.0.0.1:7445 serves the node itself; such Pods do not reach the virtual IP through apivip";
 
 /// All findings.
-pub fn bypass_ways(ways: &Ways) -> Vec<Finding> {
-    vec![macvlan(ways), sriov(ways), flowtables(ways), hardware(ways)]
+pub fn findings(paths: &BypassPaths) -> Vec<Finding> {
+    vec![macvlan(paths), sriov(paths), flowtables(paths), hardware(paths)]
 }
 
-fn macvlan(ways: &Ways) -> Finding {
-    let links = match &ways.links {
+fn macvlan(paths: &BypassPaths) -> Finding {
+    let links = match &paths.links {
         Some(Ok(links)) => links,
         Some(Err(error)) => return MACVLAN.unknown(error.as_str(), "ip -d link show"),
         None => return MACVLAN.unknown("network devices were not listed in time", "ip -d link show"),
     };
     let here = links.iter().filter(|link| KINDS.contains(&link.kind.as_str()));
     let mut found: Vec<String> = here.map(|link| format!("{} ({})", link.name, link.kind)).collect();
-    let blind = match &ways.elsewhere {
+    let blind = match &paths.elsewhere {
         Some(Ok(OtherNetnsLinks { links, blind })) => {
             found.extend(links.iter().map(|link| format!("{} ({}, in a Pod)", link.name, link.kind)));
             blind.clone()
@@ -68,8 +69,8 @@ fn macvlan(ways: &Ways) -> Finding {
     }
 }
 
-fn sriov(ways: &Ways) -> Finding {
-    match &ways.virtual_functions {
+fn sriov(paths: &BypassPaths) -> Finding {
+    match &paths.virtual_functions {
         Some(Ok(found)) if found.is_empty() => SRIOV.ok("none"),
         Some(Ok(found)) => {
             SRIOV.warning(format!("what they carry passes netfilter by: {}", few(found)), LISTEN)
@@ -82,8 +83,8 @@ fn sriov(ways: &Ways) -> Finding {
     }
 }
 
-fn flowtables(ways: &Ways) -> Finding {
-    let survey = match &ways.rules {
+fn flowtables(paths: &BypassPaths) -> Finding {
+    let survey = match &paths.rules {
         Some(Ok(survey)) => survey,
         Some(Err(error)) => {
             return FLOWTABLES.unknown(error.as_str(), "sudo apivip check: it needs CAP_NET_ADMIN");
@@ -107,8 +108,8 @@ fn flowtables(ways: &Ways) -> Finding {
     )
 }
 
-fn hardware(ways: &Ways) -> Finding {
-    let mend = match (&ways.links, ways.cards.as_slice()) {
+fn hardware(paths: &BypassPaths) -> Finding {
+    let fix = match (&paths.links, paths.cards.as_slice()) {
         (Some(Ok(_)), []) => return HARDWARE.ok("no network card in this network namespace"),
         (_, []) => "ls -d /sys/class/net/*/device: what is there is a network card".to_owned(),
         (_, [card]) => format!("ethtool -k {card} | grep hw-tc-offload"),
@@ -117,17 +118,17 @@ fn hardware(ways: &Ways) -> Finding {
             cards.join(" ")
         ),
     };
-    HARDWARE.unknown("a network card's features cannot be read without ethtool", mend)
+    HARDWARE.unknown("a network card's features cannot be read without ethtool", fix)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Verdict;
     use super::*;
+    use crate::check::report::Verdict;
     use crate::nftables::inventory::SeenFlowtable;
 
-    fn clean() -> Ways {
-        Ways {
+    fn clean() -> BypassPaths {
+        BypassPaths {
             links: Some(Ok(vec![SeenLink {
                 name: "eth0".to_owned(),
                 index: 2,
@@ -141,38 +142,38 @@ mod tests {
         }
     }
 
-    fn verdicts(ways: &Ways) -> [Verdict; 4] {
-        let all: Vec<Verdict> = bypass_ways(ways).iter().map(|finding| finding.verdict).collect();
+    fn verdicts(paths: &BypassPaths) -> [Verdict; 4] {
+        let all: Vec<Verdict> = findings(paths).iter().map(|finding| finding.verdict).collect();
         all.try_into().unwrap()
     }
 
     #[test]
-    fn each_way_is_noticed() {
+    fn each_bypass_path_is_a_warning() {
         use Verdict::{Ok, Unknown, Warning};
         assert_eq!(verdicts(&clean()), [Ok; 4]);
         let link = SeenLink { name: "mv0".to_owned(), index: 3, kind: "macvlan".to_owned(), parent: None };
         assert_eq!(
-            verdicts(&Ways { links: Some(std::result::Result::Ok(vec![link])), ..clean() })[0],
+            verdicts(&BypassPaths { links: Some(std::result::Result::Ok(vec![link])), ..clean() })[0],
             Warning
         );
         let link = SeenLink { name: "iv0".to_owned(), index: 3, kind: "ipvlan".to_owned(), parent: Some(1) };
         let in_pod = OtherNetnsLinks { links: vec![link], blind: Some("no".to_owned()) };
-        let elsewhere = |found| Ways { elsewhere: found, ..clean() };
+        let elsewhere = |found| BypassPaths { elsewhere: found, ..clean() };
         assert_eq!(verdicts(&elsewhere(Some(std::result::Result::Ok(in_pod))))[0], Warning);
         let blind = OtherNetnsLinks { links: Vec::new(), blind: Some("no".to_owned()) };
         assert_eq!(verdicts(&elsewhere(Some(std::result::Result::Ok(blind))))[0], Unknown);
         assert_eq!(verdicts(&elsewhere(None))[0], Unknown);
         let functions = Some(std::result::Result::Ok(vec!["eth1".to_owned()]));
-        assert_eq!(verdicts(&Ways { virtual_functions: functions, ..clean() })[1], Warning);
+        assert_eq!(verdicts(&BypassPaths { virtual_functions: functions, ..clean() })[1], Warning);
         let table = SeenFlowtable { name: "inet f t".to_owned(), hardware: true };
         let rules = Some(std::result::Result::Ok(RulesetInventory {
             flowtables: vec![table],
             ..RulesetInventory::default()
         }));
-        let offloaded = bypass_ways(&Ways { rules, ..clean() });
+        let offloaded = findings(&BypassPaths { rules, ..clean() });
         assert_eq!(offloaded[2].verdict, Warning);
         assert!(
-            offloaded[2].mend.as_ref().unwrap().starts_with("nft list flowtable inet f t: "),
+            offloaded[2].fix.as_ref().unwrap().starts_with("nft list flowtable inet f t: "),
             "{offloaded:?}"
         );
         for (cards, words) in [
@@ -180,13 +181,13 @@ mod tests {
             (vec!["eth1", "eth2"], "for card in eth1 eth2; do ethtool -k $card |"),
         ] {
             let cards = cards.into_iter().map(str::to_owned).collect();
-            let found = bypass_ways(&Ways { cards, ..clean() });
+            let found = findings(&BypassPaths { cards, ..clean() });
             assert_eq!(found[3].verdict, Unknown);
-            assert!(found[3].mend.as_ref().unwrap().starts_with(words), "{found:?}");
+            assert!(found[3].fix.as_ref().unwrap().starts_with(words), "{found:?}");
         }
-        assert_eq!(verdicts(&Ways::default()), [Unknown; 4]);
+        assert_eq!(verdicts(&BypassPaths::default()), [Unknown; 4]);
         let denied = Some(Err("no".to_owned()));
-        let blind = Ways {
+        let blind = BypassPaths {
             links: Some(Err("no".to_owned())),
             elsewhere: None,
             virtual_functions: denied,

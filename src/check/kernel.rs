@@ -1,36 +1,39 @@
-//! Verdicts on what the kernel can and on what this process may. Pure.
+//! Checks of what this process may do, what the kernel supports and how it is set. Pure.
+//!
+//! In: the effective capability set, the features that were tried, sysctls. Out: a finding for each.
 
-use super::finding::{Check, Finding, Group};
+use super::report::{Check, Finding, Group};
+use crate::columns::few;
 use crate::kernel_features::{Feature, Outcome, Tried};
 
-/// What was tried of the kernel.
-pub type Trial = Result<Vec<Tried>, String>;
+/// The features that were tried, or why none could be.
+pub type FeatureTrial = Result<Vec<Tried>, String>;
 
-const fn kernel(id: &'static str, title: &'static str) -> Check {
+const fn kernel_check(id: &'static str, title: &'static str) -> Check {
     Check { id, group: Group::Kernel, title }
 }
 
-const fn privilege(id: &'static str, title: &'static str) -> Check {
+const fn capability(id: &'static str, title: &'static str) -> Check {
     Check { id, group: Group::Privileges, title }
 }
 
-const NET_ADMIN: Check = privilege("cap-net-admin", "may change rules and routes");
-const BIND: Check = privilege("cap-net-bind-service", "may listen on ports below 1024");
-const NET_RAW: Check = privilege("cap-net-raw", "may forge and overhear packets");
-const SYS_ADMIN: Check = privilege("cap-sys-admin", "may make a network namespace, for this check only");
+const NET_ADMIN: Check = capability("cap-net-admin", "may change rules and routes");
+const BIND: Check = capability("cap-net-bind-service", "may listen on ports below 1024");
+const NET_RAW: Check = capability("cap-net-raw", "may forge and overhear packets");
+const SYS_ADMIN: Check = capability("cap-sys-admin", "may make a network namespace, for this check only");
 
 /// Bits of `include/uapi/linux/capability.h`.
 const CAPABILITIES: [(Check, u32); 4] = [(NET_ADMIN, 12), (BIND, 10), (NET_RAW, 13), (SYS_ADMIN, 21)];
 
 const GRANT: &str = "systemctl edit apivip: CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW; in a Pod securityContext.capabilities.add";
 
-/// What is lost without a feature.
+/// The consequence of a missing feature.
 enum Loss {
-    /// Rules do not work at all: the forwarder stands in.
+    /// Rules do not work at all: the proxy is the fallback.
     Rules(&'static str),
     /// Something is lost.
     Part(&'static str, &'static str),
-    /// Only the forwarder cannot stand in.
+    /// Only the proxy does not work.
     Forwarder(&'static str),
 }
 
@@ -40,32 +43,32 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
     const NFT: &str = "modprobe nf_tables; a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET";
     match feature {
         Feature::NfTables => {
-            (kernel("kernel-nf-tables", "nf_tables"), "takes a table of family inet", Rules(NFT))
+            (kernel_check("kernel-nf-tables", "nf_tables"), "takes a table of family inet", Rules(NFT))
         }
         Feature::Nat => (
-            kernel("kernel-nat", "NAT in family inet"),
+            kernel_check("kernel-nat", "NAT in family inet"),
             "translates in prerouting, output and postrouting",
             Rules(
                 "modprobe -a nft_chain_nat nft_masq; a kernel from 5.2 with CONFIG_NFT_NAT and CONFIG_NFT_MASQ",
             ),
         ),
         Feature::Reject => (
-            kernel("kernel-reject", "TCP reset in prerouting"),
+            kernel_check("kernel-reject", "TCP reset in prerouting"),
             "rejects in prerouting",
             Rules("modprobe nft_reject_inet; a kernel from 5.9 with CONFIG_NFT_REJECT_INET"),
         ),
         Feature::Fib => (
-            kernel("kernel-fib", "route lookups in rules"),
+            kernel_check("kernel-fib", "route lookups in rules"),
             "knows local addresses in rules",
             Rules("modprobe nft_fib_inet; a kernel with CONFIG_NFT_FIB_INET"),
         ),
         Feature::Balance => (
-            kernel("kernel-balance", "random choice in rules"),
+            kernel_check("kernel-balance", "random choice in rules"),
             "chooses by numgen and a map of verdicts",
             Rules("modprobe nft_numgen; a kernel with CONFIG_NFT_NUMGEN"),
         ),
         Feature::ClientHash => (
-            kernel("kernel-client-hash", "choice by client address"),
+            kernel_check("kernel-client-hash", "choice by client address"),
             "chooses by jhash",
             Part(
                 "a Service with sessionAffinity ClientIP is not programmed; the forwarder stands in",
@@ -73,19 +76,19 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
             ),
         ),
         Feature::ConntrackRules => (
-            kernel("kernel-conntrack-rules", "conntrack in rules"),
+            kernel_check("kernel-conntrack-rules", "conntrack in rules"),
             "matches flows and keeps packets from conntrack",
             Rules("modprobe nft_ct; a kernel with CONFIG_NFT_CT"),
         ),
         Feature::WholeTable => (
-            kernel("kernel-table", "the daemon's whole table"),
+            kernel_check("kernel-table", "the daemon's whole table"),
             "takes the table of a node with IPv4, IPv6 and a dead apiserver",
             Rules(
                 "modprobe -a nf_tables nft_chain_nat nft_ct nft_fib_inet nft_hash nft_masq nft_numgen nft_reject_inet",
             ),
         ),
         Feature::TableOwner => (
-            kernel("kernel-table-owner", "tables that belong to the daemon"),
+            kernel_check("kernel-table-owner", "tables that belong to the daemon"),
             "knows the flags owner and persist",
             Part(
                 "any program may change or flush the table; the daemon notices and puts it right",
@@ -93,7 +96,7 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
             ),
         ),
         Feature::ConntrackNetlink => (
-            kernel("kernel-conntrack-netlink", "conntrack's entries"),
+            kernel_check("kernel-conntrack-netlink", "conntrack's entries"),
             "lists the entry of a connection",
             Part(
                 "flows to a dead apiserver are ended only when their client sends something",
@@ -101,7 +104,7 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
             ),
         ),
         Feature::ConntrackFilter => (
-            kernel("kernel-conntrack-filter", "conntrack's filter"),
+            kernel_check("kernel-conntrack-filter", "conntrack's filter"),
             "lists the entries asked for only",
             Part(
                 "all entries of the node are listed when an apiserver dies: slower with very many flows",
@@ -109,7 +112,7 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
             ),
         ),
         Feature::SocketDestroy => (
-            kernel("kernel-sock-destroy", "destroying sockets"),
+            kernel_check("kernel-sock-destroy", "destroying sockets"),
             "destroys a socket of the host",
             Part(
                 "the node's own connections to a dead apiserver are told like those of Pods",
@@ -117,12 +120,12 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
             ),
         ),
         Feature::RawSockets => (
-            kernel("kernel-raw-sockets", "raw sockets"),
+            kernel_check("kernel-raw-sockets", "raw sockets"),
             "opens raw sockets",
             Part("idle clients of a dead apiserver are not told", GRANT),
         ),
         Feature::PacketSockets => (
-            kernel("kernel-packet-sockets", "packet sockets"),
+            kernel_check("kernel-packet-sockets", "packet sockets"),
             "opens packet sockets with a filter",
             Part(
                 "where rules are refused, clients of a dead apiserver are not answered",
@@ -130,29 +133,29 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
             ),
         ),
         Feature::Tun => (
-            kernel("kernel-tun", "tun device"),
+            kernel_check("kernel-tun", "tun device"),
             "makes a tun device",
             Forwarder("modprobe tun; ls -l /dev/net/tun"),
         ),
         Feature::LocalRoutes => (
-            kernel("kernel-local-routes", "local routes"),
+            kernel_check("kernel-local-routes", "local routes"),
             "makes an address local by a route",
             Forwarder("grep CONFIG_IP_MULTIPLE_TABLES= /boot/config-$(uname -r): a kernel in which it is y"),
         ),
         Feature::RoutingRules => (
-            kernel("kernel-routing-rules", "routing rules with a port"),
+            kernel_check("kernel-routing-rules", "routing rules with a port"),
             "takes a rule with protocol and port",
             Forwarder("uname -r: a kernel from 4.17 with CONFIG_IP_MULTIPLE_TABLES"),
         ),
     }
 }
 
-/// One finding for each feature. `forwards`: the operator lets the forwarder stand in.
-pub fn features(trial: &Trial, forwards: bool) -> Vec<Finding> {
+/// One finding for each feature. `forwards`: the operator allows the proxy as a fallback.
+pub fn features(trial: &FeatureTrial, forwards: bool) -> Vec<Finding> {
     Feature::ALL.into_iter().map(|feature| of_feature(feature, trial, forwards)).collect()
 }
 
-fn of_feature(feature: Feature, trial: &Trial, forwards: bool) -> Finding {
+fn of_feature(feature: Feature, trial: &FeatureTrial, forwards: bool) -> Finding {
     let (check, works, loss) = about(feature);
     let tried = match trial {
         Err(error) => {
@@ -220,47 +223,170 @@ fn of_capability(check: &Check, bit: u32, effective: Option<u64>) -> Finding {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::finding::Verdict;
-    use super::*;
+/// Values as `/proc/sys` shows them; what is not there, or cannot be read, is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelSettings {
+    /// `net.ipv4.ip_forward`.
+    pub ip_forward: Option<i64>,
+    /// `net.ipv6.conf.all.forwarding`; absent on a kernel without IPv6.
+    pub ipv6_forwarding: Option<i64>,
+    /// The highest `rp_filter` of all interfaces, which is what counts, and where it is.
+    pub rp_filter: Option<(i64, String)>,
+    /// Routing rules besides the kernel's and apivip's own.
+    pub routing_rules: Option<usize>,
+    /// `net.netfilter.nf_conntrack_tcp_loose`.
+    pub tcp_loose: Option<i64>,
+    /// Interfaces with `route_localnet`.
+    pub route_localnet: Option<Vec<String>>,
+    /// Entries in conntrack's table, and how many there may be.
+    pub conntrack: Option<(i64, i64)>,
+    /// `net.bridge.bridge-nf-call-iptables`; absent without the module br_netfilter.
+    pub bridge_netfilter: Option<i64>,
+    /// Bridges on this node; `None`: they could not be listed.
+    pub bridges: Option<Vec<String>>,
+    /// Those of them by which this node reaches an apiserver.
+    pub bridges_to_apiservers: Vec<String>,
+}
 
-    fn verdicts(outcome: &Outcome, forwards: bool) -> Vec<Verdict> {
-        let tried = Feature::ALL.map(|feature| (feature, outcome.clone())).to_vec();
-        features(&Ok(tried), forwards).iter().map(|finding| finding.verdict).collect()
-    }
+const fn setting(id: &'static str, title: &'static str) -> Check {
+    Check { id, group: Group::Settings, title }
+}
 
-    #[test]
-    fn every_feature_is_ok_or_a_loss_that_is_named() {
-        assert!(verdicts(&Outcome::Works, true).iter().all(|verdict| *verdict == Verdict::Ok));
-        let missing = Outcome::Missing("Operation not supported".to_owned());
-        assert!(verdicts(&missing, true).iter().all(|verdict| *verdict == Verdict::Warning));
-        assert_eq!(verdicts(&missing, false).iter().filter(|verdict| **verdict == Verdict::Fail).count(), 7);
-        let tried = Feature::ALL.map(|feature| (feature, missing.clone())).to_vec();
-        for finding in features(&Ok(tried), true) {
-            assert!(finding.evidence.contains("Operation not supported"), "{finding:?}");
-            assert!(finding.mend.is_some());
-        }
-    }
+const IP_FORWARD: Check = setting("ip-forward", "IPv4 forwarding");
+const IPV6_FORWARDING: Check = setting("ipv6-forwarding", "IPv6 forwarding");
+const RP_FILTER: Check = setting("rp-filter", "reverse path filter");
+const TCP_LOOSE: Check = setting("conntrack-tcp-loose", "connections taken up in the middle");
+const ROUTE_LOCALNET: Check = setting("route-localnet", "loopback addresses from outside");
+const CONNTRACK: Check = setting("conntrack-table", "room in conntrack's table");
+const BRIDGE: Check = setting("bridge-netfilter", "bridged packets in netfilter");
 
-    #[test]
-    fn what_could_not_be_tried_is_unknown_with_what_it_needs() {
-        for outcome in [Outcome::Forbidden("x".to_owned()), Outcome::Unclear("x".to_owned())] {
-            assert!(verdicts(&outcome, false).iter().all(|verdict| *verdict == Verdict::Unknown));
-        }
-        let denied = Err("Operation not permitted".to_owned());
-        for finding in [features(&denied, true), features(&Ok(Vec::new()), true)].concat() {
-            assert_eq!(finding.verdict, Verdict::Unknown);
-            assert!(finding.mend.is_some());
-        }
-    }
+const PROC: &str = "mount -t proc proc /proc";
+/// Lets what `sysctl` says that it has set be set at each start.
+const KEEP: &str = "tee -a /etc/sysctl.d/90-apivip.conf";
 
-    #[test]
-    fn capabilities_are_bits() {
-        let of = |set| capabilities(set).iter().map(|finding| finding.verdict).collect::<Vec<_>>();
-        assert_eq!(of(Some(u64::MAX)), [Verdict::Ok; 4]);
-        assert_eq!(of(Some(0)), [Verdict::Fail, Verdict::Warning, Verdict::Warning, Verdict::Info]);
-        assert_eq!(of(Some(1 << 12)), [Verdict::Ok, Verdict::Warning, Verdict::Warning, Verdict::Info]);
-        assert_eq!(of(None), [Verdict::Unknown; 4]);
+/// From this share of conntrack's table on, in percent.
+const CROWDED: i64 = 75;
+const NEARLY_FULL: i64 = 95;
+
+/// Which settings matter on this node.
+#[derive(Clone, Copy, Debug)]
+pub struct Concerns {
+    /// An IPv4 virtual IP is, or may be, served.
+    pub ipv4: bool,
+    /// An IPv6 virtual IP is, or may be, served.
+    pub ipv6: bool,
+    /// `--listen` names a loopback address, and no rules of kube-proxy's guard it.
+    pub loopback: bool,
+}
+
+/// All findings.
+pub fn settings(observed: &KernelSettings, concerns: Concerns) -> Vec<Finding> {
+    let Concerns { ipv4, ipv6, loopback } = concerns;
+    vec![
+        forwarding(&IP_FORWARD, "net.ipv4.ip_forward", observed.ip_forward, ipv4),
+        forwarding(&IPV6_FORWARDING, "net.ipv6.conf.all.forwarding", observed.ipv6_forwarding, ipv6),
+        rp_filter(observed),
+        tcp_loose(observed.tcp_loose),
+        route_localnet(observed.route_localnet.as_deref(), loopback),
+        conntrack(observed.conntrack),
+        bridge_netfilter(observed),
+    ]
+}
+
+fn forwarding(check: &Check, key: &str, value: Option<i64>, needed: bool) -> Finding {
+    match (value, needed) {
+        (_, false) => check.ok("no virtual IP of that family is known"),
+        (None, true) => check.unknown(
+            format!("{key} cannot be read"),
+            "ls -d /proc/sys/net/ipv4 /proc/sys/net/ipv6: a family that is not there is not in the kernel",
+        ),
+        (Some(0), true) => check.warning(
+            format!("{key} is 0: packets of Pods are not forwarded; the node's own connections work"),
+            format!("sysctl -w {key}=1 | {KEEP}"),
+        ),
+        (Some(_), true) => check.ok("on"),
     }
 }
+
+fn rp_filter(observed: &KernelSettings) -> Finding {
+    match (&observed.rp_filter, observed.routing_rules) {
+        (None, _) => RP_FILTER.unknown("net.ipv4.conf.*.rp_filter cannot be read", PROC),
+        (Some((1, place)), Some(rules)) if rules > 0 => RP_FILTER.warning(
+            format!("strict on {place}, and there are {rules} routing rules: answers that come by another way are dropped"),
+            format!("sysctl -w net.ipv4.conf.all.rp_filter=2 | {KEEP}"),
+        ),
+        (Some((1, place)), _) => RP_FILTER.info(format!("strict on {place}: no packet has a source that routes do not lead back to")),
+        (Some(_), _) => RP_FILTER.ok("not strict"),
+    }
+}
+
+fn tcp_loose(value: Option<i64>) -> Finding {
+    match value {
+        None => TCP_LOOSE.unknown("conntrack is not loaded yet, or cannot be read", "modprobe nf_conntrack"),
+        Some(0) => TCP_LOOSE.info("off: flows to a dead apiserver are ended by resets"),
+        Some(_) => TCP_LOOSE.ok("on"),
+    }
+}
+
+fn route_localnet(interfaces: Option<&[String]>, at_risk: bool) -> Finding {
+    match interfaces {
+        None => ROUTE_LOCALNET.unknown("net.ipv4.conf.*.route_localnet cannot be read", PROC),
+        Some([]) => ROUTE_LOCALNET.ok("off: listeners on 127.0.0.1 are the node's own"),
+        Some(some) if at_risk => ROUTE_LOCALNET.warning(
+            format!(
+                "on for {}: other hosts of its network may reach what --listen serves on 127.0.0.1",
+                few(some)
+            ),
+            closed(some),
+        ),
+        Some(some) => ROUTE_LOCALNET
+            .info(format!("on for {}, as kube-proxy wants it; --listen is not concerned", few(some))),
+    }
+}
+
+/// Of `all` and an interface, either is enough to open it.
+fn closed(interfaces: &[String]) -> String {
+    let of = |name: &str| format!(" net/ipv4/conf/{name}/route_localnet=0");
+    let all: String = interfaces.iter().filter(|name| *name != "all").map(|name| of(name)).collect();
+    format!("sysctl -w{}{all} | {KEEP}", of("all"))
+}
+
+fn conntrack(table: Option<(i64, i64)>) -> Finding {
+    match table {
+        None => CONNTRACK.unknown("conntrack is not loaded yet, or cannot be read", "modprobe nf_conntrack"),
+        Some((count, max)) => {
+            let text = format!("{count} of {max} entries");
+            let twice = max.saturating_mul(2);
+            let fix = format!("sysctl -w net.netfilter.nf_conntrack_max={twice} | {KEEP}");
+            match count.saturating_mul(100).checked_div(max).unwrap_or(0) {
+                NEARLY_FULL.. => CONNTRACK.fail(format!("{text}: new connections are about to fail"), fix),
+                CROWDED.. => CONNTRACK.warning(text, fix),
+                _ => CONNTRACK.ok(text),
+            }
+        }
+    }
+}
+
+fn bridge_netfilter(observed: &KernelSettings) -> Finding {
+    match (observed.bridge_netfilter, observed.bridges.as_deref()) {
+        (_, None) => BRIDGE.unknown("bridges could not be listed", "ip -br link show type bridge"),
+        (_, Some([])) => BRIDGE.ok("there is no bridge"),
+        (Some(0) | None, _) if !observed.bridges_to_apiservers.is_empty() => BRIDGE.warning(
+            format!(
+                "off, and an apiserver is reached by {}: its answers to Pods on the same bridge pass no netfilter, and come \
+                 from an address that they never dialled",
+                few(&observed.bridges_to_apiservers)
+            ),
+            "modprobe br_netfilter, then sysctl -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1; \
+             nothing, if no Pod hangs on that bridge",
+        ),
+        (Some(0) | None, Some(bridges)) => BRIDGE.info(format!(
+            "off, and there is {}: Pods reach the virtual IP all the same; kubeadm wants it on",
+            few(bridges)
+        )),
+        (Some(_), _) => BRIDGE.ok("on"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

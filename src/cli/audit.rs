@@ -1,23 +1,22 @@
-//! `apivip audit`: looks at the paths between control plane and node, and says which is not safe.
+//! `apivip audit`: audits the connection paths between control plane and node.
 
 use anyhow::{Context, anyhow};
 
-use super::{DEGRADED, Failure, OK, looked, status};
-use crate::audit::finding::{Report, Severity, Verdict};
-use crate::audit::text::{explain, text};
-use crate::audit::{catalogue, sarif};
-use crate::check::text::Style;
+use super::{DEGRADED, Failure, OK, block_on, print, wants_colour};
+use crate::audit::catalogue;
+use crate::audit::report::{explain, sarif};
+use crate::check::report::{Report, Severity, Style, Verdict, text};
 use crate::config::{AuditArgs, FailOnArg, ReportArg};
 
 /// Returns the exit code: what was found decides it.
 pub(super) fn audit(args: &AuditArgs) -> Result<u8, Failure> {
     if let Some(id) = &args.explain {
         let text = explained(id).map_err(Failure::Configuration)?;
-        return status::print(&text).map(|()| OK).map_err(Failure::Runtime);
+        return print(&text).map(|()| OK).map_err(Failure::Runtime);
     }
     args.run.boot.configured(args.run.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
-    let report = looked(|ask| crate::audit::run(args, ask))?;
-    shown(&report, args.output).and_then(|shown| status::print(&shown)).map_err(Failure::Runtime)?;
+    let report = block_on(crate::audit::run(args))?;
+    shown(&report, args.output).and_then(|shown| print(&shown)).map_err(Failure::Runtime)?;
     Ok(if counts(&report, args.fail_on) { DEGRADED } else { OK })
 }
 
@@ -49,10 +48,10 @@ fn shown(report: &Report, output: ReportArg) -> anyhow::Result<String> {
     };
     match output {
         ReportArg::Json => json(&serde_json::to_value(report).context("write JSON")?),
-        ReportArg::Sarif => json(&sarif::sarif(report)),
+        ReportArg::Sarif => json(&sarif(report)),
         ReportArg::Yaml => serde_saphyr::to_string(report).context("write YAML"),
         ReportArg::Table | ReportArg::Wide => {
-            let style = Style { colour: status::wants_colour(), wide: output == ReportArg::Wide };
+            let style = Style { colour: wants_colour(), wide: output == ReportArg::Wide };
             Ok(text(report, style))
         }
     }

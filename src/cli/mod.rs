@@ -2,21 +2,18 @@
 
 mod audit;
 mod check;
-mod cleanup;
-mod input;
 pub mod render;
 mod run;
 mod status;
 
-use std::path::Path;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::check::AskDaemon;
+use crate::columns;
 use crate::config::{Cli, Command};
 use crate::process::log;
 
@@ -51,21 +48,18 @@ impl Failure {
     }
 }
 
-/// How long the daemon may take for each part of its answer.
-const DAEMON: Duration = Duration::from_secs(2);
-
-/// Does a look at node and API to its end, which may ask the daemon for its status.
-fn looked<F: Future>(look: impl FnOnce(AskDaemon) -> F) -> Result<F::Output, Failure> {
+/// Runs a check or an audit to its end.
+fn block_on<F: Future>(observe_and_judge: F) -> Result<F::Output, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(16)
         .build()
         .context("start the runtime")
         .map_err(Failure::Runtime)?;
-    let seen = runtime.block_on(look(|run_dir: &Path| status::ask(run_dir, "/status", DAEMON)));
+    let report = runtime.block_on(observe_and_judge);
     // Nothing that hangs must delay the end.
     runtime.shutdown_background();
-    Ok(seen)
+    Ok(report)
 }
 
 /// Parses the command line, runs the command and reports its failure on stderr.
@@ -80,7 +74,7 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => audit::audit(&args),
         Command::Status(args) => status::status(&args),
         Command::Render(args) => render::render(&args).map(|()| OK),
-        Command::Cleanup(args) => cleanup::cleanup(&args).map(|()| OK),
+        Command::Cleanup(args) => run::cleanup(&args).map(|()| OK),
     };
     ExitCode::from(match outcome {
         Ok(code) => {
@@ -90,6 +84,16 @@ pub fn main() -> ExitCode {
         Err(Failure::Runtime(error)) => report(&error, FAILED),
         Err(Failure::Configuration(error)) => report(&error, MISUSED),
     })
+}
+
+/// Whether stdout is to be coloured.
+fn wants_colour() -> bool {
+    columns::wants_colour(std::io::stdout().is_terminal())
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("write to stdout")
 }
 
 fn report(error: &anyhow::Error, code: u8) -> u8 {

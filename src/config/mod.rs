@@ -11,21 +11,13 @@ use crate::model::desired::{Masquerade, Policy};
 use crate::model::snapshot::SnapshotOptions;
 use crate::model::types::ServiceKey;
 
-mod admin;
 mod audit;
-mod boot;
-mod check;
-mod forwarder;
-mod health;
-mod owner;
+mod bootstrap;
+mod daemon;
 
-pub use admin::{AdminArgs, OrOff};
 pub use audit::{AuditArgs, FailOnArg, ReportArg};
-pub use boot::{BootArgs, BootError, DEFAULT_STATE_DIR};
-pub use check::CheckArgs;
-pub use forwarder::{ForwarderArgs, ModeArg};
-pub use health::HealthArgs;
-pub use owner::TableOwnerArg;
+pub use bootstrap::{BootstrapArgs, BootstrapError, DEFAULT_STATE_DIR};
+pub use daemon::{AdminArgs, HealthArgs, LogFormat, ModeArg, OrOff, ProxyArgs, RunArgs, TableOwnerArg};
 
 /// Version and commit, as `apivip --version` prints them.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("APIVIP_COMMIT"), ")");
@@ -131,69 +123,20 @@ pub enum BalanceArg {
     Nearest,
 }
 
-/// Arguments of `apivip run`.
+/// Arguments of `apivip check`: those of `apivip run`, so that the one word can stand in place of the other, and how to say what was found.
 #[derive(Clone, Debug, Args)]
-pub struct RunArgs {
-    /// Credentials and the first apiserver address; without it the in-cluster service account is used
-    #[arg(long, env = "APIVIP_KUBECONFIG", value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-
-    /// The kubeconfig's context; its current-context unless given
-    #[arg(long, env = "APIVIP_CONTEXT", value_name = "NAME", requires = "kubeconfig")]
-    pub context: Option<String>,
-
-    /// What the table holds.
+pub struct CheckArgs {
+    /// What the daemon is, or would be, run with.
     #[command(flatten)]
-    pub table: TableArgs,
+    pub run: RunArgs,
 
-    /// What is known before the API answers.
-    #[command(flatten)]
-    pub boot: BootArgs,
+    /// How to print what was found
+    #[arg(short, long, value_enum, default_value_t = OutputArg::Table)]
+    pub output: OutputArg,
 
-    /// How apiservers are asked whether they live.
-    #[command(flatten)]
-    pub health: HealthArgs,
-
-    /// When and where connections are forwarded.
-    #[command(flatten)]
-    pub forwarder: ForwarderArgs,
-
-    /// How the daemon is asked, and asks itself.
-    #[command(flatten)]
-    pub admin: AdminArgs,
-
-    /// Who may change the table while the daemon runs
-    #[arg(long, env = "APIVIP_TABLE_OWNER", value_enum, default_value_t = TableOwnerArg::Auto)]
-    pub table_owner: TableOwnerArg,
-
-    /// Probe and log, but leave the kernel's rules, routes and flows as they are
-    #[arg(long, env = "APIVIP_DRY_RUN")]
-    pub dry_run: bool,
-
-    /// Folder of the lock and of the socket that `apivip status` asks
-    #[arg(long, env = "APIVIP_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
-    pub run_dir: PathBuf,
-
-    /// Remove the rules when the daemon stops; without it they stay and go on working
-    #[arg(long, env = "APIVIP_CLEANUP_ON_EXIT")]
-    pub cleanup_on_exit: bool,
-
-    /// The form of log lines
-    #[arg(long, env = "APIVIP_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-
-    /// What is logged: error, warn, info, debug, trace, or a filter such as apivip::reconcile=debug
-    #[arg(long, env = "APIVIP_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
-    pub log_level: String,
-}
-
-/// Values of `--log-format`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One readable line for each event
-    Text,
-    /// One JSON object for each event
-    Json,
+    /// Let a warning count as a failure
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// Arguments of `apivip status`.

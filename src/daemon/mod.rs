@@ -16,10 +16,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::admin::{self, AdminError, Sources};
-use crate::bootstrap;
 use crate::bootstrap::saved_state::{self, StateFile};
-use crate::bootstrap::seeds;
-use crate::config::{BootError, ModeArg, RunArgs, TableOwnerArg};
+use crate::bootstrap::{self, seeds};
+use crate::config::{BootstrapError, ModeArg, RunArgs, TableOwnerArg};
 use crate::conntrack::{FlowError, FlowOptions, Flows};
 use crate::dataplane::dry_run::{DryRun, ReadOnlyHost};
 use crate::dataplane::{DataplaneError, Host};
@@ -69,7 +68,7 @@ pub enum DaemonError {
     Dataplane(#[from] DataplaneError),
     /// Seeds and virtual IPs do not fit together.
     #[error(transparent)]
-    Boot(#[from] BootError),
+    Boot(#[from] BootstrapError),
     /// The forwarder.
     #[error(transparent)]
     Forwarder(#[from] ForwarderError),

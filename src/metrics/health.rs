@@ -1,17 +1,20 @@
-//! Metrics of probes, of changes of state, and of the flows that were ended.
+//! Metrics of apiservers' health, and of the daemon's own connections to the virtual IPs.
 
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{Metrics, Reason};
 use crate::dataplane::flows::{FlowReport, Remaining};
-use crate::health::Observer;
+use crate::health;
 use crate::model::health::{FailReason, State};
+use crate::model::types::Vip;
+use crate::selftest::{self, Component, Failure, Results};
 
 /// Seconds. A probe takes a millisecond; a cut cable is decided in two seconds; flows are given 15 s.
 const BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
@@ -64,7 +67,7 @@ struct Method {
 
 #[derive(Debug)]
 pub(super) struct HealthMetrics {
-    probes: Family<super::Outcome, Counter>,
+    probes: Family<crate::metrics::Outcome, Counter>,
     probe_seconds: Histogram,
     transitions: Family<Transition, Counter>,
     stages: Family<StageLabel, Histogram, fn() -> Histogram>,
@@ -74,10 +77,10 @@ pub(super) struct HealthMetrics {
 
 impl HealthMetrics {
     pub fn new(registry: &mut Registry) -> Self {
-        let probes = Family::<super::Outcome, Counter>::default();
+        let probes = Family::<crate::metrics::Outcome, Counter>::default();
         for outcome in ["ready", "alive", "unready"].into_iter().chain(FailReason::ALL.map(FailReason::label))
         {
-            let _ = probes.get_or_create(&super::Outcome { outcome });
+            let _ = probes.get_or_create(&crate::metrics::Outcome { outcome });
         }
         registry.register("probes", "Finished probes of apiservers by what they found", probes.clone());
         let probe_seconds = Histogram::new(BUCKETS);
@@ -149,11 +152,75 @@ impl Metrics {
     }
 }
 
-impl Observer for Metrics {
+impl health::Observer for Metrics {
     fn probed(&self, outcome: &'static str, took: Duration) {
-        self.health.probes.get_or_create(&super::Outcome { outcome }).inc();
+        self.health.probes.get_or_create(&crate::metrics::Outcome { outcome }).inc();
         if matches!(outcome, "ready" | "alive" | "unready") {
             self.health.probe_seconds.observe(took.as_secs_f64());
+        }
+    }
+}
+
+/// Seconds. TCP, TLS and an answer take some milliseconds; a test has 4 s.
+const SELFTEST_BUCKETS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 4.0];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ComponentLabel {
+    component: &'static str,
+}
+
+#[derive(Debug)]
+pub(super) struct SelfTestMetrics {
+    answers: Family<ComponentLabel, Counter>,
+    failures: Family<Reason, Counter>,
+    serving: Family<ComponentLabel, Gauge>,
+    seconds: Histogram,
+}
+
+impl SelfTestMetrics {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let (answers, serving) =
+            (Family::<ComponentLabel, Counter>::default(), Family::<ComponentLabel, Gauge>::default());
+        for component in Component::ALL {
+            let _ = answers.get_or_create(&ComponentLabel { component: component.label() });
+            let _ = serving.get_or_create(&ComponentLabel { component: component.label() });
+        }
+        let failures = Family::<Reason, Counter>::default();
+        for failure in Failure::all() {
+            let _ = failures.get_or_create(&Reason { reason: failure.label() });
+        }
+        let help = "Self-tests that an apiserver answered, by the component that led to it";
+        registry.register("selftest_answers", help, answers.clone());
+        let help = "Self-tests that no apiserver answered, by reason";
+        registry.register("selftest_failures", help, failures.clone());
+        let help = "Virtual IPs and ports whose latest self-test was taken by this component";
+        registry.register("selftest_serving", help, serving.clone());
+        let seconds = Histogram::new(SELFTEST_BUCKETS);
+        let help = "Time from the first packet of a self-test to the answer";
+        registry.register_with_unit("selftest", help, Unit::Seconds, seconds.clone());
+        Self { answers, failures, serving, seconds }
+    }
+}
+
+impl selftest::Observer for Metrics {
+    fn tested(&self, vip: Vip, results: &Results) {
+        let metrics = &self.selftest;
+        if let Some(latest) = results.get(&vip) {
+            match latest.outcome {
+                Ok(took) => {
+                    let component = latest.by.unwrap_or(Component::Unknown).label();
+                    metrics.answers.get_or_create(&ComponentLabel { component }).inc();
+                    metrics.seconds.observe(took.as_secs_f64());
+                }
+                Err(failure) => {
+                    metrics.failures.get_or_create(&Reason { reason: failure.label() }).inc();
+                }
+            }
+        }
+        for component in Component::ALL {
+            let count = results.values().filter(|latest| latest.by == Some(component)).count();
+            let serving = metrics.serving.get_or_create(&ComponentLabel { component: component.label() });
+            serving.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 }

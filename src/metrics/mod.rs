@@ -1,41 +1,37 @@
-//! Metrics, in the Prometheus text format. Labels come from closed sets, except the backend's address.
+//! Metrics of the daemon, as OpenMetrics and in the older Prometheus text format. Labels come from closed sets, except the
+//! backend's address.
+//!
+//! In: what the daemon's parts report. Out: the text of all metrics, with values that others keep.
+
+mod dataplane;
+mod health;
+
+use dataplane::{DataplaneMetrics, ProxyCollector, RepairMetrics};
+pub use health::Stage;
+use health::{HealthMetrics, SelfTestMetrics};
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::dataplane::DataplaneError;
-use crate::kube::Connection;
+use crate::kube::{Connection, ConnectionState};
 use crate::model::address::RejectReason;
 use crate::model::health::State as Health;
 use crate::model::report::{InUse, Phase, Report};
 use crate::model::types::Backend;
 use crate::proxy::Stats;
-
-mod classic;
-mod forwarder;
-mod health;
-mod live;
-mod repair;
-mod selftest;
-
-pub use classic::classic;
-use forwarder::{Forwarded, PathMetrics};
-use health::HealthMetrics;
-pub use health::Stage;
-use live::Live;
-use repair::RepairMetrics;
-use selftest::SelfTestMetrics;
 
 /// Seconds. A commit takes some 0.2 ms alone and seconds behind another program's.
 const BUCKETS: [f64; 14] =
@@ -71,7 +67,7 @@ pub struct Metrics {
     used: Gauge,
     holds: Gauge,
     health: HealthMetrics,
-    path: PathMetrics,
+    path: DataplaneMetrics,
     repair: RepairMetrics,
     selftest: SelfTestMetrics,
     forwarder: Arc<Stats>,
@@ -143,7 +139,7 @@ impl Metrics {
         }
         registry.register("backends", "Apiservers that are probed, by their state", backends.clone());
         let health = HealthMetrics::new(&mut registry);
-        let path = PathMetrics::new(&mut registry);
+        let path = DataplaneMetrics::new(&mut registry);
         let repair = RepairMetrics::new(&mut registry);
         let selftest = SelfTestMetrics::new(&mut registry);
         let metrics = Self {
@@ -197,7 +193,7 @@ impl Metrics {
     pub fn state(&self, report: &Report) {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let frontends = report.programmed.as_ref().map_or(&[][..], |state| &state.frontends);
-        self.way(report);
+        self.record_dataplane(report);
         let by_rules = report.path.as_ref().is_none_or(|path| path.in_use != InUse::Forwarder);
         let programmed = matches!(report.phase, Phase::Programmed | Phase::Unrouted) && by_rules;
         self.programmed.set(i64::from(programmed));
@@ -219,12 +215,125 @@ impl Metrics {
     ) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
-        let mut live = Registry::with_prefix("apivip");
-        live.register_collector(Box::new(Live { connection: connection.clone(), totals: totals.clone() }));
-        live.register_collector(Box::new(Forwarded(Arc::clone(&self.forwarder))));
-        let mut more = String::new();
-        encode(&mut more, &live)?;
+        let mut collected = Registry::with_prefix("apivip");
+        collected.register_collector(Box::new(ConnectionCollector {
+            connection: connection.clone(),
+            totals: totals.clone(),
+        }));
+        collected.register_collector(Box::new(ProxyCollector(Arc::clone(&self.forwarder))));
+        let mut rest = String::new();
+        encode(&mut rest, &collected)?;
         // Each part ends with an end mark; the whole has one.
-        Ok(text.trim_end_matches("# EOF\n").to_owned() + &more)
+        Ok(text.trim_end_matches("# EOF\n").to_owned() + &rest)
+    }
+}
+
+/// Values that are read at each scrape.
+#[derive(Debug)]
+struct ConnectionCollector {
+    pub connection: Connection,
+    pub totals: BTreeMap<Backend, u64>,
+}
+
+impl Collector for ConnectionCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let counters = [
+            ("api_reconnects", "Sessions with an apiserver after the first", self.connection.reconnects),
+            ("api_relists", "Lists after the first of each collection", self.connection.relists),
+            ("api_events", "Watch events that changed an object", self.connection.events),
+            ("api_bookmarks", "Watch bookmarks", self.connection.bookmarks),
+            (
+                "api_stale",
+                "Watch events and bookmarks that were not newer than what was known, and changed nothing",
+                self.connection.stale,
+            ),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let synced = ConstGauge::new(i64::from(self.connection.state == ConnectionState::Synced));
+        synced.encode(encoder.encode_descriptor(
+            "api_synced",
+            "1 while the Service and its endpoints are watched",
+            None,
+            synced.metric_type(),
+        )?)?;
+        if let Some(heard) = self.connection.heard {
+            let at = SystemTime::now().checked_sub(heard.elapsed()).unwrap_or(UNIX_EPOCH);
+            let at = ConstGauge::new(at.duration_since(UNIX_EPOCH).map_or(0.0, |at| at.as_secs_f64()));
+            at.encode(encoder.encode_descriptor(
+                "api_last_heard_timestamp_seconds",
+                "When an apiserver last said something of the Service or its endpoints, in seconds since 1970",
+                None,
+                at.metric_type(),
+            )?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "credential_expiry_timestamp_seconds",
+            "When the CA, the client certificate and the token expire, in seconds since 1970",
+            None,
+            synced.metric_type(),
+        )?;
+        for (credential, end) in self.connection.expiry.dates() {
+            ConstGauge::new(end).encode(family.encode_family(&[("credential", credential)])?)?;
+        }
+        let sample = ConstCounter::new(0u64);
+        let mut family = encoder.encode_descriptor(
+            "backend_connections",
+            "Connections sent to each apiserver",
+            None,
+            sample.metric_type(),
+        )?;
+        for (backend, total) in &self.totals {
+            let labels = [("backend", backend.to_string())];
+            ConstCounter::new(*total).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The same metrics: a counter's family carries the name of its samples there, infos are gauges, and there are no units and
+/// no end mark.
+pub fn prometheus_text(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut help: Option<(&str, &str)> = None;
+    for line in open_metrics.lines() {
+        // Help comes ahead of the type, and only the type says how the family is called.
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ');
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "info" => ("_info", "gauge"),
+                "unknown" => ("", "untyped"),
+                _ => ("", kind),
+            };
+            // Writing to a string does not fail.
+            if let Some((_, words)) = help.take().filter(|(of, _)| *of == name) {
+                let _ = writeln!(text, "# HELP {name}{suffix} {words}");
+            }
+            let _ = writeln!(text, "# TYPE {name}{suffix} {kind}");
+        } else if !line.starts_with('#') {
+            let _ = writeln!(text, "{line}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counter_family_is_named_like_its_samples() {
+        let open_metrics = "# HELP a_commits Transactions.\n# TYPE a_commits counter\na_commits_total{x=\"y\"} 3\n\
+                    # HELP a_commit_seconds Time.\n# TYPE a_commit_seconds histogram\n# UNIT a_commit_seconds seconds\n\
+                    a_commit_seconds_sum 1.5\n# HELP a_build What.\n# TYPE a_build info\na_build_info{v=\"1\"} 1\n# EOF\n";
+        let expected = "# HELP a_commits_total Transactions.\n# TYPE a_commits_total counter\na_commits_total{x=\"y\"} 3\n\
+                        # HELP a_commit_seconds Time.\n# TYPE a_commit_seconds histogram\na_commit_seconds_sum 1.5\n\
+                        # HELP a_build_info What.\n# TYPE a_build_info gauge\na_build_info{v=\"1\"} 1\n";
+        assert_eq!(prometheus_text(open_metrics), expected);
     }
 }

@@ -1,127 +1,35 @@
-//! What `apivip status` shows: one document, as JSON, and as [`text`] for people.
+//! What `apivip status` shows: one document, as JSON ([`document`]) and as [`text`] for people.
+//!
+//! In: what the parts of the daemon know ([`Parts`]). Out: a [`Status`], with the [`problems`] that follow from it.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::config::VERSION;
 use crate::kube::Connection;
-use crate::model::desired::Hold;
+use crate::model::desired::{DesiredFrontend, Hold};
+use crate::model::health::{FailReason, State};
 use crate::model::merge::Origins;
-use crate::model::report::{InUse, Report};
+use crate::model::report::{InUse, Repair, Repairs, Report, Transition};
 use crate::model::snapshot::Affinity;
 use crate::model::traffic::Traffic;
-use crate::model::types::{Backend, ServiceKey, Vip};
-use crate::process::clock::unix_seconds;
-use crate::proxy::Stats;
-use crate::selftest::Results;
-use crate::transport::Expiry;
+use crate::model::types::{Backend, Family, ServiceKey, Vip};
+use crate::process::clock::{unix_now, unix_seconds};
+use crate::proxy::{Origin, Stats};
+use crate::selftest::{Component, Latest, OthersWay, Results};
 
-mod backend;
-mod path;
+mod document;
 mod problems;
-mod repair;
-mod selftest;
 pub mod text;
-mod transition;
 
-pub use backend::BackendStatus;
-pub use path::PathStatus;
+pub use document::{
+    ApiStatus, BackendStatus, DataplaneStatus, FrontendStatus, RepairStatus, RepairsStatus, SelfTestStatus,
+    Status, TransitionStatus,
+};
+pub(crate) use document::{duration, milliseconds};
 pub use problems::Problem;
-pub use repair::{RepairStatus, RepairsStatus};
-pub use selftest::SelfTestStatus;
-pub(crate) use text::milliseconds;
-pub use transition::TransitionStatus;
-
-/// A credential plugin answers within so many seconds, most of them within one.
-const SLOW_PLUGIN: u64 = 3;
-
-/// The state of one daemon.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Status {
-    /// Version and commit.
-    pub version: String,
-    /// The daemon's process.
-    pub pid: u32,
-    /// Seconds since it started.
-    pub uptime_seconds: u64,
-    /// The Service, as NAMESPACE/NAME.
-    pub service: String,
-    /// `starting`, `waiting`, `programmed`, `forwarding` or `failed`.
-    pub phase: String,
-    /// One sentence about the phase.
-    pub summary: String,
-    /// Number of the snapshot that was looked at last.
-    pub generation: u64,
-    /// Which way new connections take.
-    pub dataplane: PathStatus,
-    /// What others changed and the daemon made again.
-    pub repairs: RepairsStatus,
-    /// What the daemon's own connections to the virtual IPs found.
-    pub selftests: Vec<SelfTestStatus>,
-    /// The latest changes of apiservers' states, newest first.
-    pub transitions: Vec<TransitionStatus>,
-    /// The connection to the API.
-    pub api: ApiStatus,
-    /// What is redirected.
-    pub frontends: Vec<FrontendStatus>,
-    /// Why something is kept that the API no longer publishes.
-    pub holds: Vec<String>,
-    /// Addresses that the API publishes and that were left out, with the reason.
-    pub rejected: Vec<String>,
-    /// What an operator should look after; nothing, if all is well.
-    pub problems: Vec<Problem>,
-}
-
-/// The connection to the API.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ApiStatus {
-    /// `connecting`, `synced` or `degraded`.
-    pub state: String,
-    /// Seconds since 1970 when it entered that state.
-    pub since: u64,
-    /// The apiserver that is watched.
-    pub address: Option<String>,
-    /// The `resourceVersion` up to which the endpoints have been read.
-    pub resource_version: Option<String>,
-    /// Seconds since an apiserver last said something of the Service or its endpoints.
-    pub heard_seconds_ago: Option<u64>,
-    /// Why it is not synced.
-    pub last_error: Option<String>,
-    /// The command of the credential plugin that has not answered yet.
-    #[serde(default)]
-    pub plugin: Option<String>,
-    /// Seconds since it was started.
-    #[serde(default)]
-    pub plugin_seconds: Option<u64>,
-    /// When the CA and the credentials expire.
-    pub expiry: Expiry,
-}
-
-impl ApiStatus {
-    /// What it waits for, once that takes longer than a plugin should.
-    fn waiting(&self) -> Option<String> {
-        let seconds = self.plugin_seconds.filter(|seconds| *seconds >= SLOW_PLUGIN)?;
-        let command = self.plugin.as_deref()?;
-        Some(format!("the credential plugin {command} has not answered for {}", duration(seconds)))
-    }
-}
-
-/// One virtual IP and port.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FrontendStatus {
-    /// Address and port.
-    pub vip: Vip,
-    /// The name of the Service's port.
-    pub port_name: String,
-    /// Whether a client address stays with one backend.
-    pub client_affinity: bool,
-    /// Whether a local route may take the virtual IP over.
-    pub guard: bool,
-    /// Who serves it, who could, and who did.
-    pub backends: Vec<BackendStatus>,
-}
 
 /// What the parts of the daemon know.
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +55,7 @@ pub struct Parts<'a> {
 }
 
 impl Status {
-    /// Puts the document together from what the parts of the daemon know.
+    /// Assembles the document.
     pub fn new(parts: &Parts<'_>) -> Self {
         let Parts { service, started, report, connection, origins, totals, traffic, forwarder, selftests } =
             *parts;
@@ -156,7 +64,7 @@ impl Status {
             port_name: f.port_name.clone(),
             client_affinity: f.affinity == Affinity::ClientIP,
             guard: f.guard,
-            backends: backend::of(f, report, origins, totals, traffic),
+            backends: backends(f, report, origins, totals, traffic),
         });
         let snapshot = report.view.as_ref().map(|view| &view.snapshot);
         let mut status = Self {
@@ -167,7 +75,7 @@ impl Status {
             phase: word(&report.phase),
             summary: summary(report),
             generation: snapshot.map_or(0, |s| s.generation),
-            dataplane: PathStatus::new(report, forwarder),
+            dataplane: DataplaneStatus::new(report, forwarder),
             repairs: RepairsStatus::new(&report.repairs),
             selftests: SelfTestStatus::all(selftests),
             transitions: report.transitions.iter().map(TransitionStatus::new).collect(),
@@ -253,23 +161,141 @@ fn summary(report: &Report) -> String {
     }
 }
 
-/// What becomes of a credential by that name in so many seconds, or became of it.
-fn expiry(credential: &str, left: i64) -> String {
-    let credential = if credential == "ca" { "CA".to_owned() } else { credential.replace('_', " ") };
-    let time = duration(left.unsigned_abs());
-    if left < 0 {
-        format!("{credential} expired {time} ago")
-    } else {
-        format!("{credential} expires in {time}")
+/// The apiservers of one frontend: those that are used, and all others that are probed and could be.
+fn backends(
+    frontend: &DesiredFrontend,
+    report: &Report,
+    origins: &Origins,
+    totals: &BTreeMap<Backend, u64>,
+    traffic: Option<&Traffic>,
+) -> Vec<BackendStatus> {
+    let view = report.view.as_ref();
+    let snapshot = view.map(|v| &v.snapshot);
+    let listed =
+        snapshot.iter().flat_map(|s| &s.frontends).find(|f| f.vip == frontend.vip).map(|f| &f.backends);
+    let published = listed.filter(|_| snapshot.is_some_and(|s| s.is_published()));
+    let mut all: BTreeSet<Backend> = frontend.backends.iter().chain(&frontend.dead).copied().collect();
+    all.extend(listed.into_iter().flatten());
+    let ports: BTreeSet<u16> = all.iter().map(Backend::port).collect();
+    let family = Family::of(frontend.vip.ip());
+    let related = |b: &&Backend| Family::of(b.ip()) == family && ports.contains(&b.port());
+    all.extend(view.iter().flat_map(|v| v.backends.keys()).filter(related));
+    let now = unix_now();
+    // At most 64 share.
+    let share = u32::try_from(frontend.backends.len()).map_or(0.0, |n| 1.0 / f64::from(n.max(1)));
+    let status = |address: Backend| {
+        let origin = origins.of(address);
+        let health = view.and_then(|v| v.backends.get(&address));
+        let open = traffic.map(|traffic| traffic.of(frontend.vip, address));
+        let bytes = open.and_then(|open| open.bytes);
+        BackendStatus {
+            address,
+            state: health.map_or(State::Unknown, |h| h.state).label().to_owned(),
+            since_seconds: health.map(|h| h.since.elapsed().as_secs()),
+            failing: health.and_then(|h| h.failing).map(|reason: FailReason| reason.label().to_owned()),
+            withheld: health.and_then(|h| h.withheld).map(|why| why.to_string()),
+            hold_down_seconds: health.and_then(|h| h.held_until).and_then(seconds_left),
+            caller: health.and_then(|h| h.answered).map(|answered| answered.caller.label().to_owned()),
+            readiness_known: health.and_then(|h| h.answered).map(|answered| answered.readiness_known),
+            source: origin.map(|o| o.source),
+            source_age_seconds: origin.map(|o| now.saturating_sub(o.since)),
+            published: published.is_some_and(|p| p.contains(&address)),
+            used: frontend.backends.contains(&address),
+            share: if frontend.backends.contains(&address) { share } else { 0.0 },
+            round_trip_us: health.and_then(|h| h.round_trip).and_then(|t| u64::try_from(t.as_micros()).ok()),
+            connections: totals.get(&address).copied().unwrap_or(0),
+            open: open.map(|open| open.connections),
+            bytes_up: bytes.map(|bytes| bytes.up),
+            bytes_down: bytes.map(|bytes| bytes.down),
+        }
+    };
+    all.into_iter().map(status).collect()
+}
+
+/// Whole seconds, rounded up; `None` when it is over.
+fn seconds_left(until: Instant) -> Option<u64> {
+    let left = until.checked_duration_since(Instant::now())?;
+    Some(left.as_secs() + 1)
+}
+
+impl DataplaneStatus {
+    fn new(report: &Report, stats: &Stats) -> Self {
+        let path = report.path.as_ref();
+        Self {
+            table_owned: report.owned,
+            in_use: path.map_or(InUse::None, |path| path.in_use).label().to_owned(),
+            since_seconds: path.map_or(0, |path| path.since.elapsed().as_secs()),
+            reason: path.and_then(|path| path.reason.as_deref()).map(str::to_owned),
+            fallback_active: path.is_some_and(|path| path.stands_in),
+            forwarder_connections: Origin::ALL.into_iter().map(|origin| stats.open(origin)).sum(),
+            accept_paused: stats.accept_paused(),
+            draining: path.is_some_and(|path| path.draining),
+        }
     }
 }
 
-/// Two units are enough to read.
-pub(crate) fn duration(seconds: u64) -> String {
-    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
-        (0, 0, 0, s) => format!("{s}s"),
-        (0, 0, m, s) => format!("{m}m{s}s"),
-        (0, h, m, _) => format!("{h}h{m}m"),
-        (d, h, _, _) => format!("{d}d{h}h"),
+impl RepairsStatus {
+    fn new(repairs: &Repairs) -> Self {
+        let latest = repairs.latest.iter().map(|Repair { what, at, found, changes, by }| RepairStatus {
+            object: what.label().to_owned(),
+            seconds_ago: at.elapsed().as_secs(),
+            found: (*found).to_owned(),
+            changes: *changes,
+            by: by.clone(),
+        });
+        Self { total: repairs.total, latest: latest.collect() }
     }
+}
+
+impl SelfTestStatus {
+    fn all(results: &Results) -> Vec<Self> {
+        results.iter().map(|(vip, latest)| Self::new(*vip, latest)).collect()
+    }
+
+    fn new(vip: Vip, latest: &Latest) -> Self {
+        let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            vip,
+            ready: latest.is_ready(),
+            failing: latest.outcome.err().map(|failure| failure.label().to_owned()),
+            failures: latest.failures,
+            took_us: latest.outcome.ok().map(micros),
+            seconds_ago: latest.at.elapsed().as_secs(),
+            answered_seconds_ago: latest.answered.map(|at| at.elapsed().as_secs()),
+            answered_by: latest.by.map(|by| by.label().to_owned()),
+            explanation: latest.by.map(|by: Component| by.sentence().to_owned()),
+            backend: latest.backend,
+            others: Some(latest.others.label().to_owned()),
+            others_blocked: match latest.others {
+                OthersWay::Blocked(came) => Some(came),
+                OthersWay::Open | OthersWay::Unseen => None,
+            },
+        }
+    }
+}
+
+impl TransitionStatus {
+    fn new(transition: &Transition) -> Self {
+        let ago = transition.at.elapsed();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ended = transition.ended;
+        Self {
+            at: now.saturating_sub(ago).as_secs(),
+            seconds_ago: ago.as_secs(),
+            backend: transition.backend,
+            from: transition.from.label().to_owned(),
+            to: transition.to.label().to_owned(),
+            reason: transition.reason.map(|reason: FailReason| reason.label().to_owned()),
+            cue: Some(transition.cue.label().to_owned()),
+            decision_ms: millis(transition.decision),
+            commit_ms: millis(transition.commit),
+            flows_ms: ended.map(|ended| millis(ended.took)),
+            flows: ended.map(|ended| ended.flows),
+            remaining: ended.map(|ended| ended.remaining),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendStatus, Status, duration, expiry};
+use super::document::{BackendStatus, Status, duration, expiry};
 use crate::model::merge::Source;
 use crate::process::clock::unix_now;
 
@@ -60,7 +60,7 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
         }
     }
     let path = &status.dataplane;
-    if let Some(reason) = path.reason.as_ref().filter(|_| path.stands_in) {
+    if let Some(reason) = path.reason.as_ref().filter(|_| path.fallback_active) {
         add(
             format!("the forwarder stands in for rules since {}: {reason}", duration(path.since_seconds)),
             "mend the cause; rules are tried again twice a second",
@@ -117,7 +117,7 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
     problems
 }
 
-/// What follows from as whom apiservers take the daemon, once for all of them that do alike.
+/// Problems with the daemon's credentials, one for all apiservers that answer alike.
 fn of_callers(backends: &[&BackendStatus]) -> Vec<(String, &'static str)> {
     let those = |wanted: fn(&BackendStatus) -> bool| {
         let found: Vec<String> = backends

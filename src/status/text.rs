@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{BackendStatus, FrontendStatus, Status, duration, expiry};
-use crate::columns::{Cell, Columns, Paint};
+use super::document::{BackendStatus, FrontendStatus, Status, duration, expiry, milliseconds};
+use crate::columns::{Cell, Colour, Columns};
 use crate::model::merge::Source;
 use crate::process::clock::unix_now;
 
@@ -53,15 +53,15 @@ impl Text {
         let _ = writeln!(self.out, "{label:<MARGIN$} {text}");
     }
 
-    fn paint(&self, paint: Paint, text: &str) -> String {
-        if self.form.colour { paint.around(text) } else { text.to_owned() }
+    fn coloured(&self, colour: Colour, text: &str) -> String {
+        if self.form.colour { colour.around(text) } else { text.to_owned() }
     }
 
     fn head(&mut self, status: &Status) {
         let verdict = match status.problems.len() {
-            0 => self.paint(Paint::Good, "healthy"),
-            _ if status.phase == "failed" => self.paint(Paint::Bad, "degraded"),
-            _ => self.paint(Paint::Doubtful, "degraded"),
+            0 => self.coloured(Colour::Good, "healthy"),
+            _ if status.phase == "failed" => self.coloured(Colour::Bad, "degraded"),
+            _ => self.coloured(Colour::Doubtful, "degraded"),
         };
         let up = duration(status.uptime_seconds);
         let head = format!("apivip {}, pid {}, up {up}: {verdict}", status.version, status.pid);
@@ -152,16 +152,16 @@ impl Text {
     }
 
     fn backend(&self, backend: &BackendStatus) -> Vec<Cell> {
-        let paint = match backend.state.as_str() {
-            "healthy" => Paint::Good,
-            "suspect" | "failed" => Paint::Bad,
-            _ => Paint::Doubtful,
+        let colour = match backend.state.as_str() {
+            "healthy" => Colour::Good,
+            "suspect" | "failed" => Colour::Bad,
+            _ => Colour::Doubtful,
         };
         let since = backend.since_seconds.map(duration).unwrap_or_default();
         let round_trip = backend.round_trip_us.map(milliseconds).unwrap_or_default();
         let mut cells = vec![
             Cell::from(backend.address.to_string()),
-            Cell::painted(backend.state.clone(), paint),
+            Cell::coloured(backend.state.clone(), colour),
             Cell::from(since),
             Cell::from(round_trip),
             Cell::from(format!("{:.0}%", backend.share * 100.0)),
@@ -200,7 +200,7 @@ impl Text {
 
     fn problems(&mut self, status: &Status) {
         for problem in &status.problems {
-            let label = self.paint(Paint::Doubtful, &format!("{:<MARGIN$}", "problem"));
+            let label = self.coloured(Colour::Doubtful, &format!("{:<MARGIN$}", "problem"));
             let _ = writeln!(self.out, "{label} {}", problem.what);
             self.line("", &format!("-> {}", problem.todo));
         }
@@ -261,15 +261,6 @@ fn size(bytes: u64) -> String {
     match unit {
         None => format!("{bytes}B"),
         Some(unit) => format!("{}.{}{unit}", bytes / scale, bytes % scale * 10 / scale),
-    }
-}
-
-/// Three digits say enough.
-pub(crate) fn milliseconds(micros: u64) -> String {
-    match micros {
-        0..10_000 => format!("{}.{:02}ms", micros / 1000, micros % 1000 / 10),
-        10_000..100_000 => format!("{}.{}ms", micros / 1000, micros % 1000 / 100),
-        _ => format!("{}ms", micros / 1000),
     }
 }
 

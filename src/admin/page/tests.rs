@@ -1,5 +1,3 @@
-//! What the page says of a made-up daemon, and that nothing from outside becomes markup.
-
 use std::time::Instant;
 
 use super::*;
@@ -79,11 +77,11 @@ fn status() -> Status {
 }
 
 fn html(status: &Status) -> String {
-    page(status, &Trend::default(), "node-1", NONCE)
+    page(status, &StateHistory::default(), "node-1", NONCE)
 }
 
 #[test]
-fn the_path_is_drawn_with_states_and_shares() {
+fn drawing_shows_states_and_shares() {
     let html = html(&status());
     for text in
         ["Serving</b>", "192.0.2.12:6443", "failed, timeout", "healthy \u{b7} 50 %", "0.31ms", "on node-1"]
@@ -97,7 +95,7 @@ fn the_path_is_drawn_with_states_and_shares() {
 }
 
 #[test]
-fn nothing_from_outside_becomes_markup() {
+fn foreign_text_is_escaped() {
     let mut status = status();
     let clean = html(&status).matches('<').count();
     let evil = || EVIL.to_owned();
@@ -133,13 +131,13 @@ fn nothing_from_outside_becomes_markup() {
         flows: Some(4),
         remaining: Some(1),
     }];
-    let html = page(&status, &Trend::default(), EVIL, NONCE);
+    let html = page(&status, &StateHistory::default(), EVIL, NONCE);
     assert!(html.matches("<script").count() == 1 && html.contains("<script nonce"), "{html}");
     assert!(html.contains("3 of 4 connections ended in 3 ms"), "{html}");
 }
 
 #[test]
-fn what_is_wrong_is_said_first() {
+fn verdict_is_the_first_thing_on_the_page() {
     let mut status = status();
     status.selftests[0].ready = false;
     assert!(html(&status).contains("pill bad\">Not answering"));
@@ -152,7 +150,7 @@ fn what_is_wrong_is_said_first() {
 }
 
 #[test]
-fn it_is_small_and_asks_for_nothing_from_elsewhere() {
+fn page_is_small_and_loads_nothing() {
     let html = html(&status());
     assert!(TEMPLATE.len() < 12 << 10 && html.len() < 20 << 10, "{} of {}", TEMPLATE.len(), html.len());
     for outside in ["src=", "url(", "@import", "https://", "style="] {

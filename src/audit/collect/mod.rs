@@ -1,15 +1,10 @@
-//! Looks at what the audit judges, each question with a limit of its own.
+//! Observes what the audit judges, each question with a time limit of its own.
+//!
+//! In: the arguments. Out: [`Observations`].
 
-mod address;
-mod files;
-mod flags;
-mod kubeadm;
+mod apiserver;
+mod host;
 mod kubelet;
-mod kubelet_files;
-mod node;
-mod processes;
-mod reviews;
-mod stranger;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,14 +14,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use self::address::Asking;
-use self::reviews::Api;
-use super::apiserver::Face;
-use super::ask::Server;
-use super::control::Control;
-use super::redirect::Redirect;
-use super::requests::Door;
-use crate::check::{self, AskDaemon, Scope, neighbours, node as doctor, within};
+use self::apiserver::{ApiClient, ProbeContext};
+use crate::audit::apiserver::{AccessProbe, TlsProbe};
+use crate::audit::control_plane::ControlPlane;
+use crate::audit::http::Server;
+use crate::audit::kubelet::KubeletProbe;
+use crate::audit::redirect::VipRedirect;
+use crate::check::{self, Scope, node, other_programs, within};
 use crate::config::AuditArgs;
 use crate::process::clock::unix_now;
 use crate::transport::{Access, ResolvedCredentials, TLS_NAME};
@@ -38,16 +32,16 @@ const PLUGIN: Duration = Duration::from_secs(8);
 /// All that one apiserver is asked about the control plane.
 const REVIEWS: Duration = Duration::from_secs(12);
 
-/// Everything that was seen.
-pub(super) struct Seen {
+/// Everything that was observed.
+pub(super) struct Observations {
     /// Each address of the API, the virtual IPs first.
-    pub faces: Vec<Face>,
-    pub doors: Vec<Door>,
+    pub tls_probes: Vec<TlsProbe>,
+    pub access_probes: Vec<AccessProbe>,
     /// The names that clients dial.
     pub names: Vec<String>,
-    pub control: Control,
-    pub kubelet: super::kubelet::Seen,
-    pub redirect: Redirect,
+    pub control_plane: ControlPlane,
+    pub kubelet: KubeletProbe,
+    pub redirect: VipRedirect,
     /// The token of the node's credentials.
     pub token: Option<String>,
     /// The subjects of the CA bundle, and those of them that the host's system trusts too.
@@ -56,17 +50,17 @@ pub(super) struct Seen {
     pub now: i64,
 }
 
-pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
+pub(super) async fn observe(args: &AuditArgs) -> Observations {
     let local = args.clone();
-    let flags = within(FILES, move || flags::local(&local));
-    let (look, access, flags) =
-        tokio::join!(check::look(&args.run, ask, Scope::Node), check::access(&args.run), flags,);
+    let flags = within(FILES, move || host::apiservers_here(&local));
+    let (observed, access, flags) =
+        tokio::join!(check::observe(&args.run, Scope::Node), check::access(&args.run), flags);
     let access = access.unwrap_or_else(|| Err("no kubeconfig is given, and this is no Pod".to_owned()));
     let credentials = credentials(access.as_ref()).await;
     let roots = access.as_ref().map(|access| access.roots().to_vec()).unwrap_or_default();
     let name = access.as_ref().map_or(TLS_NAME, |access| access.tls_name());
     let name = args.run.health.probe_server_name.as_deref().unwrap_or(name);
-    let asking = Asking {
+    let context = ProbeContext {
         name,
         roots: &roots,
         trust: access.as_ref().map_err(Clone::clone).and_then(Access::trust),
@@ -74,50 +68,55 @@ pub(super) async fn collect(args: &AuditArgs, ask: AskDaemon) -> Seen {
         now: unix_now().cast_signed(),
     };
 
-    let vips = &look.serving;
-    let backends = look.api.examined.iter().map(|examined| examined.address);
+    let vips = &observed.serving;
+    let backends = observed.api.examined.iter().map(|examined| examined.address);
     let addresses: Vec<SocketAddr> =
         vips.iter().copied().chain(backends.filter(|backend| !vips.contains(backend))).collect();
-    let faces = join_all(addresses.iter().map(|address| address::face(*address, &asking))).await;
-    let doors = faces.iter().map(|face| address::door(face, &asking, vips.contains(&face.address)));
-    let shown = asking.credentials.clone().ok();
-    let (doors, mut control, kubelet) =
-        tokio::join!(join_all(doors), control(&faces, vips, &asking), kubelet::look(args, shown, &roots),);
+    let tls_probes = join_all(addresses.iter().map(|address| apiserver::probe_tls(*address, &context))).await;
+    let access_probes = tls_probes
+        .iter()
+        .map(|probe| apiserver::probe_access(probe, &context, vips.contains(&probe.address)));
+    let shown = context.credentials.clone().ok();
+    let (access_probes, mut control_plane, kubelet) = tokio::join!(
+        join_all(access_probes),
+        control_plane(&tls_probes, vips, &context),
+        kubelet::probe(args, shown, &roots),
+    );
     // What this host has is the nearest, and comes first.
     let flags = flags.unwrap_or_default();
     // A static Pod's file is root's alone; a process may call itself by any name.
-    let alone = faces.len() <= vips.len() + 1 && flags.is_by_manifest;
-    control.all_flags |= alone;
-    control.add_local(flags.found);
-    local_agents(args, &mut control).await;
+    let alone = tls_probes.len() <= vips.len() + 1 && flags.is_by_manifest;
+    control_plane.all_flags |= alone;
+    control_plane.add_local(flags.found);
+    local_agents(args, &mut control_plane).await;
 
-    let (listening, proc) = (look.here.vips.clone(), args.host_proc.clone());
-    let listeners = within(FILES, move || node::listeners(&listening, &proc)).await;
-    let mut doctored = neighbours::neighbours(&look.traces);
-    doctored.extend(doctor::here(&look.here));
+    let (listening, proc) = (observed.node.vips.clone(), args.host_proc.clone());
+    let listeners = within(FILES, move || host::listeners(&listening, &proc)).await;
+    let mut node_checks = other_programs::findings(&observed.programs);
+    node_checks.extend(node::findings(&observed.node));
     let bundle = roots.clone();
     let mut names = vec![TLS_NAME.to_owned()];
     names.extend(vips.iter().map(|vip| vip.ip().to_string()).collect::<BTreeSet<_>>());
-    Seen {
-        faces,
-        doors,
+    Observations {
+        tls_probes,
+        access_probes,
         names,
-        redirect: Redirect {
-            vips: look.here.vips.clone(),
-            doctor: doctored,
-            guarded: neighbours::has_iptables_proxy(&look.traces),
-            settings: look.settings,
-            rp_filter: node::rp_filter(),
-            nonlocal: node::nonlocal(),
+        redirect: VipRedirect {
+            vips: observed.node.vips.clone(),
+            node_checks,
+            guarded: other_programs::has_iptables_proxy(&observed.programs),
+            settings: observed.settings,
+            rp_filter: host::rp_filter(),
+            nonlocal: host::nonlocal_bind(),
             listeners,
-            services: control.services.clone(),
-            status: look.status,
+            services: control_plane.services.clone(),
+            status: observed.status,
         },
-        control,
+        control_plane,
         kubelet,
         token: credentials.as_ref().ok().and_then(|credentials| credentials.token().map(str::to_owned)),
-        trusted: within(FILES, move || node::trusted(&bundle)).await.unwrap_or_default(),
-        now: asking.now,
+        trusted: within(FILES, move || host::system_trust(&bundle)).await.unwrap_or_default(),
+        now: context.now,
     }
 }
 
@@ -128,48 +127,52 @@ async fn credentials(access: Result<&Access, &String>) -> Result<ResolvedCredent
 }
 
 /// Asks the first apiserver that can be verified: one of them is enough for what they share.
-async fn control(faces: &[Face], vips: &BTreeSet<SocketAddr>, asking: &Asking<'_>) -> Control {
-    let Ok(credentials) = &asking.credentials else { return Control::default() };
-    let verified = faces.iter().rev().find_map(|face| {
-        let name = address::verifiable(face, asking).ok()?;
-        Some(Server { address: face.address, tls: Some((Arc::new(asking.trust.clone().ok()?), name)) })
+async fn control_plane(
+    tls_probes: &[TlsProbe],
+    vips: &BTreeSet<SocketAddr>,
+    context: &ProbeContext<'_>,
+) -> ControlPlane {
+    let Ok(credentials) = &context.credentials else { return ControlPlane::default() };
+    let verified = tls_probes.iter().rev().find_map(|probe| {
+        let name = apiserver::verifiable(probe, context).ok()?;
+        Some(Server { address: probe.address, tls: Some((Arc::new(context.trust.clone().ok()?), name)) })
     });
-    let Some(server) = verified else { return Control::default() };
-    let api = Api::new(server, credentials);
+    let Some(server) = verified else { return ControlPlane::default() };
+    let api = ApiClient::new(server, credentials);
     let asked = async {
         tokio::join!(
-            api.nonsense(),
-            api.nonsense_of_everybody(),
+            api.nonexistent(),
+            api.nonexistent_for_everybody(),
             api.proxies(),
             api.services(),
             api.pods("component", "kube-apiserver"),
             api.pods("k8s-app", "konnectivity-agent"),
-            api.get(kubeadm::PATH),
+            api.get(host::KUBEADM_CONFIG),
         )
     };
-    let Ok((nonsense, everybody, proxies, services, apiservers, agents, kubeadm)) =
+    let Ok((nonexistent, everybody, proxies, services, apiservers, agents, kubeadm)) =
         timeout(REVIEWS, asked).await
     else {
         let late = format!("the apiserver did not answer all within {:.0} s", REVIEWS.as_secs_f32());
-        return Control {
-            nonsense: Some(Err(late.clone())),
-            proxies: reviews::none(&late),
+        return ControlPlane {
+            nonexistent: Some(Err(late.clone())),
+            proxies: apiserver::no_reviews(&late),
             services: Some(Err(late.clone())),
             agents: Some(Err(late)),
-            ..Control::default()
+            ..ControlPlane::default()
         };
     };
     let name = |pod: &serde_json::Value| {
         format!("Pod kube-system/{}", pod["metadata"]["name"].as_str().unwrap_or_default())
     };
     let running = |pod: &&serde_json::Value| pod["status"]["phase"] == "Running";
-    let started = apiservers.map(|pods| flags::mirrored(&pods)).unwrap_or_default();
-    let known = faces.iter().filter(|face| !vips.contains(&face.address)).count();
-    Control {
-        all_flags: !started.is_empty() && started.len() >= known,
-        started,
-        told: kubeadm.ok().and_then(|map| kubeadm::started(&map)),
-        nonsense: Some(nonsense),
+    let apiservers = apiservers.map(|pods| host::of_mirror_pods(&pods)).unwrap_or_default();
+    let known = tls_probes.iter().filter(|probe| !vips.contains(&probe.address)).count();
+    ControlPlane {
+        all_flags: !apiservers.is_empty() && apiservers.len() >= known,
+        apiservers,
+        kubeadm: kubeadm.ok().and_then(|map| host::of_kubeadm(&map)),
+        nonexistent: Some(nonexistent),
         everybody: Some(everybody),
         proxies,
         services: Some(services),
@@ -178,13 +181,13 @@ async fn control(faces: &[Face], vips: &BTreeSet<SocketAddr>, asking: &Asking<'_
 }
 
 /// An agent that runs here is one, whether Pods may be listed or not.
-async fn local_agents(args: &AuditArgs, control: &mut Control) {
+async fn local_agents(args: &AuditArgs, control_plane: &mut ControlPlane) {
     let proc = args.host_proc.clone();
-    let running = within(FILES, move || processes::command_lines(&proc, "proxy-agent")).await;
+    let running = within(FILES, move || host::command_lines(&proc, "proxy-agent")).await;
     let Some(Ok(running)) = running else { return };
     if !running.is_empty() {
         let here = "process proxy-agent on this node".to_owned();
-        match &mut control.agents {
+        match &mut control_plane.agents {
             Some(Ok(agents)) => agents.push(here),
             other => *other = Some(Ok(vec![here])),
         }

@@ -1,14 +1,15 @@
-use super::super::catalogue::kubelet::READ_ONLY;
-use super::super::finding::{Check, Severity, Verdict};
-use super::configuration::{Configuration, Lack};
 use super::*;
+use crate::audit::catalogue::AuditCheck;
+use crate::audit::catalogue::kubelet::READ_ONLY;
+use crate::audit::kubelet_config::{KubeletConfiguration, MissingInput};
+use crate::check::report::{Severity, Verdict};
 use Verdict::{Fail, Pass, Unknown};
 
 const NOW: i64 = 1_000_000_000;
 const DAY: i64 = 86_400;
 
-fn shown() -> Shown {
-    Shown {
+fn served() -> ServedCertificate {
+    ServedCertificate {
         subject: "O=system:nodes, CN=system:node:node-1".to_owned(),
         issuer: "CN=kubernetes".to_owned(),
         self_signed: false,
@@ -21,22 +22,22 @@ fn shown() -> Shown {
 }
 
 /// What the kubelet makes when it is told nothing.
-fn own() -> Shown {
-    Shown {
+fn own() -> ServedCertificate {
+    ServedCertificate {
         subject: "CN=node-1@1700000000".to_owned(),
         issuer: "CN=node-1-ca@1700000000".to_owned(),
         addresses: BTreeSet::new(),
-        trusted: foreign(),
-        ..shown()
+        trusted: untrusted(),
+        ..served()
     }
 }
 
-fn foreign() -> Result<(), String> {
+fn untrusted() -> Result<(), String> {
     Err("the cluster's CA did not sign it".to_owned())
 }
 
-fn set() -> Configuration {
-    Configuration {
+fn set() -> KubeletConfiguration {
+    KubeletConfiguration {
         source: "FILE".to_owned(),
         anonymous: false,
         webhook: true,
@@ -47,121 +48,128 @@ fn set() -> Configuration {
     }
 }
 
-fn lack() -> Lack {
-    Lack { why: "FILE: permission denied".to_owned(), needed: "FILE readable".to_owned() }
+fn missing() -> MissingInput {
+    MissingInput { why: "FILE: permission denied".to_owned(), needed: "FILE readable".to_owned() }
 }
 
-fn unanswered(reason: Reason) -> Asked {
-    Err(Unanswered { reason, text: format!("{reason:?}") })
+fn error(reason: HttpErrorKind) -> StatusResult {
+    Err(HttpError { reason, text: format!("{reason:?}") })
 }
 
-fn seen() -> Seen {
-    Seen {
+fn probe() -> KubeletProbe {
+    KubeletProbe {
         address: "127.0.0.1:10250".parse().unwrap(),
-        shown: Ok(shown()),
+        served: Ok(served()),
         old: Ok(Some(Reply::Alert(70))),
         anonymous: vec![("/pods", Ok(401)), ("/healthz", Ok(401))],
         credentialed: Ok(Ok(403)),
-        read_only: vec![("127.0.0.1:10255".parse().unwrap(), unanswered(Reason::Refused))],
-        configuration: Known::All(set()),
+        read_only: vec![("127.0.0.1:10255".parse().unwrap(), error(HttpErrorKind::Refused))],
+        configuration: KnownConfiguration::All(set()),
         name: "node-1".to_owned(),
         addresses: BTreeSet::from(["192.0.2.1".parse().unwrap(), "10.244.0.1".parse().unwrap()]),
     }
 }
 
 /// One that does not answer, on a node of which nothing can be read.
-fn dark() -> Seen {
+fn dark() -> KubeletProbe {
     let silent = || Err("no handshake within 3 s".to_owned());
-    Seen {
-        shown: silent().map(|()| shown()),
+    KubeletProbe {
+        served: silent().map(|()| served()),
         old: silent().map(|()| None),
-        anonymous: vec![("/pods", unanswered(Reason::Silent)), ("/healthz", unanswered(Reason::Silent))],
+        anonymous: vec![("/pods", error(HttpErrorKind::Silent)), ("/healthz", error(HttpErrorKind::Silent))],
         credentialed: Err("there are none".to_owned()),
-        read_only: vec![("127.0.0.1:10255".parse().unwrap(), unanswered(Reason::Silent))],
-        configuration: Known::Nothing(lack()),
-        ..seen()
+        read_only: vec![("127.0.0.1:10255".parse().unwrap(), error(HttpErrorKind::Silent))],
+        configuration: KnownConfiguration::Nothing(missing()),
+        ..probe()
     }
 }
 
-fn of(check: &Check, seen: &Seen) -> Finding {
-    let all = findings(seen, NOW);
+fn of(check: &AuditCheck, probe: &KubeletProbe) -> Finding {
+    let all = findings(probe, NOW);
     let mut found = all.into_iter().filter(|finding| finding.id == check.id);
     let finding = found.next().unwrap();
     assert!(found.next().is_none(), "one for each check");
     finding
 }
 
-fn expect(check: &Check, seen: &Seen, verdict: Verdict, words: &str) -> Severity {
-    let finding = of(check, seen);
+fn expect(check: &AuditCheck, probe: &KubeletProbe, verdict: Verdict, words: &str) -> Severity {
+    let finding = of(check, probe);
     assert_eq!(finding.verdict, verdict, "{finding:?}");
     assert!(finding.evidence.contains(words), "{finding:?}");
-    finding.severity
+    finding.severity.unwrap()
 }
 
 #[test]
-fn a_kubelet_as_it_should_be() {
-    let all = findings(&seen(), NOW);
+fn hardened_kubelet_passes() {
+    let all = findings(&probe(), NOW);
     assert_eq!(all.len(), 8);
     assert!(all.iter().all(|finding| finding.verdict == Pass), "{all:?}");
 }
 
 #[test]
-fn of_a_silent_one_nothing_is_known() {
+fn silent_apiserver_is_unknown() {
     let all = findings(&dark(), NOW);
     assert_eq!(all.len(), 8);
-    assert!(all.iter().all(|finding| finding.verdict == Unknown && finding.mend.is_some()), "{all:?}");
+    assert!(all.iter().all(|finding| finding.verdict == Unknown && finding.fix.is_some()), "{all:?}");
 }
 
 #[test]
-fn where_none_listens_nothing_passes_but_the_closed_port() {
-    let refused = || unanswered(Reason::Refused);
-    let seen = Seen { anonymous: vec![("/pods", refused()), ("/healthz", refused())], ..seen() };
-    for finding in findings(&seen, NOW) {
+fn without_kubelet_only_the_closed_port_passes() {
+    let refused = || error(HttpErrorKind::Refused);
+    let probe = KubeletProbe { anonymous: vec![("/pods", refused()), ("/healthz", refused())], ..probe() };
+    for finding in findings(&probe, NOW) {
         let expected = if finding.id == "kubelet-read-only-port" { Pass } else { Unknown };
         assert_eq!(finding.verdict, expected, "{finding:?}");
     }
-    let elsewhere = Seen { configuration: Known::Nothing(lack()), ..seen };
+    let elsewhere = KubeletProbe { configuration: KnownConfiguration::Nothing(missing()), ..probe };
     expect(&READ_ONLY, &elsewhere, Unknown, "but no kubelet listens on 127.0.0.1:10250 either");
 }
 
 #[test]
-fn the_issuer_of_its_certificate() {
-    let with = |shown| Seen { shown: Ok(shown), ..seen() };
+fn certificate_issuer_has_its_verdicts() {
+    let with = |served| KubeletProbe { served: Ok(served), ..probe() };
     expect(&ISSUER, &with(own()), Fail, "self-signed: CN=node-1@1700000000");
-    let alone = Shown { self_signed: true, trusted: Err("no CA is known".to_owned()), ..shown() };
+    let alone =
+        ServedCertificate { self_signed: true, trusted: Err("no CA is known".to_owned()), ..served() };
     expect(&ISSUER, &with(alone), Fail, "self-signed");
-    expect(&ISSUER, &with(Shown { trusted: foreign(), ..shown() }), Fail, "CN=kubernetes: the cluster's CA");
-    let unknown = Shown { trusted: Err("no CA is known".to_owned()), ..shown() };
+    expect(
+        &ISSUER,
+        &with(ServedCertificate { trusted: untrusted(), ..served() }),
+        Fail,
+        "CN=kubernetes: the cluster's CA",
+    );
+    let unknown = ServedCertificate { trusted: Err("no CA is known".to_owned()), ..served() };
     expect(&ISSUER, &with(unknown), Unknown, "no CA is known");
-    let waiting = Seen { shown: Err("received fatal alert: InternalError".to_owned()), ..seen() };
+    let waiting = KubeletProbe { served: Err("received fatal alert: InternalError".to_owned()), ..probe() };
     expect(&ISSUER, &waiting, Unknown, "to be approved");
-    let old = Seen { shown: Err("received fatal alert: protocolversion".to_owned()), ..seen() };
+    let old = KubeletProbe { served: Err("received fatal alert: protocolversion".to_owned()), ..probe() };
     expect(&ISSUER, &old, Unknown, "no TLS 1.2 or newer");
-    assert!(of(&ISSUER, &waiting).mend.unwrap().contains("kubectl get csr"));
+    assert!(of(&ISSUER, &waiting).fix.unwrap().contains("kubectl get csr"));
 }
 
 #[test]
-fn the_names_of_its_certificate() {
-    let with = |names: &[&str], ips: &[&str]| Seen {
-        shown: Ok(Shown {
+fn certificate_names_have_their_verdicts() {
+    let with = |names: &[&str], ips: &[&str]| KubeletProbe {
+        served: Ok(ServedCertificate {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-            ..shown()
+            ..served()
         }),
-        ..seen()
+        ..probe()
     };
     expect(&NAMES, &with(&["node-1"], &["192.0.2.1", "192.0.2.9"]), Pass, "node-1 and for 192.0.2.1 of");
     expect(&NAMES, &with(&["node-1"], &[]), Unknown, "not where it dials InternalIP first");
     expect(&NAMES, &with(&["other"], &["192.0.2.1"]), Unknown, "not where it dials Hostname first");
     expect(&NAMES, &with(&["other"], &["192.0.2.9"]), Fail, "other, 192.0.2.9, neither for node-1");
     expect(&NAMES, &with(&[], &[]), Fail, "no name at all");
-    let blind = Seen { addresses: BTreeSet::new(), ..with(&["other"], &["192.0.2.1"]) };
+    let blind = KubeletProbe { addresses: BTreeSet::new(), ..with(&["other"], &["192.0.2.1"]) };
     expect(&NAMES, &blind, Unknown, "no address of this node is seen");
 }
 
 #[test]
-fn the_dates_of_its_certificate() {
-    let with = |begin, end| Seen { shown: Ok(Shown { begin, end, ..shown() }), ..seen() };
+fn certificate_dates_have_their_verdicts() {
+    let with =
+        |begin, end| KubeletProbe { served: Ok(ServedCertificate { begin, end, ..served() }), ..probe() };
     assert_eq!(expect(&EXPIRY, &with(NOW - DAY, NOW - 7200), Fail, "expired 2"), Severity::Medium);
     assert_eq!(
         expect(&EXPIRY, &with(NOW + 7200, NOW + DAY), Fail, "not valid for another"),
@@ -175,83 +183,115 @@ fn the_dates_of_its_certificate() {
 }
 
 #[test]
-fn who_renews_its_certificate() {
-    let with = |set| Seen { configuration: Known::All(set), ..seen() };
-    expect(&ROTATION, &with(Configuration { bootstrap: false, ..set() }), Fail, "off, by FILE");
+fn certificate_rotation_has_its_verdicts() {
+    let with = |set| KubeletProbe { configuration: KnownConfiguration::All(set), ..probe() };
+    expect(&ROTATION, &with(KubeletConfiguration { bootstrap: false, ..set() }), Fail, "off, by FILE");
     let file = Some("/x.crt".to_owned());
-    let external = Configuration { bootstrap: false, certificate_file: file, ..set() };
+    let external = KubeletConfiguration { bootstrap: false, certificate_file: file, ..set() };
     expect(&ROTATION, &with(external), Unknown, "from /x.crt");
-    expect(&ROTATION, &Seen { shown: Ok(own()), ..dark() }, Fail, "made its certificate itself");
-    let alone = Shown { self_signed: true, subject: "CN=node-1".to_owned(), ..own() };
-    expect(&ROTATION, &Seen { shown: Ok(alone), ..dark() }, Unknown, "FILE: permission");
-    let files = Seen { configuration: Known::Files(set(), lack()), ..seen() };
+    expect(&ROTATION, &KubeletProbe { served: Ok(own()), ..dark() }, Fail, "made its certificate itself");
+    let alone = ServedCertificate { self_signed: true, subject: "CN=node-1".to_owned(), ..own() };
+    expect(&ROTATION, &KubeletProbe { served: Ok(alone), ..dark() }, Unknown, "FILE: permission");
+    let files = KubeletProbe { configuration: KnownConfiguration::Files(set(), missing()), ..probe() };
     expect(&ROTATION, &files, Unknown, "FILE says serverTLSBootstrap: true, but FILE: permission");
 }
 
 #[test]
-fn the_versions_of_tls() {
+fn old_tls_versions_fail() {
     let chosen = Reply::Chosen { version: 0x0301, suite: 0xc013 };
     let none = || Err("received fatal alert: ProtocolVersion".to_owned());
-    let old = Seen { old: Ok(Some(chosen)), shown: none(), ..seen() };
+    let old = KubeletProbe { old: Ok(Some(chosen)), served: none(), ..probe() };
     expect(&VERSION, &old, Fail, "it takes TLS 1.0");
-    expect(&VERSION, &Seen { old: Ok(None), ..seen() }, Pass, "refuses");
-    expect(&VERSION, &Seen { shown: none(), ..seen() }, Pass, "refuses");
-    expect(&VERSION, &Seen { old: Ok(None), shown: none(), ..seen() }, Unknown, "neither old nor new");
+    expect(&VERSION, &KubeletProbe { old: Ok(None), ..probe() }, Pass, "refuses");
+    expect(&VERSION, &KubeletProbe { served: none(), ..probe() }, Pass, "refuses");
+    expect(
+        &VERSION,
+        &KubeletProbe { old: Ok(None), served: none(), ..probe() },
+        Unknown,
+        "neither old nor new",
+    );
 }
 
 #[test]
-fn anonymous_requests() {
-    let with = |pods, health| Seen { anonymous: vec![("/pods", pods), ("/healthz", health)], ..seen() };
+fn anonymous_requests_have_their_verdicts() {
+    let with =
+        |pods, health| KubeletProbe { anonymous: vec![("/pods", pods), ("/healthz", health)], ..probe() };
     assert_eq!(expect(&ANONYMOUS, &with(Ok(200), Ok(200)), Fail, "GET /pods"), Severity::High);
     assert_eq!(expect(&ANONYMOUS, &with(Ok(401), Ok(200)), Fail, "GET /healthz"), Severity::High);
     let forbidden = with(Ok(403), Ok(403));
     assert_eq!(expect(&ANONYMOUS, &forbidden, Fail, "authorization alone"), Severity::Low);
-    expect(&ANONYMOUS, &with(Ok(401), unanswered(Reason::Tls)), Pass, "is false, by FILE; GET /healthz");
+    expect(&ANONYMOUS, &with(Ok(401), error(HttpErrorKind::Tls)), Pass, "is false, by FILE; GET /healthz");
     expect(&ANONYMOUS, &with(Ok(500), Ok(401)), Pass, "without credentials: 500");
-    let open = Configuration { anonymous: true, ..set() };
-    let silent = |set| Seen { configuration: Known::All(set), ..dark() };
+    let open = KubeletConfiguration { anonymous: true, ..set() };
+    let silent = |set| KubeletProbe { configuration: KnownConfiguration::All(set), ..dark() };
     assert_eq!(expect(&ANONYMOUS, &silent(open.clone()), Fail, "is true, by FILE"), Severity::Low);
     let mode = "AlwaysAllow".to_owned();
-    let open = Configuration { mode, ..open };
+    let open = KubeletConfiguration { mode, ..open };
     assert_eq!(expect(&ANONYMOUS, &silent(open), Fail, "is true, by FILE"), Severity::High);
-    let files = Seen { configuration: Known::Files(set(), lack()), ..dark() };
+    let files = KubeletProbe { configuration: KnownConfiguration::Files(set(), missing()), ..dark() };
     expect(&ANONYMOUS, &files, Unknown, "FILE says authentication.anonymous.enabled: false, but");
 }
 
 #[test]
 fn authorization() {
-    let with = |set| Seen { configuration: Known::All(set), ..seen() };
-    let allowing = Configuration { mode: "AlwaysAllow".to_owned(), ..set() };
+    let with = |set| KubeletProbe { configuration: KnownConfiguration::All(set), ..probe() };
+    let allowing = KubeletConfiguration { mode: "AlwaysAllow".to_owned(), ..set() };
     assert_eq!(expect(&AUTHORIZATION, &with(allowing.clone()), Fail, "AlwaysAllow, by FILE"), Severity::High);
-    expect(&AUTHORIZATION, &with(Configuration { webhook: false, ..set() }), Pass, "it takes no tokens");
-    let odd = Configuration { mode: "Other".to_owned(), ..set() };
-    expect(&AUTHORIZATION, &Seen { credentialed: Ok(Ok(200)), ..with(odd) }, Unknown, "mode is Other");
-    let asked = |credentialed| Seen { configuration: Known::Nothing(lack()), credentialed, ..seen() };
+    expect(
+        &AUTHORIZATION,
+        &with(KubeletConfiguration { webhook: false, ..set() }),
+        Pass,
+        "it takes no tokens",
+    );
+    let odd = KubeletConfiguration { mode: "Other".to_owned(), ..set() };
+    expect(
+        &AUTHORIZATION,
+        &KubeletProbe { credentialed: Ok(Ok(200)), ..with(odd) },
+        Unknown,
+        "mode is Other",
+    );
+    let asked = |credentialed| KubeletProbe {
+        configuration: KnownConfiguration::Nothing(missing()),
+        credentialed,
+        ..probe()
+    };
     expect(&AUTHORIZATION, &asked(Ok(Ok(403))), Pass, "403: somebody decides");
     expect(&AUTHORIZATION, &asked(Ok(Ok(401))), Unknown, "does not know them");
     expect(&AUTHORIZATION, &asked(Ok(Ok(200))), Unknown, "may be allowed to");
-    expect(&AUTHORIZATION, &asked(Ok(unanswered(Reason::Tls))), Unknown, "with this node's credentials: Tls");
+    expect(
+        &AUTHORIZATION,
+        &asked(Ok(error(HttpErrorKind::Tls))),
+        Unknown,
+        "with this node's credentials: Tls",
+    );
     expect(&AUTHORIZATION, &asked(Err("there are none".to_owned())), Unknown, "credentials: there are none");
-    let files = Seen { configuration: Known::Files(allowing, lack()), ..asked(Ok(Ok(200))) };
+    let files =
+        KubeletProbe { configuration: KnownConfiguration::Files(allowing, missing()), ..asked(Ok(Ok(200))) };
     expect(&AUTHORIZATION, &files, Unknown, "FILE says authorization.mode: AlwaysAllow, but");
-    let refused = Seen { anonymous: vec![("/pods", Ok(403))], ..asked(Ok(Ok(200))) };
+    let refused = KubeletProbe { anonymous: vec![("/pods", Ok(403))], ..asked(Ok(Ok(200))) };
     expect(&AUTHORIZATION, &refused, Pass, "without credentials: 403: somebody decides");
 }
 
 #[test]
-fn the_read_only_port() {
-    let at = |asked| vec![("127.0.0.1:10255".parse().unwrap(), unanswered(Reason::Refused)), asked];
+fn read_only_port_has_its_verdicts() {
+    let at = |asked| vec![("127.0.0.1:10255".parse().unwrap(), error(HttpErrorKind::Refused)), asked];
     let other = "192.0.2.1:10255".parse().unwrap();
-    let with = |asked, configuration| Seen { read_only: at((other, asked)), configuration, ..seen() };
-    let nothing = || Known::Nothing(lack());
+    let with =
+        |asked, configuration| KubeletProbe { read_only: at((other, asked)), configuration, ..probe() };
+    let nothing = || KnownConfiguration::Nothing(missing());
     let open = with(Ok(200), nothing());
     assert_eq!(expect(&READ_ONLY, &open, Fail, "plain HTTP at 192.0.2.1:10255"), Severity::High);
     expect(&READ_ONLY, &with(Ok(404), nothing()), Unknown, "192.0.2.1:10255: 404; FILE: permission");
-    expect(&READ_ONLY, &with(unanswered(Reason::Silent), Known::All(set())), Pass, "readOnlyPort is 0");
-    let refused = || unanswered(Reason::Refused);
+    expect(
+        &READ_ONLY,
+        &with(error(HttpErrorKind::Silent), KnownConfiguration::All(set())),
+        Pass,
+        "readOnlyPort is 0",
+    );
+    let refused = || error(HttpErrorKind::Refused);
     expect(&READ_ONLY, &with(refused(), nothing()), Pass, "127.0.0.1:10255, 192.0.2.1:10255");
-    let configured = Configuration { read_only_port: 10_255, ..set() };
-    let meant = with(refused(), Known::All(configured));
+    let configured = KubeletConfiguration { read_only_port: 10_255, ..set() };
+    let meant = with(refused(), KnownConfiguration::All(configured));
     assert_eq!(expect(&READ_ONLY, &meant, Fail, "is 10255, by FILE"), Severity::Medium);
-    expect(&READ_ONLY, &Seen { read_only: Vec::new(), ..seen() }, Unknown, "it was not asked");
+    expect(&READ_ONLY, &KubeletProbe { read_only: Vec::new(), ..probe() }, Unknown, "it was not asked");
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use super::super::finding::Verdict;
 use super::*;
+use crate::check::report::Verdict;
 use crate::kube::resource::Resource;
 use crate::kube::review::{Permission, ReviewError};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
@@ -44,9 +44,9 @@ fn allowed(answer: &Result<bool, ReviewError>) -> Vec<Permission> {
     all.into_iter().flat_map(of).collect()
 }
 
-fn good() -> Api {
+fn good() -> ApiState {
     let snapshot = Ok(snapshot(ServiceStatus::Found, &[one()]));
-    Api {
+    ApiState {
         access: Some(Ok(("user \"apivip\"".to_owned(), Vec::new()))),
         lifetimes: vec![
             ("ca", lasting(-100, 3000)),
@@ -63,26 +63,26 @@ fn good() -> Api {
     }
 }
 
-fn of(seen: &Api, id: &str) -> Verdict {
-    let all = findings(seen);
+fn of(observed: &ApiState, id: &str) -> Verdict {
+    let all = findings(observed);
     let found: Vec<&Finding> = all.iter().filter(|finding| finding.id == id).collect();
     found.iter().map(|finding| finding.verdict).max().unwrap_or_else(|| panic!("no {id} in {all:#?}"))
 }
 
-fn looked_at(examined: Inspection) -> Api {
-    Api { examined: vec![examined], ..good() }
+fn with_examined(examined: Inspection) -> ApiState {
+    ApiState { examined: vec![examined], ..good() }
 }
 
 #[test]
-fn a_cluster_as_it_should_be() {
+fn healthy_cluster_is_ok() {
     for finding in findings(&good()) {
         assert_eq!(finding.verdict, Verdict::Ok, "{finding:?}");
     }
 }
 
 #[test]
-fn without_any_access_nothing_is_guessed() {
-    let all = findings(&Api::default());
+fn without_access_everything_is_unknown() {
+    let all = findings(&ApiState::default());
     for finding in &all {
         assert_eq!(finding.verdict, Verdict::Unknown, "{finding:?}");
     }
@@ -90,62 +90,63 @@ fn without_any_access_nothing_is_guessed() {
 }
 
 #[test]
-fn access_that_is_wrong_or_old() {
-    let seen = Api { access: Some(Err("read the kubeconfig x: no such file".to_owned())), ..good() };
-    assert_eq!(of(&seen, "api-access"), Verdict::Fail);
-    let mend = |warning| {
-        let seen = Api { access: Some(Ok(("x".to_owned(), vec![warning]))), ..good() };
-        let finding = findings(&seen).into_iter().find(|finding| finding.id == "api-access").unwrap();
+fn invalid_or_expired_credentials_fail() {
+    let observed = ApiState { access: Some(Err("read the kubeconfig x: no such file".to_owned())), ..good() };
+    assert_eq!(of(&observed, "api-access"), Verdict::Fail);
+    let fix = |warning| {
+        let observed = ApiState { access: Some(Ok(("x".to_owned(), vec![warning]))), ..good() };
+        let finding = findings(&observed).into_iter().find(|finding| finding.id == "api-access").unwrap();
         assert_eq!(finding.verdict, Verdict::Warning);
-        finding.mend.unwrap()
+        finding.fix.unwrap()
     };
-    let clock = mend(Warning::Date("the CA is not valid before tomorrow".to_owned()));
+    let clock = fix(Warning::Date("the CA is not valid before tomorrow".to_owned()));
     assert!(clock.starts_with("timedatectl"), "{clock}");
-    let ignored = mend(Warning::Ignored("proxy-url is ignored".to_owned()));
+    let ignored = fix(Warning::Ignored("proxy-url is ignored".to_owned()));
     assert!(ignored.starts_with("kubectl") && !ignored.contains("timedatectl"), "{ignored}");
     for (name, id) in
         [("ca", "ca-expiry"), ("client_certificate", "client-certificate-expiry"), ("token", "token-expiry")]
     {
-        let with = |lifetime| Api { lifetimes: vec![("ca", lasting(-1, 9)), (name, lifetime)], ..good() };
         let with =
-            |lifetime| Api { lifetimes: with(lifetime).lifetimes.into_iter().rev().collect(), ..good() };
+            |lifetime| ApiState { lifetimes: vec![("ca", lasting(-1, 9)), (name, lifetime)], ..good() };
+        let with =
+            |lifetime| ApiState { lifetimes: with(lifetime).lifetimes.into_iter().rev().collect(), ..good() };
         assert_eq!(of(&with(lasting(-365, -1)), id), Verdict::Fail);
         assert_eq!(of(&with(lasting(1, 9)), id), Verdict::Fail);
         assert_eq!(of(&with(lasting(-355, 10)), id), Verdict::Warning);
         assert_eq!(of(&with(lasting(-1, 1)), id), Verdict::Ok);
     }
     let soon = vec![("token", Lifetime { begin: None, end: NOW + 60 })];
-    assert_eq!(of(&Api { lifetimes: soon, ..good() }, "token-expiry"), Verdict::Warning);
+    assert_eq!(of(&ApiState { lifetimes: soon, ..good() }, "token-expiry"), Verdict::Warning);
     let unresolved = vec![("api.example.com".to_owned(), "it stands for no address".to_owned())];
-    assert_eq!(of(&Api { unresolved, ..good() }, "apiserver-name"), Verdict::Fail);
+    assert_eq!(of(&ApiState { unresolved, ..good() }, "apiserver-name"), Verdict::Fail);
 }
 
 #[test]
-fn an_apiserver_fails_step_by_step() {
+fn each_failed_step_of_an_apiserver_has_its_verdict() {
     let refused = Inspection {
         connected: Err("connection refused".to_owned()),
         secured: None,
         answered: None,
         ..ready(200, None)
     };
-    assert_eq!(of(&looked_at(refused.clone()), "apiserver-tcp"), Verdict::Fail);
-    assert_eq!(of(&looked_at(refused), "apiservers"), Verdict::Fail);
+    assert_eq!(of(&with_examined(refused.clone()), "apiserver-tcp"), Verdict::Fail);
+    assert_eq!(of(&with_examined(refused), "apiservers"), Verdict::Fail);
     let foreign =
         Inspection { secured: Some(Err("another CA".to_owned())), answered: None, ..ready(200, None) };
-    assert_eq!(of(&looked_at(foreign), "apiserver-tls"), Verdict::Fail);
+    assert_eq!(of(&with_examined(foreign), "apiserver-tls"), Verdict::Fail);
     let untrusted = Inspection { secured: None, answered: None, ..ready(200, None) };
-    assert_eq!(of(&looked_at(untrusted), "apiserver-tls"), Verdict::Unknown);
+    assert_eq!(of(&with_examined(untrusted), "apiserver-tls"), Verdict::Unknown);
     let old = Inspection { secured: Some(Ok(Some(lasting(-360, 5)))), ..ready(200, None) };
-    assert_eq!(of(&looked_at(old), "apiserver-certificate-expiry"), Verdict::Warning);
+    assert_eq!(of(&with_examined(old), "apiserver-certificate-expiry"), Verdict::Warning);
     let silent = Inspection { answered: Some(Err("no answer within 2.5 s".to_owned())), ..ready(200, None) };
-    assert_eq!(of(&looked_at(silent), "apiserver-readyz"), Verdict::Fail);
-    let verdict = |status| of(&looked_at(ready(status, None)), "apiserver-readyz");
+    assert_eq!(of(&with_examined(silent), "apiserver-readyz"), Verdict::Fail);
+    let verdict = |status| of(&with_examined(ready(status, None)), "apiserver-readyz");
     assert_eq!([200, 401, 403].map(verdict), [Verdict::Ok; 3]);
     assert_eq!([500, 503, 302].map(verdict), [Verdict::Warning, Verdict::Warning, Verdict::Fail]);
 }
 
 #[test]
-fn a_clock_is_judged_by_the_farthest() {
+fn clock_with_largest_skew_decides() {
     for (skew, expected) in [
         (5, Verdict::Ok),
         (-5, Verdict::Ok),
@@ -154,43 +155,46 @@ fn a_clock_is_judged_by_the_farthest() {
         (61, Verdict::Fail),
         (-86_400, Verdict::Fail),
     ] {
-        let seen = Api { examined: vec![ready(200, Some(1)), ready(200, Some(skew))], ..good() };
-        assert_eq!(of(&seen, "clock"), expected, "{skew}");
+        let observed = ApiState { examined: vec![ready(200, Some(1)), ready(200, Some(skew))], ..good() };
+        assert_eq!(of(&observed, "clock"), expected, "{skew}");
     }
 }
 
 #[test]
-fn exactly_the_missing_verb_is_named() {
-    let mut seen = good();
-    let Some(Ok((_, audience))) = &mut seen.audience else { panic!() };
+fn missing_permission_is_named() {
+    let mut observed = good();
+    let Some(Ok((_, audience))) = &mut observed.audience else { panic!() };
     audience.permissions[3].allowed = Ok(false);
-    let all = findings(&seen);
+    let all = findings(&observed);
     let denied: Vec<_> = all.iter().filter(|finding| finding.verdict == Verdict::Fail).collect();
     assert_eq!(denied.len(), 1, "{denied:#?}");
     assert_eq!(denied[0].subject.as_deref(), Some("watch endpointslices.discovery.k8s.io"));
 }
 
 #[test]
-fn an_apiserver_that_does_not_say_what_it_allows_is_told_from_one_that_knows_nobody() {
+fn failed_review_is_unknown_and_refused_credentials_fail() {
     let with = |answer: ReviewError| {
         let snapshot = Ok(snapshot(ServiceStatus::Found, &[one()]));
         let audience = AccessReview { permissions: allowed(&Err(answer)), snapshot };
-        of(&Api { audience: Some(Ok((one(), audience))), ..good() }, "permission")
+        of(&ApiState { audience: Some(Ok((one(), audience))), ..good() }, "permission")
     };
     assert_eq!(with(ReviewError::Unauthorized("the token".to_owned())), Verdict::Fail);
     assert_eq!(with(ReviewError::Unanswered("broke".to_owned())), Verdict::Unknown);
 }
 
 #[test]
-fn what_is_published_is_judged() {
+fn published_endpoints_have_their_verdicts() {
     let with = |snapshot| {
         let audience = AccessReview { permissions: Vec::new(), snapshot };
-        of(&Api { audience: Some(Ok((one(), audience))), ..good() }, "api-read")
+        of(&ApiState { audience: Some(Ok((one(), audience))), ..good() }, "api-read")
     };
     assert_eq!(with(Err("not allowed (403)".to_owned())), Verdict::Fail);
     for service in [ServiceStatus::Missing, ServiceStatus::Headless, ServiceStatus::Unusable] {
         assert_eq!(with(Ok(snapshot(service, &[]))), Verdict::Fail);
     }
     assert_eq!(with(Ok(snapshot(ServiceStatus::Found, &[]))), Verdict::Warning);
-    assert_eq!(of(&Api { audience: Some(Err("no key".to_owned())), ..good() }, "api-read"), Verdict::Fail);
+    assert_eq!(
+        of(&ApiState { audience: Some(Err("no key".to_owned())), ..good() }, "api-read"),
+        Verdict::Fail
+    );
 }

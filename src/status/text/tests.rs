@@ -81,7 +81,7 @@ fn line<'a>(text: &'a str, with: &str) -> &'a str {
 }
 
 #[test]
-fn a_healthy_node_has_no_problems_and_columns_align() {
+fn healthy_node_has_no_problems_and_columns_align() {
     let status = status([State::Healthy; 3], &synced());
     assert_eq!(status.problems, []);
     let text = text(&status, Form::default());
@@ -97,7 +97,7 @@ fn a_healthy_node_has_no_problems_and_columns_align() {
 }
 
 #[test]
-fn a_plugin_that_does_not_answer_is_named_while_that_lasts() {
+fn slow_credential_plugin_is_a_problem() {
     let waiting = |seconds| {
         let since = Instant::now().checked_sub(Duration::from_secs(seconds)).expect("a machine that is up");
         let connection =
@@ -116,7 +116,7 @@ fn a_plugin_that_does_not_answer_is_named_while_that_lasts() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_do() {
+fn problems_have_a_todo() {
     let expired = Expiry { client_certificate: Some(1_700_000_000), ..Expiry::default() };
     let connection = Connection {
         state: ConnectionState::Degraded,
@@ -143,7 +143,7 @@ fn what_is_wrong_is_said_with_what_to_do() {
 }
 
 #[test]
-fn open_connections_and_their_bytes_are_in_the_long_form() {
+fn wide_text_has_open_connections_and_bytes() {
     let text = text(&status([State::Healthy; 3], &synced()), Form { wide: true, colour: false });
     let head = line(&text, "BACKEND");
     for (backend, open, up, down) in [
@@ -166,7 +166,7 @@ fn sizes_have_a_unit() {
 }
 
 #[test]
-fn the_document_is_read_back_as_it_was_written() {
+fn document_survives_a_round_trip() {
     let status = status([State::Healthy, State::Unknown, State::Suspect], &synced());
     let json = serde_json::to_string(&status).unwrap();
     let again: Status = serde_json::from_str(&json).unwrap();
@@ -177,7 +177,7 @@ fn the_document_is_read_back_as_it_was_written() {
 }
 
 #[test]
-fn credentials_that_are_not_known_are_named_and_so_is_what_follows() {
+fn refused_credentials_are_a_problem() {
     let connection = Connection { state: ConnectionState::Synced, ..Connection::default() };
     let mut status = status([State::Healthy; 3], &connection);
     let callers = [("refused", true), ("refused", false), ("authenticated", true)];
