@@ -10,7 +10,6 @@ use apivip::kube::Connection;
 use apivip::metrics::{Metrics, Stage, prometheus_text};
 use apivip::model::health::{FailReason, State};
 use apivip::transport::Expiry;
-use apivip::transport::Expiry;
 
 /// Labels whose values are no closed set, and what they are instead.
 const OPEN: [(&str, &str); 4] = [
