@@ -25,7 +25,7 @@ use crate::metrics;
 use crate::model::traffic::Traffic;
 use crate::model::types::Backend;
 use crate::nftables;
-use crate::reconcile::ask_totals;
+use crate::reconcile::query_totals;
 use crate::status::{Parts, Status};
 
 /// The reconciler answers between two commits, and during one; reading counters can take it a second.
@@ -172,7 +172,7 @@ impl Handler {
     }
 
     async fn totals(&self, patience: Duration) -> Option<BTreeMap<Backend, u64>> {
-        ask_totals(&self.sources.totals, patience).await
+        query_totals(&self.sources.totals, patience).await
     }
 
     fn trend(&self) -> MutexGuard<'_, Trend> {

@@ -14,12 +14,12 @@ use tokio::sync::{mpsc, watch};
 
 use crate::kube::Connection;
 use crate::metrics::Metrics;
-use crate::model::merge::Origins;
 use crate::model::report::Report;
+use crate::model::sources::Origins;
 use crate::model::types::ServiceKey;
 use crate::process::lock::{self, SOCKET_FILE};
 use crate::reconcile::TotalsQuery;
-use crate::selftest::Results;
+use crate::selftest::SelfTestResults;
 
 mod handler;
 mod health;
@@ -53,7 +53,7 @@ pub struct Sources {
     /// Where each apiserver was learnt.
     pub origins: watch::Receiver<Origins>,
     /// What the self-test found.
-    pub selftests: watch::Receiver<Results>,
+    pub selftests: watch::Receiver<SelfTestResults>,
     /// How often it tests; `None`: never.
     pub selftest_interval: Option<Duration>,
     /// The daemon's metrics.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::model::health::State;
+use crate::model::health::HealthState;
 use crate::model::report::Report;
 use crate::model::types::Backend;
 
@@ -13,7 +13,7 @@ pub(super) const EVERY: Duration = Duration::from_secs(2);
 pub(super) const SAMPLES: usize = 60;
 
 /// What one sample saw: the state, and the smoothed round trip in microseconds.
-pub(super) type Sample = (State, Option<u32>);
+pub(super) type Sample = (HealthState, Option<u32>);
 
 /// Samples of each apiserver, oldest first.
 #[derive(Debug, Default)]

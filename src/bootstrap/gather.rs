@@ -2,7 +2,7 @@
 //!
 //! In: snapshots of the API, what seeds stand for. Out: one line of snapshots for the probes, beginning with that of
 //! seeds and saved state; whom the API client may dial; where each apiserver was learnt; what is worth to be kept.
-//! [`crate::model::merge`] decides.
+//! [`crate::model::sources`] decides.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use tokio::time::timeout;
 
 use crate::bootstrap::seeds::Resolved;
 use crate::bootstrap::state::StateFile;
-use crate::model::merge::{Alternatives, Configured, LastGood, Merge, Origins};
-use crate::model::published::Published;
 use crate::model::report::Report;
+use crate::model::snapshot::PublishedSnapshot;
 use crate::model::snapshot::{ServiceStatus, Snapshot};
+use crate::model::sources::{EndpointSources, FallbackEndpoints, LastKnownGood, Origins, SourceConfig};
 use crate::process::clock::unix_now;
 
 /// Longest that an incomplete first list waits until seeds and saved state are programmed: a commit can wait for another
@@ -23,7 +23,7 @@ use crate::process::clock::unix_now;
 const PROGRAMMED: Duration = Duration::from_secs(10);
 
 /// The last good state, or none and, if there is one that cannot be used, a warning.
-pub fn load(file: &StateFile) -> Option<LastGood> {
+pub fn load(file: &StateFile) -> Option<LastKnownGood> {
     match file.load() {
         Ok(saved) => saved,
         Err(error) => {
@@ -36,18 +36,18 @@ pub fn load(file: &StateFile) -> Option<LastGood> {
 /// The sending ends of everything that follows from the sources.
 #[derive(Debug)]
 pub struct Gather {
-    merge: Merge,
-    snapshots: watch::Sender<Option<Published>>,
-    alternatives: watch::Sender<Alternatives>,
+    merge: EndpointSources,
+    snapshots: watch::Sender<Option<PublishedSnapshot>>,
+    alternatives: watch::Sender<FallbackEndpoints>,
     origins: watch::Sender<Origins>,
-    good: watch::Sender<LastGood>,
+    good: watch::Sender<LastKnownGood>,
     read: watch::Sender<bool>,
 }
 
 impl Gather {
     /// Starts from what the operator and an earlier run say. The first snapshot, if there is one, is there at once.
-    pub fn new(configured: Configured, saved: Option<LastGood>) -> Self {
-        let merge = Merge::new(configured, saved.unwrap_or_default(), unix_now());
+    pub fn new(configured: SourceConfig, saved: Option<LastKnownGood>) -> Self {
+        let merge = EndpointSources::new(configured, saved.unwrap_or_default(), unix_now());
         for (seed, vip) in merge.contradicted() {
             tracing::warn!(%seed, %vip, "a seed has the address of a saved virtual IP: the seed counts");
         }
@@ -55,7 +55,7 @@ impl Gather {
             snapshots: watch::Sender::new(None),
             alternatives: watch::Sender::new(merge.alternatives()),
             origins: watch::Sender::new(Origins::default()),
-            good: watch::Sender::new(LastGood::default()),
+            good: watch::Sender::new(LastKnownGood::default()),
             read: watch::Sender::new(false),
             merge,
         };
@@ -64,12 +64,12 @@ impl Gather {
     }
 
     /// What is to be programmed.
-    pub fn snapshots(&self) -> watch::Receiver<Option<Published>> {
+    pub fn snapshots(&self) -> watch::Receiver<Option<PublishedSnapshot>> {
         self.snapshots.subscribe()
     }
 
     /// Whom the API client may dial.
-    pub fn alternatives(&self) -> watch::Receiver<Alternatives> {
+    pub fn alternatives(&self) -> watch::Receiver<FallbackEndpoints> {
         self.alternatives.subscribe()
     }
 
@@ -79,7 +79,7 @@ impl Gather {
     }
 
     /// What is worth to be kept.
-    pub fn last_good(&self) -> watch::Receiver<LastGood> {
+    pub fn last_good(&self) -> watch::Receiver<LastKnownGood> {
         self.good.subscribe()
     }
 
@@ -91,7 +91,7 @@ impl Gather {
     /// Works until the API client ends. `reports` tell what has been programmed.
     pub async fn run(
         mut self,
-        mut api: watch::Receiver<Option<Published>>,
+        mut api: watch::Receiver<Option<PublishedSnapshot>>,
         mut resolved: mpsc::Receiver<Resolved>,
         mut reports: watch::Receiver<Report>,
     ) {
@@ -128,14 +128,14 @@ impl Gather {
     fn must_wait(&self, first: &Snapshot) -> bool {
         let whole =
             first.service == ServiceStatus::Found && first.frontends.iter().all(|f| !f.backends.is_empty());
-        !whole && self.merge.boot_snapshot().is_some()
+        !whole && self.merge.bootstrap_snapshot().is_some()
     }
 
     /// Each receiver is told of what is new to it, the path of packets first.
-    fn hand_on(&self, published: Option<Published>) {
+    fn hand_on(&self, published: Option<PublishedSnapshot>) {
         let boot = || {
-            let snapshot = Arc::new(self.merge.boot_snapshot()?);
-            Some(Published { snapshot, received: Instant::now() })
+            let snapshot = Arc::new(self.merge.bootstrap_snapshot()?);
+            Some(PublishedSnapshot { snapshot, received: Instant::now() })
         };
         if let Some(next) = published.or_else(boot) {
             self.snapshots.send_if_modified(|known| {

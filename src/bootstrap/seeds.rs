@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::model::seed::Seed;
+use crate::model::address::Seed;
 
 /// Between two questions while a name cannot be resolved: the name server may be about to start as well.
 const UNRESOLVED: Duration = Duration::from_secs(1);

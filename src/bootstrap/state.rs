@@ -1,6 +1,6 @@
 //! The last good state on disk: one file, versioned and checksummed, replaced as a whole.
 //!
-//! In: a [`LastGood`] to keep. Out: the one that was kept before, or why there is none. Whatever is wrong with the file
+//! In: a [`LastKnownGood`] to keep. Out: the one that was kept before, or why there is none. Whatever is wrong with the file
 //! or its folder never stops the daemon: the caller says so once and goes on.
 //!
 //! The file is a line `apivip state VERSION sha256 HEX` and, below it, JSON that the checksum covers.
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
-use crate::model::merge::LastGood;
+use crate::model::sources::LastKnownGood;
 use crate::model::types::ServiceKey;
 
 mod keeper;
@@ -92,7 +92,7 @@ struct Document {
     service: String,
     /// Seconds since 1970.
     written: u64,
-    state: LastGood,
+    state: LastKnownGood,
 }
 
 impl StateFile {
@@ -105,7 +105,7 @@ impl StateFile {
     ///
     /// # Errors
     /// Why what is there cannot be used.
-    pub fn load(&self) -> Result<Option<LastGood>, StateError> {
+    pub fn load(&self) -> Result<Option<LastKnownGood>, StateError> {
         let path = self.folder.join(STATE_FILE);
         let mut bytes = Vec::new();
         match File::open(&path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)) {
@@ -127,7 +127,7 @@ impl StateFile {
     ///
     /// # Errors
     /// The step that failed. The old file stands then.
-    pub fn save(&self, state: &LastGood, now: u64) -> Result<(), StateError> {
+    pub fn save(&self, state: &LastKnownGood, now: u64) -> Result<(), StateError> {
         let document = Document { service: self.service.to_string(), written: now, state: state.clone() };
         let (new, path) = (self.folder.join(NEW_FILE), self.folder.join(STATE_FILE));
         let failed = |step, path: &Path| {

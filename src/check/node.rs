@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::finding::{Check, Finding, Group};
 use crate::columns::few;
-use crate::model::desired::{NodeView, PreferredSource, Source};
+use crate::model::desired::{NodeView, PreferredSource, SourceAddress};
 use crate::model::types::ServiceKey;
 use crate::nftables::survey::Survey;
 use crate::nftables::table::TABLE_NAME;
@@ -141,7 +141,7 @@ fn way(seen: &Here) -> String {
 
 /// The kernel chooses the source for the route to the virtual IP, before the destination is translated.
 fn source(seen: &Here, view: &NodeView, ip: IpAddr, route: Option<&PreferredSource>) -> Option<Finding> {
-    let Some(PreferredSource::Address(Source { address: chosen, .. })) = route else { return None };
+    let Some(PreferredSource::Address(SourceAddress { address: chosen, .. })) = route else { return None };
     let backends: Vec<&IpAddr> = seen.backends.iter().filter(|b| b.is_ipv4() == ip.is_ipv4()).collect();
     if backends.is_empty() {
         return Some(

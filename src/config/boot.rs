@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::model::address::Cidr;
+use crate::model::address::Seed;
 use crate::model::address::{self, RejectReason};
-use crate::model::cidr::Cidr;
-use crate::model::merge::Configured;
-use crate::model::seed::Seed;
+use crate::model::sources::SourceConfig;
 use crate::model::types::{Family, Vip};
 
 /// Where the last good state is kept unless `--state-dir` says otherwise.
@@ -67,13 +67,13 @@ impl BootArgs {
     ///
     /// # Errors
     /// The first contradiction.
-    pub fn configured(&self, allow_loopback: bool) -> Result<Configured, BootError> {
+    pub fn configured(&self, allow_loopback: bool) -> Result<SourceConfig, BootError> {
         let vips = self.vips()?;
         let seeds: BTreeSet<Seed> = self.seed.iter().cloned().collect();
         let addresses: BTreeSet<IpAddr> = vips.iter().map(SocketAddr::ip).collect();
         for seed in &seeds {
             let Some(at) = seed.address() else { continue };
-            address::backend(&at.ip().to_string(), None, &addresses, allow_loopback)
+            address::validate_backend(&at.ip().to_string(), None, &addresses, allow_loopback)
                 .map_err(|reason| BootError::BadSeed(seed.clone(), reason))?;
         }
         let may_serve = |vip: &Vip| {
@@ -82,9 +82,12 @@ impl BootArgs {
         };
         match vips.iter().find(|vip| !may_serve(vip)) {
             Some(vip) => Err(BootError::NoSeedOfFamily(*vip, Family::of(vip.ip()))),
-            None => {
-                Ok(Configured { vips, seeds: seeds.into_iter().collect(), allow_loopback, pod_server: None })
-            }
+            None => Ok(SourceConfig {
+                vips,
+                seeds: seeds.into_iter().collect(),
+                allow_loopback,
+                pod_server: None,
+            }),
         }
     }
 
@@ -93,7 +96,7 @@ impl BootArgs {
         let mut vips: BTreeSet<Vip> = self.vip.iter().copied().collect();
         for cidr in &self.service_cidr {
             let first = cidr.first_host().ok_or(BootError::NoRange(*cidr))?;
-            address::vip(&first.to_string()).map_err(|reason| BootError::BadRange(*cidr, reason))?;
+            address::validate_vip(&first.to_string()).map_err(|reason| BootError::BadRange(*cidr, reason))?;
             let mut given = self.vip.iter().filter(|vip| Family::of(vip.ip()) == cidr.family()).peekable();
             if given.peek().is_none() {
                 vips.insert(Vip::new(first, SERVICE_PORT));
@@ -116,7 +119,7 @@ fn vip(text: &str) -> Result<SocketAddr, String> {
     if vip.port() == 0 {
         return Err(expected());
     }
-    address::vip(&vip.ip().to_string()).map_err(|reason| format!("the address {reason}"))?;
+    address::validate_vip(&vip.ip().to_string()).map_err(|reason| format!("the address {reason}"))?;
     Ok(vip)
 }
 

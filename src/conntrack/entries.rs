@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::attr::{self, Attr};
-use crate::model::traffic::Bytes;
+use crate::model::traffic::ByteCounts;
 use crate::model::types::{Backend, Vip};
 use crate::netlink::netlink::Malformed;
 
@@ -101,7 +101,7 @@ pub(super) struct Entry {
     pub(super) translated: SocketAddr,
     pub(super) state: State,
     /// What it has carried, if the kernel counts that.
-    pub(super) bytes: Option<Bytes>,
+    pub(super) bytes: Option<ByteCounts>,
     id: Option<[u8; 4]>,
     /// The zone of both directions.
     zone: Option<[u8; 2]>,
@@ -225,7 +225,7 @@ pub(super) fn entry(body: &[u8]) -> Result<Option<Entry>, Malformed> {
         state: state.map_or(State::Other, |[number]| State::of(number)),
         bytes: bytes(attrs, COUNTERS_ORIG)?
             .zip(bytes(attrs, COUNTERS_REPLY)?)
-            .map(|(up, down)| Bytes { up, down }),
+            .map(|(up, down)| ByteCounts { up, down }),
         id: attr::fixed(attrs, ID)?,
         zone: attr::fixed(attrs, ZONE)?,
         tuple_zone: attr::fixed(original, TUPLE_ZONE)?,

@@ -12,7 +12,7 @@ use futures_util::{FutureExt, StreamExt};
 use crate::conntrack::lookup::OwnConnections;
 use crate::conntrack::observe::Observation;
 use crate::conntrack::{self, Asker};
-use crate::health::{Asked, ClientPath, Kernel};
+use crate::health::{ChallengeOutcome, ClientFlowMonitor, SocketInfo};
 use crate::model::types::{Backend, Vip};
 
 /// This node. What its kernel does not tell is no evidence, and no reason not to start.
@@ -27,8 +27,8 @@ impl OwnKernel {
     }
 }
 
-impl Kernel for OwnKernel {
-    fn heard(&self, own: SocketAddr, peer: SocketAddr) -> Option<Duration> {
+impl SocketInfo for OwnKernel {
+    fn last_segment_age(&self, own: SocketAddr, peer: SocketAddr) -> Option<Duration> {
         let mut connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = connections.as_mut()?.acknowledged(own, peer);
         heard.inspect_err(|error| tracing::debug!(%error, %peer, "ask for a probe's connection")).ok()?
@@ -38,7 +38,7 @@ impl Kernel for OwnKernel {
 /// Clients' own connections, as far as this kernel shows them. Without conntrack's netlink none can be asked.
 pub(super) struct ClientFlows(pub(super) Option<Asker>);
 
-impl ClientPath for ClientFlows {
+impl ClientFlowMonitor for ClientFlows {
     fn watch(&self, backend: Backend) -> io::Result<BoxStream<'static, bool>> {
         let observation = Observation::open(backend)?;
         Ok(stream::unfold(observation, async |mut observation| {
@@ -48,16 +48,16 @@ impl ClientPath for ClientFlows {
         .boxed())
     }
 
-    fn ask(&self, backend: Backend, vips: Vec<Vip>) -> BoxFuture<'static, Asked> {
+    fn challenge(&self, backend: Backend, vips: Vec<Vip>) -> BoxFuture<'static, ChallengeOutcome> {
         let asker = self.0.clone();
         async move {
-            let Some(asker) = asker else { return Asked::Impossible };
+            let Some(asker) = asker else { return ChallengeOutcome::Impossible };
             match asker.ask(backend, vips).await {
-                conntrack::Asked::NoFlows => Asked::NoFlows,
+                conntrack::Asked::NoFlows => ChallengeOutcome::NoFlows,
                 // The connection that is kept to it, and that of the watch.
-                conntrack::Asked::Sent { flows: ..=2, own: true } => Asked::OnlyOwn,
-                conntrack::Asked::Sent { .. } => Asked::Sent,
-                conntrack::Asked::Impossible => Asked::Impossible,
+                conntrack::Asked::Sent { flows: ..=2, own: true } => ChallengeOutcome::OnlyOwn,
+                conntrack::Asked::Sent { .. } => ChallengeOutcome::Sent,
+                conntrack::Asked::Impossible => ChallengeOutcome::Impossible,
             }
         }
         .boxed()

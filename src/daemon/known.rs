@@ -11,9 +11,9 @@ use crate::bootstrap::gather::{self, Gather};
 use crate::bootstrap::seeds;
 use crate::bootstrap::state::{self, StateFile};
 use crate::config::RunArgs;
-use crate::kube::{Access, Published};
-use crate::model::merge::LastGood;
+use crate::kube::{Access, PublishedSnapshot};
 use crate::model::report::Report;
+use crate::model::sources::LastKnownGood;
 
 /// Names that were resolved and not looked at yet; more wait in line.
 const RESOLVED_QUEUE: usize = 8;
@@ -25,7 +25,7 @@ const KEPT_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Known {
     pub gather: Gather,
     file: StateFile,
-    saved: Option<LastGood>,
+    saved: Option<LastKnownGood>,
 }
 
 impl Known {
@@ -44,7 +44,7 @@ impl Known {
     pub fn start(
         self,
         args: &RunArgs,
-        api: watch::Receiver<Option<Published>>,
+        api: watch::Receiver<Option<PublishedSnapshot>>,
         reports: watch::Receiver<Report>,
         tasks: &mut JoinSet<()>,
     ) -> Option<Keeper> {

@@ -19,8 +19,8 @@ use crate::conntrack::{FlowError, FlowOptions, Flows};
 use crate::daemon::systemd::Notifier;
 use crate::dataplane::dry_run::{DryRun, Rehearsal};
 use crate::dataplane::{Dataplane, DataplaneError, Host};
-use crate::health::{self, Observer, ProbeConfig};
-use crate::kube::{self, Access, ApiConfig, Connection, Published};
+use crate::health::{self, ProbeConfig, ProbeObserver};
+use crate::kube::{self, Access, ApiConfig, Connection, PublishedSnapshot};
 use crate::metrics::Metrics;
 use crate::model::report::Report;
 use crate::model::types::Backend;
@@ -130,7 +130,7 @@ impl Bound {
     /// Works until `stop` is true. Rules stay unless `--cleanup-on-exit` was given.
     pub async fn run(self, stop: watch::Receiver<bool>) -> Result<(), AppError> {
         let Self { args, access, trust, probes, mut host, flows, carrier, admin, known, lock } = self;
-        let (api_in, api) = watch::channel::<Option<Published>>(None);
+        let (api_in, api) = watch::channel::<Option<PublishedSnapshot>>(None);
         let (connection_in, connection) = watch::channel(Connection::default());
         let (report_in, report) = watch::channel(Report::default());
         let (views_in, views) = watch::channel(None);
@@ -196,7 +196,7 @@ impl Bound {
             in_use,
             kernel: Arc::new(OwnKernel::open()),
             clients: Arc::new(ClientFlows(flows.as_ref().map(Flows::asker))),
-            observer: Arc::clone(&metrics) as Arc<dyn Observer>,
+            observer: Arc::clone(&metrics) as Arc<dyn ProbeObserver>,
         };
         tasks.spawn(health::run(probes, asking, snapshots, views_in));
         let policy = args.table.policy();

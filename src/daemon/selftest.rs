@@ -18,7 +18,10 @@ use crate::model::report::Report;
 use crate::model::types::{Backend, Vip};
 use crate::nftables::socket::NftSocket;
 use crate::proxy::Stats;
-use crate::selftest::{self, Counts, Evidence, Observer, Results, SelfTestConfig, Trace};
+use crate::selftest::{
+    self, ConnectionEvidence, ConnectionTrace, ForwardedCounts, SelfTestConfig, SelfTestObserver,
+    SelfTestResults,
+};
 use crate::transport::readyz::Identity;
 
 /// Starts it, unless it is off. Apiservers are believed as probes believe them.
@@ -29,11 +32,11 @@ pub(super) fn start(
     reports: watch::Receiver<Report>,
     (metrics, stats): (Arc<Metrics>, Arc<Stats>),
     tasks: &mut JoinSet<()>,
-) -> watch::Receiver<Results> {
-    let (results_in, results) = watch::channel(Results::new());
+) -> watch::Receiver<SelfTestResults> {
+    let (results_in, results) = watch::channel(SelfTestResults::new());
     if let OrOff(Some(interval)) = args.selftest_interval {
         let config = SelfTestConfig { interval, server_name: probes.server_name.clone() };
-        let (evidence, observer) = (Arc::new(Witness::open(stats)), metrics as Arc<dyn Observer>);
+        let (evidence, observer) = (Arc::new(Witness::open(stats)), metrics as Arc<dyn SelfTestObserver>);
         aside::spawn(
             "selftest",
             tasks,
@@ -62,7 +65,7 @@ impl Witness {
     }
 }
 
-impl Evidence for Witness {
+impl ConnectionEvidence for Witness {
     fn expect(&self, port: u16) {
         self.stats.guests().expect(port);
     }
@@ -76,13 +79,13 @@ impl Evidence for Witness {
         rules.as_mut()?.counters(backends).ok()
     }
 
-    fn others(&self, vip: Vip) -> Option<Counts> {
+    fn others(&self, vip: Vip) -> Option<ForwardedCounts> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let (came, went) = rules.as_mut()?.others(vip).ok()??;
-        Some(Counts { came, went })
+        Some(ForwardedCounts { arrived: came, forwarded: went })
     }
 
-    fn trace(&self, local: SocketAddr, vip: Vip, backends: &BTreeSet<Backend>) -> Option<Trace> {
+    fn trace(&self, local: SocketAddr, vip: Vip, backends: &BTreeSet<Backend>) -> Option<ConnectionTrace> {
         let mut lookup = self.lookup.lock().unwrap_or_else(PoisonError::into_inner);
         let trace = trace(lookup.as_mut()?, local, vip, backends);
         trace.inspect_err(|error| tracing::debug!(%error, "trace the self-test's connection")).ok()
@@ -95,7 +98,7 @@ fn trace(
     local: SocketAddr,
     vip: Vip,
     backends: &BTreeSet<Backend>,
-) -> Result<Trace, NetlinkError> {
+) -> Result<ConnectionTrace, NetlinkError> {
     let own_socket = lookup.is_own(local, vip);
     let mut answers = lookup.answers(local, vip)?;
     let mut direct = None;
@@ -109,5 +112,5 @@ fn trace(
             answers = lookup.answers_in_any_zone(local, vip)?;
         }
     }
-    Ok(Trace { answers, direct, own_socket })
+    Ok(ConnectionTrace { answers, direct, own_socket })
 }

@@ -5,7 +5,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::daemon::systemd::Notifier;
 use crate::model::report::Report;
-use crate::reconcile::{TotalsQuery, ask_totals};
+use crate::reconcile::{TotalsQuery, query_totals};
 use crate::status;
 
 /// Ready is a daemon that holds its lock and its sockets: on a cold boot the API may be away for hours, and a manager that
@@ -35,7 +35,7 @@ pub(super) async fn follow(
             } => {
                 let period = period.unwrap_or_default();
                 due = Instant::now() + period;
-                if ask_totals(&totals, period).await.is_some() {
+                if query_totals(&totals, period).await.is_some() {
                     notifier.say("WATCHDOG=1");
                 }
             }

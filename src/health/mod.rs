@@ -1,7 +1,7 @@
-//! Asks every candidate apiserver whether it is alive, and publishes a [`HealthView`].
+//! Probes every candidate API server, and publishes a [`HealthView`].
 //!
 //! In: snapshots, as whom to ask and whom to trust, how often to ask. Out: a view for each snapshot and for
-//! each change of health, and one call of the [`Observer`] for each finished probe.
+//! each change of health, and one call of the [`ProbeObserver`] for each finished probe.
 //!
 //! What follows is decided by pure code: [`detector`] knows all backends, `tracker` one of them over time, `failures` what speaks
 //! for leaving the path, `silence` what it takes to end established connections, `directive` how to ask. The rest is I/O: one task
@@ -30,30 +30,22 @@ use rustls::pki_types::ServerName;
 use tokio::sync::{mpsc, watch};
 
 use crate::model::health::{HealthOptions, HealthView};
-use crate::model::published::Published;
+use crate::model::snapshot::PublishedSnapshot;
 use crate::model::types::{Backend, Vip};
 use crate::transport::readyz::Identity;
 
-mod beat;
+mod connection;
 pub mod detector;
-mod dials;
-pub mod directive;
-mod failure;
-mod failures;
-mod fresh;
-mod held;
-mod kept;
-mod metered;
-mod path;
-mod ports;
+mod evidence;
+mod monitor;
+mod probe;
 mod prober;
-mod request;
-mod scheduler;
-mod silence;
+mod schedule;
 mod socket;
-mod timetable;
 mod tracker;
 mod view;
+
+pub use evidence::ChallengeOutcome;
 
 /// How to probe.
 #[derive(Clone, Debug)]
@@ -72,68 +64,55 @@ pub struct ProbeConfig {
     pub health: HealthOptions,
 }
 
-/// Is told of every finished probe.
-pub trait Observer: Send + Sync {
+/// Is notified of every finished probe.
+pub trait ProbeObserver: Send + Sync {
     /// `outcome` is `ready`, `alive`, `unready`, or the label of a failure.
     fn probed(&self, outcome: &'static str, took: Duration);
 }
 
-/// What this node's kernel knows of a connection of this process.
-pub trait Kernel: Send + Sync {
+/// What this node's kernel knows of a socket of this process (`tcpi_last_ack_recv`).
+pub trait SocketInfo: Send + Sync {
     /// How long ago a segment of the other end arrived last, on the connection from `own` to `peer`; `None` if the kernel
     /// does not say.
-    fn heard(&self, own: SocketAddr, peer: SocketAddr) -> Option<Duration>;
+    fn last_segment_age(&self, own: SocketAddr, peer: SocketAddr) -> Option<Duration>;
 }
 
 /// Knows nothing.
-impl Kernel for () {
-    fn heard(&self, _: SocketAddr, _: SocketAddr) -> Option<Duration> {
+impl SocketInfo for () {
+    fn last_segment_age(&self, _: SocketAddr, _: SocketAddr) -> Option<Duration> {
         None
     }
 }
 
-/// What came of asking clients' own connections to a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// There is none.
-    NoFlows,
-    /// There is none but the daemon's own, which was asked.
-    OnlyOwn,
-    /// Some were asked.
-    Sent,
-    /// They could not be.
-    Impossible,
-}
-
-/// What clients' own connections to a backend show.
-pub trait ClientPath: Send + Sync {
+/// Observes and challenges clients' own connections to a backend.
+pub trait ClientFlowMonitor: Send + Sync {
     /// Each item is a segment, or several, that arrived from the backend: with data or without.
     fn watch(&self, backend: Backend) -> io::Result<BoxStream<'static, bool>>;
 
-    /// Asks the backend's kernel on a few connections that lead to it from these virtual IPs. Whether it answers is seen by
+    /// Challenges the backend's kernel on a few connections from these virtual IPs. Whether it answers is observed by
     /// [`Self::watch`].
-    fn ask(&self, backend: Backend, vips: Vec<Vip>) -> BoxFuture<'static, Asked>;
+    fn challenge(&self, backend: Backend, vips: Vec<Vip>) -> BoxFuture<'static, ChallengeOutcome>;
 }
 
 /// Sees nothing.
-impl ClientPath for () {
+impl ClientFlowMonitor for () {
     fn watch(&self, _: Backend) -> io::Result<BoxStream<'static, bool>> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    fn ask(&self, _: Backend, _: Vec<Vip>) -> BoxFuture<'static, Asked> {
-        std::future::ready(Asked::Impossible).boxed()
+    fn challenge(&self, _: Backend, _: Vec<Vip>) -> BoxFuture<'static, ChallengeOutcome> {
+        std::future::ready(ChallengeOutcome::Impossible).boxed()
     }
 }
 
 /// Takes no notice.
-impl Observer for () {
+impl ProbeObserver for () {
     fn probed(&self, _: &'static str, _: Duration) {}
 }
 
 /// What goes in besides the snapshots.
 pub struct Inputs {
-    /// As whom to ask. When the CA changes, the next handshake uses the new one, and open connections stay; when the
+    /// The identity to use. When the CA changes, the next handshake uses the new one, and open connections stay; when the
     /// credentials change, connections are replaced within seconds.
     pub identity: watch::Receiver<Identity>,
     /// Backends that could not be reached by somebody else; they are asked at once.
@@ -142,11 +121,11 @@ pub struct Inputs {
     /// than five times a second.
     pub in_use: mpsc::UnboundedReceiver<Backend>,
     /// This node's kernel.
-    pub kernel: Arc<dyn Kernel>,
+    pub kernel: Arc<dyn SocketInfo>,
     /// What clients' own connections show.
-    pub clients: Arc<dyn ClientPath>,
+    pub clients: Arc<dyn ClientFlowMonitor>,
     /// Who counts.
-    pub observer: Arc<dyn Observer>,
+    pub observer: Arc<dyn ProbeObserver>,
 }
 
 /// Probes until `published` closes or nobody receives `views`.
@@ -155,10 +134,10 @@ pub struct Inputs {
 pub async fn run(
     config: ProbeConfig,
     inputs: Inputs,
-    published: watch::Receiver<Option<Published>>,
+    published: watch::Receiver<Option<PublishedSnapshot>>,
     views: watch::Sender<Option<HealthView>>,
 ) {
-    scheduler::Scheduler::new(config, inputs, views).run(published).await;
+    monitor::HealthMonitor::new(config, inputs, views).run(published).await;
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::model::merge::Alternatives;
 use crate::model::snapshot::Snapshot;
+use crate::model::sources::FallbackEndpoints;
 
 /// A place in the ring. Endpoints come first; then what seeds and saved state name; the bootstrap server is last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,7 +38,7 @@ enum Start {
 pub(super) struct Candidates {
     ring: BTreeSet<Slot>,
     vips: BTreeSet<IpAddr>,
-    alternatives: Alternatives,
+    alternatives: FallbackEndpoints,
     start: Start,
     connected: Option<(Slot, SocketAddr)>,
     unready: BTreeSet<SocketAddr>,
@@ -56,7 +56,7 @@ impl Candidates {
         Self {
             ring: BTreeSet::from([Slot::Bootstrap]),
             vips: BTreeSet::new(),
-            alternatives: Alternatives::default(),
+            alternatives: FallbackEndpoints::default(),
             start: Start::Anywhere,
             connected: None,
             unready: BTreeSet::new(),
@@ -82,7 +82,7 @@ impl Candidates {
     }
 
     /// Takes over what there is besides published endpoints.
-    pub(super) fn offer(&mut self, alternatives: Alternatives) {
+    pub(super) fn offer(&mut self, alternatives: FallbackEndpoints) {
         self.alternatives = alternatives;
         let endpoints = self.ring.iter().filter_map(|slot| match slot {
             Slot::Endpoint(address) => Some(*address),

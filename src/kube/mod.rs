@@ -1,6 +1,6 @@
 //! The Kubernetes API as apivip reads it: one Service and its endpoints, kept current.
 //!
-//! In: [`Access`], and which Service. Out: a [`Published`] snapshot after every change that matters to a node, and the
+//! In: [`Access`], and which Service. Out: a [`PublishedSnapshot`] snapshot after every change that matters to a node, and the
 //! state of the [`Connection`]. Nothing is published before both first lists are complete, and nothing that is read
 //! later ever takes the view back in time. The client dials the endpoints that it reads about, and what seeds and saved
 //! state name; never the virtual IP.
@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 use tokio::sync::watch::{Receiver, Sender};
 
 use crate::model::health::HealthView;
-use crate::model::merge::Alternatives;
 use crate::model::snapshot::SnapshotOptions;
+use crate::model::sources::FallbackEndpoints;
 use crate::model::types::ServiceKey;
 use crate::transport::readyz::Identity;
 
@@ -51,7 +51,7 @@ pub use connection::{Connection, State};
 pub use renewal::follow;
 pub use spread::SPREAD_INTERVAL;
 
-pub use crate::model::published::Published;
+pub use crate::model::snapshot::PublishedSnapshot;
 
 pub use crate::transport::words::plain;
 use backoff::Backoff;
@@ -73,7 +73,7 @@ pub struct ApiConfig {
     /// How strictly addresses are judged.
     pub snapshot: SnapshotOptions,
     /// Whom to dial besides published endpoints.
-    pub alternatives: Receiver<Alternatives>,
+    pub alternatives: Receiver<FallbackEndpoints>,
     /// Which apiservers are ready.
     pub views: Receiver<Option<HealthView>>,
     /// As whom probes and self-tests ask: the credentials of each session are put into it.
@@ -86,7 +86,11 @@ pub struct ApiConfig {
 
 /// Reads the API until nobody listens for snapshots any more, or until the task is aborted. Publishes once both first
 /// lists are complete, and after every change that gives a different snapshot, with the next generation.
-pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connection: Sender<Connection>) {
+pub async fn run(
+    config: ApiConfig,
+    snapshots: Sender<Option<PublishedSnapshot>>,
+    connection: Sender<Connection>,
+) {
     let ApiConfig { mut access, service, snapshot, mut alternatives, mut views, identity, .. } = config;
     let (ping_interval, choices) = (config.ping_interval, Choices::new(config.spread_interval));
     let hub = Hub {
@@ -107,7 +111,7 @@ pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connec
 }
 
 /// Keeps the alternatives up to date.
-async fn offer(mut alternatives: Receiver<Alternatives>, hub: &Hub) {
+async fn offer(mut alternatives: Receiver<FallbackEndpoints>, hub: &Hub) {
     while alternatives.changed().await.is_ok() {
         hub.candidates().offer(alternatives.borrow_and_update().clone());
         hub.offered.notify_waiters();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch::Receiver;
 
 use super::session::Hub;
-use crate::model::health::{HealthView, State};
+use crate::model::health::{HealthState, HealthView};
 
 /// How long it may be unready or silent. What it knows does not change so fast that another one is needed sooner.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,9 +53,9 @@ fn learn(views: &mut Views, hub: &Hub) {
 /// The apiservers that are not ready, or do not answer, where another one is ready.
 fn unready(view: &HealthView) -> BTreeSet<SocketAddr> {
     let all = view.snapshot.apiservers();
-    let any = all.iter().any(|backend| view.state(*backend) == State::Healthy);
+    let any = all.iter().any(|backend| view.state(*backend) == HealthState::Healthy);
     let is_unready = |backend: &SocketAddr| {
-        matches!(view.state(*backend), State::Draining | State::Suspect | State::Failed)
+        matches!(view.state(*backend), HealthState::Draining | HealthState::Suspect | HealthState::Failed)
     };
     all.into_iter().filter(|backend| any && is_unready(backend)).collect()
 }

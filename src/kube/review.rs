@@ -16,8 +16,8 @@ use super::error::ApiError;
 use super::list::list;
 use super::resource::{Asked, ListFrom, Resource};
 use super::store::Store;
-use crate::model::merge::Alternatives;
 use crate::model::snapshot::{Snapshot, SnapshotOptions};
+use crate::model::sources::FallbackEndpoints;
 use crate::model::types::ServiceKey;
 use crate::transport::access::Access;
 use crate::transport::words::one_line;
@@ -67,7 +67,7 @@ pub async fn ask(
     options: SnapshotOptions,
 ) -> Result<Audience, String> {
     let mut only = Candidates::new(0);
-    only.offer(Alternatives { addresses: BTreeSet::from([address]), ..Alternatives::default() });
+    only.offer(FallbackEndpoints { addresses: BTreeSet::from([address]), ..FallbackEndpoints::default() });
     let candidates = Arc::new(Mutex::new(only));
     let client = Client::open(access, &candidates, PING_INTERVAL).await.map_err(|error| error.to_string())?;
     let (service, slices, permissions) = tokio::join!(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-use super::Published;
+use super::PublishedSnapshot;
 use super::backoff::Backoff;
 use super::candidates::Candidates;
 use super::client::Client;
@@ -43,7 +43,7 @@ pub(super) struct Hub {
     pub(super) candidates: Arc<Mutex<Candidates>>,
     pub(super) store: Mutex<Store>,
     pub(super) reporter: Mutex<Reporter>,
-    pub(super) snapshots: watch::Sender<Option<Published>>,
+    pub(super) snapshots: watch::Sender<Option<PublishedSnapshot>>,
     /// As whom probes and self-tests ask.
     pub(super) identity: Arc<watch::Sender<Identity>>,
     /// Between two PINGs.
@@ -83,7 +83,7 @@ impl Sink for Session<'_> {
         let snapshot = self.hub.store.lock().unwrap_or_else(PoisonError::into_inner).apply(change);
         if let Some(snapshot) = snapshot {
             self.hub.candidates().publish(&snapshot);
-            self.hub.snapshots.send_replace(Some(Published { snapshot, received }));
+            self.hub.snapshots.send_replace(Some(PublishedSnapshot { snapshot, received }));
         }
         if self.hub.candidates().is_through_vip() { Err(ApiError::ThroughVip) } else { Ok(()) }
     }

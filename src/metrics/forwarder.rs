@@ -11,10 +11,10 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::Metrics;
-use crate::model::report::{InUse, Report};
+use crate::model::report::{Report, TrafficPath};
 use crate::proxy::{DialFailure, Origin, ResetCause, Stats, Way};
 
-const WAYS: [InUse; 2] = [InUse::Nftables, InUse::Forwarder];
+const WAYS: [TrafficPath; 2] = [TrafficPath::Nftables, TrafficPath::Forwarder];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Dataplane {
@@ -63,14 +63,14 @@ impl PathMetrics {
 
 impl Metrics {
     /// New connections take another way than before.
-    pub fn switched(&self, to: InUse) {
+    pub fn switched(&self, to: TrafficPath) {
         self.path.switches.get_or_create(&To { to: to.label() }).inc();
     }
 
     pub(super) fn way(&self, report: &Report) {
         let path = report.path.as_ref();
         let now = path.map(|path| path.in_use);
-        self.path.stands_in.set(path.is_some_and(|path| path.stands_in).into());
+        self.path.stands_in.set(path.is_some_and(|path| path.fallback_active).into());
         for way in WAYS {
             let gauge = self.path.in_use.get_or_create(&Dataplane { dataplane: way.label() });
             gauge.set(i64::from(now == Some(way)));

@@ -10,8 +10,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{Metrics, Reason};
 use crate::conntrack::{FlowReport, Remaining};
-use crate::health::Observer;
-use crate::model::health::{FailReason, State};
+use crate::health::ProbeObserver;
+use crate::model::health::{FailReason, HealthState};
 
 /// Seconds. A probe takes a millisecond; a cut cable is decided in two seconds; flows are given 15 s.
 const BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
@@ -114,7 +114,7 @@ impl HealthMetrics {
 
 impl Metrics {
     /// A backend changed its state.
-    pub fn changed(&self, to: State, reason: Option<FailReason>) {
+    pub fn changed(&self, to: HealthState, reason: Option<FailReason>) {
         let reason = reason.map_or("none", FailReason::label);
         self.health.transitions.get_or_create(&Transition { to: to.label(), reason }).inc();
     }
@@ -149,7 +149,7 @@ impl Metrics {
     }
 }
 
-impl Observer for Metrics {
+impl ProbeObserver for Metrics {
     fn probed(&self, outcome: &'static str, took: Duration) {
         self.health.probes.get_or_create(&super::Outcome { outcome }).inc();
         if matches!(outcome, "ready" | "alive" | "unready") {

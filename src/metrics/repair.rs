@@ -10,7 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{BUCKETS, Metrics};
 use crate::dataplane::drift::Found;
-use crate::model::report::Repaired;
+use crate::model::report::RepairedObject;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
@@ -18,7 +18,7 @@ struct Labels {
     found: &'static str,
 }
 
-fn labels(what: Repaired, found: Found) -> Labels {
+fn labels(what: RepairedObject, found: Found) -> Labels {
     Labels { object: what.label(), found: found.label() }
 }
 
@@ -31,7 +31,7 @@ pub(super) struct RepairMetrics {
 impl RepairMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let repairs = Family::<Labels, Counter>::default();
-        for what in Repaired::ALL {
+        for what in RepairedObject::ALL {
             for found in Found::ALL {
                 let _ = repairs.get_or_create(&labels(what, found));
             }
@@ -47,7 +47,7 @@ impl RepairMetrics {
 
 impl Metrics {
     /// Something was made again.
-    pub fn repaired(&self, what: Repaired, found: Found) {
+    pub fn repaired(&self, what: RepairedObject, found: Found) {
         self.repair.repairs.get_or_create(&labels(what, found)).inc();
     }
 

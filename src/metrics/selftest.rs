@@ -9,7 +9,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{Metrics, Reason};
 use crate::model::types::Vip;
-use crate::selftest::{Component, Failure, Observer, Results};
+use crate::selftest::{Component, SelfTestFailure, SelfTestObserver, SelfTestResults};
 
 /// Seconds. TCP, TLS and an answer take some milliseconds; a test has 4 s.
 const BUCKETS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 4.0];
@@ -35,7 +35,7 @@ impl SelfTestMetrics {
             let _ = serving.get_or_create(&By { component: component.label() });
         }
         let failures = Family::<Reason, Counter>::default();
-        for failure in Failure::all() {
+        for failure in SelfTestFailure::all() {
             let _ = failures.get_or_create(&Reason { reason: failure.label() });
         }
         let help = "Self-tests that an apiserver answered, by the component that led to it";
@@ -51,8 +51,8 @@ impl SelfTestMetrics {
     }
 }
 
-impl Observer for Metrics {
-    fn tested(&self, vip: Vip, results: &Results) {
+impl SelfTestObserver for Metrics {
+    fn tested(&self, vip: Vip, results: &SelfTestResults) {
         let metrics = &self.selftest;
         if let Some(latest) = results.get(&vip) {
             match latest.outcome {

@@ -13,7 +13,7 @@ use super::kernel::{data, reg};
 use super::names::dead_name;
 use super::table::{Action, BalanceKey, Match};
 use super::wire::{ANONYMOUS_MAP, CLIENT_HASH_SEED};
-use crate::model::cidr::Cidr;
+use crate::model::address::Cidr;
 use crate::model::types::Family;
 
 /// `IFNAMSIZ`: interface names are compared as 16 bytes.

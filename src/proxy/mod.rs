@@ -1,7 +1,7 @@
 //! Forwards TCP connections in user space: to virtual IPs when the kernel cannot be told to translate them, and to
 //! node-local endpoints always.
 //!
-//! In: whom to dial ([`Routes`]), which virtual IPs to serve. Out: connections carried, failed dials, counts. All of
+//! In: whom to dial ([`ProxyRoutes`]), which virtual IPs to serve. Out: connections carried, failed dials, counts. All of
 //! it happens on a thread of its own (`worker`). A listener (`listener`, `acceptor`) takes a connection, which finds
 //! its backend (`order`, `dialing`, `dial`) and is then carried by splicing (`carrier`, `relay`, `direction`, `pipe`).
 //!
@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use crate::model::forwarding::Routes;
+use crate::model::proxy_routes::ProxyRoutes;
 use crate::model::types::{Backend, Vip};
 
 mod acceptor;
@@ -75,7 +75,7 @@ pub trait Forward {
     /// Takes new routes up. Connections to backends that begin to be `ending` with them are reset at once; one that
     /// stays in that set may still be dialled where it is among the others. Connections of a virtual IP that is gone
     /// stay.
-    fn route(&mut self, routes: Arc<Routes>);
+    fn route(&mut self, routes: Arc<ProxyRoutes>);
 
     /// Listens on every one of these virtual IPs, and withdraws from all others; whole or not at all. What is served
     /// already stays as it is, and a withdrawal of it is cancelled. Connections wait in the backlog until there is a
@@ -148,7 +148,7 @@ impl Forwarder {
 }
 
 impl Forward for Forwarder {
-    fn route(&mut self, routes: Arc<Routes>) {
+    fn route(&mut self, routes: Arc<ProxyRoutes>) {
         // The thread ends only after this side of the channel.
         let _ = self.commands.send(Command::Route(routes));
     }
@@ -194,7 +194,7 @@ fn open(
 
 /// Without a forwarder nothing is forwarded.
 impl<F: Forward> Forward for Option<F> {
-    fn route(&mut self, routes: Arc<Routes>) {
+    fn route(&mut self, routes: Arc<ProxyRoutes>) {
         if let Some(forwarder) = self {
             forwarder.route(routes);
         }

@@ -5,12 +5,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::model::forwarding::Route;
+use crate::model::proxy_routes::ProxyRoute;
 use crate::model::snapshot::Affinity;
 use crate::model::types::Backend;
 
 /// `seed` is to be random for each connection.
-pub(super) fn order(route: &Route, client: IpAddr, seed: u64) -> Vec<Backend> {
+pub(super) fn order(route: &ProxyRoute, client: IpAddr, seed: u64) -> Vec<Backend> {
     let key = match route.affinity {
         Affinity::None => mixed(seed),
         Affinity::ClientIP => hashed(0, client),
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn every_order_is_as_likely() {
-        let route = Route { backends: backends(3), ..Route::default() };
+        let route = ProxyRoute { backends: backends(3), ..ProxyRoute::default() };
         let mut seen: BTreeMap<Vec<Backend>, u32> = BTreeMap::new();
         for seed in 0..6000 {
             *seen.entry(order(&route, client(1), seed)).or_default() += 1;
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_client_keeps_its_backend_when_another_leaves() {
-        let all = Route { backends: backends(4), affinity: Affinity::ClientIP, ..Route::default() };
+        let all = ProxyRoute { backends: backends(4), affinity: Affinity::ClientIP, ..ProxyRoute::default() };
         let gone = all.backends[2];
         let mut fewer = all.clone();
         fewer.backends.retain(|backend| *backend != gone);
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn the_others_come_last_in_their_order_and_nobody_twice() {
         let all = backends(5);
-        let route = Route {
+        let route = ProxyRoute {
             backends: all[..2].to_vec(),
             others: vec![all[4], all[1], all[3]],
             affinity: Affinity::None,

@@ -17,7 +17,7 @@ use super::presence::Presence;
 use super::socket::Keepalive;
 use super::stats::{Origin, Stats};
 use super::table::Table;
-use crate::model::forwarding::{Route, Routes};
+use crate::model::proxy_routes::{ProxyRoute, ProxyRoutes};
 use crate::model::types::Backend;
 
 /// Backends that went down at the same time.
@@ -31,7 +31,7 @@ pub(super) struct Shared {
     pub(super) endings: broadcast::Sender<Ending>,
     pub(super) dial_failures: UnboundedSender<Backend>,
     orders: UnboundedSender<Order>,
-    routes: RefCell<Option<Arc<Routes>>>,
+    routes: RefCell<Option<Arc<ProxyRoutes>>>,
     /// Listeners that may not accept until something changes.
     parked: RefCell<Vec<Waker>>,
 }
@@ -60,9 +60,9 @@ impl Shared {
     }
 
     /// Takes new routes up, and resets what goes to backends that were not ending before.
-    pub(super) fn route(&self, routes: Arc<Routes>) {
+    pub(super) fn route(&self, routes: Arc<ProxyRoutes>) {
         let before = self.routes.replace(Some(Arc::clone(&routes)));
-        let suspects = |routes: &Option<Arc<Routes>>| {
+        let suspects = |routes: &Option<Arc<ProxyRoutes>>| {
             routes.as_ref().map(|routes| routes.suspects.clone()).unwrap_or_default()
         };
         let (doubted, doubts) = (suspects(&before), &routes.suspects);
@@ -96,7 +96,7 @@ impl Shared {
         &self,
         origin: Origin,
         address: &SocketAddr,
-        look: impl FnOnce(&Route) -> T,
+        look: impl FnOnce(&ProxyRoute) -> T,
     ) -> Option<T> {
         let routes = self.routes.borrow();
         let routes = routes.as_ref()?;

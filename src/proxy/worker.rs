@@ -19,12 +19,12 @@ use super::ForwarderError;
 use super::carrier::{Carrier, Order};
 use super::listeners::Listeners;
 use super::shared::Shared;
-use crate::model::forwarding::Routes;
+use crate::model::proxy_routes::ProxyRoutes;
 use crate::model::types::Vip;
 
 /// What the thread is told. Whoever waits for a reply may have left.
 pub(super) enum Command {
-    Route(Arc<Routes>),
+    Route(Arc<ProxyRoutes>),
     Serve(BTreeSet<Vip>, oneshot::Sender<Result<(), ForwarderError>>),
     Withdraw(oneshot::Sender<()>),
     Listeners(oneshot::Sender<io::Result<Vec<net::TcpListener>>>),

@@ -18,8 +18,8 @@ use super::error::is_unroutable;
 use super::messages::{gateway, lookup_from, lookup_request};
 use super::requests::Requests;
 use super::{HostError, ROUTE_PROTOCOL, failed, output_interface, preferred_source};
-use crate::model::desired::{PreferredSource, Source};
-use crate::model::interface::InterfaceName;
+use crate::model::address::InterfaceName;
+use crate::model::desired::{PreferredSource, SourceAddress};
 use crate::model::types::Family;
 
 /// Addresses of this node, each with the index of its interface.
@@ -73,7 +73,8 @@ pub(super) async fn preferred(
             unread.insert(listed_rules(requests, Family::of(backend)).await?.iter().any(chooses_by_more));
         }
         let certain = !rules.get(&family).copied().unwrap_or_default();
-        preferred.insert(backend, PreferredSource::Address(Source { address, interfaces, named, certain }));
+        preferred
+            .insert(backend, PreferredSource::Address(SourceAddress { address, interfaces, named, certain }));
     }
     Ok(preferred)
 }

@@ -6,9 +6,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::model::desired::DesiredFrontend;
-use crate::model::health::{FailReason, State};
-use crate::model::merge::{Origins, Source};
+use crate::model::health::{FailReason, HealthState};
 use crate::model::report::Report;
+use crate::model::sources::{EndpointSource, Origins};
 use crate::model::traffic::Traffic;
 use crate::model::types::{Backend, Family};
 use crate::process::clock::unix_now;
@@ -34,7 +34,7 @@ pub struct BackendStatus {
     /// Whether that answer said if it is ready; 401 and 403 do not, and it is taken for ready.
     pub readiness_known: Option<bool>,
     /// Where it was learnt: `published`, `seed` or `saved`.
-    pub source: Option<Source>,
+    pub source: Option<EndpointSource>,
     /// Seconds since that source first named it.
     pub source_age_seconds: Option<u64>,
     /// Whether the API publishes it.
@@ -84,13 +84,13 @@ pub(super) fn of(
         let bytes = open.and_then(|open| open.bytes);
         BackendStatus {
             address,
-            state: health.map_or(State::Unknown, |h| h.state).label().to_owned(),
+            state: health.map_or(HealthState::Unknown, |h| h.state).label().to_owned(),
             since_seconds: health.map(|h| h.since.elapsed().as_secs()),
-            failing: health.and_then(|h| h.failing).map(|reason: FailReason| reason.label().to_owned()),
-            withheld: health.and_then(|h| h.withheld).map(|why| why.to_string()),
-            hold_down_seconds: health.and_then(|h| h.held_until).and_then(seconds_left),
-            caller: health.and_then(|h| h.answered).map(|answered| answered.caller.label().to_owned()),
-            readiness_known: health.and_then(|h| h.answered).map(|answered| answered.readiness_known),
+            failing: health.and_then(|h| h.failure).map(|reason: FailReason| reason.label().to_owned()),
+            withheld: health.and_then(|h| h.termination_blocked).map(|why| why.to_string()),
+            hold_down_seconds: health.and_then(|h| h.hold_down_until).and_then(seconds_left),
+            caller: health.and_then(|h| h.readyz).map(|readyz| readyz.auth.label().to_owned()),
+            readiness_known: health.and_then(|h| h.readyz).map(|readyz| readyz.readiness_known),
             source: origin.map(|o| o.source),
             source_age_seconds: origin.map(|o| now.saturating_sub(o.since)),
             published: published.is_some_and(|p| p.contains(&address)),

@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::VERSION;
 use crate::kube::{Connection, Expiry};
-use crate::model::desired::Hold;
-use crate::model::merge::Origins;
-use crate::model::report::{InUse, Report};
+use crate::model::desired::FailOpenReason;
+use crate::model::report::{Report, TrafficPath};
 use crate::model::snapshot::Affinity;
+use crate::model::sources::Origins;
 use crate::model::traffic::Traffic;
 use crate::model::types::{Backend, ServiceKey, Vip};
 use crate::process::clock::unix_seconds;
 use crate::proxy::Stats;
-use crate::selftest::Results;
+use crate::selftest::SelfTestResults;
 
 mod backend;
 mod path;
@@ -142,7 +142,7 @@ pub struct Parts<'a> {
     /// What the forwarder counts.
     pub forwarder: &'a Stats,
     /// What the self-test found.
-    pub selftests: &'a Results,
+    pub selftests: &'a SelfTestResults,
 }
 
 impl Status {
@@ -182,7 +182,7 @@ impl Status {
                 expiry: connection.expiry,
             },
             frontends: frontends.collect(),
-            holds: report.holds.iter().map(ToString::to_string).collect(),
+            holds: report.fail_open.iter().map(ToString::to_string).collect(),
             rejected: snapshot.iter().flat_map(|s| &s.rejected).map(ToString::to_string).collect(),
             problems: Vec::new(),
         };
@@ -203,7 +203,7 @@ pub(crate) fn sample() -> Status {
         totals: &BTreeMap::new(),
         traffic: None,
         forwarder: &Stats::default(),
-        selftests: &Results::default(),
+        selftests: &SelfTestResults::default(),
     })
 }
 
@@ -232,14 +232,14 @@ fn summary(report: &Report) -> String {
         Phase::Programmed if report.view.as_ref().is_some_and(|view| !view.snapshot.is_published()) => {
             "the kernel has what seeds and saved state say; the API has not been read yet".to_owned()
         }
-        Phase::Programmed if report.holds.iter().any(Hold::keeps) => {
+        Phase::Programmed if report.fail_open.iter().any(FailOpenReason::keeps) => {
             "the kernel keeps the last good rules where the API publishes none".to_owned()
         }
         Phase::Programmed => "the kernel has what the API publishes and the probes say".to_owned(),
         Phase::Unrouted => format!(
             "{}, but a route or routing rule that goes with them could not be made: {}",
             match report.path.as_ref().map(|path| path.in_use) {
-                Some(InUse::Forwarder) => "the daemon forwards connections itself",
+                Some(TrafficPath::Forwarder) => "the daemon forwards connections itself",
                 _ => "the kernel has the rules",
             },
             report.last_error.as_deref().unwrap_or("no reason given")

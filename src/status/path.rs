@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::report::{InUse, Report};
+use crate::model::report::{Report, TrafficPath};
 use crate::proxy::{Origin, Stats};
 
 /// Which way new connections take.
@@ -32,10 +32,10 @@ impl PathStatus {
         let path = report.path.as_ref();
         Self {
             table_owned: report.owned,
-            in_use: path.map_or(InUse::None, |path| path.in_use).label().to_owned(),
+            in_use: path.map_or(TrafficPath::None, |path| path.in_use).label().to_owned(),
             since_seconds: path.map_or(0, |path| path.since.elapsed().as_secs()),
             reason: path.and_then(|path| path.reason.as_deref()).map(str::to_owned),
-            stands_in: path.is_some_and(|path| path.stands_in),
+            stands_in: path.is_some_and(|path| path.fallback_active),
             forwarder_connections: Origin::ALL.into_iter().map(|origin| stats.open(origin)).sum(),
             accept_paused: stats.accept_paused(),
             draining: path.is_some_and(|path| path.draining),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::types::Vip;
-use crate::selftest::{Component, Latest, OthersWay, Results};
+use crate::selftest::{Component, ForwardedTraffic, SelfTestResult, SelfTestResults};
 
 /// The latest test of one virtual IP and port.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,11 +41,11 @@ pub struct SelfTestStatus {
 }
 
 impl SelfTestStatus {
-    pub(super) fn all(results: &Results) -> Vec<Self> {
+    pub(super) fn all(results: &SelfTestResults) -> Vec<Self> {
         results.iter().map(|(vip, latest)| Self::new(*vip, latest)).collect()
     }
 
-    fn new(vip: Vip, latest: &Latest) -> Self {
+    fn new(vip: Vip, latest: &SelfTestResult) -> Self {
         let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         Self {
             vip,
@@ -60,8 +60,8 @@ impl SelfTestStatus {
             backend: latest.backend,
             others: Some(latest.others.label().to_owned()),
             others_blocked: match latest.others {
-                OthersWay::Blocked(came) => Some(came),
-                OthersWay::Open | OthersWay::Unseen => None,
+                ForwardedTraffic::Blocked(came) => Some(came),
+                ForwardedTraffic::Open | ForwardedTraffic::Unseen => None,
             },
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::model::health::FailReason;
-use crate::model::report::Transition;
+use crate::model::report::HealthTransition;
 use crate::model::types::Backend;
 
 /// One change of an apiserver's state, and what followed from it.
@@ -40,7 +40,7 @@ pub struct TransitionStatus {
 }
 
 impl TransitionStatus {
-    pub(super) fn new(transition: &Transition) -> Self {
+    pub(super) fn new(transition: &HealthTransition) -> Self {
         let ago = transition.at.elapsed();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ended = transition.ended;
@@ -51,7 +51,7 @@ impl TransitionStatus {
             from: transition.from.label().to_owned(),
             to: transition.to.label().to_owned(),
             reason: transition.reason.map(|reason: FailReason| reason.label().to_owned()),
-            cue: Some(transition.cue.label().to_owned()),
+            cue: Some(transition.trigger.label().to_owned()),
             decision_ms: millis(transition.decision),
             commit_ms: millis(transition.commit),
             flows_ms: ended.map(|ended| millis(ended.took)),

@@ -11,7 +11,7 @@ use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, SignatureScheme};
 
-use crate::model::health::{FailReason, Outcome};
+use crate::model::health::{FailReason, ProbeOutcome};
 
 /// The name as HTTP writes it, in `Host` and in a URI.
 pub fn authority(name: &ServerName<'_>) -> String {
@@ -113,10 +113,10 @@ pub fn tells_readiness(status: u16) -> bool {
 /// What an HTTP status says. Whoever answers in HTTP, over TLS with a certificate that was verified, is alive: under load, where
 /// priority and fairness is off, kube-apiserver says 429. 401 and 403 come from an apiserver that does not let the caller see it: it is alive, and taken
 /// for ready, since nothing else is known ([`tells_readiness`]).
-pub fn outcome(status: u16) -> Outcome {
+pub fn outcome(status: u16) -> ProbeOutcome {
     match status {
-        200 | 401 | 403 => Outcome::Ready,
-        _ => Outcome::Unready,
+        200 | 401 | 403 => ProbeOutcome::Ready,
+        _ => ProbeOutcome::Unready,
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::StateFile;
-use crate::model::merge::LastGood;
+use crate::model::sources::LastKnownGood;
 use crate::process::clock::unix_now;
 
 /// Until a write that failed is tried again: a full disk is not made better by haste.
@@ -15,7 +15,11 @@ const RETRY: Duration = Duration::from_secs(60);
 /// Writes whatever comes through `good` and differs from `kept`, which is in the file already, until `good` closes and its last
 /// value was seen to.
 /// A failure is logged when it begins and when it changes.
-pub async fn keep(file: StateFile, mut kept: Option<LastGood>, mut good: watch::Receiver<LastGood>) {
+pub async fn keep(
+    file: StateFile,
+    mut kept: Option<LastKnownGood>,
+    mut good: watch::Receiver<LastKnownGood>,
+) {
     let mut failure: Option<String> = None;
     good.mark_changed();
     loop {
@@ -54,7 +58,7 @@ pub async fn keep(file: StateFile, mut kept: Option<LastGood>, mut good: watch::
 }
 
 /// On a thread of its own: a disk can take seconds.
-async fn write(file: &StateFile, state: LastGood) -> Result<(), String> {
+async fn write(file: &StateFile, state: LastKnownGood) -> Result<(), String> {
     let file = file.clone();
     let written = tokio::task::spawn_blocking(move || file.save(&state, unix_now()));
     match written.await {

@@ -26,7 +26,7 @@ use crate::dataplane::Host;
 use crate::kernel_features;
 use crate::kube::plain;
 use crate::model::desired::{NodeView, PreferredSource};
-use crate::model::merge::LastGood;
+use crate::model::sources::LastKnownGood;
 use crate::nftables::socket::NftSocket;
 use crate::routes::Node;
 use crate::routes::{links, other_netns};
@@ -185,11 +185,11 @@ pub async fn within<T: Send + 'static>(
 /// What a daemon and an earlier one know.
 struct Known {
     daemon: Option<Result<Option<Value>, String>>,
-    state: Option<Result<Option<LastGood>, String>>,
+    state: Option<Result<Option<LastKnownGood>, String>>,
 }
 
 impl Known {
-    fn saved(&self) -> Option<&LastGood> {
+    fn saved(&self) -> Option<&LastKnownGood> {
         self.state.as_ref()?.as_ref().ok()?.as_ref()
     }
 
@@ -237,7 +237,7 @@ async fn daemon(args: &RunArgs, ask: AskDaemon) -> Option<Result<Option<Value>, 
     within(DAEMON, move || local::daemon(&folder, ask)).await
 }
 
-async fn saved(args: &RunArgs) -> Option<Result<Option<LastGood>, String>> {
+async fn saved(args: &RunArgs) -> Option<Result<Option<LastKnownGood>, String>> {
     let file = StateFile::new(&args.boot.state_dir, &args.table.service);
     within(DAEMON, move || file.load().map_err(|error| error.to_string())).await
 }

@@ -14,7 +14,7 @@ use crate::config::RunArgs;
 use crate::kube::examine::{Examined, Trust, examine};
 use crate::kube::review::{self, Audience};
 use crate::kube::{Access, plain};
-use crate::model::health::Outcome;
+use crate::model::health::ProbeOutcome;
 use crate::model::types::Vip;
 use crate::process::clock::unix_now;
 use crate::transport::readyz;
@@ -141,7 +141,7 @@ impl Looked {
 
     /// Whom to ask further: a ready one, or else one that is alive and verified.
     fn best(&self) -> Option<SocketAddr> {
-        let is_ready = |examined: &&Examined| matches!(&examined.answered, Some(Ok(ready)) if readyz::outcome(ready.status) == Outcome::Ready);
+        let is_ready = |examined: &&Examined| matches!(&examined.answered, Some(Ok(ready)) if readyz::outcome(ready.status) == ProbeOutcome::Ready);
         let verified = |examined: &&Examined| matches!(&examined.secured, Some(Ok(_)));
         let all = || self.found.values();
         all().find(is_ready).or_else(|| all().find(verified)).map(|examined| examined.address)

@@ -16,7 +16,7 @@ fn view(routes: &[(IpAddr, PreferredSource)], taken: bool) -> NodeView {
 }
 
 fn source(last: u8) -> PreferredSource {
-    PreferredSource::Address(Source::anywhere(backend(last)))
+    PreferredSource::Address(SourceAddress::anywhere(backend(last)))
 }
 
 fn running(phase: &str, in_use: &str) -> Option<Result<Option<Daemon>, String>> {

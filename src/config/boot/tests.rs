@@ -10,7 +10,7 @@ struct Line {
     boot: BootArgs,
 }
 
-fn configured(arguments: &[&str]) -> Result<Configured, String> {
+fn configured(arguments: &[&str]) -> Result<SourceConfig, String> {
     let line = Line::try_parse_from([&["apivip"], arguments].concat()).map_err(|error| error.to_string())?;
     line.boot.configured(false).map_err(|error| error.to_string())
 }

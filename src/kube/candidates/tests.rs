@@ -1,8 +1,8 @@
 //! Whom the ring holds, and where it begins.
 
 use super::*;
-use crate::model::merge::Alternatives;
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus};
+use crate::model::sources::FallbackEndpoints;
 
 fn address(last: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, last], 6443))
@@ -131,8 +131,8 @@ fn a_name_with_two_addresses_is_rotated_by_failures() {
     assert_eq!(candidates.addresses(Slot::Bootstrap, &resolved)[0], address(22));
 }
 
-fn offered(seeds: &[u8], vips: &[SocketAddr]) -> Alternatives {
-    Alternatives {
+fn offered(seeds: &[u8], vips: &[SocketAddr]) -> FallbackEndpoints {
+    FallbackEndpoints {
         addresses: seeds.iter().map(|last| address(*last)).collect(),
         vips: vips.iter().map(SocketAddr::ip).collect(),
         exist: true,

@@ -34,7 +34,7 @@ fn snapshot() -> Snapshot {
     }
 }
 
-fn view(states: [State; 3]) -> Option<HealthView> {
+fn view(states: [HealthState; 3]) -> Option<HealthView> {
     let mut view = HealthView::unprobed(Arc::new(snapshot()), Instant::now());
     view.backends = (11..).zip(states).map(|(last, state)| (address(last), health(state))).collect();
     Some(view)
@@ -62,15 +62,15 @@ fn hub() -> Hub {
     }
 }
 
-const BEHIND: [State; 3] = [State::Draining, State::Healthy, State::Unknown];
+const BEHIND: [HealthState; 3] = [HealthState::Draining, HealthState::Healthy, HealthState::Unknown];
 
 #[tokio::test(start_paused = true)]
 async fn an_apiserver_that_is_unready_or_silent_is_left_after_a_while_and_dialled_last() {
-    for state in [State::Draining, State::Suspect] {
+    for state in [HealthState::Draining, HealthState::Suspect] {
         let (sender, mut views) = watch::channel(None);
         let hub = hub();
         assert!(timeout(NEARLY * 2, lost(&mut views, &hub)).await.is_err(), "nothing is known of it");
-        sender.send_replace(view([state, State::Healthy, State::Unknown]));
+        sender.send_replace(view([state, HealthState::Healthy, HealthState::Unknown]));
         assert!(timeout(NEARLY, lost(&mut views, &hub)).await.is_err(), "it was left in haste");
         assert!(timeout(NEARLY * 2, lost(&mut views, &hub)).await.is_ok());
         let endpoint = |last| Slot::Endpoint(address(last));
@@ -86,12 +86,12 @@ async fn nobody_is_left_who_is_ready_again_or_where_nobody_else_is_ready() {
     let hub = hub();
     let waits = async {
         tokio::time::sleep(NEARLY).await;
-        sender.send_replace(view([State::Healthy; 3]));
+        sender.send_replace(view([HealthState::Healthy; 3]));
         tokio::time::sleep(NEARLY).await;
         // The first of them counts from here.
         sender.send_replace(view(BEHIND));
         tokio::time::sleep(NEARLY).await;
-        sender.send_replace(view([State::Draining; 3]));
+        sender.send_replace(view([HealthState::Draining; 3]));
         tokio::time::sleep(NEARLY * 2).await;
     };
     tokio::select! {

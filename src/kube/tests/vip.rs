@@ -19,7 +19,7 @@ use crate::kube::connection::{Connection, Reporter, State};
 use crate::kube::session::Hub;
 use crate::kube::spread::Choices;
 use crate::kube::store::Store;
-use crate::kube::{Published, SPREAD_INTERVAL, TLS_NAME, load, read};
+use crate::kube::{PublishedSnapshot, SPREAD_INTERVAL, TLS_NAME, load, read};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
 use crate::transport::pki::Pki;
 use crate::transport::readyz::Identity;
@@ -32,7 +32,7 @@ struct Pod {
     hub: Arc<Hub>,
     connection: watch::Receiver<Connection>,
     /// Without a listener the daemon would end.
-    _published: watch::Receiver<Option<Published>>,
+    _published: watch::Receiver<Option<PublishedSnapshot>>,
     task: JoinHandle<()>,
 }
 
