@@ -11,10 +11,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use apivip::model::balance::Balance;
-use apivip::model::desired::{DesiredState, Masquerade, NodeView, Policy, PreferredSource, SourceAddress, compute_desired_state};
-use apivip::model::health::HealthView;
 use apivip::model::address::InterfaceName;
+use apivip::model::balance::Balance;
+use apivip::model::desired::{
+    DesiredState, Masquerade, NodeView, Policy, PreferredSource, SourceAddress, compute_desired_state,
+};
+use apivip::model::health::HealthView;
 use apivip::model::objects::ClusterView;
 use apivip::model::snapshot::{MAX_BACKENDS, MAX_FRONTENDS, Snapshot, SnapshotOptions};
 use apivip::model::types::ServiceKey;

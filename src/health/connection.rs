@@ -65,7 +65,7 @@ impl ProbeRequests {
         request
     }
 
-    /// `OPTIONS *` as HTTP/2 wants it. It shows no credentials: kube-apiserver answers it before it asks for any.
+    /// `OPTIONS *` as HTTP/2 wants it. It carries no credentials: kube-apiserver answers it before authentication.
     pub(super) fn ping_h2(&self) -> Request<()> {
         let mut request = h2(Method::OPTIONS, &self.ping);
         add_headers(request.headers_mut(), None);
@@ -113,7 +113,7 @@ pub(super) fn closes_after(version: Version, headers: &HeaderMap) -> bool {
 const WINDOW: u32 = 16 * 1024;
 /// The headers of an answer. Real ones take about 500 bytes.
 const HEADERS: u32 = 8 * 1024;
-/// HTTP/1.1: the body must be read before the next question. `ok`, or a line for each of about 50 checks.
+/// HTTP/1.1: the body must be read before the next request. `ok`, or a line for each of about 50 checks.
 const BODY: usize = 8 * 1024;
 /// How long that may take once the status is known.
 const BODY_TIME: Duration = Duration::from_millis(50);
@@ -123,7 +123,7 @@ const BODY_TIME: Duration = Duration::from_millis(50);
 pub(super) enum ConnectionEvent {
     /// `OPTIONS *` of that time was answered, with whatever status.
     Pong(Instant),
-    /// `/readyz`, asked at `asked`, was answered.
+    /// `/readyz`, requested at `asked`, was answered.
     Readyz {
         asked: Instant,
         /// With this HTTP status.
@@ -131,7 +131,7 @@ pub(super) enum ConnectionEvent {
         /// The server closes the connection after it.
         last: bool,
     },
-    /// `/readyz`, asked at that time, will not be answered.
+    /// `/readyz`, requested at that time, failed.
     ReadyzFailed(Instant, FailReason),
     /// The connection is over.
     Closed(FailReason),
@@ -201,7 +201,7 @@ impl ProbeConnection {
         self.pinged.is_none() && (self.multiplexes() || self.asked.is_none())
     }
 
-    /// Whether a ping is under way that leaves no room for a question.
+    /// Whether a ping is under way that leaves no room for a request.
     pub(super) fn blocks_readyz(&self) -> bool {
         self.pinged.is_some() && !self.multiplexes()
     }
@@ -211,7 +211,7 @@ impl ProbeConnection {
         self.pinged.as_ref().map(|(at, _)| *at)
     }
 
-    /// When `/readyz` was asked for, if that is not answered yet.
+    /// When `/readyz` was requested, if that is not answered yet.
     pub(super) fn readyz_requested(&self) -> Option<Instant> {
         self.asked.as_ref().map(|(at, _)| *at)
     }
@@ -248,7 +248,7 @@ impl ProbeConnection {
         self.asked = None;
     }
 
-    /// The next news. Losing this future loses nothing.
+    /// The next news. Cancel safe.
     pub(super) async fn next_event(&mut self) -> ConnectionEvent {
         poll_fn(|cx| self.poll_event(cx)).await
     }
@@ -288,7 +288,7 @@ impl ProbeConnection {
         }
     }
 
-    /// The failure of the connection, if there is one, says more than what a question heard of it.
+    /// The failure of the connection, if there is one, is more specific than the error of a request.
     fn failure(&self, error: &BoxError) -> FailReason {
         self.ended.flatten().unwrap_or_else(|| reason(error.as_ref()))
     }
@@ -360,11 +360,11 @@ const RENEWAL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct ConnectionState {
     /// A ping can be sent.
     pub(super) can_ping: bool,
-    /// `/readyz` is asked for and not answered.
-    pub(super) asking: bool,
-    /// A ping is under way that leaves no room for a question: HTTP/1.1.
+    /// `/readyz` is requested and not answered.
+    pub(super) readyz_pending: bool,
+    /// A ping is under way that leaves no room for a request: HTTP/1.1.
     pub(super) blocks_readyz: bool,
-    /// It carries pings only, or is silent: who asks makes a fresh probe.
+    /// It carries pings only, or is silent: `/readyz` takes a fresh probe.
     pub(super) ping_only: bool,
     /// The connection of a fresh probe should take its place from then on.
     pub(super) renew: Option<StdInstant>,
@@ -376,9 +376,9 @@ pub(super) struct HeldConnection {
     pub(super) since: Instant,
     pub(super) pong_by: Option<Instant>,
     pub(super) answer_by: Option<Instant>,
-    /// When a ping is to go beside a question that is not answered.
+    /// When a ping is to be sent beside a request that is not answered.
     pub(super) ping_at: Option<Instant>,
-    /// A ping, or a question that leaves no room for one, is overdue.
+    /// A ping, or a request that leaves no room for one, is overdue.
     pub(super) silent: bool,
     /// The host does not acknowledge the kernel's keepalive.
     pub(super) keepalive_lost: bool,
@@ -407,7 +407,7 @@ impl HeldConnection {
         [self.pong_by, self.answer_by, self.ping_at].into_iter().flatten().min()
     }
 
-    /// Whether any other connection is worth more.
+    /// Whether any other connection is more useful.
     pub(super) fn is_silent(&self) -> bool {
         self.silent || self.keepalive_lost
     }
@@ -417,7 +417,7 @@ impl HeldConnection {
         self.credentials.is_none()
     }
 
-    /// Whether another connection would show what this one does not. `usable` are the credentials as they are now.
+    /// Whether another connection would use credentials that this one does not. `usable` are the credentials as they are now.
     pub(super) fn is_outdated(&self, usable: Option<&Credentials>) -> bool {
         match (&self.credentials, usable) {
             (None, Some(_)) => true,
@@ -426,7 +426,7 @@ impl HeldConnection {
         }
     }
 
-    /// The credentials are other ones now.
+    /// The credentials changed.
     pub(super) fn credentials_changed(&mut self, usable: Option<&Credentials>, now: Instant, chance: f64) {
         if self.is_outdated(usable) {
             let at = now + RENEWAL_SPREAD.mul_f64(chance);
@@ -434,18 +434,18 @@ impl HeldConnection {
         }
     }
 
-    /// A connection was begun that may take its place.
+    /// A connection that may replace it was started.
     pub(super) fn replacement_begun(&mut self, now: Instant) {
         if self.renew_at.is_some_and(|at| at <= now) {
             self.renew_at = Some(now + RENEWAL_TIMEOUT);
         }
     }
 
-    /// How the timetable sees it.
+    /// Its state, as the schedule needs it.
     pub(super) fn state(&self, usable: Option<&Credentials>) -> ConnectionState {
         ConnectionState {
             can_ping: self.kept.can_ping(),
-            asking: self.kept.readyz_requested().is_some(),
+            readyz_pending: self.kept.readyz_requested().is_some(),
             blocks_readyz: self.kept.blocks_readyz(),
             ping_only: self.is_ping_only() || self.is_silent(),
             renew: self.renew_at.filter(|_| usable.is_some()).map(Instant::into_std),

@@ -23,8 +23,8 @@ pub enum Pace {
     /// The kept-open connection with its pings is enough, and `/readyz` now and then. Without one: a fresh probe at
     /// each interval.
     Steady,
-    /// `/readyz` at each interval, over the kept-open connection or, where that is silent, a fresh one: the backend is out of the
-    /// path, or waits for its hold-down to end.
+    /// `/readyz` at each interval, over the kept-open connection or, where that is silent, a fresh one: the backend
+    /// is out of the path, or waits for its hold-down to end.
     Watchful,
     /// A fresh probe every 50 ms: a decision is near.
     Burst,
@@ -46,7 +46,7 @@ pub struct Directive {
     pub fresh_connection: bool,
     /// A ping, or a probe, must have been started at or after this time.
     pub ping_not_before: Option<Instant>,
-    /// Nothing is heard of the backend: what arrives from it on clients' connections is to be watched.
+    /// The backend is silent: packets from it on clients' connections are to be observed.
     pub watch_flows: bool,
 }
 
@@ -54,7 +54,8 @@ pub struct Directive {
 const FLOW_TERMINATION: Duration = Duration::from_secs(30);
 /// The evaluation interval while a backend is silent.
 const TICK: Duration = Duration::from_millis(250);
-/// More than this between two evaluations while a backend is silent means that the process did not run: a suspended or migrated node.
+/// More than this between two evaluations while a backend is silent means that the process did not run: a suspended
+/// or migrated node.
 const SUSPENDED: Duration = Duration::from_secs(1);
 /// While a backend is silent, others are probed and clients' connections to it are challenged at this interval.
 const CHALLENGE_INTERVAL: Duration = Duration::from_secs(1);
@@ -88,13 +89,14 @@ impl Random {
 }
 
 impl Detector {
-    /// Nothing is tracked yet. `seed` decides how long this node waits where nodes must not march in step, and whom it asks first.
+    /// Nothing is tracked yet. `seed` decides how long this node waits where nodes must not act in step, and which
+    /// witness it probes first.
     pub fn new(options: HealthOptions, seed: u64) -> Self {
         Self { options, backends: BTreeMap::new(), seed, random: Random(seed), evaluated: None }
     }
 
     /// Takes over which backends the control plane publishes. A family of which it publishes none keeps those that
-    /// it had: nobody knows better ones.
+    /// it had: there are no better ones.
     pub fn publish(&mut self, published: &BTreeSet<Backend>, now: Instant) {
         let has = |family| published.iter().any(|b| Family::of(b.ip()) == family);
         let (v4, v6) = (has(Family::V4), has(Family::V6));
@@ -162,7 +164,7 @@ impl Detector {
     /// The host of a backend responded: it acknowledged TCP keepalive again, or reset a connection.
     pub fn host_responded(&mut self, backend: Backend, now: Instant) {
         if let Some(tracker) = self.backends.get_mut(&backend) {
-            // Nodes ask its host at different times as it is.
+            // Nodes send keepalive to its host at different times anyway.
             tracker.heard(now, Duration::ZERO);
         }
         self.evaluate(now);
@@ -202,7 +204,7 @@ impl Detector {
         let Some(tracker) = self.backends.get_mut(&backend) else { return };
         if let Some(silence) = &mut tracker.silence {
             silence.heard(now, data);
-            // Whatever it is that arrives, its end is not proven any more.
+            // Whatever arrives, it is no longer proven dead.
             if tracker.state == HealthState::Failed && (data || !silence.host_answers_syn()) {
                 tracker.enter(HealthState::Suspect, now);
             }
@@ -230,8 +232,8 @@ impl Detector {
         self.evaluate(now);
     }
 
-    /// Backends whose clients' connections are to be challenged now: those that are silent and complete no TCP handshake, and removed
-    /// ones whose time is over.
+    /// Backends whose clients' connections are to be challenged now: those that are silent and complete no TCP
+    /// handshake, and removed ones whose time is over.
     pub fn challenges_due(&self, now: Instant) -> Vec<Backend> {
         let is_due = |tracker: &Tracker| match &tracker.silence {
             Some(silence) => {
@@ -247,7 +249,8 @@ impl Detector {
         self.backends.iter().filter(|(_, tracker)| is_due(tracker)).map(|(backend, _)| *backend).collect()
     }
 
-    /// Removed backends whose grace period is over unless they still have flows: their clients' connections are to be challenged, too.
+    /// Removed backends whose grace period is over unless they still have flows: their clients' connections are to be
+    /// challenged, too.
     pub fn removals_due(&mut self, now: Instant) -> Vec<Backend> {
         let all: Vec<Backend> = self.backends.keys().copied().collect();
         let leaving: Vec<Backend> =
@@ -275,7 +278,7 @@ impl Detector {
             if let Some(silence) = tracker.silence.as_mut().filter(|_| suspended) {
                 tracing::debug!(since = ?silence.since, "this process did not run: a silence begins anew");
                 silence.restart(now);
-                // Nor is it known whether what was proven still holds.
+                // Nor is it known whether the proof still holds.
                 if tracker.state == HealthState::Failed {
                     tracker.enter(HealthState::Suspect, now);
                 }
@@ -287,7 +290,8 @@ impl Detector {
         self.evaluated = silent.then_some(now);
     }
 
-    /// When [`Self::evaluate`], [`Self::challenges_due`], [`Self::removals_due`] or [`Self::backends`] will say something new without a probe.
+    /// When [`Self::evaluate`], [`Self::challenges_due`], [`Self::removals_due`] or [`Self::backends`] will say
+    /// something new without a probe.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let removals = self.backends.values().filter_map(|t| {
             let removed = t.removed? + self.grace();
@@ -374,9 +378,9 @@ impl Detector {
         }
     }
 
-    /// When the flows of a backend that drains are to be ended: it drained for so long, beside another one that is healthy and
-    /// answers. Time counts from when there was one, and what was said of it before counts for nothing: if all drained, it may be
-    /// ready, too, and was only not asked yet.
+    /// When the flows of a backend that drains are to be ended: it drained for so long, beside another one that is
+    /// healthy and answers. Time counts from when there was one, and what was said of it before counts for nothing:
+    /// if all drained, it may be ready, too, and was only not probed yet.
     fn drain_deadline(&self, backend: Backend, tracker: &Tracker) -> Option<Instant> {
         let family = Family::of(backend.ip());
         let others =
@@ -407,8 +411,8 @@ impl Detector {
     }
 }
 
-/// Whether an answer of `witness`, which may run on this node, says something about the network path to another backend: it is reached by the
-/// same family, over the network.
+/// Whether an answer of `witness`, which may run on this node, says something about the network path to another
+/// backend: it is reached by the same family, over the network.
 fn is_on_same_path(silent: Backend, witness: Backend, witness_is_local: bool) -> bool {
     !witness_is_local && Family::of(silent.ip()) == Family::of(witness.ip())
 }

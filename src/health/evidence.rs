@@ -2,7 +2,7 @@
 //!
 //! [`FailureRun`] decides about new connections: failures in a row, and what other backends answer meanwhile: is it the
 //! backend, or is it this node? [`Silence`] decides about established connections: requests that stay unanswered, what other
-//! backends answer meanwhile, what clients' own connections show. A silence begins with the first request that stayed
+//! backends answer meanwhile, what clients' own connections. A silence begins with the first request that stayed
 //! unanswered and lasts until anything is received from the backend; then it is dropped, and the next one starts anew.
 
 use std::collections::VecDeque;
@@ -13,10 +13,10 @@ use crate::model::health::{FailReason, HealthOptions, ProbeOutcome, ProbeResult,
 /// Probes in a burst are 50 ms apart, or 10 ms and decided at once; this many starts outlast any decision.
 const KEPT_STARTS: usize = 64;
 /// If no other backend answered for so long after the first failure, this node itself was cut off. Other backends
-/// are asked at once, and a round trip has a floor of 300 ms: this is beyond it.
+/// are probed at once, and a round trip has a floor of 300 ms: this is beyond it.
 const OUTAGE: Duration = Duration::from_millis(750);
-/// An answer that took less was not sent again by any kernel (TCP_RTO_MIN): the way there was open when it was asked.
-/// A later one may have been asked while all was lost, and crossed the end of that by a retransmission.
+/// An answer that took less was not sent again by any kernel (TCP_RTO_MIN): the path was open when it was sent.
+/// A later one may have been sent during the outage, and got through after it by a retransmission.
 const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// How much another backend was seen to do. Each level includes those before it.
@@ -125,7 +125,7 @@ impl FailureRun {
     }
 
     /// From when on a probe of another backend must begin to bear witness, if one must. There must be one before the
-    /// failures and one after: whoever answered a moment earlier may have died of the same.
+    /// failures and one after: a backend that answered a moment earlier may have failed for the same reason.
     pub fn lacks(&self, fall: u32) -> Option<Instant> {
         if self.proven {
             return None;
@@ -142,8 +142,8 @@ impl FailureRun {
         self.proven
     }
 
-    /// Whether a witness answered so soon that this node was not cut off: a backend that comes back a moment later than another one after
-    /// an outage of this node did not flap.
+    /// Whether a witness answered so soon that this node was not cut off: a backend that comes back a moment later
+    /// than another one after an outage of this node did not flap.
     pub fn is_backend_fault(&self) -> bool {
         self.witness().is_some_and(|witness| witness.duration_since(self.since) <= OUTAGE)
     }
@@ -155,21 +155,21 @@ impl FailureRun {
 }
 
 /// Another backend that first answers so long after the silence began did not see its beginning: this node was cut off, too.
-/// Others are asked at once, and a question is overdue after 300 ms at the earliest.
+/// Others are probed at once, and a request is overdue after 300 ms at the earliest.
 const BEGIN: Duration = Duration::from_secs(1);
-/// Others are asked each second while one is silent. If none answered for so long, this node was cut off meanwhile.
+/// Others are probed each second while one is silent. If none answered for so long, this node was cut off meanwhile.
 const GAP: Duration = Duration::from_millis(2500);
-/// A dial counts if it stayed unanswered for so long: a SYN is sent again after 1 s (RFC 6298), and a neighbour whose address is
-/// not known yet is found within that, or asked for again (`retrans_time_ms`).
+/// A connection attempt counts if it stayed unanswered for so long: a SYN is sent again after 1 s (RFC 6298), and a
+/// neighbour whose address is not known yet is resolved within that, or solicited again (`retrans_time_ms`).
 const UNANSWERED: Duration = Duration::from_secs(1);
-/// Between two dials, if they do not come by themselves: each second, give or take a tenth.
+/// Between two connection attempts, if none are due anyway: each second, with ten percent jitter.
 const AGAIN: Duration = Duration::from_millis(1200);
 /// The same where TCP was established: a process that stands still finds each of them when it goes on, and has to answer it.
 const AGAIN_CONNECTED: Duration = Duration::from_millis(2500);
-/// The last dial before the end begins so long before it, at the earliest: it has time to stay unanswered.
+/// The last connection attempt before termination begins so long before it, at the earliest: it has time to stay unanswered.
 const LAST: Duration = Duration::from_millis(1500);
-/// Rounds in which clients' connections were asked: what is lost in three of them, a second apart, on five connections each, was
-/// not lost by chance.
+/// Rounds in which clients' connections were challenged: what is lost in three of them, a second apart, on five
+/// connections each, was not lost by chance.
 const ROUNDS: usize = 3;
 /// How long the answers of a round may take.
 const ROUND: Duration = Duration::from_millis(500);
@@ -247,7 +247,7 @@ impl Silence {
         *self = Self { watched_since, ..Self::new(now, now, self.chance) };
     }
 
-    /// A dial that began then is overdue, or was given up.
+    /// A connection attempt that began then is overdue, or was aborted.
     pub fn unanswered(&mut self, began: Instant, connected: bool) {
         match self.connects.iter_mut().find(|connect| connect.began == began) {
             Some(connect) => connect.connected |= connected,
@@ -278,8 +278,9 @@ impl Silence {
         !self.handshakes.iter().any(|at| *at >= from)
     }
 
-    /// From when on a dial is due: after a fresh handshake with another backend, then each second, and once more shortly before the
-    /// end. Where TCP was established there are few dials otherwise, and what two of them wait for may have been lost.
+    /// From when on a connection attempt is due: after a fresh handshake with another backend, then each second, and
+    /// once more shortly before the end. Where TCP was established there are few attempts otherwise, and what two of
+    /// them wait for may have been lost.
     pub fn wants_connect_after(&self, now: Instant, options: &HealthOptions) -> Option<Instant> {
         let from = self.witnessed.map_or(self.since, |(from, _)| from);
         let witness = self.handshakes.iter().copied().find(|at| *at >= from)?;
@@ -330,8 +331,8 @@ impl Silence {
         self.connects.iter().max_by_key(|connect| connect.began).is_some_and(|connect| connect.connected)
     }
 
-    /// From when on this node may end flows, if nothing changes. The spread counts from the last sign of life: where questions are
-    /// a second apart, nodes that ask at different times are spread already, and more would be late.
+    /// From when on this node may end flows, if nothing changes. The spread counts from the last sign of life: where
+    /// requests are a second apart, nodes that probe at different times are spread already, and more would be late.
     pub fn due(&self, options: &HealthOptions) -> Instant {
         let spread = self.last_heard + options.kill_spread.mul_f64(self.chance);
         self.since.max(spread) + options.silence_timeout

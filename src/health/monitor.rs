@@ -115,7 +115,7 @@ impl HealthMonitor {
         }
     }
 
-    /// The view goes out before anyone is asked.
+    /// The view is published before any probe.
     fn apply_snapshot(&mut self, PublishedSnapshot { snapshot, received }: PublishedSnapshot) {
         let now = Instant::now().into_std();
         self.detector.publish(&self.port_aliases.publish(&snapshot), now);
@@ -124,8 +124,8 @@ impl HealthMonitor {
         self.update_probers(&BTreeSet::new());
     }
 
-    /// Takes this event and all that wait behind it, and draws the conclusions once: they cost as much as there are backends, and
-    /// where many are silent at the same time there are as many events.
+    /// Takes this event and all that wait behind it, and draws the conclusions once: they cost as much as there are
+    /// backends, and where many are silent at the same time there are as many events.
     fn handle_events(&mut self, event: ProberEvent) {
         let mut affected = BTreeSet::from([event.backend]);
         let at = self.record(event);

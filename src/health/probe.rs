@@ -1,14 +1,15 @@
 //! One probe over a connection of its own: TCP, TLS, `GET /readyz`; and a connection that is opened to be kept without that
 //! request.
 //!
-//! In: the target, the identity, and after how long TCP and TLS, or a ping, are overdue. Out: the result, and the connection, if
-//! it can be kept. An answer is waited for longer than that: a backend that answers late is late, and not dead. At most two
-//! handshakes are unfinished at a time, of which the oldest stays open for a late answer.
+//! In: the target, the identity, and after how long TCP and TLS, or a ping, are overdue. Out: the result, and the
+//! connection, if it can be kept. An answer is waited for longer than that: a backend that answers late is late, and
+//! not dead. At most two handshakes are unfinished at a time, of which the oldest stays open for a late answer.
 //!
-//! kube-apiserver answers an HTTP/2 request of a client that it does not know with the end of the connection (since 1.29, and
-//! in patched older releases, against CVE-2023-44487). So a connection over which an unauthenticated client asked is never kept:
-//! neither after a request without credentials, nor after one whose credentials were refused. After a refusal the request is
-//! sent once more without any: what the probe wants to know does not depend on them.
+//! kube-apiserver answers an HTTP/2 request of a client that it does not know with the end of the connection (since
+//! 1.29, and in patched older releases, against CVE-2023-44487). So a connection over which an unauthenticated client
+//! sent a request is never kept: neither after a request without credentials, nor after one whose credentials were
+//! refused. After a refusal the request is sent once more without any: what the probe wants to know does not depend
+//! on them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,11 +31,11 @@ use crate::model::health::{AuthResult, FailReason, ProbeOutcome, ProbeResult, Re
 use crate::model::types::Backend;
 use crate::transport::readyz::{self, Credentials, Identity, UNAUTHORIZED, reason, tells_readiness};
 
-/// How long a process that lives may take to answer `/readyz`. A kube-apiserver asks its etcd for 2 s before it says
-/// that it is unready, and whoever answers 3 s late is slow, not dead. Longer than this, and it is unready.
+/// How long a process that lives may take to answer `/readyz`. A kube-apiserver waits 2 s for its etcd before it says
+/// that it is unready, and one that answers 3 s late is slow, not dead. Longer than this, and it is unready.
 pub(super) const READYZ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// HTTP/2 where the server has it: a ping is answered while a question is not.
+/// HTTP/2 where the server has it: a ping is answered while a request is not.
 const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// What a prober found.
@@ -74,7 +75,7 @@ pub(super) struct Target {
 
 /// The end of one fresh probe.
 pub(super) struct ProbeAttempt {
-    /// What it found; the error if this node could not ask.
+    /// What it found; the error if this node could not probe.
     pub(super) probe: Result<ProbeResult, LocalError>,
     /// The connection, if it stays open and is of use.
     pub(super) kept: Option<Box<ProbeConnection>>,
@@ -153,24 +154,25 @@ pub(super) struct ProbeTask {
 }
 
 /// A connection whose handshake failed is a failed probe.
-pub(super) fn failed(asking: ProbeTask, error: BoxError) -> ProbeAttempt {
-    let shown = asking.identity.credentials.clone();
+pub(super) fn failed(task: ProbeTask, error: BoxError) -> ProbeAttempt {
+    let shown = task.identity.credentials.clone();
     let probe = local(error).map(|error| {
         let reason = reason(error.as_ref());
-        tracing::debug!(address = %asking.target.address, %reason, ?error, "no connection for a probe");
-        asking.probe(ProbeOutcome::Failed(reason), None, None)
+        tracing::debug!(address = %task.target.address, %reason, ?error, "no connection for a probe");
+        task.probe(ProbeOutcome::Failed(reason), None, None)
     });
     ProbeAttempt { probe, kept: None, shown }
 }
 
-/// Asks for `/readyz` over a connection. Ends after [`READYZ_TIMEOUT`], or twice that and twice the limit where credentials are refused.
-pub(super) async fn request_readyz(asking: ProbeTask, shaken: Handshake) -> ProbeAttempt {
-    let shown = asking.identity.credentials.clone();
-    let times = (shaken.round_trip, shaken.handshake, shaken.local);
-    let (mut found, mut kept) = asking.readyz(shaken.kept, shown.as_ref()).await;
+/// Asks for `/readyz` over a connection. Ends after [`READYZ_TIMEOUT`], or twice that and twice the limit where
+/// credentials are refused.
+pub(super) async fn request_readyz(task: ProbeTask, handshake_result: Handshake) -> ProbeAttempt {
+    let shown = task.identity.credentials.clone();
+    let times = (handshake_result.round_trip, handshake_result.handshake, handshake_result.local);
+    let (mut found, mut kept) = task.readyz(handshake_result.kept, shown.as_ref()).await;
     let mut auth = if shown.is_some() { AuthResult::Authenticated } else { AuthResult::Anonymous };
     if found.status() == Some(UNAUTHORIZED) && shown.is_some() {
-        (found, kept, auth) = match asking.without_credentials().await {
+        (found, kept, auth) = match task.without_credentials().await {
             Ok(found) => (found, None, AuthResult::Refused),
             Err(local) => return ProbeAttempt { probe: Err(local), kept: None, shown },
         };
@@ -178,10 +180,10 @@ pub(super) async fn request_readyz(asking: ProbeTask, shaken: Handshake) -> Prob
     let answered =
         found.status().map(|status| ReadyzAnswer { auth, readiness_known: tells_readiness(status) });
     if found.outcome() != ProbeOutcome::Ready {
-        let (address, outcome) = (asking.target.address, found.outcome());
+        let (address, outcome) = (task.target.address, found.outcome());
         tracing::debug!(%address, ?outcome, ?answered, "a fresh probe was not answered as ready");
     }
-    let probe = Ok(asking.probe(found.outcome(), Some(times), answered));
+    let probe = Ok(task.probe(found.outcome(), Some(times), answered));
     ProbeAttempt { probe, kept, shown }
 }
 
@@ -203,13 +205,13 @@ impl ProbeTask {
     /// Once more, without credentials: `/readyz` does not depend on them.
     async fn without_credentials(&self) -> Result<ReadyzResult, LocalError> {
         match timeout(self.limit, open(&self.target, &self.identity.trust, None)).await {
-            Ok(Ok(shaken)) => Ok(self.readyz(shaken.kept, None).await.0),
+            Ok(Ok(handshake_result)) => Ok(self.readyz(handshake_result.kept, None).await.0),
             Ok(Err(error)) => local(error).map(|error| ReadyzResult::Failed(reason(error.as_ref()))),
             Err(_) => Ok(ReadyzResult::Failed(FailReason::Timeout)),
         }
     }
 
-    /// While there is no answer pings tell a process that is busy from one that is gone: hands that were shaken say nothing of a
+    /// While there is no answer, pings tell a busy process from a dead one: a completed handshake says nothing of a
     /// cable that was cut since. Over HTTP/1.1 there is no room for them.
     async fn readyz(
         &self,
@@ -221,14 +223,14 @@ impl ProbeTask {
             self.started,
             credentials.and_then(|credentials| credentials.authorization.as_ref()),
         );
-        let mut look = Instant::now() + self.limit;
+        let mut check_at = Instant::now() + self.limit;
         let answer_by = Instant::now() + READYZ_TIMEOUT;
         let mut reported = false;
         loop {
-            let news = tokio::select! {
+            let event = tokio::select! {
                 biased;
-                news = kept.next_event() => news,
-                () = sleep_until(look.min(answer_by)) => {
+                event = kept.next_event() => event,
+                () = sleep_until(check_at.min(answer_by)) => {
                     let now = Instant::now();
                     let silent = kept.ping_sent().is_some_and(|pinged| now >= pinged + self.limit)
                         || !kept.multiplexes();
@@ -242,11 +244,11 @@ impl ProbeTask {
                         let _ = self.overdue.send(ProberEvent { backend: self.target.address, what }).await;
                     }
                     kept.ping(now);
-                    look = now + self.limit;
+                    check_at = now + self.limit;
                     continue;
                 }
             };
-            match news {
+            match event {
                 ConnectionEvent::Readyz { status, last, .. } => {
                     return (ReadyzResult::Status(status), (!last).then_some(kept));
                 }
@@ -259,8 +261,8 @@ impl ProbeTask {
     }
 }
 
-/// Opens a connection, without credentials, over which `/readyz` is never asked for: its end, its silence and its pings tell of the
-/// apiserver what can be told without being known to it.
+/// Opens a connection, without credentials, over which `/readyz` is never requested: its end, its silence and its
+/// pings show of the API server what can be seen without authentication.
 pub(super) async fn open_ping_connection(
     target: Target,
     trust: Arc<ClientConfig>,
@@ -268,9 +270,9 @@ pub(super) async fn open_ping_connection(
 ) -> Option<Box<ProbeConnection>> {
     let opened = timeout(limit, open(&target, &trust, None)).await;
     match opened.unwrap_or_else(|late| Err(io::Error::from(late).into())) {
-        Ok(shaken) => Some(shaken.kept),
+        Ok(handshake_result) => Some(handshake_result.kept),
         Err(error) => {
-            // Probes tell what there is to say of it.
+            // Probes report it.
             tracing::debug!(address = %target.address, ?error, "no connection to keep could be opened");
             None
         }
@@ -321,12 +323,12 @@ fn local(error: BoxError) -> Result<BoxError, LocalError> {
     }
 }
 
-/// Further ones would learn nothing sooner, and a process that stands still finds each of them when it goes on.
+/// Further ones would learn nothing sooner, and a stopped process has to answer each of them when it continues.
 const MAX_UNFINISHED: usize = 2;
-/// One whose TCP was established waits for a process that stands still, and its answer comes over it. Another one is worth its price
-/// only in case the host is another one by now.
+/// One whose TCP was established waits for a stopped process, and its answer comes over it. Another one is useful
+/// only in case the host was replaced.
 const CONNECTED: Duration = Duration::from_secs(10);
-/// Whether TCP was established is told again so often: the first SYN may have been lost.
+/// Whether TCP was established is reported again so often: the first SYN may have been lost.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// One of them.
@@ -344,7 +346,7 @@ impl UnfinishedHandshake {
     }
 }
 
-/// When there is room for another one: for one that a decision waits for, and for one that comes by its turn.
+/// When there is room for another one: for one that a decision waits for, and for a scheduled one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NextSlot {
     pub(super) urgent: Instant,
@@ -367,7 +369,7 @@ impl UnfinishedHandshakes {
         }
     }
 
-    /// The younger one gives way to another one. Returns when it began, and whether TCP was established.
+    /// Aborts the younger one for another one. Returns when it began, and whether TCP was established.
     pub(super) fn abort_younger(&mut self) -> Option<(Instant, bool)> {
         if self.0.len() < MAX_UNFINISHED {
             return None;
@@ -397,7 +399,7 @@ impl UnfinishedHandshakes {
         self.0.retain(|dial| dial.began != began);
     }
 
-    /// When the next one has to be told of.
+    /// When the next one has to be reported.
     pub(super) fn next_overdue(&self) -> Option<Instant> {
         self.0.iter().map(|dial| dial.report_at).min()
     }
@@ -422,25 +424,25 @@ mod tests {
         let begin = Instant::now();
         let at = |ms| begin + Duration::from_millis(ms);
         let limit = Duration::from_millis(300);
-        let mut dials = UnfinishedHandshakes::default();
-        let free = |dials: &UnfinishedHandshakes, now| {
-            let NextSlot { urgent, later } = dials.next_slot(now);
+        let mut handshakes = UnfinishedHandshakes::default();
+        let free = |handshakes: &UnfinishedHandshakes, now| {
+            let NextSlot { urgent, later } = handshakes.next_slot(now);
             (urgent, later)
         };
-        assert_eq!((free(&dials, begin), dials.abort_younger()), ((begin, begin), None));
-        dials.begin(begin, limit);
-        assert_eq!((free(&dials, at(50)), dials.abort_younger()), ((at(50), at(50)), None));
-        let (connected, _) = dials.begin(at(50), limit);
-        assert_eq!(free(&dials, at(60)), (at(350), at(350)), "once the younger one is overdue");
-        assert_eq!(dials.overdue(at(299)), []);
-        assert_eq!(dials.overdue(at(300)), [(begin, false)]);
-        assert_eq!(dials.next_overdue(), Some(at(350)));
+        assert_eq!((free(&handshakes, begin), handshakes.abort_younger()), ((begin, begin), None));
+        handshakes.begin(begin, limit);
+        assert_eq!((free(&handshakes, at(50)), handshakes.abort_younger()), ((at(50), at(50)), None));
+        let (connected, _) = handshakes.begin(at(50), limit);
+        assert_eq!(free(&handshakes, at(60)), (at(350), at(350)), "once the younger one is overdue");
+        assert_eq!(handshakes.overdue(at(299)), []);
+        assert_eq!(handshakes.overdue(at(300)), [(begin, false)]);
+        assert_eq!(handshakes.next_overdue(), Some(at(350)));
         connected.store(true, Ordering::Relaxed);
-        assert_eq!(free(&dials, at(60)), (at(350), at(10_050)), "where TCP came about, there is time");
-        assert_eq!(dials.overdue(at(1300)), [(begin, false), (at(50), true)], "each second again");
-        assert_eq!(dials.abort_younger(), Some((at(50), true)));
-        dials.begin(at(1300), limit);
-        dials.ended(begin);
-        assert_eq!((free(&dials, at(1400)), dials.abort_younger()), ((at(1400), at(1400)), None));
+        assert_eq!(free(&handshakes, at(60)), (at(350), at(10_050)), "where TCP came about, there is time");
+        assert_eq!(handshakes.overdue(at(1300)), [(begin, false), (at(50), true)], "each second again");
+        assert_eq!(handshakes.abort_younger(), Some((at(50), true)));
+        handshakes.begin(at(1300), limit);
+        handshakes.ended(begin);
+        assert_eq!((free(&handshakes, at(1400)), handshakes.abort_younger()), ((at(1400), at(1400)), None));
     }
 }

@@ -1,9 +1,10 @@
-//! The prober of one backend: keeps a connection open, asks over it, and makes fresh ones when in doubt.
+//! The prober of one backend: keeps a connection open, sends requests over it, and makes fresh ones when in doubt.
 //!
-//! In: an [`ProberOrder`], as whom to ask. Out: [`ProberEvent`]s. It ends when the sender of its orders is dropped.
+//! In: [`ProberOrder`]s, the identity to use. Out: [`ProberEvent`]s. It ends when the sender of its orders is dropped.
 //!
-//! What is overdue is told once and waited for all the same. At most two handshakes are unfinished at a time, and the oldest
-//! stays open for a late answer, so that a process that stands still finds a handful of them when it goes on, and no storm.
+//! What is overdue is reported once and waited for all the same. At most two handshakes are unfinished at a time, and
+//! the oldest stays open for a late answer, so that a stopped process finds a handful of them when it continues, and
+//! no storm.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -26,13 +27,13 @@ use super::socket::{BoxError, KEEPALIVE, LocalError};
 use crate::model::health::{AuthResult, FailReason, ProbeOutcome, ProbeResult, ReadyzAnswer, Trigger};
 use crate::transport::readyz::{Credentials, Identity, UNAUTHORIZED, outcome, tells_readiness};
 
-/// Fresh probes that have completed the handshake and wait for `/readyz`. A burst must not pile up handshakes on a server that is
-/// slow to answer: further ones would learn nothing sooner.
+/// Fresh probes that have completed the handshake and wait for `/readyz`. A burst must not pile up handshakes on a
+/// server that is slow to answer: further ones would learn nothing sooner.
 const MAX_PENDING_READYZ: usize = 2;
 /// A kept-open connection that ends sooner than this ended too soon.
 const SHORT_LIVED_TIME: Duration = Duration::from_secs(5);
 /// So many of them in a row, and their end is no sign of anything: this server keeps no connections, or flaps. Without
-/// the bound it would be asked in a burst for ever.
+/// the bound it would be probed in a burst for ever.
 const MAX_SHORT_LIVED: u32 = 3;
 /// Credentials that were rejected are used again after so long, if there are no other ones: an API server that cannot reach
 /// what it verifies tokens with refuses good ones, too.
@@ -42,7 +43,7 @@ const CREDENTIALS_RETRY: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProberOrder {
     pub(super) directive: Directive,
-    /// When connections were last seen to be led to the backend.
+    /// When connections to the backend were last seen.
     pub(super) in_use: Option<Instant>,
 }
 
@@ -61,7 +62,7 @@ pub(super) struct Prober {
 #[derive(Default)]
 pub(super) struct ProberState {
     held: Option<HeldConnection>,
-    dials: UnfinishedHandshakes,
+    handshakes: UnfinishedHandshakes,
     tasks: FuturesUnordered<BoxFuture<'static, Completed>>,
     waiting: PendingReadyz,
     short_lived: u32,
@@ -101,9 +102,9 @@ impl Prober {
             }
             let wake = self.start_what_is_due(directive).await;
             match self.wait(wake).await {
-                Woken::ConnectionEvent(news) => self.handle_event(news).await,
-                Woken::Completed(Completed::Handshake(asking, result)) => {
-                    self.handshake_ended(*asking, result).await
+                Woken::ConnectionEvent(event) => self.handle_event(event).await,
+                Woken::Completed(Completed::Handshake(task, result)) => {
+                    self.handshake_ended(*task, result).await
                 }
                 Woken::Completed(Completed::Aborted) => {}
                 Woken::Completed(Completed::Probed(attempt)) => self.probe_ended(attempt).await,
@@ -133,12 +134,12 @@ impl Prober {
         }
     }
 
-    /// Starts all that is due, and says when to look again.
+    /// Starts all that is due, and returns when to check again.
     async fn start_what_is_due(&mut self, directive: Directive) -> Option<Instant> {
         let now = Instant::now();
         loop {
-            let free =
-                (self.state.waiting.count() < MAX_PENDING_READYZ).then(|| self.state.dials.next_slot(now));
+            let free = (self.state.waiting.count() < MAX_PENDING_READYZ)
+                .then(|| self.state.handshakes.next_slot(now));
             let usable = self.usable(now);
             let connection = self.state.held.as_ref().map(|held| held.state(usable.as_ref()));
             let next = self.schedule.plan(directive, connection, free, usable.is_none()).next();
@@ -149,7 +150,7 @@ impl Prober {
                 _ => {
                     let held = self.state.held.as_ref().and_then(HeldConnection::deadline);
                     let next = next.map(|(at, _)| Instant::from_std(at));
-                    return [held, self.state.dials.next_overdue(), next].into_iter().flatten().min();
+                    return [held, self.state.handshakes.next_overdue(), next].into_iter().flatten().min();
                 }
             }
         }
@@ -192,13 +193,13 @@ impl Prober {
 
     /// A fresh probe. Where two handshakes are unfinished, the younger one is aborted for it.
     async fn dial(&mut self, usable: Option<Credentials>, now: Instant, limit: Duration) {
-        if let Some((began, connected)) = self.state.dials.abort_younger() {
+        if let Some((began, connected)) = self.state.handshakes.abort_younger() {
             self.send(ProberEventKind::ConnectOverdue { began, connected }).await;
         }
         let trust = Arc::clone(&self.identity.borrow().trust);
         let identity = Identity { trust, credentials: usable };
-        let (connected, abort) = self.state.dials.begin(now, limit);
-        let asking = ProbeTask {
+        let (connected, abort) = self.state.handshakes.begin(now, limit);
+        let task = ProbeTask {
             target: self.target.clone(),
             identity: identity.clone(),
             started: now,
@@ -208,11 +209,11 @@ impl Prober {
         };
         let dial =
             Abortable::new(probe::connect_and_handshake(self.target.clone(), identity, connected), abort);
-        let landed = dial.map(|result| match result {
-            Ok(result) => Completed::Handshake(Box::new(asking), result),
+        let completed = dial.map(|result| match result {
+            Ok(result) => Completed::Handshake(Box::new(task), result),
             Err(Aborted) => Completed::Aborted,
         });
-        self.state.tasks.push(landed.boxed());
+        self.state.tasks.push(completed.boxed());
     }
 
     /// The peer's kernel, whatever its processes do, acknowledges a keepalive each second.
@@ -241,13 +242,13 @@ impl Prober {
         let ProberState { held, tasks, .. } = &mut self.state;
         tokio::select! {
             biased;
-            news = async {
+            event = async {
                 match held {
                     Some(held) => held.kept.next_event().await,
                     None => pending().await,
                 }
-            } => Woken::ConnectionEvent(news),
-            Some(landed) = tasks.next() => Woken::Completed(landed),
+            } => Woken::ConnectionEvent(event),
+            Some(completed) = tasks.next() => Woken::Completed(completed),
             changed = self.orders.changed() => Woken::Order(changed.is_ok()),
             Ok(()) = self.identity.changed() => Woken::Identity,
             () = async {
@@ -259,16 +260,16 @@ impl Prober {
         }
     }
 
-    async fn handle_event(&mut self, news: ConnectionEvent) {
+    async fn handle_event(&mut self, event: ConnectionEvent) {
         let Some(held) = &mut self.state.held else { return };
         let now = Instant::now();
-        match news {
+        match event {
             ConnectionEvent::Pong(sent) => {
                 (held.pong_by, held.silent, held.keepalive_lost) = (None, false, false);
                 self.probed(sent, now, ProbeOutcome::Alive, Some(now - sent), None).await;
             }
-            // Its credentials ended with their lifetime, or are no longer known, and the apiserver ends the connection for that.
-            // A connection of its own tells what is the case.
+            // Its credentials ended with their lifetime, or are no longer known, and the apiserver ends the
+            // connection for that. A fresh connection tells which.
             ConnectionEvent::Readyz { status: UNAUTHORIZED, .. } => {
                 self.drop_connection(now);
                 self.schedule.probe_now(now.into_std());
@@ -277,7 +278,7 @@ impl Prober {
                 (held.answer_by, held.ping_at) = (None, None);
                 (held.silent, held.keepalive_lost) = (held.kept.ping_sent().is_some() && held.silent, false);
                 let outcome = outcome(status);
-                // An answer that no apiserver gives: ask anew over a connection of its own.
+                // An answer that no API server gives: probe over a fresh connection.
                 if last || matches!(outcome, ProbeOutcome::Failed(_)) {
                     self.drop_connection(now);
                 }
@@ -314,16 +315,19 @@ impl Prober {
         }
     }
 
-    async fn handshake_ended(&mut self, asking: ProbeTask, result: Result<Handshake, BoxError>) {
-        let began = asking.started;
-        self.state.dials.ended(began);
+    async fn handshake_ended(&mut self, task: ProbeTask, result: Result<Handshake, BoxError>) {
+        let began = task.started;
+        self.state.handshakes.ended(began);
         match result {
-            Ok(shaken) => {
-                self.send(ProberEventKind::HandshakeCompleted { now: Instant::now(), local: shaken.local })
-                    .await;
-                self.state.tasks.push(probe::request_readyz(asking, shaken).map(Completed::Probed).boxed());
+            Ok(handshake) => {
+                self.send(ProberEventKind::HandshakeCompleted {
+                    now: Instant::now(),
+                    local: handshake.local,
+                })
+                .await;
+                self.state.tasks.push(probe::request_readyz(task, handshake).map(Completed::Probed).boxed());
             }
-            Err(error) => self.probe_ended(probe::failed(asking, error)).await,
+            Err(error) => self.probe_ended(probe::failed(task, error)).await,
         }
     }
 
@@ -332,7 +336,7 @@ impl Prober {
         match probe {
             Ok(mut probe) => {
                 self.state.cannot_probe = false;
-                // There are some, and they were not shown again.
+                // There are credentials, and they were not used again.
                 if let Some(answered) = probe.readyz.as_mut().filter(|_| shown.is_none())
                     && self.identity.borrow().credentials.is_some()
                 {
@@ -378,14 +382,14 @@ impl Prober {
     }
 
     async fn check_deadlines(&mut self, now: Instant) {
-        for (began, connected) in self.state.dials.overdue(now) {
+        for (began, connected) in self.state.handshakes.overdue(now) {
             self.send(ProberEventKind::ConnectOverdue { began, connected }).await;
         }
         let Some(held) = &mut self.state.held else { return };
         let limit = self.orders.borrow().directive.limit;
         let over = |by: Option<Instant>| by.is_some_and(|by| by <= now);
         if over(held.ping_at) {
-            // Whether it is busy or gone tells the ping beside the question.
+            // The ping beside the request tells whether it is busy or dead.
             held.ping_at = None;
             if held.kept.can_ping() && held.kept.multiplexes() {
                 held.kept.ping(now);

@@ -13,13 +13,13 @@ use super::socket::KEEPALIVE;
 
 /// Between two starts of a burst.
 const BURST_INTERVAL: Duration = Duration::from_millis(50);
-/// Between two starts while dials are refused or reset.
+/// Between two starts while connections are refused or reset.
 const RUSH_INTERVAL: Duration = Duration::from_millis(10);
 /// Between two pings to a backend that is in use. A ping that stays unanswered and the burst that follows take 0.65 s: whoever
 /// opened a connection in the moment in which a cable was cut sends its SYN again after 1 s (RFC 6298), and must find another
 /// backend then.
 const IN_USE_INTERVAL: Duration = Duration::from_millis(200);
-/// The least between two looks at what the host acknowledges.
+/// The minimum between two keepalive checks.
 const MIN_KEEPALIVE_CHECK: Duration = Duration::from_millis(100);
 /// The longest pause between two tries to open a connection that carries pings only.
 const PING_CONNECTION_RETRY_MAX: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ pub(super) enum Action {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     ping: Option<Instant>,
-    ask: Option<Instant>,
+    readyz: Option<Instant>,
     fresh: Option<Instant>,
     keepalive_check: Option<Instant>,
     ping_connection: Option<Instant>,
@@ -52,12 +52,18 @@ pub(super) struct Plan {
 impl Plan {
     /// What comes next.
     pub(super) fn next(&self) -> Option<(Instant, Action)> {
-        let ask = self.ask.map(|at| (at, Action::Readyz));
+        let readyz = self.readyz.map(|at| (at, Action::Readyz));
         let fresh = self.fresh.map(|at| (at, Action::FreshProbe));
         let ping = self.ping.map(|at| (at, Action::Ping));
-        let look = self.keepalive_check.map(|at| (at, Action::CheckKeepalive));
-        let hold = self.ping_connection.map(|at| (at, Action::OpenPingConnection));
-        ask.into_iter().chain(fresh).chain(ping).chain(look).chain(hold).min_by_key(|(at, _)| *at)
+        let keepalive_check = self.keepalive_check.map(|at| (at, Action::CheckKeepalive));
+        let ping_connection = self.ping_connection.map(|at| (at, Action::OpenPingConnection));
+        readyz
+            .into_iter()
+            .chain(fresh)
+            .chain(ping)
+            .chain(keepalive_check)
+            .chain(ping_connection)
+            .min_by_key(|(at, _)| *at)
     }
 }
 
@@ -66,7 +72,7 @@ impl Plan {
 pub(super) struct Intervals {
     /// Between two fresh probes where no connection is kept, or of a backend that is Down.
     pub(super) probe: Duration,
-    /// Between two questions for `/readyz` where nothing speaks against a backend.
+    /// Between two requests for `/readyz` of a backend without signs of failure.
     pub(super) readyz: Duration,
 }
 
@@ -79,7 +85,7 @@ pub(super) struct ProbeSchedule {
     pinged: Option<Instant>,
     keepalive_check: Instant,
     readyz: Instant,
-    /// The next probe of a backend that is asked at each interval.
+    /// The next probe of a backend that is probed at each interval.
     regular: Instant,
     ping_connection: Instant,
     fresh: Option<Instant>,
@@ -87,7 +93,7 @@ pub(super) struct ProbeSchedule {
 }
 
 impl ProbeSchedule {
-    /// Nothing was started yet: the first probe is due `now`. The beat is that of pings.
+    /// Nothing was started yet: the first probe is due `now`. The ticker is that of pings.
     pub(super) fn new(ticker: PingTicker, intervals: Intervals, now: Instant) -> Self {
         Self {
             ticker,
@@ -103,9 +109,10 @@ impl ProbeSchedule {
         }
     }
 
-    /// A connection is kept from `now` on. It is asked anywhere in the interval from now, and its pings begin with this
-    /// node's next beat: nodes that all connected when the apiserver came up must not ask in step. The host may take `limit` to
-    /// acknowledge a keepalive. Over an `unasked` one there was no request: kube-apiserver waits 32 s for the first.
+    /// A connection is kept from `now` on. `/readyz` is requested at a random point of the interval, and its pings
+    /// begin with this node's next tick: nodes that all connected when the API server came up must not probe in step.
+    /// The host may take `limit` to acknowledge a keepalive. Over an `unasked` one there was no request:
+    /// kube-apiserver waits 32 s for the first.
     pub(super) fn kept(&mut self, now: Instant, limit: Duration, unasked: bool, chance: f64) {
         self.ping = if unasked { now } else { self.ticker.after(now, chance) };
         self.readyz = now + self.intervals.readyz.mul_f64(chance);
@@ -124,20 +131,20 @@ impl ProbeSchedule {
         self.keepalive_check = now + (KEEPALIVE + limit).saturating_sub(heard).max(MIN_KEEPALIVE_CHECK);
     }
 
-    /// The kept connection was lost. Those that may bear witness are asked first; the burst that follows will not wait
+    /// The kept connection was lost. Possible witnesses are probed first; the burst that follows will not wait
     /// for the next regular probe.
     pub(super) fn lost(&mut self, now: Instant, chance: f64) {
         self.regular = now + jittered(self.intervals.probe, chance);
     }
 
-    /// It was lost once more, which says nothing any longer of this server: a single probe tells, at once unless there
+    /// It was lost once more, which is no sign of failure any more: a single probe tells, at once unless there
     /// was one within the interval. Later, one that flaps in step with the probes would be missed.
     pub(super) fn lost_repeatedly(&mut self, now: Instant, chance: f64) {
         let rested = self.probed.map_or(now, |probed| probed + jittered(self.intervals.probe, chance));
         self.regular = rested.max(now);
     }
 
-    /// A fresh probe asks what the kept connection was asked, or should have been.
+    /// A fresh probe takes the place of the request over the kept connection.
     pub(super) fn probe_now(&mut self, now: Instant) {
         self.regular = now;
     }
@@ -158,7 +165,7 @@ impl ProbeSchedule {
         chance: f64,
     ) {
         match action {
-            // At the beat, or late: the next one is the one after that.
+            // At the tick, or late: the next one is the one after that.
             Action::Ping => {
                 self.pinged = Some(now);
                 self.ping = self.ticker.after(now + self.ticker.interval() / 2, chance);
@@ -178,8 +185,8 @@ impl ProbeSchedule {
         }
     }
 
-    /// What to do. `slot`: from when on a further fresh probe fits; `None`: not before one has ended. `unauthenticated`: a connection is
-    /// kept for pings only.
+    /// What to do. `slot`: from when on a further fresh probe fits; `None`: not before one has ended.
+    /// `unauthenticated`: a connection is kept for pings only.
     pub(super) fn plan(
         &self,
         directive: Directive,
@@ -188,9 +195,10 @@ impl ProbeSchedule {
         unauthenticated: bool,
     ) -> Plan {
         let probed = if directive.fresh_connection { self.fresh } else { self.probed };
-        let required = directive.not_before.filter(|demanded| probed.is_none_or(|probed| probed < *demanded));
+        let required =
+            directive.not_before.filter(|not_before| probed.is_none_or(|probed| probed < *not_before));
         let ping_only = connection.is_some_and(|connection| connection.ping_only);
-        let (ask, fresh) = match (directive.pace, connection) {
+        let (readyz, fresh) = match (directive.pace, connection) {
             (Pace::Burst, _) => {
                 (None, Some(self.fresh.map_or(self.regular, |latest| latest + BURST_INTERVAL)))
             }
@@ -205,7 +213,7 @@ impl ProbeSchedule {
             (_, Some(_)) if required.is_some() => (required, None),
             (Pace::Watchful, Some(_)) if ping_only => (None, Some(self.readyz.min(self.regular))),
             (Pace::Steady, Some(_)) if ping_only => (None, Some(self.readyz)),
-            (_, Some(connection)) if connection.asking || connection.blocks_readyz => (None, None),
+            (_, Some(connection)) if connection.readyz_pending || connection.blocks_readyz => (None, None),
             (Pace::Watchful, Some(_)) => (Some(self.readyz.min(self.regular)), None),
             (Pace::Steady, Some(_)) => (Some(self.readyz), None),
         };
@@ -213,19 +221,19 @@ impl ProbeSchedule {
         let urgent = required.is_some() || matches!(directive.pace, Pace::Burst | Pace::Rush);
         let slot = slot.map(|slot| if urgent { slot.urgent } else { slot.later }.into_std());
         let last_request = self.pinged.max(self.probed);
-        let required_ping = directive.ping_not_before.filter(|demanded| last_request < Some(*demanded));
+        let required_ping = directive.ping_not_before.filter(|not_before| last_request < Some(*not_before));
         let ping = required_ping.map_or(self.ping, |required| required.min(self.ping));
         Plan {
             ping: connection.and_then(|connection| connection.can_ping.then_some(ping)),
             keepalive_check: connection.map(|_| self.keepalive_check),
-            ask,
+            readyz,
             fresh: fresh.into_iter().chain(renew).min().zip(slot).map(|(due, slot)| due.max(slot)),
             ping_connection: (connection.is_none() && unauthenticated).then_some(self.ping_connection),
         }
     }
 }
 
-/// Give or take a tenth. Intervals that differ add up: two nodes that began alike, or one and a fault that comes and
+/// With ten percent jitter. Intervals that differ add up: two nodes that began alike, or one and a fault that comes and
 /// goes with the interval, do not stay in step.
 pub(super) fn jittered(interval: Duration, chance: f64) -> Duration {
     interval.mul_f64(0.9 + chance * 0.2)
@@ -254,7 +262,7 @@ impl PingTicker {
         if *next <= instant {
             *next += jittered(self.interval, chance);
         }
-        // Nobody asked for a while.
+        // There was no call for a while.
         if *next <= instant {
             *next = instant + self.interval.mul_f64(chance.max(f64::EPSILON));
         }

@@ -1,7 +1,7 @@
 //! TCP connections of probes: socket options that make the kernel notice a dead peer, and a bound on what is read.
 //!
 //! In: an address. Out: a stream. Names which failures are this node's own. Whatever a server sends too much of (handshake,
-//! headers, body, frames nobody asked for) is counted here, below TLS, so that no server can keep the daemon busy. The bound
+//! headers, body, unsolicited frames) is counted here, below TLS, so that no server can keep the daemon busy. The bound
 //! is renewed with each request.
 
 use std::error::Error;
@@ -17,14 +17,14 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// The backstop for a connection that is being made, whose time we take ourselves: silence before the kernel asks, how long
-/// a SYN or data may stay unacknowledged (TCP_USER_TIMEOUT). The oldest dial stays open for a late answer.
+/// Kernel timeouts while connecting, beyond the prober's own: idle time before keepalive, how long
+/// a SYN or data may stay unacknowledged (TCP_USER_TIMEOUT). The oldest attempt stays open for a late answer.
 const CONNECTING: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
-/// The same for one that is kept. One second is the least that the kernel takes (TCP_KEEPIDLE); it asks after so much silence, and
-/// the host's kernel answers, which costs its processes nothing. Whether it does is looked at here; the kernel gives up later than
-/// established connections may be ended, so that an answer that is late is one.
+/// The same for one that is kept. One second is the minimum (TCP_KEEPIDLE); the kernel sends keepalive after so much
+/// idle time, and the peer's kernel answers, which costs its processes nothing. The prober checks whether it does;
+/// the kernel gives up later than established connections may be terminated, so that an answer that is late is one.
 const KEPT_OPEN: (Duration, Duration) = (KEEPALIVE, Duration::from_secs(8));
-/// Between two questions of the kernel's on a kept connection.
+/// The keepalive interval of a kept connection.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(1);
 
 /// Connects. The caller bounds the time.
@@ -60,12 +60,12 @@ pub(super) enum ConnectError {
     /// This node's.
     #[error(transparent)]
     Local(#[from] LocalError),
-    /// The backend's, or the way to it.
+    /// The backend's, or the network's.
     #[error("connect to the apiserver")]
     Peer(#[source] io::Error),
 }
 
-/// Any error on the way of a probe.
+/// Any error of a probe.
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// This node could not probe: no file descriptor, no free port, no memory. It does not count against the backend.
@@ -73,7 +73,7 @@ pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 #[error("open a socket for a probe")]
 pub(super) struct LocalError(#[source] pub(super) io::Error);
 
-/// Bytes for one question. A handshake with three certificates takes 5 KB, `/readyz` with all its reasons 3 KB.
+/// Bytes for one request. A handshake with three certificates takes 5 KB, `/readyz` with all its reasons 3 KB.
 const ALLOWANCE: usize = 128 * 1024;
 
 /// How much more a stream may read.

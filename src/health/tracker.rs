@@ -21,12 +21,13 @@ const RETRANSMITTED: Duration = Duration::from_secs(1);
 /// The most.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(5);
 
-/// A silence shorter than this asks no client whether its connection still stands: none was lost in it that TCP does not mend.
+/// After a shorter silence no client connection is challenged: TCP retransmission recovers from it.
 const CHALLENGE_AFTER: Duration = Duration::from_secs(1);
-/// Whoever answered within this, however late, is late and not silent.
+/// A backend that answered within this, however late, is late and not silent.
 const LATE: Duration = Duration::from_secs(5);
-/// So many limits are "about a second" for a backend whose handshakes take less than 75 ms: an answer that takes longer is late.
-/// A client whose SYN was lost sends it again after 1 s (RFC 6298), and must find another backend then.
+/// So many limits are "about a second" for a backend whose handshakes take less than 75 ms: an answer that takes
+/// longer is late. A client whose SYN was lost sends it again after 1 s (RFC 6298), and must find another backend
+/// then.
 const LATE_FACTOR: u32 = 2;
 
 /// The input of an evaluation, after time has passed or another backend was probed.
@@ -121,7 +122,8 @@ impl Tracker {
         self.silence.get_or_insert_with(|| Silence::new(since, last_heard, chance))
     }
 
-    /// Something was received from it, or from its host. `spread` is the delay before its clients' connections are challenged, if they are.
+    /// Something was received from it, or from its host. `spread` is the delay before its clients' connections are
+    /// challenged, if they are.
     pub fn heard(&mut self, now: Instant, spread: Duration) {
         self.last_heard = self.last_heard.max(Some(now));
         self.termination_blocked = None;
@@ -134,7 +136,7 @@ impl Tracker {
         }
     }
 
-    /// A dial that began then is overdue.
+    /// A connection attempt that began then is overdue.
     pub fn connect_failed(&mut self, began: Instant, now: Instant) {
         if self.last_answered.is_none_or(|answered| began > answered) {
             self.suspect(now, Trigger::ProbeFailed);
@@ -156,9 +158,9 @@ impl Tracker {
         self.readyz = probe.readyz.or(self.readyz);
         match probe.outcome {
             ProbeOutcome::Failed(FailReason::Timeout | FailReason::Unreachable) => {}
-            // A host that came back knows nothing of connections from before, and nodes dial it at different times.
+            // A rebooted host has lost its connections, and nodes connect to it at different times.
             ProbeOutcome::Failed(_) => self.heard(probe.finished, Duration::ZERO),
-            // A process that goes on answers all in the same instant.
+            // A process that continues answers all nodes at the same instant.
             _ => self.heard(probe.finished, spread),
         }
         match probe.outcome {
@@ -259,7 +261,7 @@ impl Tracker {
             (self.ready, self.unready) = (0, self.unready.saturating_add(1));
             self.ready_since = None;
         }
-        // The first answer that speaks against the state is the sign of what may follow.
+        // The first answer that contradicts the state is the sign of what may follow.
         if self.ready.max(self.unready) == 1 {
             self.first_sign = Some((now, Trigger::ReadyzChanged));
         }
@@ -280,13 +282,13 @@ impl Tracker {
         if self.state == HealthState::Failed || now < silence.due(options) {
             return;
         }
-        // What an apiserver on this node sends is seen by nobody but its clients.
+        // Packets of an API server on this node are not observed.
         let verdict =
             if self.local { Err(TerminationBlocker::NotObserved) } else { silence.verdict(now, options) };
         match verdict {
             Ok(()) if self.state == HealthState::Suspect => self.enter(HealthState::Failed, now),
             Ok(()) => {}
-            // Within the spread the proof may be on its way.
+            // Within the spread the proof may still be completed.
             Err(withheld) => {
                 tracing::debug!(%withheld, ?silence, "flows of a silent apiserver are left alone");
                 let expected = silence.since + options.silence_timeout + options.kill_spread;
@@ -295,7 +297,8 @@ impl Tracker {
         }
     }
 
-    /// A refused connection is enough where another backend is presumed alive. Silence takes time and a witness; so does an invalid response.
+    /// A refused connection is enough where another backend is presumed alive. Silence takes time and a witness; so
+    /// does an invalid response.
     fn leave_rotation(&mut self, now: Instant, options: &HealthOptions, other_alive: bool) {
         if self.state.is_out() {
             return;
@@ -313,7 +316,7 @@ impl Tracker {
         let backend_fault = refused || run.is_backend_fault();
         let late = run.is_silent() && self.was_late(now) && self.removed.is_none();
         let next = if late { HealthState::Late } else { HealthState::Suspect };
-        // One that is late already is judged again and again.
+        // One that is late already is evaluated again and again.
         if backend_fault && next != self.state {
             self.extend_hold_down(now);
         }
@@ -347,7 +350,7 @@ impl Tracker {
             || (self.unready > 0 && self.last_answered.is_some_and(|answered| answered >= from))
     }
 
-    /// Whether its last answer was that it is ready, and nothing speaks against it since.
+    /// Whether its last answer was that it is ready, and there was no sign of failure since.
     pub fn is_ready(&self, now: Instant) -> bool {
         self.failures.is_none() && self.ready > 0 && self.hold_down_left(now).is_zero()
     }
@@ -374,7 +377,7 @@ impl Tracker {
         }
     }
 
-    /// Hands are shaken rarely: a slow one among them must not stay the usual until long after, so that half of each
+    /// Fresh handshakes are rare: a slow one must not dominate the average for long, so half of each
     /// quicker one counts.
     fn measure_handshake(&mut self, probe: ProbeResult) {
         let Some(new) = probe.handshake else { return };
@@ -386,7 +389,7 @@ impl Tracker {
         }
     }
 
-    /// After how long the next handshake, or ping, is overdue. While nobody answers, ever later: perhaps all are slow.
+    /// After how long the next handshake, or ping, is overdue. While no backend answers, the limit grows: perhaps all are slow.
     pub fn limit(&self, options: &HealthOptions) -> Duration {
         let usual = self.handshake.map_or(TIMEOUT_MIN, |time| time * 4).max(TIMEOUT_MIN);
         let doublings = match &self.failures {
@@ -418,7 +421,7 @@ impl Tracker {
         self.last_late.is_some() && self.last_late >= self.last_heard
     }
 
-    /// Whether nobody listens there, or it is reset, by the last probe.
+    /// Whether the last probe was refused or reset.
     pub fn is_refusing(&self) -> bool {
         let reason = self.failures.as_ref().and_then(|run| run.reason);
         matches!(reason, Some(FailReason::Refused | FailReason::Reset))

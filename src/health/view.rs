@@ -10,10 +10,10 @@ use crate::model::health::BackendHealth;
 use crate::model::snapshot::{HTTPS, Snapshot};
 use crate::model::types::Backend;
 
-/// A round trip that moved by less, or by less than a fifth, is the same.
+/// A round trip that changed by less, or by less than a fifth, counts as unchanged.
 const ROUND_TRIP: Duration = Duration::from_micros(500);
 
-/// When the news was noticed that tells `new` from `old`; `None` if there is none.
+/// When the change from `old` to `new` was noticed; `None` if there is none.
 pub(super) fn changed_at(
     old: &BTreeMap<Backend, BackendHealth>,
     new: &BTreeMap<Backend, BackendHealth>,

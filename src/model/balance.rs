@@ -37,7 +37,7 @@ pub struct Candidate {
     pub round_trip: Option<Duration>,
 }
 
-/// Below this, differences are those of scheduling, not of the way: one machine room.
+/// Below this, differences are due to scheduling, not to the network: one data centre.
 const SAME_PLACE: Duration = Duration::from_millis(1);
 
 /// The candidates that get new connections, in their order. `before`: those selected until now, which are kept

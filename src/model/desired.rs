@@ -206,7 +206,7 @@ impl DesiredState {
         self.frontends.iter().map(|f| f.vip).collect()
     }
 
-    /// Every backend whose flows are to be ended, with the virtual IPs that may have led to it.
+    /// Every backend whose flows are to be terminated, with the virtual IPs whose connections it may have got.
     pub fn dead(&self) -> BTreeMap<Backend, Vec<Vip>> {
         let mut dead: BTreeMap<Backend, Vec<Vip>> = BTreeMap::new();
         for frontend in &self.frontends {
@@ -352,10 +352,10 @@ fn select(
     Selection { backends, dead: dead.into_iter().collect(), hold }
 }
 
-/// Those that answer in time and are ready, and with them those that answer late, unless at least half of the published ones,
-/// rounded up, answer in time: so overload of one does not run through all. One that was not probed yet waits for that, so that an
-/// endpoint which leads nowhere costs no connection; those that are programmed already share until something speaks against them,
-/// and at the start all do.
+/// Those that answer in time and are ready, and with them those that answer late, unless at least half of the
+/// published ones, rounded up, answer in time: so overload of one does not run through all. One that was not probed
+/// yet waits for that, so that an unreachable endpoint costs no connection; those that are programmed already are
+/// used until a probe fails, and at the start all do.
 fn up(view: &HealthView, pool: &[Backend], earlier: Option<&DesiredFrontend>) -> Vec<Backend> {
     let is =
         |backend: &Backend, state: HealthState| view.backends.get(backend).is_some_and(|h| h.state == state);

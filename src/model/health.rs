@@ -21,7 +21,7 @@ pub enum FailReason {
     Reset,
     /// TCP, TLS or a ping was not answered in time.
     Timeout,
-    /// No route, or a router or neighbour said so (ENETUNREACH, EHOSTUNREACH and their like).
+    /// No route, or a router said so (ENETUNREACH, EHOSTUNREACH and their like).
     Unreachable,
     /// TLS failed, but not over the certificate.
     Tls,
@@ -90,7 +90,7 @@ pub enum AuthResult {
 }
 
 impl AuthResult {
-    /// The word in logs, status and metrics.
+    /// The label in logs, status and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Authenticated => "authenticated",
@@ -122,7 +122,8 @@ pub struct ProbeResult {
     pub round_trip: Option<Duration>,
     /// How long TCP and TLS took, if they was established; `None` on a connection that was open before.
     pub handshake: Option<Duration>,
-    /// Whether the backend runs on this node, if a connection was made: it begins at the address that it leads to then.
+    /// Whether the backend runs on this node, if a connection was established: its source address is then its
+    /// destination address.
     pub local: Option<bool>,
     /// How the daemon was authenticated, if `/readyz` was answered.
     pub readyz: Option<ReadyzAnswer>,
@@ -133,8 +134,8 @@ pub struct ProbeResult {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HealthState {
-    /// Not probed yet: gets new connections while no other is [`HealthState::Healthy`], or if it is programmed already and nothing
-    /// speaks against it.
+    /// Not probed yet: gets new connections while no other is [`HealthState::Healthy`], or if it is programmed
+    /// already and no probe failed.
     Unknown,
     /// Answers in time and is ready: gets new connections.
     Healthy,
@@ -142,7 +143,8 @@ pub enum HealthState {
     Late,
     /// Alive, but unready or removed from the endpoints: keeps its connections and gets no new ones while another one is there.
     Draining,
-    /// Refuses connections or does not respond while another backend answers: gets no new connections and keeps the established ones.
+    /// Refuses connections or does not respond while another backend answers: gets no new connections and keeps the
+    /// established ones.
     Suspect,
     /// Proven dead: its established connections are terminated.
     Failed,
@@ -211,7 +213,8 @@ pub struct BackendHealth {
     pub answering: bool,
     /// Its established flows are to be terminated: it is Failed, or its drain timeout has passed.
     pub end_flows: bool,
-    /// When its established flows were last to be challenged (a SYN that a live peer answers with a challenge ACK, and others with a reset).
+    /// When its established flows were last to be challenged (a SYN that a live peer answers with a challenge ACK,
+    /// and others with a reset).
     pub challenge_at: Option<Instant>,
     /// Since when nothing was received from it, while requests are unanswered.
     pub silent_since: Option<Instant>,
@@ -292,7 +295,7 @@ pub enum Trigger {
 }
 
 impl Trigger {
-    /// The word in logs and status.
+    /// The label in logs and status.
     pub fn label(self) -> &'static str {
         match self {
             Self::ConnectionClosed => "connection-ended",
@@ -306,7 +309,8 @@ impl Trigger {
     }
 }
 
-/// Why established connections to a silent backend are not terminated: what is missing, or contradicts it. A closed set, in the order in which they are checked.
+/// Why established connections to a silent backend are not terminated: what is missing, or contradicts it. A closed
+/// set, in the order in which they are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TerminationBlocker {
@@ -321,7 +325,7 @@ pub enum TerminationBlocker {
 }
 
 impl TerminationBlocker {
-    /// The word in status and logs.
+    /// The label in status and logs.
     pub fn label(self) -> &'static str {
         match self {
             Self::NoWitness => "no-witness",

@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(https.others, [at(13, 6443), at(14, 6443), at(12, 6443)]);
         assert_eq!(https.affinity, Affinity::ClientIP);
         assert_eq!(routes.ending, [at(12, 6443), at(12, 8080)].into());
-        // What was not asked is as good as any.
+        // A port that was not probed ranks like any other.
         assert_eq!(routes.vips[&vip(80)].others, [at(12, 8080), at(13, 8080)]);
     }
 

@@ -54,7 +54,7 @@ impl TrafficPath {
 /// The active datapath, and why it was chosen.
 #[derive(Clone, Debug)]
 pub struct TrafficPathReport {
-    /// The way.
+    /// The datapath.
     pub in_use: TrafficPath,
     /// Since when.
     pub since: Instant,
@@ -151,7 +151,7 @@ pub struct FlowsEnded {
 pub struct Report {
     /// Whether the kernel has what it should have.
     pub phase: Phase,
-    /// What this step looked at; `None` before the first.
+    /// The view of this step; `None` before the first.
     pub view: Option<HealthView>,
     /// The active datapath; `None` before the first step.
     pub path: Option<TrafficPathReport>,

@@ -26,7 +26,8 @@ pub struct SourceConfig {
     pub seeds: Vec<Seed>,
     /// Accept loopback addresses as apiservers.
     pub allow_loopback: bool,
-    /// The API address in a Pod's environment (KUBERNETES_SERVICE_HOST): most likely the virtual IP, unless `vips` say otherwise.
+    /// The API address in a Pod's environment (KUBERNETES_SERVICE_HOST): most likely the virtual IP, unless `vips`
+    /// say otherwise.
     pub pod_server: Option<IpAddr>,
 }
 
@@ -39,6 +40,150 @@ pub struct FallbackEndpoints {
     pub vips: BTreeSet<IpAddr>,
     /// There are seeds or saved API servers, or a DNS name that may still resolve to some.
     pub exist: bool,
+}
+
+/// The last good state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastKnownGood {
+    /// Ordered by virtual IP, each once and with at least one backend.
+    pub frontends: Vec<SavedFrontend>,
+}
+
+/// One virtual IP and port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedFrontend {
+    /// Address and TCP port that clients dial.
+    pub vip: Vip,
+    /// The name of the Service's port; may be empty.
+    pub port_name: String,
+    /// Session affinity.
+    pub affinity: Affinity,
+    /// Where the virtual IP was learned.
+    pub learnt: LearnedFrom,
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// Ordered, each once.
+    pub backends: Vec<SavedBackend>,
+}
+
+/// One apiserver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedBackend {
+    /// Where it listens.
+    pub address: Backend,
+    /// Where that was learned.
+    pub learnt: LearnedFrom,
+    /// When, in seconds since 1970.
+    pub at: u64,
+}
+
+/// Where something was learned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LearnedFrom {
+    /// From the API.
+    Published,
+    /// From the operator: the flag's value.
+    Configured(String),
+}
+
+impl LastKnownGood {
+    /// Whether it was learned from the API.
+    fn is_published(&self) -> bool {
+        self.frontends.iter().any(|frontend| frontend.learnt == LearnedFrom::Published)
+    }
+
+    /// Since when the API has published this endpoint.
+    fn published(&self, backend: Backend) -> Option<u64> {
+        self.records(backend).find(|record| record.learnt == LearnedFrom::Published).map(|record| record.at)
+    }
+
+    /// Since when `seed` has resolved to this endpoint.
+    fn seeded(&self, seed: &Seed, backend: Backend) -> Option<u64> {
+        let learnt = LearnedFrom::Configured(seed.to_string());
+        self.records(backend).find(|record| record.learnt == learnt).map(|record| record.at)
+    }
+
+    /// Since when it is known, from any source.
+    fn since(&self, backend: Backend) -> Option<u64> {
+        self.records(backend).map(|record| record.at).min()
+    }
+
+    fn frontend(&self, vip: Vip) -> Option<&SavedFrontend> {
+        self.frontends.iter().find(|frontend| frontend.vip == vip)
+    }
+
+    fn records(&self, backend: Backend) -> impl Iterator<Item = &SavedBackend> {
+        let all = self.frontends.iter().flat_map(|frontend| &frontend.backends);
+        all.filter(move |record| record.address == backend)
+    }
+}
+
+/// More than are ever used at a time, so that a draining one keeps its origin; beyond it those are dropped that
+/// are not in use.
+const REMEMBERED: usize = 256;
+
+/// The source of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointSource {
+    /// The API's endpoints.
+    Published,
+    /// The operator, with `--seed`.
+    Seed,
+    /// The state of an earlier run.
+    Saved,
+}
+
+/// Where an API server was learned, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The source.
+    pub source: EndpointSource,
+    /// Seconds since 1970 when this source first contained the endpoint without interruption.
+    pub since: u64,
+}
+
+/// The origin of every apiserver that is in use, and of many that were.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origins(BTreeMap<Backend, Origin>);
+
+impl Origins {
+    /// The origin of an apiserver.
+    pub fn of(&self, backend: Backend) -> Option<Origin> {
+        self.0.get(&backend).copied()
+    }
+
+    /// The API publishes exactly `current`. `known` says since when an earlier run had it from the API, too.
+    fn publish(&mut self, current: BTreeSet<Backend>, known: impl Fn(&Backend) -> Option<u64>, now: u64) {
+        for backend in &current {
+            let since = known(backend).unwrap_or(now);
+            self.0.insert(*backend, Origin { source: EndpointSource::Published, since });
+        }
+        self.forget(&current);
+    }
+
+    /// Seeds and saved state contain `current`.
+    fn boot(&mut self, current: &BTreeSet<Backend>, seeded: &BTreeMap<Backend, u64>, saved: &LastKnownGood) {
+        for backend in current {
+            let origin = match (seeded.get(backend), saved.since(*backend)) {
+                (Some(since), _) => Origin { source: EndpointSource::Seed, since: *since },
+                (None, Some(since)) => Origin { source: EndpointSource::Saved, since },
+                (None, None) => continue,
+            };
+            self.0.insert(*backend, origin);
+        }
+        self.forget(current);
+    }
+
+    fn forget(&mut self, current: &BTreeSet<Backend>) {
+        if self.0.len() > REMEMBERED {
+            self.0.retain(|backend, _| current.contains(backend));
+        }
+    }
 }
 
 /// All three sources of endpoints, as far as they are known.
@@ -196,8 +341,8 @@ fn saved_apiservers(sources: &EndpointSources) -> impl Iterator<Item = &SavedBac
         .flat_map(|f| saved_backends(sources, f))
 }
 
-/// Saved virtual IPs whose address the operator gives to a seed: it is an apiserver's by now. What a name stands for is no
-/// such word, for a name often leads to the virtual IP itself.
+/// Saved virtual IPs whose address the operator gives to a seed: it is an API server's by now. What a name resolves to is no
+/// contradiction, for a name often resolves to the virtual IP itself.
 fn contradicted_vips(sources: &EndpointSources) -> impl Iterator<Item = (&Seed, Vip)> {
     let seeds = sources.configured.seeds.iter().filter_map(|seed| Some((seed, seed.address()?.ip())));
     seeds.flat_map(|(seed, ip)| {
@@ -291,86 +436,6 @@ fn api_port_name(sources: &EndpointSources) -> &str {
     if first == HTTPS || names.any(|name| name == HTTPS) { HTTPS } else { first }
 }
 
-/// The last good state.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LastKnownGood {
-    /// Ordered by virtual IP, each once and with at least one backend.
-    pub frontends: Vec<SavedFrontend>,
-}
-
-/// One virtual IP and port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SavedFrontend {
-    /// Address and TCP port that clients dial.
-    pub vip: Vip,
-    /// The name of the Service's port; may be empty.
-    pub port_name: String,
-    /// Session affinity.
-    pub affinity: Affinity,
-    /// Where the virtual IP was learned.
-    pub learnt: LearnedFrom,
-    /// When, in seconds since 1970.
-    pub at: u64,
-    /// Ordered, each once.
-    pub backends: Vec<SavedBackend>,
-}
-
-/// One apiserver.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SavedBackend {
-    /// Where it listens.
-    pub address: Backend,
-    /// Where that was learned.
-    pub learnt: LearnedFrom,
-    /// When, in seconds since 1970.
-    pub at: u64,
-}
-
-/// Where something was learned.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LearnedFrom {
-    /// From the API.
-    Published,
-    /// From the operator: the flag's value.
-    Configured(String),
-}
-
-impl LastKnownGood {
-    /// Whether it was learned from the API.
-    fn is_published(&self) -> bool {
-        self.frontends.iter().any(|frontend| frontend.learnt == LearnedFrom::Published)
-    }
-
-    /// Since when the API has published this endpoint.
-    fn published(&self, backend: Backend) -> Option<u64> {
-        self.records(backend).find(|record| record.learnt == LearnedFrom::Published).map(|record| record.at)
-    }
-
-    /// Since when `seed` has resolved to this endpoint.
-    fn seeded(&self, seed: &Seed, backend: Backend) -> Option<u64> {
-        let learnt = LearnedFrom::Configured(seed.to_string());
-        self.records(backend).find(|record| record.learnt == learnt).map(|record| record.at)
-    }
-
-    /// Since when it is known, from any source.
-    fn since(&self, backend: Backend) -> Option<u64> {
-        self.records(backend).map(|record| record.at).min()
-    }
-
-    fn frontend(&self, vip: Vip) -> Option<&SavedFrontend> {
-        self.frontends.iter().find(|frontend| frontend.vip == vip)
-    }
-
-    fn records(&self, backend: Backend) -> impl Iterator<Item = &SavedBackend> {
-        let all = self.frontends.iter().flat_map(|frontend| &frontend.backends);
-        all.filter(move |record| record.address == backend)
-    }
-}
-
 /// The last known-good state that follows from all sources.
 fn next_last_known_good(sources: &EndpointSources) -> LastKnownGood {
     let frontends: Vec<SavedFrontend> = match &sources.published {
@@ -430,70 +495,6 @@ fn saved_frontend(
 ) -> SavedFrontend {
     let Frontend { vip, port_name, affinity, .. } = frontend.clone();
     SavedFrontend { vip, port_name, affinity, learnt, at, backends }
-}
-
-/// More than are ever used at a time, so that one that drains is still told apart; beyond it those are forgotten that
-/// are not in use.
-const REMEMBERED: usize = 256;
-
-/// The source of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EndpointSource {
-    /// The API's endpoints.
-    Published,
-    /// The operator, with `--seed`.
-    Seed,
-    /// The state of an earlier run.
-    Saved,
-}
-
-/// Where an API server was learned, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// The source.
-    pub source: EndpointSource,
-    /// Seconds since 1970 when this source first contained the endpoint without interruption.
-    pub since: u64,
-}
-
-/// The origin of every apiserver that is in use, and of many that were.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origins(BTreeMap<Backend, Origin>);
-
-impl Origins {
-    /// The origin of an apiserver.
-    pub fn of(&self, backend: Backend) -> Option<Origin> {
-        self.0.get(&backend).copied()
-    }
-
-    /// The API publishes exactly `current`. `known` says since when an earlier run had it from the API, too.
-    fn publish(&mut self, current: BTreeSet<Backend>, known: impl Fn(&Backend) -> Option<u64>, now: u64) {
-        for backend in &current {
-            let since = known(backend).unwrap_or(now);
-            self.0.insert(*backend, Origin { source: EndpointSource::Published, since });
-        }
-        self.forget(&current);
-    }
-
-    /// Seeds and saved state contain `current`.
-    fn boot(&mut self, current: &BTreeSet<Backend>, seeded: &BTreeMap<Backend, u64>, saved: &LastKnownGood) {
-        for backend in current {
-            let origin = match (seeded.get(backend), saved.since(*backend)) {
-                (Some(since), _) => Origin { source: EndpointSource::Seed, since: *since },
-                (None, Some(since)) => Origin { source: EndpointSource::Saved, since },
-                (None, None) => continue,
-            };
-            self.0.insert(*backend, origin);
-        }
-        self.forget(current);
-    }
-
-    fn forget(&mut self, current: &BTreeSet<Backend>) {
-        if self.0.len() > REMEMBERED {
-            self.0.retain(|backend, _| current.contains(backend));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             );
         }
         if is_repair {
-            // Who dialled while there were no rules would go on dialling the virtual IP itself.
+            // A client that connected while there were no rules would keep sending SYNs to the virtual IP itself.
             self.flows.forget(Stale::of(&desired));
         } else {
             let before = self.applied.clone();
@@ -78,7 +78,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         Ok(())
     }
 
-    /// So would who dialled before a virtual IP, a port or a family was served for the first time.
+    /// The same holds for a client that connected before a virtual IP, a port or a family was served for the first time.
     pub(super) fn forget_stale(&mut self, state: &DesiredState, before: Option<&DesiredState>, ended: bool) {
         let begun = Stale::begun(state, before, ended);
         if !begun.is_empty() {
@@ -86,7 +86,8 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         }
     }
 
-    /// Waits for the commit. If that takes long, flows of backends that are dead now, or die meanwhile, are terminated without it.
+    /// Waits for the commit. If that takes long, flows of backends that are dead now, or die meanwhile, are
+    /// terminated without it.
     async fn apply(
         &mut self,
         desired: &DesiredState,
@@ -165,12 +166,13 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
 pub(super) struct FlowOrders {
     /// Connections that were being opened to these were moved when they left the path.
     moved: BTreeSet<Backend>,
-    /// When the clients of these were last to be asked.
+    /// When the flows of these were last to be challenged.
     challenged: BTreeMap<Backend, Instant>,
 }
 
 impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
-    /// Orders the termination of flows of `state`'s dead backends, each once, and cancels it for backends that are no longer dead.
+    /// Orders the termination of flows of `state`'s dead backends, each once, and cancels it for backends that are no
+    /// longer dead.
     pub(super) fn end_flows(&mut self, state: &DesiredState, own_reset: bool) {
         let dead = state.dead();
         let stays = |backend: &Backend| dead.contains_key(backend) || self.dead_early.contains(backend);
@@ -193,8 +195,8 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         }
     }
 
-    /// Backends that left the rotation lose the connections that are being opened (SYN_SENT), and flows that are due are challenged. New
-    /// connections take another way already.
+    /// Backends that left the rotation lose the connections that are being opened (SYN_SENT), and flows that are due
+    /// are challenged. New connections go to other backends already.
     pub(super) fn move_and_challenge(&mut self, view: &HealthView, state: &DesiredState) {
         let used = state.backends();
         let FlowOrders { moved, challenged } = &mut self.flow_orders;
@@ -202,7 +204,8 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         moved.retain(is_out);
         challenged.retain(|backend, _| view.backends.contains_key(backend));
         for (backend, health) in &view.backends {
-            // Where nobody answered, one that stayed in use leaves the path when the first is heard again: so may it be, in a moment.
+            // Where no backend answered, one that stayed in use leaves the rotation when the first one responds: it
+            // may respond, too, in a moment.
             let leaves = is_out(backend) && moved.insert(*backend);
             let moves = leaves && !used.contains(backend) && !self.ending.contains_key(backend);
             let challenges =
@@ -254,7 +257,8 @@ impl<D: Dataplane, H, F, W> Reconciler<D, H, F, W> {
         self.refresh_at = now() + REFRESH_INTERVAL;
     }
 
-    /// Refreshes the set. Rules may be older than the latest view: backends whose flows are not being terminated any more are left out.
+    /// Refreshes the set. Rules may be older than the latest view: backends whose flows are not being terminated any
+    /// more are left out.
     pub(super) async fn refresh(&mut self) {
         let dead: BTreeSet<Backend> = self.ending.keys().copied().collect();
         match timeout(REFRESH_TIMEOUT, self.dataplane.refresh(&dead)).await {

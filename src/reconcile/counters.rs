@@ -47,7 +47,7 @@ impl ConnectionTotals {
 /// Counters are read in a fraction of a millisecond, unless an earlier commit still waits.
 const COUNT: Duration = Duration::from_secs(1);
 
-/// A question for the totals of all backends.
+/// A query for the totals of all backends.
 pub type TotalsQuery = oneshot::Sender<BTreeMap<Backend, u64>>;
 
 /// Asks the reconciler, which answers also while it waits for the kernel. `None`: it did not within `patience`.

@@ -34,7 +34,7 @@ impl DriftRepair {
         self.backoff.wait(now())
     }
 
-    /// How long the next look at routes has to wait.
+    /// How long the next check of routes has to wait.
     pub fn routes_wait(&self) -> Duration {
         self.routes.wait(now())
     }
@@ -49,7 +49,7 @@ impl DriftRepair {
         self.due.is_some()
     }
 
-    /// The rules are what they should be. Returns how that was told, if it took a repair.
+    /// The rules are what they should be. Returns how that was logged, if it took a repair.
     pub fn applied(&mut self, metrics: &Metrics) -> Option<LogDecision> {
         let drift = self.due.take()?;
         self.backoff.note(now());
@@ -102,12 +102,12 @@ impl DriftRepair {
         decision
     }
 
-    /// When there is a sum to be told, if repairs are summed up.
+    /// When the next summary is due, if repairs are summarized.
     pub fn summary_due(&self) -> Option<Instant> {
         self.log_throttles.iter().filter_map(LogThrottle::due).min()
     }
 
-    /// Tells what is due.
+    /// Logs the summaries that are due.
     pub fn log_summaries(&mut self) {
         for what in RepairedObject::ALL {
             let object = what.label();
@@ -152,7 +152,7 @@ const IMMEDIATE_REPAIRS: u32 = 10;
 const STRIKE_EXPIRY: Duration = Duration::from_secs(1);
 /// The first wait, doubled with each further repair.
 const WAIT_MIN: Duration = Duration::from_millis(50);
-/// New connections have no way for so long at most, whoever else insists.
+/// The longest time without rules, however often another program changes them.
 const WAIT_DOUBLINGS: u32 = 5;
 
 /// Remembers repairs.
@@ -176,7 +176,7 @@ impl RepairBackoff {
         };
     }
 
-    /// How long the next one has to wait still.
+    /// How long the next one still has to wait.
     pub fn wait(&self, now: Instant) -> Duration {
         let end = self.last.map(|last| last + self.wait);
         end.map_or(Duration::ZERO, |end| end.saturating_duration_since(now))
@@ -191,7 +191,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// How one repair is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LogDecision {
-    /// By itself.
+    /// Individually.
     Individually,
     /// As the first of those that are summarized.
     StartSummary,
@@ -199,12 +199,12 @@ pub(super) enum LogDecision {
     InSummary,
 }
 
-/// What there is to say after a [`PERIOD`].
+/// The summary after a [`PERIOD`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LogSummary {
-    /// So many more repairs; the latest known culprit.
+    /// So many more repairs; the latest known program.
     More { count: u64, by: Option<String> },
-    /// There were no more; so many were summed up in all.
+    /// There were no more; so many were summarized in all.
     Over { total: u64 },
 }
 
@@ -244,12 +244,12 @@ impl LogThrottle {
         LogDecision::StartSummary
     }
 
-    /// When the next sum is due, if any is.
+    /// When the next summary is due, if any is.
     pub fn due(&self) -> Option<Instant> {
         self.summarizing.as_ref().map(|summarizing| summarizing.due)
     }
 
-    /// The sum, if it is due.
+    /// The summary, if it is due.
     pub fn summary(&mut self, now: Instant) -> Option<LogSummary> {
         let summarizing = self.summarizing.as_mut().filter(|summarizing| summarizing.due <= now)?;
         let total = summarizing.total.saturating_add(summarizing.count);

@@ -1,7 +1,7 @@
 //! The single owner of the dataplane: takes in health views and changes of the node, programs what follows from them,
-//! has the flows of dead backends ended, retries what failed, and reports.
+//! has the flows of dead backends terminated, retries what failed, and reports.
 //!
-//! In: views, node events, questions about counters. Out: commits, kill orders, and a [`Report`] after each.
+//! In: views, node events, counter queries. Out: commits, flow orders, and a [`Report`] after each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,7 +45,7 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Rare enough to be no load, often enough that a healed kernel is used soon.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// To look whether there are rules takes a fraction of a millisecond, unless the kernel is kept from it.
+/// Checking for existing rules takes a fraction of a millisecond, unless nf_tables is locked.
 const EXISTING_RULES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a step may go on after a stop. It takes milliseconds, unless a commit waits for another program's.
@@ -65,7 +65,7 @@ struct DuringCommit<'a> {
 pub struct Inputs {
     /// What the API publishes and probes say; `None` until the first full list.
     pub views: Views,
-    /// Questions about counters.
+    /// Counter queries.
     pub queries: mpsc::Receiver<TotalsQuery>,
     /// Resolves when the daemon is to stop.
     pub stop: watch::Receiver<bool>,
@@ -165,11 +165,11 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
 
     /// Runs until stopped, then returns its parts.
     pub async fn run(mut self, mut inputs: Inputs) -> Parts<D, H, F, W> {
-        // How long it was waited for the last time, and until when this time: whoever asks for counters meanwhile puts it off no
+        // The last delay, and the deadline of this one: counter queries meanwhile do not put it off any
         // further.
         let mut retry: Option<(Duration, Instant)> = None;
         let mut feeding = true;
-        // What was programmed last, if that is all that there is to do.
+        // The view that was programmed last, if nothing is left to do.
         let mut settled: Option<HealthView> = None;
         loop {
             let mut only_news = false;
@@ -282,7 +282,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             return Ok(StepOutcome::Done);
         }
         desired.forwarding = self.path.keeps_proxied_connections();
-        // Giving virtual IPs back may take the kernel seconds. A commit that is due does not wait for that.
+        // Releasing virtual IPs may take the kernel seconds. A commit that is due does not wait for that.
         let mut routed = Ok(());
         let can_release = self.path.can_release(&self.forwarder);
         let delayed = can_release && self.is_to_commit(&desired);
@@ -334,7 +334,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         }
     }
 
-    /// Makes what goes with the rules: new connections leave the forwarder, and this node's own have a route.
+    /// Makes the routes that go with the rules: new connections leave the forwarder, and this node's own have a route.
     async fn route(&mut self, applied: &DesiredState) -> Result<(), DataplaneError> {
         self.path.withdraw(&mut self.host, &mut self.forwarder, applied).await?;
         self.host.ensure_routes(applied).await
@@ -370,9 +370,9 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StepOutcome {
     Done,
-    /// Something is left that was not to be waited for.
+    /// Something is left to do that could not wait.
     Incomplete,
-    /// The forwarder stands in: rules are to be tried again.
+    /// The forwarder is the fallback: the commit is to be retried.
     FallbackActive,
 }
 
@@ -393,7 +393,7 @@ async fn at(when: Option<Instant>) {
     }
 }
 
-/// Resolves a moment after a stop was asked for.
+/// Resolves a moment after a stop was requested.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
     sleep(LAST_STEP).await;

@@ -1,7 +1,7 @@
 //! The node's addresses and routes, as rules need them: the source address for each backend, and virtual IPs that are local.
 //!
-//! No commit waits for a look at it, but the first one, and that not for long: looks go on beside everything else, and what
-//! they show that is new is programmed with another commit. A look that fails leaves what was seen before.
+//! No commit waits for a lookup but the first one, and that not for long: lookups run concurrently, and what
+//! they find that is new is programmed with another commit. A lookup that fails keeps the previous result.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,9 +15,9 @@ use crate::dataplane::{DataplaneError, Host};
 use crate::model::desired::NodeView;
 use crate::model::health::HealthView;
 
-/// How long the first commit waits for the first look. One takes some 20 us for each backend, unless the kernel is kept from it.
+/// How long the first commit waits for the first lookup. One takes some 20 us for each backend, unless rtnetlink is locked.
 const FIRST_LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
-/// After a look that failed.
+/// The delay after a lookup that failed.
 const LOOKUP_RETRY: Duration = Duration::from_secs(1);
 
 /// The latest lookup of the node, and the one that is under way.
@@ -25,9 +25,9 @@ const LOOKUP_RETRY: Duration = Duration::from_secs(1);
 pub(super) struct NodeObserver {
     seen: Option<Observation>,
     lookup: Option<Lookup>,
-    /// A look was due while another one was under way, which may have been too early.
+    /// A lookup was requested while another one was under way, which may have been too early.
     due: bool,
-    /// The first look was waited for.
+    /// The first lookup was awaited.
     waited: bool,
     logged: Option<String>,
 }
@@ -55,12 +55,12 @@ impl NodeObserver {
         self.due = true;
     }
 
-    /// The node as it was seen last. Of what is new nothing is known.
+    /// The latest result. It does not cover new addresses.
     pub fn node(&self) -> NodeView {
         self.seen.as_ref().map(|seen| seen.node.clone()).unwrap_or_default()
     }
 
-    /// Resolves when the look that is under way is over. Losing this future loses nothing.
+    /// Resolves when the lookup that is under way is over. Cancel safe.
     pub async fn lookup_finished(&mut self) {
         let Some(lookup) = &mut self.lookup else { return std::future::pending().await };
         let outcome = (&mut lookup.answer).await;
@@ -95,7 +95,7 @@ impl NodeObserver {
 }
 
 impl<D, H: Host, F, W> Reconciler<D, H, F, W> {
-    /// The node as it is known now. Only once, in the beginning, it is waited for.
+    /// The node as it is known now. Only the first lookup is awaited.
     pub(super) async fn node(&mut self, view: &HealthView) -> NodeView {
         if !self.node_observer.waited {
             self.node_observer.waited = true;

@@ -36,11 +36,11 @@ impl Mode {
     }
 }
 
-/// A commit that takes so long is given up for the forwarder, though it may still happen. Measured: one waits up to
+/// A commit that takes so long is abandoned for the forwarder, though it may still complete. Measured: one waits up to
 /// 8 s while another program reloads the rules of 5,000 Services.
 pub(super) const COMMIT_BOUND: Duration = Duration::from_secs(10);
 
-/// A refusal may be a passing one; so many in a row are not.
+/// One refused commit may be transient; so many in a row are not.
 const MAX_FAILED_COMMITS: u32 = 2;
 
 /// How often a commit is retried while the forwarder is the fallback.
@@ -65,13 +65,13 @@ pub enum PathError {
 pub(super) struct PathSwitch {
     pub mode: Mode,
     pub in_use: TrafficPath,
-    /// The virtual IPs are local to this node, for all their packets or the rest of them.
+    /// The virtual IPs have a local route on this node, for all packets or for those of open connections.
     vip_is_local: bool,
     /// The forwarder's listeners of virtual IPs are not withdrawn.
     listening: bool,
     /// Another daemon that drains has connections to them, or to other addresses.
     pub waits_for_predecessor: bool,
-    /// There was one: it left routing rules, which are bound to no process.
+    /// There was one: it left routing rules, which no process owns.
     had_predecessor: bool,
     since: Instant,
     reason: Option<String>,
@@ -160,14 +160,14 @@ impl PathSwitch {
         Ok(())
     }
 
-    /// Whether the virtual IPs can be given back: nobody needs them on this node any more.
+    /// Whether the virtual IPs can be released: no connection needs them on this node any more.
     pub fn can_release<W: Forward>(&self, forwarder: &W) -> bool {
         let needed =
             self.in_use == TrafficPath::Forwarder || self.listening || forwarder.vip_connections() > 0;
         !needed && !self.waits_for_predecessor && (self.vip_is_local || self.had_predecessor)
     }
 
-    /// Gives the virtual IPs back.
+    /// Releases the virtual IPs.
     pub async fn settle<H: Host>(&mut self, host: &mut H) -> Result<(), DataplaneError> {
         host.release().await?;
         self.had_predecessor = false;

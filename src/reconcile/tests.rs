@@ -80,7 +80,7 @@ impl Rig {
     }
 }
 
-/// A snapshot of one virtual IP that nobody has probed.
+/// A snapshot of one virtual IP that was not probed.
 fn view(generation: u64, service: ServiceStatus, backends: &[u8]) -> HealthView {
     let frontend = Frontend {
         vip: SocketAddr::from(([10, 96, 0, 1], 443)),
@@ -245,7 +245,7 @@ fn changed_round_trip_is_reported_without_commit() {
         let shown = report.view.unwrap().backends[&backend(11)].round_trip;
         assert_eq!((report.phase, shown), (Phase::Programmed, Some(Duration::from_millis(9))));
         assert_eq!((rig.kernel.asked(), rig.kernel.commits()), (asked, commits));
-        // Any other news is looked at.
+        // Any other change is reconciled.
         rig.publish(2, ServiceStatus::Found, &[11]).await;
         assert!(rig.kernel.asked() > asked);
     });

@@ -26,11 +26,11 @@ struct PendingTransition {
     to: HealthState,
     reason: Option<FailReason>,
     trigger: Trigger,
-    /// It answers in a way that says nothing of readiness.
+    /// Its answer does not tell readiness (401, 403).
     readiness_unknown: bool,
     noticed: Instant,
     decided: Instant,
-    /// Where the commit waits for another program, clients are told before it.
+    /// Where the commit is blocked by another program, flows are terminated before it.
     ended: Option<FlowsEnded>,
 }
 
@@ -128,8 +128,8 @@ impl TransitionLog {
         latest.insert(0, transition);
     }
 
-    /// Takes in what became of the flows of a backend, and shows it. Their end is told once: an order that began again under
-    /// rules that came later is told a second time only if there were more flows by then.
+    /// Records the result of a flow order, and reports it. Termination is logged once: an order that was repeated under
+    /// later rules is logged a second time only if there were more flows by then.
     pub fn ended(&mut self, report: &FlowReport, metrics: &Metrics, shown: &watch::Sender<Report>) {
         metrics.flows(report);
         if report.ended > 0 {
@@ -191,7 +191,8 @@ fn ends_flows(state: HealthState) -> bool {
     matches!(state, HealthState::Failed | HealthState::Draining)
 }
 
-/// What became of all flows, with those of an order that was told before. What that one left open, the new one found.
+/// The result for all flows, with those of an order that was logged before. Flows that that one left open are counted
+/// by the new one.
 fn sum(before: Option<FlowsEnded>, report: &FlowReport) -> FlowsEnded {
     let (flows, took) = before.map_or((0, Duration::ZERO), |b| (b.flows.saturating_sub(b.remaining), b.took));
     let took = if report.flows > 0 || before.is_none() { took.max(report.last_ended) } else { took };
@@ -274,7 +275,7 @@ mod tests {
     }
 
     /// Whereto, and how many flows there were and remain.
-    fn told(transitions: &TransitionLog) -> Vec<(HealthState, Option<(u64, u64)>)> {
+    fn reported(transitions: &TransitionLog) -> Vec<(HealthState, Option<(u64, u64)>)> {
         let latest = transitions.latest();
         latest.iter().map(|t| (t.to, t.ended.map(|ended| (ended.flows, ended.remaining)))).collect()
     }
@@ -287,7 +288,10 @@ mod tests {
             transitions.committed(Instant::now(), &metrics);
         }
         ended(&mut transitions, 5, 0, true);
-        assert_eq!(told(&transitions), [(HealthState::Healthy, None), (HealthState::Failed, Some((5, 0)))]);
+        assert_eq!(
+            reported(&transitions),
+            [(HealthState::Healthy, None), (HealthState::Failed, Some((5, 0)))]
+        );
     }
 
     #[test]
@@ -302,9 +306,9 @@ mod tests {
             let report = FlowReport { flows, asked, ended, ..FlowReport::new(BACKEND.into(), purpose) };
             transitions.ended(&report, &metrics, &watch::channel(Report::default()).0);
         }
-        assert_eq!(told(&transitions), [(HealthState::Failed, None)]);
+        assert_eq!(reported(&transitions), [(HealthState::Failed, None)]);
         ended(&mut transitions, 5, 0, false);
-        assert_eq!(told(&transitions), [(HealthState::Failed, Some((5, 0)))]);
+        assert_eq!(reported(&transitions), [(HealthState::Failed, Some((5, 0)))]);
     }
 
     #[test]
@@ -317,16 +321,16 @@ mod tests {
         show(&mut transitions, HealthState::Failed);
         ended(&mut transitions, 7, 2, false);
         let earlier = (HealthState::Failed, None);
-        assert_eq!(told(&transitions), [(HealthState::Healthy, None), earlier], "it waits");
+        assert_eq!(reported(&transitions), [(HealthState::Healthy, None), earlier], "it waits");
         transitions.committed(Instant::now(), &metrics);
         assert_eq!(
-            told(&transitions),
+            reported(&transitions),
             [(HealthState::Failed, Some((7, 2))), (HealthState::Healthy, None), earlier]
         );
         // The order begins again: it finds what was left, and one more.
         ended(&mut transitions, 3, 0, false);
-        assert_eq!(told(&transitions)[0], (HealthState::Failed, Some((8, 0))));
+        assert_eq!(reported(&transitions)[0], (HealthState::Failed, Some((8, 0))));
         ended(&mut transitions, 0, 0, false);
-        assert_eq!(told(&transitions)[0], (HealthState::Failed, Some((8, 0))), "nothing is news");
+        assert_eq!(reported(&transitions)[0], (HealthState::Failed, Some((8, 0))), "nothing is news");
     }
 }

@@ -59,7 +59,7 @@ impl SelfTestFailure {
 /// What came back is not HTTP, or an answer that no apiserver gives.
 const PROTOCOL: SelfTestFailure = SelfTestFailure::Failed(FailReason::Protocol);
 
-/// The longest status line that is looked at.
+/// The longest status line that is parsed.
 pub(super) const STATUS_LINE_MAX: usize = 256;
 
 /// What the beginning of an answer says; `None` while there is too little of it.
@@ -101,12 +101,12 @@ pub(super) struct SelfTestAttempt {
     pub forwarded: bool,
 }
 
-/// Connects and asks. `look` is called once, while the connection stands, if one comes about, and says how to go on with TLS.
+/// Connects and requests `/readyz`. `tls_for` is called once with an established connection and returns the TLS settings.
 pub(super) async fn connect_and_request(
     vip: Vip,
     name: ServerName<'static>,
     evidence: &dyn ConnectionEvidence,
-    look: impl FnOnce(SocketAddr) -> Arc<ClientConfig>,
+    tls_for: impl FnOnce(SocketAddr) -> Arc<ClientConfig>,
 ) -> SelfTestAttempt {
     let started = Instant::now();
     let end = started + TIMEOUT;
@@ -119,8 +119,8 @@ pub(super) async fn connect_and_request(
     evidence.expect(port);
     let connected = in_time(end, socket.connect(vip)).await;
     let local = connected.as_ref().ok().and_then(|stream| stream.local_addr().ok());
-    // Before anything is said: whoever does not like it closes, and takes the traces with him.
-    let tls = local.map(look);
+    // Before any data are sent: a peer that rejects them closes, and the conntrack entry goes with the connection.
+    let tls = local.map(tls_for);
     let (outcome, stream) = match (connected, tls) {
         (Ok(stream), Some(tls)) => match in_time(end, send_request(stream, &name, tls)).await {
             Ok(stream) => read(end, stream).await,

@@ -1,11 +1,11 @@
 //! Connects to each virtual IP as any process of this node would, and says whether an apiserver answered, and which
-//! component led the connection to it.
+//! component routed the connection there.
 //!
-//! In: which virtual IPs there are (the reconciler's report), whom to trust, an [`ConnectionEvidence`] that can look at one
-//! connection. Out: [`SelfTestResults`], and one call of the [`SelfTestObserver`] for each test. Nothing else follows from a result:
-//! it changes neither health nor rules nor flows.
+//! In: which virtual IPs there are (the reconciler's report), whom to trust, a [`ConnectionEvidence`] that can look
+//! up one connection. Out: [`SelfTestResults`], and one call of the [`SelfTestObserver`] for each test. Nothing else
+//! follows from a result: it changes neither health nor rules nor flows.
 //!
-//! `verdict` says which component it was; `attempt` is one connection; `task` decides when.
+//! `component` says which component it was; `attempt` is one connection; `task` decides when.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -20,11 +20,11 @@ use crate::model::types::{Backend, Vip};
 use crate::transport::readyz::Identity;
 
 mod attempt;
+mod component;
 mod task;
-mod verdict;
 
 pub use attempt::SelfTestFailure;
-pub use verdict::{Component, ConnectionTrace, CounterChange, ForwardedCounts, ForwardedTraffic};
+pub use component::{Component, ConnectionTrace, CounterChange, ForwardedCounts, ForwardedTraffic};
 
 /// A test ends after this at the latest. An apiserver that lost its etcd takes 2 s to say so.
 pub const TIMEOUT: Duration = Duration::from_secs(4);
@@ -48,13 +48,13 @@ pub trait ConnectionEvidence: Send + Sync {
     /// The client that the forwarder accepted from this port since it was expected.
     fn accepted(&self, port: u16) -> Option<SocketAddr>;
 
-    /// New connections that `table inet apivip` has led to each of `backends` so far; `None` if that cannot be read.
+    /// New connections that `table inet apivip` has redirected to each of `backends` so far; `None` if that cannot be read.
     fn counted(&self, backends: &BTreeSet<Backend>) -> Option<BTreeMap<Backend, u64>>;
 
     /// What `table inet apivip` counted of connections of others to `vip`; `None` if that cannot be read.
     fn others(&self, vip: Vip) -> Option<ForwardedCounts>;
 
-    /// What the kernel knows of the connection from `local` to `vip`; `None` if it cannot be asked.
+    /// What the kernel knows of the connection from `local` to `vip`; `None` if it cannot be queried.
     fn trace(&self, local: SocketAddr, vip: Vip, backends: &BTreeSet<Backend>) -> Option<ConnectionTrace>;
 }
 
@@ -93,7 +93,7 @@ impl SelfTestResult {
     }
 }
 
-/// Tests until nobody reports any more. Only the CA of `identity` is used: no credentials are shown to whoever is reached.
+/// Tests until `reports` closes. Only the CA of `identity` is used: no credentials are sent to the peer.
 pub async fn run(
     config: SelfTestConfig,
     identity: watch::Receiver<Identity>,

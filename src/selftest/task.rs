@@ -1,4 +1,4 @@
-//! When which virtual IP is tested, and what is told of it.
+//! When each virtual IP is tested, and what is logged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::attempt::{SelfTestAttempt, connect_and_request};
-use super::verdict::{ForwardedTracker, ForwardedTraffic, component_without_connection, identify_component};
+use super::component::{
+    ForwardedTracker, ForwardedTraffic, component_without_connection, identify_component,
+};
 use super::{
     Component, ConnectionEvidence, CounterChange, FAILURES, SelfTestConfig, SelfTestObserver, SelfTestResult,
     SelfTestResults,
@@ -23,11 +25,11 @@ use crate::transport::readyz::{Identity, settings};
 
 /// After a failure the next round comes this soon: recovery is to be seen at once.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// After the rules or the way of connections changed the next round comes this soon.
+/// After the rules or the datapath changed the next round comes this soon.
 const CHANGE_DELAY: Duration = Duration::from_millis(200);
 /// Apiservers whose TLS sessions are kept. A cluster has fewer.
 const MAX_TLS_SESSIONS: usize = 64;
-/// Between two looks at what others' connections come to: one list of counters each.
+/// Between two checks of forwarded connections: one dump of counters each.
 const FORWARDED_INTERVAL: Duration = Duration::from_secs(10);
 
 /// See [`super::run`].
@@ -46,7 +48,7 @@ pub(super) struct SelfTestTask {
     pub sessions: BTreeMap<Option<Backend>, Resumption>,
 }
 
-/// What makes a new round worth while when it changes.
+/// A change of this starts a new round.
 type TestInputs = (Vec<Vip>, TrafficPath);
 
 fn inputs(report: &Report) -> TestInputs {
@@ -63,7 +65,7 @@ fn targets(state: &DesiredState) -> Vec<Vip> {
     wanted.map(|frontend| frontend.vip).collect()
 }
 
-/// Every apiserver that the table may lead this virtual IP to, or did a moment ago.
+/// Every backend that the table may redirect this virtual IP to, or did a moment ago.
 fn backends(report: &Report, vip: Vip) -> BTreeSet<Backend> {
     let programmed = report.programmed.iter().flat_map(|state| &state.frontends).filter(|f| f.vip == vip);
     let mut all: BTreeSet<Backend> =
@@ -144,7 +146,7 @@ impl SelfTestTask {
         let name = self.config.server_name.clone();
         let SelfTestAttempt { outcome, local, forwarded } =
             connect_and_request(vip, name, evidence.as_ref(), |local| {
-                // It may have been led to one that came meanwhile.
+                // It may have been redirected to a backend that was added meanwhile.
                 candidates.extend(backends(&reports.borrow(), vip));
                 trace = evidence.trace(local, vip, &candidates);
                 let peer = trace.as_ref().and_then(|trace| trace.answers.or(trace.direct));

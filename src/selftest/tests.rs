@@ -48,9 +48,9 @@ impl ConnectionEvidence for Scripted {
     }
 }
 
-struct Told(mpsc::UnboundedSender<SelfTestResult>);
+struct ResultSender(mpsc::UnboundedSender<SelfTestResult>);
 
-impl SelfTestObserver for Told {
+impl SelfTestObserver for ResultSender {
     fn tested(&self, vip: Vip, results: &SelfTestResults) {
         let _ = self.0.send(results[&vip].clone());
     }
@@ -107,7 +107,7 @@ fn report(vip: Vip, backends: &[Backend]) -> Report {
         dead: Vec::new(),
         guard: true,
     };
-    // The other port is not asked: nobody answers there, and a test of it would say so.
+    // The other port is not tested: nothing listens there, and a test of it would fail.
     let other = SocketAddr::new(vip.ip(), 1);
     let state = DesiredState {
         service: "default/kubernetes".parse().unwrap(),
@@ -125,13 +125,13 @@ async fn results(
     scripted: Scripted,
     count: usize,
 ) -> Vec<SelfTestResult> {
-    let (told, mut inbox) = mpsc::unbounded_channel();
+    let (sender, mut inbox) = mpsc::unbounded_channel();
     let (_identity, identity) = watch::channel(Identity::anonymous(Arc::clone(trust)));
     let (_reports, reports) = watch::channel(report(vip, &[]));
     let (results, _receiver) = watch::channel(SelfTestResults::new());
     let config =
         SelfTestConfig { interval: Duration::from_millis(10), server_name: NAME.try_into().unwrap() };
-    let test = run(config, identity, reports, Arc::new(scripted), Arc::new(Told(told)), results);
+    let test = run(config, identity, reports, Arc::new(scripted), Arc::new(ResultSender(sender)), results);
     let test = tokio::spawn(test);
     let mut seen = Vec::new();
     for _ in 0..count {

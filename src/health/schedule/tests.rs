@@ -9,8 +9,13 @@ use super::*;
 const INTERVAL: Duration = Duration::from_secs(1);
 const READYZ: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_millis(300);
-const QUIET: ConnectionState =
-    ConnectionState { can_ping: false, asking: false, blocks_readyz: false, ping_only: false, renew: None };
+const QUIET: ConnectionState = ConnectionState {
+    can_ping: false,
+    readyz_pending: false,
+    blocks_readyz: false,
+    ping_only: false,
+    renew: None,
+};
 const OPEN: Option<ConnectionState> = Some(ConnectionState { can_ping: true, ..QUIET });
 
 fn ms(ms: u64) -> Duration {
@@ -99,7 +104,7 @@ fn pings_to_all_backends_are_due_at_the_same_instants() {
     let mut other = one.clone();
     one.kept(now, LIMIT, false, 0.1);
     other.kept(now + ms(20), LIMIT, false, 0.9);
-    let asked = Some(ConnectionState { can_ping: true, asking: true, ..QUIET });
+    let asked = Some(ConnectionState { can_ping: true, readyz_pending: true, ..QUIET });
     for _ in 0..100 {
         let (due, action) = next(&one, directive(Pace::Steady), asked);
         assert_eq!(next(&other, directive(Pace::Steady), asked), (due, Action::Ping));
@@ -114,9 +119,10 @@ fn watchful_pace_probes_each_interval() {
     schedule.started(Action::Readyz, OPEN, now, 0.5);
     let answered = Some(QUIET);
     assert_eq!(next(&schedule, directive(Pace::Watchful), answered), (now + INTERVAL, Action::Readyz));
-    let asking = Some(ConnectionState { asking: true, ..QUIET });
-    let Plan { ask, fresh, .. } = schedule.plan(directive(Pace::Watchful), asking, slot(&schedule), false);
-    assert_eq!((ask, fresh), (None, None));
+    let readyz_pending = Some(ConnectionState { readyz_pending: true, ..QUIET });
+    let Plan { readyz, fresh, .. } =
+        schedule.plan(directive(Pace::Watchful), readyz_pending, slot(&schedule), false);
+    assert_eq!((readyz, fresh), (None, None));
 }
 
 #[test]
@@ -124,16 +130,16 @@ fn required_witness_is_probed_at_once_and_only_once() {
     let (mut schedule, now) = fresh_table();
     schedule.started(Action::Readyz, OPEN, now, 0.5);
     schedule.kept(now, LIMIT, false, 0.5);
-    let demanded = now + ms(20);
-    let demand = Directive { not_before: Some(demanded), ..directive(Pace::Steady) };
-    let asking = Some(ConnectionState { can_ping: true, asking: true, ..QUIET });
+    let not_before = now + ms(20);
+    let demand = Directive { not_before: Some(not_before), ..directive(Pace::Steady) };
+    let readyz_pending = Some(ConnectionState { can_ping: true, readyz_pending: true, ..QUIET });
     assert_eq!(
-        next(&schedule, demand, asking),
-        (demanded, Action::Readyz),
+        next(&schedule, demand, readyz_pending),
+        (not_before, Action::Readyz),
         "an older question does not count"
     );
-    assert_eq!(next(&schedule, demand, None), (demanded, Action::FreshProbe));
-    schedule.started(Action::Readyz, OPEN, demanded, 0.5);
+    assert_eq!(next(&schedule, demand, None), (not_before, Action::FreshProbe));
+    schedule.started(Action::Readyz, OPEN, not_before, 0.5);
     assert_eq!(next(&schedule, demand, OPEN).1, Action::Ping);
 }
 
@@ -142,15 +148,16 @@ fn required_witness_of_certificates_opens_one_fresh_connection() {
     let (mut schedule, now) = fresh_table();
     schedule.started(Action::FreshProbe, OPEN, now, 0.5);
     schedule.kept(now, LIMIT, false, 0.5);
-    let demanded = now + ms(20);
-    let demand = Directive { not_before: Some(demanded), fresh_connection: true, ..directive(Pace::Steady) };
-    schedule.started(Action::Readyz, OPEN, demanded, 0.5);
+    let not_before = now + ms(20);
+    let demand =
+        Directive { not_before: Some(not_before), fresh_connection: true, ..directive(Pace::Steady) };
+    schedule.started(Action::Readyz, OPEN, not_before, 0.5);
     assert_eq!(
         next(&schedule, demand, OPEN),
-        (demanded, Action::FreshProbe),
+        (not_before, Action::FreshProbe),
         "an open connection does not count"
     );
-    schedule.started(Action::FreshProbe, OPEN, demanded, 0.5);
+    schedule.started(Action::FreshProbe, OPEN, not_before, 0.5);
     assert_eq!(next(&schedule, demand, OPEN).1, Action::Ping);
 }
 
@@ -210,22 +217,22 @@ fn connection_without_credentials_carries_pings_only() {
         assert_ne!(action, Action::Readyz);
     }
     assert!((59..=61).contains(&pings) && (5..=7).contains(&fresh), "{pings} {fresh}");
-    let demanded = at + ms(20);
-    let demand = Directive { not_before: Some(demanded), ..directive(Pace::Steady) };
-    assert_eq!(next(&schedule, demand, ping_only), (demanded, Action::FreshProbe), "a witness asks, too");
+    let not_before = at + ms(20);
+    let demand = Directive { not_before: Some(not_before), ..directive(Pace::Steady) };
+    assert_eq!(next(&schedule, demand, ping_only), (not_before, Action::FreshProbe), "a witness asks, too");
 }
 
 #[test]
 fn ping_connection_retries_back_off_without_credentials() {
     let (mut schedule, now) = fresh_table();
     schedule.started(Action::FreshProbe, None, now, 0.5);
-    let hold = |schedule: &ProbeSchedule| {
+    let ping_connection = |schedule: &ProbeSchedule| {
         schedule.plan(directive(Pace::Steady), None, slot(schedule), true).ping_connection.unwrap()
     };
-    assert_eq!(hold(&schedule), now);
+    assert_eq!(ping_connection(&schedule), now);
     for (ended_soon, seconds) in [(0, 1), (1, 2), (4, 16), (9, 30), (u32::MAX, 30)] {
         schedule.ping_connection_retry(now, ended_soon, 0.5);
-        assert_eq!(hold(&schedule) - now, Duration::from_secs(seconds), "{ended_soon}");
+        assert_eq!(ping_connection(&schedule) - now, Duration::from_secs(seconds), "{ended_soon}");
     }
     assert_eq!(
         schedule.plan(directive(Pace::Steady), None, slot(&schedule), false).ping_connection,
@@ -251,9 +258,9 @@ fn pending_http1_ping_allows_only_required_fresh_probes() {
     let (mut schedule, now) = fresh_table();
     schedule.kept(now, LIMIT, false, 0.0);
     let blocks_readyz = Some(ConnectionState { blocks_readyz: true, ..QUIET });
-    let Plan { ask, fresh, .. } =
+    let Plan { readyz, fresh, .. } =
         schedule.plan(directive(Pace::Watchful), blocks_readyz, slot(&schedule), false);
-    assert_eq!((ask, fresh), (None, None));
+    assert_eq!((readyz, fresh), (None, None));
     let demand = Directive { not_before: Some(now + ms(20)), ..directive(Pace::Steady) };
     assert_eq!(next(&schedule, demand, blocks_readyz), (now + ms(20), Action::FreshProbe));
 }
@@ -262,14 +269,14 @@ fn pending_http1_ping_allows_only_required_fresh_probes() {
 fn keepalive_is_checked_when_the_next_segment_is_due() {
     let (mut schedule, now) = fresh_table();
     schedule.kept(now, LIMIT, false, 0.5);
-    let look = |schedule: &ProbeSchedule| {
+    let keepalive_check = |schedule: &ProbeSchedule| {
         schedule.plan(directive(Pace::Steady), OPEN, slot(schedule), false).keepalive_check.unwrap()
     };
-    assert_eq!(look(&schedule) - now, ms(1300));
+    assert_eq!(keepalive_check(&schedule) - now, ms(1300));
     schedule.keepalive_checked(now + ms(1300), ms(250), LIMIT);
-    assert_eq!(look(&schedule) - now, ms(1300 + 1050), "1.3 s after it was heard");
+    assert_eq!(keepalive_check(&schedule) - now, ms(1300 + 1050), "1.3 s after it was heard");
     schedule.keepalive_checked(now, ms(1299), LIMIT);
-    assert_eq!(look(&schedule) - now, ms(100), "never in haste");
+    assert_eq!(keepalive_check(&schedule) - now, ms(100), "never in haste");
     assert_eq!(schedule.plan(directive(Pace::Steady), None, slot(&schedule), false).keepalive_check, None);
 }
 

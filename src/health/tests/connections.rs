@@ -1,4 +1,5 @@
-//! The kept-open connection: one for each backend, its end is a sign, and servers that answer without end cost a bounded time and a bounded number of bytes.
+//! The kept-open connection: one for each backend, its end is a sign, and servers that answer without end cost a
+//! bounded time and a bounded number of bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,5 @@
-//! An apiserver on loopback with a certificate authority of its own for each test. It says what it is told to, can be killed, started again, and stop answering.
+//! An apiserver on loopback with a certificate authority of its own for each test. It says what it is told to, can be
+//! killed, started again, and stop answering.
 
 use std::convert::Infallible;
 use std::io;

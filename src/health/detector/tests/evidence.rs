@@ -1,4 +1,5 @@
-//! Which evidence it takes: witnesses for taking a backend out of the rotation, and every proof, removed in turn, for ending established connections.
+//! Which evidence it takes: witnesses for taking a backend out of the rotation, and every proof, removed in turn, for
+//! ending established connections.
 
 use super::*;
 
@@ -280,8 +281,8 @@ fn single_silent_backend_keeps_its_state_and_reports_why() {
     assert_eq!(found(case, 7900), (HealthState::Healthy, false, Some(TerminationBlocker::NoWitness)));
 }
 
-/// Where TCP comes about two handshakes are waited for. Segments of both may have been lost: more are begun, though fewer than where it
-/// does not.
+/// Where TCP comes about two handshakes are waited for. Segments of both may have been lost: more are begun, though
+/// fewer than where it does not.
 #[test]
 fn connects_are_repeated_and_once_more_before_termination() {
     let frozen = Case { connects: true, asked: None, ..ALL };

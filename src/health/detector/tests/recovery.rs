@@ -234,8 +234,8 @@ fn continuing_silence_challenges_no_client() {
     assert_eq!(story.health(A, 60_000).challenge_at, None);
 }
 
-/// Whoever is back after a silence is asked for each second by each node, at a time of its own. A process that goes on answers all
-/// nodes in the same instant.
+/// Whoever is back after a silence is asked for each second by each node, at a time of its own. A process that goes
+/// on answers all nodes in the same instant.
 #[test]
 fn clients_of_a_restarted_host_are_challenged_without_spread() {
     let kill_spread = Duration::from_secs(1);

@@ -8,12 +8,12 @@
 //! | rules | no | answered by a backend | rose |
 //! | forwarder | yes | none, or answered by the virtual IP | |
 //! | another program's DNAT (kube-proxy) | no | answered by a backend | did not rise |
-//! | the same, with an outdated view | no | answered by somebody else | |
+//! | the same, with an outdated view | no | answered by another address | |
 //! | a local listener | no | none, or answered by the virtual IP, whose socket is on this host | |
 //! | a machine that has the address | no | answered by the virtual IP, no socket here | |
 //! | below netfilter (Cilium's socket load balancer) | no | none: the connection goes to the backend from the start | |
 //!
-//! A connection that is not established shows nothing of that. One thing can be told all the same: while the forwarder
+//! A connection that is not established shows nothing of that. One thing is certain all the same: while the forwarder
 //! serves the virtual IP it has listeners there, so whatever refuses this host's connections is a rule of another program.
 //!
 //! The daemon's own connection does not pass the hook `forward`, where a node's firewall may drop packets from Pods. The
@@ -74,7 +74,7 @@ impl Component {
         }
     }
 
-    /// Whether it is apivip.
+    /// Whether the component is apivip.
     pub fn is_ours(self) -> bool {
         matches!(self, Self::Rules | Self::Forwarder)
     }
@@ -107,7 +107,7 @@ impl Component {
 /// What the kernel knows of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionTrace {
-    /// Who answers in conntrack's entry for the connection as it was dialled; `None`: there is no such entry.
+    /// The reply source of conntrack's entry for the connection as it was opened; `None`: there is no such entry.
     pub answers: Option<SocketAddr>,
     /// The backend to which conntrack has an entry from this local port, never translated.
     pub direct: Option<Backend>,
@@ -164,26 +164,26 @@ pub(super) fn identify_component(
 /// again counts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForwardedCounts {
-    /// Connections of others than this node that came.
+    /// Connections that arrived from Pods and other hosts.
     pub arrived: u64,
-    /// Those that left for an apiserver, or reached one on this node.
+    /// Those that were forwarded to an API server, or delivered to one on this node.
     pub forwarded: u64,
 }
 
 /// What is known of forwarded connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForwardedTraffic {
-    /// None came, or too few to tell.
+    /// None arrived, or too few to tell.
     #[default]
     Unseen,
-    /// The latest went on.
+    /// The latest were forwarded.
     Open,
-    /// So many came since the latest that went on, if any did.
+    /// So many arrived since the latest that was forwarded, if any was.
     Blocked(u64),
 }
 
 impl ForwardedTraffic {
-    /// The word in status.
+    /// The label in status.
     pub fn label(self) -> &'static str {
         match self {
             Self::Unseen => "unseen",
@@ -193,7 +193,7 @@ impl ForwardedTraffic {
     }
 }
 
-/// A client that dials once, in vain, sends four SYNs within 7 s.
+/// One client whose connection attempt fails sends four SYNs within 7 s.
 const BLOCKED_AFTER: u64 = 4;
 
 /// Compares the counters with earlier ones.
@@ -259,8 +259,8 @@ mod tests {
         ] {
             assert_eq!(of(false, answered_by(BACKEND), counted), (expected, backend));
         }
-        let stranger = of(false, answered_by("192.0.2.99:6443"), CounterChange::Increased);
-        assert_eq!(stranger, (Component::OtherProgramDnat, Some(at("192.0.2.99:6443"))));
+        let other = of(false, answered_by("192.0.2.99:6443"), CounterChange::Increased);
+        assert_eq!(other, (Component::OtherProgramDnat, Some(at("192.0.2.99:6443"))));
     }
 
     #[test]
