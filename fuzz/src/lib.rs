@@ -11,10 +11,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use apivip::model::address::InterfaceName;
 use apivip::model::balance::Balance;
-use apivip::model::desired::{DesiredState, Masquerade, NodeView, Policy, PreferredSource, Source, desire};
+use apivip::model::desired::{
+    DesiredState, Masquerade, NodeView, Policy, PreferredSource, SourceAddress, compute_desired_state,
+};
 use apivip::model::health::HealthView;
-use apivip::model::interface::InterfaceName;
 use apivip::model::objects::ClusterView;
 use apivip::model::snapshot::{MAX_BACKENDS, MAX_FRONTENDS, Snapshot, SnapshotOptions};
 use apivip::model::types::ServiceKey;
@@ -28,11 +30,11 @@ pub fn check(view: &ClusterView) {
         for masquerade in [Masquerade::Auto, Masquerade::Always, Masquerade::Never] {
             let policy = policy(masquerade);
             let node = node(&snapshot);
-            let (desired, _) = desire(&unprobed(snapshot.clone()), None, &node, &policy);
+            let (desired, _) = compute_desired_state(&unprobed(snapshot.clone()), None, &node, &policy);
             table::check(&desired);
             for silence in silences(view) {
                 let silent = Snapshot::build(&silence, options, 2);
-                let (held, _) = desire(&unprobed(silent), Some(&desired), &node, &policy);
+                let (held, _) = compute_desired_state(&unprobed(silent), Some(&desired), &node, &policy);
                 assert_eq!(held, desired, "a view without endpoints changed what was programmed");
             }
         }
@@ -64,13 +66,13 @@ fn unprobed(snapshot: Snapshot) -> HealthView {
 pub fn desired(view: &ClusterView) -> DesiredState {
     let snapshot = Snapshot::build(view, SnapshotOptions::default(), 1);
     let node = node(&snapshot);
-    desire(&unprobed(snapshot), None, &node, &policy(Masquerade::Auto)).0
+    compute_desired_state(&unprobed(snapshot), None, &node, &policy(Masquerade::Auto)).0
 }
 
 /// A node that knows the route to every other backend.
 fn node(snapshot: &Snapshot) -> NodeView {
     let source = |ip: IpAddr| match ip {
-        IpAddr::V4(_) => PreferredSource::Address(Source {
+        IpAddr::V4(_) => PreferredSource::Address(SourceAddress {
             address: IpAddr::from([192, 0, 2, 1]),
             interfaces: InterfaceName::new("eth0").into_iter().collect(),
             named: true,

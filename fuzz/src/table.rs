@@ -1,9 +1,9 @@
 //! The promises of the table: names and comments that nft takes, and a transaction that can be read back.
 
+use apivip::model::desired::DesiredState;
 use apivip::nftables::decode::{self, ObservedTable};
 use apivip::nftables::table::{COMMENT_MAX, Ownership, TABLE_NAME, Table};
 use apivip::nftables::{build, encode, script};
-use apivip::model::desired::DesiredState;
 
 /// Builds the table of `desired`, as text and as messages, and checks both.
 pub fn check(desired: &DesiredState) {

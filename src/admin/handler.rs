@@ -27,12 +27,12 @@ use crate::conntrack::lookup;
 use crate::kube::Connection;
 use crate::metrics::Metrics;
 use crate::model::desired::DesiredState;
-use crate::model::merge::Origins;
 use crate::model::report::Report;
+use crate::model::sources::Origins;
 use crate::model::traffic::Traffic;
 use crate::model::types::{Backend, ServiceKey};
-use crate::reconcile::{TotalsQuery, ask_totals};
-use crate::selftest::Results;
+use crate::reconcile::{TotalsQuery, query_totals};
+use crate::selftest::SelfTestResults;
 use crate::status::{Parts, Status};
 use crate::{metrics, nftables};
 
@@ -59,7 +59,7 @@ pub struct Sources {
     /// Where each apiserver was learnt.
     pub origins: watch::Receiver<Origins>,
     /// What the self-test found.
-    pub selftests: watch::Receiver<Results>,
+    pub selftests: watch::Receiver<SelfTestResults>,
     /// How often it tests; `None`: never.
     pub selftest_interval: Option<Duration>,
     /// The daemon's metrics.
@@ -202,7 +202,7 @@ impl Handler {
     }
 
     async fn totals(&self, limit: Duration) -> Option<BTreeMap<Backend, u64>> {
-        ask_totals(&self.sources.totals, limit).await
+        query_totals(&self.sources.totals, limit).await
     }
 
     fn history(&self) -> MutexGuard<'_, StateHistory> {

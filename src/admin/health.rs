@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use crate::model::report::{Phase, Report};
-use crate::selftest::{Results, TIMEOUT};
+use crate::selftest::{SelfTestResults, TIMEOUT};
 
 /// One check, and why it failed, if it did.
 pub(super) type HealthCheck = (&'static str, Result<(), String>);
@@ -69,7 +69,7 @@ pub(super) fn dataplane(report: &Report) -> Result<(), String> {
 }
 
 /// Every virtual IP answers a connection of this host.
-pub(super) fn selftest(results: &Results, interval: Duration, now: Instant) -> Result<(), String> {
+pub(super) fn selftest(results: &SelfTestResults, interval: Duration, now: Instant) -> Result<(), String> {
     if results.is_empty() {
         return Err("no virtual IP has been tried yet".to_owned());
     }
@@ -94,7 +94,7 @@ pub(super) fn selftest(results: &Results, interval: Duration, now: Instant) -> R
 mod tests {
     use super::*;
     use crate::model::health::FailReason;
-    use crate::selftest::{Component, Failure, Latest, OthersWay};
+    use crate::selftest::{Component, ForwardedTraffic, SelfTestFailure, SelfTestResult};
 
     const CHECKS: [&str; 2] = ["reconciler", "selftest"];
 
@@ -124,21 +124,21 @@ mod tests {
     fn stale_or_failed_self_test_is_not_ready() {
         let now = Instant::now();
         let interval = Duration::from_secs(5);
-        let latest = |failures, answered: bool| Latest {
+        let latest = |failures, answered: bool| SelfTestResult {
             at: now,
             outcome: if failures == 0 {
                 Ok(Duration::ZERO)
             } else {
-                Err(Failure::Failed(FailReason::Timeout))
+                Err(SelfTestFailure::Failed(FailReason::Timeout))
             },
             by: Some(Component::LocalListener),
             backend: None,
             failures,
             answered: answered.then_some(now),
-            others: OthersWay::Unseen,
+            others: ForwardedTraffic::Unseen,
         };
         let of = |latest, now| selftest(&[("10.96.0.1:443".parse().unwrap(), latest)].into(), interval, now);
-        assert!(selftest(&Results::new(), interval, now).is_err());
+        assert!(selftest(&SelfTestResults::new(), interval, now).is_err());
         assert_eq!(of(latest(0, true), now), Ok(()));
         assert_eq!(of(latest(1, true), now), Ok(()));
         let reason = of(latest(2, true), now).unwrap_err();

@@ -9,7 +9,7 @@ use std::fmt::{self, Display, Formatter, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::model::health::State;
+use crate::model::health::HealthState;
 use crate::model::report::Report;
 use crate::model::types::Backend;
 use crate::process::clock::unix_now;
@@ -178,7 +178,7 @@ pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 const SAMPLES: usize = 60;
 
 /// What one sample saw: the state, and the smoothed round trip in microseconds.
-type Sample = (State, Option<u32>);
+type Sample = (HealthState, Option<u32>);
 
 /// Samples of each apiserver, oldest first.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 //!
 //! In: snapshots of the API, what seeds resolve to, the saved state. Out: one sequence of snapshots for the probes,
 //! beginning with that of seeds and saved state; the apiservers that the API client may dial; where each apiserver
-//! was learnt; what is to be saved. [`crate::model::merge`] decides.
+//! was learnt; what is to be saved. [`crate::model::sources`] decides.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use crate::model::merge::{Alternatives, Configured, LastGood, Merge, Origins};
-use crate::model::published::Published;
 use crate::model::report::Report;
+use crate::model::snapshot::PublishedSnapshot;
 use crate::model::snapshot::{ServiceStatus, Snapshot};
+use crate::model::sources::{EndpointSources, FallbackEndpoints, LastKnownGood, Origins, SourceConfig};
 use crate::process::clock::unix_now;
 use saved_state::StateFile;
 use seeds::ResolvedSeed;
@@ -26,7 +26,7 @@ pub mod seeds;
 const PROGRAMMED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The last good state, or none and, if there is one that cannot be used, a warning.
-pub fn load_saved_state(file: &StateFile) -> Option<LastGood> {
+pub fn load_saved_state(file: &StateFile) -> Option<LastKnownGood> {
     match file.load() {
         Ok(saved) => saved,
         Err(error) => {
@@ -39,18 +39,18 @@ pub fn load_saved_state(file: &StateFile) -> Option<LastGood> {
 /// The sources merged: seeds, saved state and the API. It sends what follows from them.
 #[derive(Debug)]
 pub struct Bootstrap {
-    merge: Merge,
-    snapshots: watch::Sender<Option<Published>>,
-    alternatives: watch::Sender<Alternatives>,
+    merge: EndpointSources,
+    snapshots: watch::Sender<Option<PublishedSnapshot>>,
+    alternatives: watch::Sender<FallbackEndpoints>,
     origins: watch::Sender<Origins>,
-    last_good: watch::Sender<LastGood>,
+    last_good: watch::Sender<LastKnownGood>,
     api_read: watch::Sender<bool>,
 }
 
 impl Bootstrap {
     /// Starts from the configuration and the saved state. The first snapshot, if there is one, is there at once.
-    pub fn new(configured: Configured, saved: Option<LastGood>) -> Self {
-        let merge = Merge::new(configured, saved.unwrap_or_default(), unix_now());
+    pub fn new(configured: SourceConfig, saved: Option<LastKnownGood>) -> Self {
+        let merge = EndpointSources::new(configured, saved.unwrap_or_default(), unix_now());
         for (seed, vip) in merge.contradicted() {
             tracing::warn!(%seed, %vip, "a seed has the address of a saved virtual IP: the seed counts");
         }
@@ -58,7 +58,7 @@ impl Bootstrap {
             snapshots: watch::Sender::new(None),
             alternatives: watch::Sender::new(merge.alternatives()),
             origins: watch::Sender::new(Origins::default()),
-            last_good: watch::Sender::new(LastGood::default()),
+            last_good: watch::Sender::new(LastKnownGood::default()),
             api_read: watch::Sender::new(false),
             merge,
         };
@@ -67,12 +67,12 @@ impl Bootstrap {
     }
 
     /// What is to be programmed.
-    pub fn snapshots(&self) -> watch::Receiver<Option<Published>> {
+    pub fn snapshots(&self) -> watch::Receiver<Option<PublishedSnapshot>> {
         self.snapshots.subscribe()
     }
 
     /// The apiservers that the API client may dial.
-    pub fn alternatives(&self) -> watch::Receiver<Alternatives> {
+    pub fn alternatives(&self) -> watch::Receiver<FallbackEndpoints> {
         self.alternatives.subscribe()
     }
 
@@ -82,7 +82,7 @@ impl Bootstrap {
     }
 
     /// What is to be saved.
-    pub fn last_good(&self) -> watch::Receiver<LastGood> {
+    pub fn last_good(&self) -> watch::Receiver<LastKnownGood> {
         self.last_good.subscribe()
     }
 
@@ -94,7 +94,7 @@ impl Bootstrap {
     /// Works until the API client ends. `reports` show what has been programmed.
     pub async fn run(
         mut self,
-        mut api: watch::Receiver<Option<Published>>,
+        mut api: watch::Receiver<Option<PublishedSnapshot>>,
         mut resolved: mpsc::Receiver<ResolvedSeed>,
         mut reports: watch::Receiver<Report>,
     ) {
@@ -131,14 +131,14 @@ impl Bootstrap {
     fn must_wait_for_rules(&self, first: &Snapshot) -> bool {
         let whole =
             first.service == ServiceStatus::Found && first.frontends.iter().all(|f| !f.backends.is_empty());
-        !whole && self.merge.boot_snapshot().is_some()
+        !whole && self.merge.bootstrap_snapshot().is_some()
     }
 
     /// Sends each receiver what is new to it, the snapshot first: it leads to rules.
-    fn send_changes(&self, published: Option<Published>) {
+    fn send_changes(&self, published: Option<PublishedSnapshot>) {
         let boot = || {
-            let snapshot = Arc::new(self.merge.boot_snapshot()?);
-            Some(Published { snapshot, received: Instant::now() })
+            let snapshot = Arc::new(self.merge.bootstrap_snapshot()?);
+            Some(PublishedSnapshot { snapshot, received: Instant::now() })
         };
         if let Some(next) = published.or_else(boot) {
             self.snapshots.send_if_modified(|known| {

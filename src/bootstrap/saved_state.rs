@@ -1,6 +1,6 @@
 //! The last good state on disk: one file, versioned and checksummed, replaced as a whole.
 //!
-//! In: a [`LastGood`] to save, and every change of it. Out: the one that was saved before, or why there is none.
+//! In: a [`LastKnownGood`] to save, and every change of it. Out: the one that was saved before, or why there is none.
 //! Whatever is wrong with the file or its folder never stops the daemon: the caller says so once and goes on.
 //!
 //! The file is a line `apivip state VERSION sha256 HEX` and, below it, JSON that the checksum covers.
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::model::merge::LastGood;
+use crate::model::sources::LastKnownGood;
 use crate::model::types::ServiceKey;
 use crate::process::clock::unix_now;
 
@@ -95,7 +95,7 @@ struct Document {
     service: String,
     /// Seconds since 1970.
     written: u64,
-    state: LastGood,
+    state: LastKnownGood,
 }
 
 impl StateFile {
@@ -108,7 +108,7 @@ impl StateFile {
     ///
     /// # Errors
     /// Why what is there cannot be used.
-    pub fn load(&self) -> Result<Option<LastGood>, StateError> {
+    pub fn load(&self) -> Result<Option<LastKnownGood>, StateError> {
         let path = self.folder.join(STATE_FILE);
         let mut bytes = Vec::new();
         match File::open(&path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)) {
@@ -130,7 +130,7 @@ impl StateFile {
     ///
     /// # Errors
     /// The step that failed. The old file stands then.
-    pub fn save(&self, state: &LastGood, now: u64) -> Result<(), StateError> {
+    pub fn save(&self, state: &LastKnownGood, now: u64) -> Result<(), StateError> {
         let document = Document { service: self.service.to_string(), written: now, state: state.clone() };
         let (new, path) = (self.folder.join(NEW_FILE), self.folder.join(STATE_FILE));
         let failed = |step, path: &Path| {
@@ -225,7 +225,11 @@ fn checksum(body: &[u8]) -> String {
 
 /// Writes whatever comes through `good` and differs from `saved`, which is in the file already, until `good` closes
 /// and its last value was seen to. A failure is logged when it begins and when it changes.
-pub async fn save_changes(file: StateFile, mut saved: Option<LastGood>, mut good: watch::Receiver<LastGood>) {
+pub async fn save_changes(
+    file: StateFile,
+    mut saved: Option<LastKnownGood>,
+    mut good: watch::Receiver<LastKnownGood>,
+) {
     let mut failure: Option<String> = None;
     good.mark_changed();
     loop {
@@ -264,7 +268,7 @@ pub async fn save_changes(file: StateFile, mut saved: Option<LastGood>, mut good
 }
 
 /// On a thread of its own: a disk can take seconds.
-async fn write_blocking(file: &StateFile, state: LastGood) -> Result<(), String> {
+async fn write_blocking(file: &StateFile, state: LastKnownGood) -> Result<(), String> {
     let file = file.clone();
     let written = tokio::task::spawn_blocking(move || file.save(&state, unix_now()));
     match written.await {

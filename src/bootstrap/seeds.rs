@@ -3,7 +3,7 @@
 //! In: seeds, and whether the API has been read. Out: what each name resolves to, whenever that changes. A name that
 //! cannot be resolved keeps its addresses.
 
-use crate::model::seed::Seed;
+use crate::model::address::Seed;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;

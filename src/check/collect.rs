@@ -27,8 +27,8 @@ use crate::kernel_features;
 use crate::kube::review;
 use crate::kube::review::AccessReview;
 use crate::model::desired::{NodeView, PreferredSource};
-use crate::model::health::Outcome;
-use crate::model::merge::LastGood;
+use crate::model::health::ProbeOutcome;
+use crate::model::sources::LastKnownGood;
 use crate::model::types::Vip;
 use crate::nftables::socket::NftSocket;
 use crate::process::clock::unix_now;
@@ -202,11 +202,11 @@ pub async fn within<T: Send + 'static>(
 /// The status of the running daemon, and the state that an earlier one saved.
 struct LocalSources {
     daemon: Option<Result<Option<Value>, String>>,
-    state: Option<Result<Option<LastGood>, String>>,
+    state: Option<Result<Option<LastKnownGood>, String>>,
 }
 
 impl LocalSources {
-    fn saved(&self) -> Option<&LastGood> {
+    fn saved(&self) -> Option<&LastKnownGood> {
         self.state.as_ref()?.as_ref().ok()?.as_ref()
     }
 
@@ -254,7 +254,7 @@ async fn daemon(args: &RunArgs) -> Option<Result<Option<Value>, String>> {
     within(DAEMON, move || host::daemon(&folder)).await
 }
 
-async fn saved(args: &RunArgs) -> Option<Result<Option<LastGood>, String>> {
+async fn saved(args: &RunArgs) -> Option<Result<Option<LastKnownGood>, String>> {
     let file = StateFile::new(&args.boot.state_dir, &args.table.service);
     within(DAEMON, move || file.load().map_err(|error| error.to_string())).await
 }
@@ -387,7 +387,7 @@ impl Examinations {
 
     /// The apiserver to ask further: a ready one, or else one that is alive and verified.
     fn best(&self) -> Option<SocketAddr> {
-        let is_ready = |examined: &&Inspection| matches!(&examined.answered, Some(Ok(ready)) if readyz::outcome(ready.status) == Outcome::Ready);
+        let is_ready = |examined: &&Inspection| matches!(&examined.answered, Some(Ok(ready)) if readyz::outcome(ready.status) == ProbeOutcome::Ready);
         let verified = |examined: &&Inspection| matches!(&examined.secured, Some(Ok(_)));
         let all = || self.found.values();
         all().find(is_ready).or_else(|| all().find(verified)).map(|examined| examined.address)

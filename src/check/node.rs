@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::report::{Check, Finding, Group};
 use crate::columns::few;
-use crate::model::desired::{NodeView, PreferredSource, Source};
+use crate::model::desired::{NodeView, PreferredSource, SourceAddress};
 use crate::model::types::ServiceKey;
 use crate::nftables::inventory::RulesetInventory;
 use crate::nftables::table::TABLE_NAME;
@@ -151,7 +151,7 @@ fn source(
     ip: IpAddr,
     route: Option<&PreferredSource>,
 ) -> Option<Finding> {
-    let Some(PreferredSource::Address(Source { address: chosen, .. })) = route else { return None };
+    let Some(PreferredSource::Address(SourceAddress { address: chosen, .. })) = route else { return None };
     let backends: Vec<&IpAddr> = observed.backends.iter().filter(|b| b.is_ipv4() == ip.is_ipv4()).collect();
     if backends.is_empty() {
         return Some(

@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::Failure;
 use crate::config::RenderArgs;
-use crate::model::desired::{DesiredState, NodeView, PreferredSource, Source, desire};
-use crate::model::health::{BackendHealth, Cue, FailReason, HealthView, State};
+use crate::model::desired::{DesiredState, NodeView, PreferredSource, SourceAddress, compute_desired_state};
+use crate::model::health::{BackendHealth, FailReason, HealthState, HealthView, Trigger};
 use crate::model::objects::{ClusterView, EndpointSlice, Service};
 use crate::model::snapshot::Snapshot;
 use crate::model::types::{Backend, ServiceKey};
@@ -42,12 +42,12 @@ pub fn desired(args: &RenderArgs) -> anyhow::Result<(DesiredState, Vec<String>)>
     let preferred: BTreeMap<_, _> = args
         .source_address
         .iter()
-        .map(|(backend, source)| (*backend, PreferredSource::Address(Source::anywhere(*source))))
+        .map(|(backend, source)| (*backend, PreferredSource::Address(SourceAddress::anywhere(*source))))
         .collect();
     let node = NodeView { preferred, ..NodeView::default() };
     let rejected = snapshot.rejected.clone();
     let view = health(snapshot, &args.dead);
-    let (mut desired, holds) = desire(&view, None, &node, &args.table.policy());
+    let (mut desired, holds) = compute_desired_state(&view, None, &node, &args.table.policy());
     desired.forwarding = args.forwarding;
     let remarks = rejected.iter().map(|r| format!("left out {r}"));
     Ok((desired, remarks.chain(holds.iter().map(ToString::to_string)).collect()))
@@ -57,20 +57,20 @@ pub fn desired(args: &RenderArgs) -> anyhow::Result<(DesiredState, Vec<String>)>
 fn health(snapshot: Snapshot, dead: &[Backend]) -> HealthView {
     let now = Instant::now();
     let down = BackendHealth {
-        state: State::Failed,
+        state: HealthState::Failed,
         since: now,
         noticed: now,
-        cue: Cue::Probe,
+        trigger: Trigger::ProbeFailed,
         published: true,
         answering: false,
-        ending: true,
-        ask: None,
+        end_flows: true,
+        challenge_at: None,
         silent_since: None,
-        withheld: None,
-        failing: Some(FailReason::Timeout),
+        termination_blocked: None,
+        failure: Some(FailReason::Timeout),
         round_trip: None,
-        held_until: None,
-        answered: None,
+        hold_down_until: None,
+        readyz: None,
     };
     let mut view = HealthView::unprobed(Arc::new(snapshot), now);
     view.backends = dead.iter().map(|backend| (*backend, down)).collect();

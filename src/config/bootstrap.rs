@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::model::address;
+use crate::model::address::Cidr;
 use crate::model::address::RejectReason;
-use crate::model::cidr::Cidr;
-use crate::model::merge::Configured;
-use crate::model::seed::Seed;
+use crate::model::address::Seed;
+use crate::model::sources::SourceConfig;
 use crate::model::types::{Family, Vip};
 
 /// Where the last good state is kept unless `--state-dir` says otherwise.
@@ -68,13 +68,13 @@ impl BootstrapArgs {
     ///
     /// # Errors
     /// The first contradiction.
-    pub fn configured(&self, allow_loopback: bool) -> Result<Configured, BootstrapError> {
+    pub fn configured(&self, allow_loopback: bool) -> Result<SourceConfig, BootstrapError> {
         let vips = self.vips()?;
         let seeds: BTreeSet<Seed> = self.seed.iter().cloned().collect();
         let addresses: BTreeSet<IpAddr> = vips.iter().map(SocketAddr::ip).collect();
         for seed in &seeds {
             let Some(at) = seed.address() else { continue };
-            address::backend(&at.ip().to_string(), None, &addresses, allow_loopback)
+            address::validate_backend(&at.ip().to_string(), None, &addresses, allow_loopback)
                 .map_err(|reason| BootstrapError::BadSeed(seed.clone(), reason))?;
         }
         let may_serve = |vip: &Vip| {
@@ -83,9 +83,12 @@ impl BootstrapArgs {
         };
         match vips.iter().find(|vip| !may_serve(vip)) {
             Some(vip) => Err(BootstrapError::NoSeedOfFamily(*vip, Family::of(vip.ip()))),
-            None => {
-                Ok(Configured { vips, seeds: seeds.into_iter().collect(), allow_loopback, pod_server: None })
-            }
+            None => Ok(SourceConfig {
+                vips,
+                seeds: seeds.into_iter().collect(),
+                allow_loopback,
+                pod_server: None,
+            }),
         }
     }
 
@@ -94,7 +97,8 @@ impl BootstrapArgs {
         let mut vips: BTreeSet<Vip> = self.vip.iter().copied().collect();
         for cidr in &self.service_cidr {
             let first = cidr.first_host().ok_or(BootstrapError::NoRange(*cidr))?;
-            address::vip(&first.to_string()).map_err(|reason| BootstrapError::BadRange(*cidr, reason))?;
+            address::validate_vip(&first.to_string())
+                .map_err(|reason| BootstrapError::BadRange(*cidr, reason))?;
             let mut given = self.vip.iter().filter(|vip| Family::of(vip.ip()) == cidr.family()).peekable();
             if given.peek().is_none() {
                 vips.insert(Vip::new(first, SERVICE_PORT));
@@ -117,7 +121,7 @@ fn vip(text: &str) -> Result<SocketAddr, String> {
     if vip.port() == 0 {
         return Err(expected());
     }
-    address::vip(&vip.ip().to_string()).map_err(|reason| format!("the address {reason}"))?;
+    address::validate_vip(&vip.ip().to_string()).map_err(|reason| format!("the address {reason}"))?;
     Ok(vip)
 }
 
@@ -133,7 +137,7 @@ mod tests {
         boot: BootstrapArgs,
     }
 
-    fn configured(arguments: &[&str]) -> Result<Configured, String> {
+    fn configured(arguments: &[&str]) -> Result<SourceConfig, String> {
         let line =
             Line::try_parse_from([&["apivip"], arguments].concat()).map_err(|error| error.to_string())?;
         line.boot.configured(false).map_err(|error| error.to_string())

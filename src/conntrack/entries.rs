@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::model::traffic::Bytes;
+use crate::model::traffic::ByteCounts;
 use crate::model::types::{Backend, Vip};
 use crate::netlink::message::{self, Attr, Malformed};
 
@@ -98,7 +98,7 @@ pub(super) struct Entry {
     pub(super) client_at_backend: SocketAddr,
     pub(super) state: TcpState,
     /// What it has carried, if the kernel counts that.
-    pub(super) bytes: Option<Bytes>,
+    pub(super) bytes: Option<ByteCounts>,
     id: Option<[u8; 4]>,
     /// The zone of both directions.
     zone: Option<[u8; 2]>,
@@ -226,7 +226,7 @@ pub(super) fn entry(body: &[u8]) -> Result<Option<Entry>, Malformed> {
         state: state.map_or(TcpState::Other, |[number]| TcpState::of(number)),
         bytes: bytes(attrs, COUNTERS_ORIG)?
             .zip(bytes(attrs, COUNTERS_REPLY)?)
-            .map(|(up, down)| Bytes { up, down }),
+            .map(|(up, down)| ByteCounts { up, down }),
         id: message::fixed(attrs, ID)?,
         zone: message::fixed(attrs, ZONE)?,
         tuple_zone: message::fixed(original, TUPLE_ZONE)?,

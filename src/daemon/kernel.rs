@@ -22,13 +22,16 @@ use crate::config::{AdminArgs, OrOff};
 use crate::conntrack::capture::Observation;
 use crate::conntrack::lookup::{Lookup, OwnConnections};
 use crate::conntrack::{self, NetlinkError, PathChallenger};
-use crate::health::{Asked, ClientPath, Kernel, ProbeConfig};
+use crate::health::{ChallengeOutcome, ClientFlowMonitor, ProbeConfig, SocketInfo};
 use crate::metrics::Metrics;
 use crate::model::report::Report;
 use crate::model::types::{Backend, Vip};
 use crate::nftables::socket::NftSocket;
 use crate::proxy::{Origin, Stats};
-use crate::selftest::{self, Counts, Evidence, Observer, Results, SelfTestConfig, Trace};
+use crate::selftest::{
+    self, ConnectionEvidence, ConnectionTrace, ForwardedCounts, SelfTestConfig, SelfTestObserver,
+    SelfTestResults,
+};
 use crate::transport::readyz::Identity;
 
 /// Poll interval while no connections are opened. A poll takes the kernel less than 0.1 ms. Prober and client notice a hanging
@@ -50,8 +53,8 @@ impl ProbeConnections {
     }
 }
 
-impl Kernel for ProbeConnections {
-    fn heard(&self, own: SocketAddr, peer: SocketAddr) -> Option<Duration> {
+impl SocketInfo for ProbeConnections {
+    fn last_segment_age(&self, own: SocketAddr, peer: SocketAddr) -> Option<Duration> {
         let mut connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = connections.as_mut()?.last_ack(own, peer);
         heard.inspect_err(|error| tracing::debug!(%error, %peer, "ask for a probe's connection")).ok()?
@@ -61,7 +64,7 @@ impl Kernel for ProbeConnections {
 /// The flows of clients, as far as this kernel shows them. Without ctnetlink none can be challenged.
 pub(super) struct ClientFlows(pub(super) Option<PathChallenger>);
 
-impl ClientPath for ClientFlows {
+impl ClientFlowMonitor for ClientFlows {
     fn watch(&self, backend: Backend) -> io::Result<BoxStream<'static, bool>> {
         let observation = Observation::open(backend)?;
         Ok(stream::unfold(observation, async |mut observation| {
@@ -71,16 +74,16 @@ impl ClientPath for ClientFlows {
         .boxed())
     }
 
-    fn ask(&self, backend: Backend, vips: Vec<Vip>) -> BoxFuture<'static, Asked> {
+    fn challenge(&self, backend: Backend, vips: Vec<Vip>) -> BoxFuture<'static, ChallengeOutcome> {
         let challenger = self.0.clone();
         async move {
-            let Some(challenger) = challenger else { return Asked::Impossible };
+            let Some(challenger) = challenger else { return ChallengeOutcome::Impossible };
             match challenger.challenge(backend, vips).await {
-                conntrack::ChallengeOutcome::NoFlows => Asked::NoFlows,
+                conntrack::ChallengeOutcome::NoFlows => ChallengeOutcome::NoFlows,
                 // Both are the daemon's own: the probe connection that is kept open, and that of the watch.
-                conntrack::ChallengeOutcome::Sent { flows: ..=2, own: true } => Asked::OnlyOwn,
-                conntrack::ChallengeOutcome::Sent { .. } => Asked::Sent,
-                conntrack::ChallengeOutcome::Impossible => Asked::Impossible,
+                conntrack::ChallengeOutcome::Sent { flows: ..=2, own: true } => ChallengeOutcome::OnlyOwn,
+                conntrack::ChallengeOutcome::Sent { .. } => ChallengeOutcome::Sent,
+                conntrack::ChallengeOutcome::Impossible => ChallengeOutcome::Impossible,
             }
         }
         .boxed()
@@ -95,11 +98,12 @@ pub(super) fn start_selftest(
     reports: watch::Receiver<Report>,
     (metrics, stats): (Arc<Metrics>, Arc<Stats>),
     tasks: &mut JoinSet<()>,
-) -> watch::Receiver<Results> {
-    let (results_in, results) = watch::channel(Results::new());
+) -> watch::Receiver<SelfTestResults> {
+    let (results_in, results) = watch::channel(SelfTestResults::new());
     if let OrOff(Some(interval)) = args.selftest_interval {
         let config = SelfTestConfig { interval, server_name: probes.server_name.clone() };
-        let (evidence, observer) = (Arc::new(SelfTestEvidence::open(stats)), metrics as Arc<dyn Observer>);
+        let (evidence, observer) =
+            (Arc::new(SelfTestEvidence::open(stats)), metrics as Arc<dyn SelfTestObserver>);
         thread::spawn(
             "selftest",
             tasks,
@@ -129,7 +133,7 @@ impl SelfTestEvidence {
     }
 }
 
-impl Evidence for SelfTestEvidence {
+impl ConnectionEvidence for SelfTestEvidence {
     fn expect(&self, port: u16) {
         self.stats.expected_peers().expect(port);
     }
@@ -143,13 +147,13 @@ impl Evidence for SelfTestEvidence {
         rules.as_mut()?.counters(backends).ok()
     }
 
-    fn others(&self, vip: Vip) -> Option<Counts> {
+    fn others(&self, vip: Vip) -> Option<ForwardedCounts> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let (came, went) = rules.as_mut()?.connection_counters(vip).ok()??;
-        Some(Counts { came, went })
+        Some(ForwardedCounts { arrived: came, forwarded: went })
     }
 
-    fn trace(&self, local: SocketAddr, vip: Vip, backends: &BTreeSet<Backend>) -> Option<Trace> {
+    fn trace(&self, local: SocketAddr, vip: Vip, backends: &BTreeSet<Backend>) -> Option<ConnectionTrace> {
         let mut lookup = self.lookup.lock().unwrap_or_else(PoisonError::into_inner);
         let trace = trace(lookup.as_mut()?, local, vip, backends);
         trace.inspect_err(|error| tracing::debug!(%error, "trace the self-test's connection")).ok()
@@ -162,7 +166,7 @@ fn trace(
     local: SocketAddr,
     vip: Vip,
     backends: &BTreeSet<Backend>,
-) -> Result<Trace, NetlinkError> {
+) -> Result<ConnectionTrace, NetlinkError> {
     let own_socket = lookup.is_own_socket(local, vip);
     let mut answers = lookup.backend_of(local, vip)?;
     let mut direct = None;
@@ -176,7 +180,7 @@ fn trace(
             answers = lookup.backend_in_any_zone(local, vip)?;
         }
     }
-    Ok(Trace { answers, direct, own_socket })
+    Ok(ConnectionTrace { answers, direct, own_socket })
 }
 
 /// Reports which backends get new connections, from the table's counters and the proxy's, until the receiver is gone. Without

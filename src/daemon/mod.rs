@@ -22,12 +22,12 @@ use crate::config::{BootstrapError, ModeArg, RunArgs, TableOwnerArg};
 use crate::conntrack::{FlowError, FlowOptions, Flows};
 use crate::dataplane::dry_run::{DryRun, ReadOnlyHost};
 use crate::dataplane::{DataplaneError, Host};
-use crate::health::{self, Observer, ProbeConfig};
+use crate::health::{self, ProbeConfig, ProbeObserver};
 use crate::kube::{self, ApiConfig, Connection};
 use crate::metrics::Metrics;
-use crate::model::merge::LastGood;
-use crate::model::published::Published;
 use crate::model::report::Report;
+use crate::model::snapshot::PublishedSnapshot;
+use crate::model::sources::LastKnownGood;
 use crate::model::types::Backend;
 use crate::nftables::dataplane::Nftables;
 use crate::nftables::table::Ownership;
@@ -126,7 +126,7 @@ impl Bound {
     /// Works until `stop` is true. Rules stay unless `--cleanup-on-exit` was given.
     pub async fn run(self, stop: watch::Receiver<bool>) -> Result<(), DaemonError> {
         let Self { args, access, trust, probes, mut host, flows, proxy, admin, bootstrap, lock } = self;
-        let (api_in, api) = watch::channel::<Option<Published>>(None);
+        let (api_in, api) = watch::channel::<Option<PublishedSnapshot>>(None);
         let (connection_in, connection) = watch::channel(Connection::default());
         let (report_in, report) = watch::channel(Report::default());
         let (views_in, views) = watch::channel(None);
@@ -190,7 +190,7 @@ impl Bound {
             in_use,
             kernel: Arc::new(ProbeConnections::open()),
             clients: Arc::new(ClientFlows(flows.as_ref().map(Flows::path_challenger))),
-            observer: Arc::clone(&metrics) as Arc<dyn Observer>,
+            observer: Arc::clone(&metrics) as Arc<dyn ProbeObserver>,
         };
         tasks.spawn(health::run(probes, health_inputs, snapshots, views_in));
         let policy = args.table.policy();
@@ -252,7 +252,7 @@ async fn remove_stale_local_vips(host: &mut Node) {
 struct Bootstrap {
     sources: bootstrap::Bootstrap,
     file: StateFile,
-    saved: Option<LastGood>,
+    saved: Option<LastKnownGood>,
 }
 
 impl Bootstrap {
@@ -271,7 +271,7 @@ impl Bootstrap {
     fn start(
         self,
         args: &RunArgs,
-        api: watch::Receiver<Option<Published>>,
+        api: watch::Receiver<Option<PublishedSnapshot>>,
         reports: watch::Receiver<Report>,
         tasks: &mut JoinSet<()>,
     ) -> Option<StateSaver> {

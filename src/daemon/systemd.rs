@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::model::report::Report;
-use crate::reconcile::{TotalsQuery, ask_totals};
+use crate::reconcile::{TotalsQuery, query_totals};
 use crate::status;
 
 /// The service manager's socket.
@@ -99,7 +99,7 @@ pub(super) async fn run(
             } => {
                 let period = period.unwrap_or_default();
                 due = Instant::now() + period;
-                if ask_totals(&totals, period).await.is_some() {
+                if query_totals(&totals, period).await.is_some() {
                     notifier.notify("WATCHDOG=1");
                 }
             }

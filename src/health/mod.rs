@@ -1,22 +1,22 @@
-//! Asks every candidate apiserver whether it is alive, and publishes a [`HealthView`].
+//! Probes every candidate API server, and publishes a [`HealthView`].
 //!
-//! In: snapshots, as whom to ask and whom to trust, how often to ask. Out: a view for each snapshot and for
-//! each change of health, and one call of the [`Observer`] for each finished probe.
+//! In: snapshots, the identity and the CA to trust, the probe intervals. Out: a view for each snapshot and for
+//! each change of health, and one call of the [`ProbeObserver`] for each finished probe.
 //!
-//! What follows is decided by pure code: [`detector`] knows all backends, `tracker` one of them over time, `failures` what speaks
-//! for leaving the path, `silence` what it takes to end established connections, `directive` how to ask. The rest is I/O: one task
-//! for each backend (`prober`) asks; one task (`scheduler`) owns the detector and tells the others how often. A prober keeps one
-//! connection open (`held`, `kept`) and makes fresh ones (`fresh`, `dials`) when in doubt; `path` watches what clients' own
-//! connections show.
+//! Decisions are made by pure code: [`detector`] knows all backends, `tracker` is the state machine of one,
+//! `evidence` says what it takes to leave the rotation and to terminate established connections. The rest is I/O: one
+//! task for each backend (`prober`) sends requests; one task (`monitor`) owns the detector and directs the probers. A
+//! prober keeps one connection open (`connection`) and makes fresh ones (`probe`) when in doubt, at times that
+//! `schedule` plans; `monitor` also watches clients' own connections.
 //!
-//! What tells of an apiserver, the cheapest for it first: the end of the kept connection (its process died); the kernel's
-//! keepalive, which the other host's kernel answers (its host died, or the way to it); pings, `OPTIONS *`, which its process answers
-//! (it hangs); `/readyz` (it is not ready). Pings follow use: who opens connections to an apiserver that hangs is waiting for it,
-//! and where nobody does, nobody is.
+//! The signals of an API server's health, the cheapest for it first: the end of the kept connection (its process
+//! died); the kernel's keepalive, which the other host's kernel answers (its host or the network path failed); pings,
+//! `OPTIONS *`, which its process answers (it hangs); `/readyz` (it is not ready). Pings follow use: a client that
+//! opens connections to a hanging API server waits for it, and without clients nobody waits.
 //!
-//! Why `OPTIONS *` and no PING of HTTP/2: the HTTP server of Go answers it itself, so that it costs kube-apiserver a fifth of what
-//! `/readyz` does, needs no credentials, and no stranger is sent away for it; it works over HTTP/1.1, too; and as a request it keeps
-//! the connection open, which no PING does (seen on 1.37.2).
+//! Why `OPTIONS *` and no PING of HTTP/2: the HTTP server of Go answers it itself, so that it costs kube-apiserver a
+//! fifth of what `/readyz` does, needs no credentials, and does not close an unauthenticated client's connection; it
+//! works over HTTP/1.1, too; and as a request it keeps the connection open, which no PING does (seen on 1.37.2).
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,41 +30,33 @@ use rustls::pki_types::ServerName;
 use tokio::sync::{mpsc, watch};
 
 use crate::model::health::{HealthOptions, HealthView};
-use crate::model::published::Published;
+use crate::model::snapshot::PublishedSnapshot;
 use crate::model::types::{Backend, Vip};
 use crate::transport::readyz::Identity;
 
-mod beat;
+mod connection;
 pub mod detector;
-mod dials;
-pub mod directive;
-mod failure;
-mod failures;
-mod fresh;
-mod held;
-mod kept;
-mod metered;
-mod path;
-mod ports;
+mod evidence;
+mod monitor;
+mod probe;
 mod prober;
-mod request;
-mod scheduler;
-mod silence;
+mod schedule;
 mod socket;
-mod timetable;
 mod tracker;
 mod view;
+
+pub use evidence::ChallengeOutcome;
 
 /// How to probe.
 #[derive(Clone, Debug)]
 pub struct ProbeConfig {
     /// Between two probes of a backend that is Down, or to which no connection is kept. Each is up to a tenth longer or
-    /// shorter, so that nodes do not march in step.
+    /// shorter, so that nodes do not probe in step.
     pub interval: Duration,
-    /// Between two pings on a kept-open connection to a backend that nobody uses, with the same jitter; each node begins
-    /// elsewhere in it. kube-apiserver ends a connection that had no request for 90 s.
+    /// Between two pings on a kept-open connection to a backend that is not in use, with the same jitter; each node begins
+    /// at another point of it. kube-apiserver ends a connection that had no request for 90 s.
     pub ping_interval: Duration,
-    /// Between two questions for `/readyz` on a kept-open connection, with the same jitter.
+    /// Between two requests for `/readyz` on a kept-open connection, with the same jitter.
     pub readyz_interval: Duration,
     /// The name that the certificate must carry.
     pub server_name: ServerName<'static>,
@@ -72,93 +64,80 @@ pub struct ProbeConfig {
     pub health: HealthOptions,
 }
 
-/// Is told of every finished probe.
-pub trait Observer: Send + Sync {
+/// Is notified of every finished probe.
+pub trait ProbeObserver: Send + Sync {
     /// `outcome` is `ready`, `alive`, `unready`, or the label of a failure.
     fn probed(&self, outcome: &'static str, took: Duration);
 }
 
-/// What this node's kernel knows of a connection of this process.
-pub trait Kernel: Send + Sync {
+/// What this node's kernel knows of a socket of this process (`tcpi_last_ack_recv`).
+pub trait SocketInfo: Send + Sync {
     /// How long ago a segment of the other end arrived last, on the connection from `own` to `peer`; `None` if the kernel
     /// does not say.
-    fn heard(&self, own: SocketAddr, peer: SocketAddr) -> Option<Duration>;
+    fn last_segment_age(&self, own: SocketAddr, peer: SocketAddr) -> Option<Duration>;
 }
 
 /// Knows nothing.
-impl Kernel for () {
-    fn heard(&self, _: SocketAddr, _: SocketAddr) -> Option<Duration> {
+impl SocketInfo for () {
+    fn last_segment_age(&self, _: SocketAddr, _: SocketAddr) -> Option<Duration> {
         None
     }
 }
 
-/// What came of asking clients' own connections to a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// There is none.
-    NoFlows,
-    /// There is none but the daemon's own, which was asked.
-    OnlyOwn,
-    /// Some were asked.
-    Sent,
-    /// They could not be.
-    Impossible,
-}
-
-/// What clients' own connections to a backend show.
-pub trait ClientPath: Send + Sync {
+/// Observes and challenges clients' own connections to a backend.
+pub trait ClientFlowMonitor: Send + Sync {
     /// Each item is a segment, or several, that arrived from the backend: with data or without.
     fn watch(&self, backend: Backend) -> io::Result<BoxStream<'static, bool>>;
 
-    /// Asks the backend's kernel on a few connections that lead to it from these virtual IPs. Whether it answers is seen by
+    /// Challenges the backend's kernel on a few connections from these virtual IPs. Whether it answers is observed by
     /// [`Self::watch`].
-    fn ask(&self, backend: Backend, vips: Vec<Vip>) -> BoxFuture<'static, Asked>;
+    fn challenge(&self, backend: Backend, vips: Vec<Vip>) -> BoxFuture<'static, ChallengeOutcome>;
 }
 
 /// Sees nothing.
-impl ClientPath for () {
+impl ClientFlowMonitor for () {
     fn watch(&self, _: Backend) -> io::Result<BoxStream<'static, bool>> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    fn ask(&self, _: Backend, _: Vec<Vip>) -> BoxFuture<'static, Asked> {
-        std::future::ready(Asked::Impossible).boxed()
+    fn challenge(&self, _: Backend, _: Vec<Vip>) -> BoxFuture<'static, ChallengeOutcome> {
+        std::future::ready(ChallengeOutcome::Impossible).boxed()
     }
 }
 
 /// Takes no notice.
-impl Observer for () {
+impl ProbeObserver for () {
     fn probed(&self, _: &'static str, _: Duration) {}
 }
 
 /// What goes in besides the snapshots.
 pub struct Inputs {
-    /// As whom to ask. When the CA changes, the next handshake uses the new one, and open connections stay; when the
+    /// The identity to use. When the CA changes, the next handshake uses the new one, and open connections stay; when the
     /// credentials change, connections are replaced within seconds.
     pub identity: watch::Receiver<Identity>,
-    /// Backends that could not be reached by somebody else; they are asked at once.
+    /// Backends that the forwarder could not reach; they are probed at once.
     pub suspects: mpsc::UnboundedReceiver<Backend>,
-    /// Backends to which connections were just led: whether their processes answer is asked at once, and not more often
+    /// Backends to which connections were just opened: they are pinged at once, and not more often
     /// than five times a second.
     pub in_use: mpsc::UnboundedReceiver<Backend>,
     /// This node's kernel.
-    pub kernel: Arc<dyn Kernel>,
-    /// What clients' own connections show.
-    pub clients: Arc<dyn ClientPath>,
+    pub kernel: Arc<dyn SocketInfo>,
+    /// What clients' own connections.
+    pub clients: Arc<dyn ClientFlowMonitor>,
     /// Who counts.
-    pub observer: Arc<dyn Observer>,
+    pub observer: Arc<dyn ProbeObserver>,
 }
 
-/// Probes until `published` closes or nobody receives `views`.
+/// Probes until `published` closes or `views` has no receiver.
 ///
 /// A view with a new snapshot is sent at once, before anything of it is probed.
 pub async fn run(
     config: ProbeConfig,
     inputs: Inputs,
-    published: watch::Receiver<Option<Published>>,
+    published: watch::Receiver<Option<PublishedSnapshot>>,
     views: watch::Sender<Option<HealthView>>,
 ) {
-    scheduler::Scheduler::new(config, inputs, views).run(published).await;
+    monitor::HealthMonitor::new(config, inputs, views).run(published).await;
 }
 
 #[cfg(test)]

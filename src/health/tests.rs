@@ -1,11 +1,8 @@
 //! Probes of servers that run here, on loopback, with TLS.
 
+mod connections;
+mod credentials;
 mod decisions;
 mod harness;
-mod hostile;
-mod kept;
-mod outcomes;
-mod pki;
+mod probes;
 mod server;
-mod strangers;
-mod trust;

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use crate::model::merge::Alternatives;
 use crate::model::snapshot::Snapshot;
+use crate::model::sources::FallbackEndpoints;
 use crate::transport::dialer::DialOrder;
 
 /// One server that can be dialled. Endpoints come first; then what seeds and saved state name; the bootstrap server
@@ -44,7 +44,7 @@ enum StartPoint {
 pub(super) struct Candidates {
     ring: BTreeSet<Slot>,
     vips: BTreeSet<IpAddr>,
-    alternatives: Alternatives,
+    alternatives: FallbackEndpoints,
     start: StartPoint,
     connected: Option<(Slot, SocketAddr)>,
     unready: BTreeSet<SocketAddr>,
@@ -62,7 +62,7 @@ impl Candidates {
         Self {
             ring: BTreeSet::from([Slot::Bootstrap]),
             vips: BTreeSet::new(),
-            alternatives: Alternatives::default(),
+            alternatives: FallbackEndpoints::default(),
             start: StartPoint::Anywhere,
             connected: None,
             unready: BTreeSet::new(),
@@ -88,7 +88,7 @@ impl Candidates {
     }
 
     /// Takes over what there is besides published endpoints.
-    pub(super) fn set_alternatives(&mut self, alternatives: Alternatives) {
+    pub(super) fn set_alternatives(&mut self, alternatives: FallbackEndpoints) {
         self.alternatives = alternatives;
         let endpoints = self.ring.iter().filter_map(|slot| match slot {
             Slot::Endpoint(address) => Some(*address),

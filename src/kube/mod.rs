@@ -1,6 +1,6 @@
 //! The Kubernetes API as apivip reads it: one Service and its endpoints, kept current.
 //!
-//! In: [`Access`], and which Service. Out: a [`Published`] snapshot after every change that matters to a node, and the
+//! In: [`Access`], and which Service. Out: a [`PublishedSnapshot`] snapshot after every change that matters to a node, and the
 //! state of the [`Connection`]. Nothing is published before both first lists are complete, and nothing that is read
 //! later ever takes the view back in time. The client dials the endpoints that it reads about, and what seeds and saved
 //! state name; never the virtual IP.
@@ -16,9 +16,9 @@ use tokio::sync::Notify;
 use tokio::sync::watch::{Receiver, Sender};
 
 use crate::model::health::HealthView;
-use crate::model::merge::Alternatives;
-use crate::model::published::Published;
+use crate::model::snapshot::PublishedSnapshot;
 use crate::model::snapshot::SnapshotOptions;
+use crate::model::sources::FallbackEndpoints;
 use crate::model::types::ServiceKey;
 use crate::transport::access::Access;
 use crate::transport::readyz::Identity;
@@ -52,7 +52,7 @@ pub struct ApiConfig {
     /// How strictly addresses are judged.
     pub snapshot: SnapshotOptions,
     /// The apiservers to dial besides published endpoints.
-    pub alternatives: Receiver<Alternatives>,
+    pub alternatives: Receiver<FallbackEndpoints>,
     /// Which apiservers are ready.
     pub views: Receiver<Option<HealthView>>,
     /// The identity of probes and self-tests: the credentials of each session are put into it.
@@ -65,7 +65,11 @@ pub struct ApiConfig {
 
 /// Reads the API until the receiver of snapshots is dropped, or until the task is aborted. Publishes once both first
 /// lists are complete, and after every change that gives a different snapshot, with the next generation.
-pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connection: Sender<Connection>) {
+pub async fn run(
+    config: ApiConfig,
+    snapshots: Sender<Option<PublishedSnapshot>>,
+    connection: Sender<Connection>,
+) {
     let ApiConfig { mut access, service, snapshot, mut alternatives, mut views, identity, .. } = config;
     let (ping_interval, rebalancer) = (config.ping_interval, Rebalancer::new(config.spread_interval));
     let shared = Shared {
@@ -86,7 +90,7 @@ pub async fn run(config: ApiConfig, snapshots: Sender<Option<Published>>, connec
 }
 
 /// Keeps the alternatives up to date.
-async fn follow_alternatives(mut alternatives: Receiver<Alternatives>, shared: &Shared) {
+async fn follow_alternatives(mut alternatives: Receiver<FallbackEndpoints>, shared: &Shared) {
     while alternatives.changed().await.is_ok() {
         shared.candidates().set_alternatives(alternatives.borrow_and_update().clone());
         shared.alternatives_changed.notify_waiters();

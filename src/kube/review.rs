@@ -15,8 +15,8 @@ use super::decode::Change;
 use super::reflector::list;
 use super::resource::{RequestInfo, Resource, ResourceVersionMatch};
 use super::store::Store;
-use crate::model::merge::Alternatives;
 use crate::model::snapshot::{Snapshot, SnapshotOptions};
+use crate::model::sources::FallbackEndpoints;
 use crate::model::types::ServiceKey;
 use crate::transport::access::Access;
 use crate::transport::http_client::PING_INTERVAL;
@@ -67,7 +67,10 @@ pub async fn review_access(
     options: SnapshotOptions,
 ) -> Result<AccessReview, String> {
     let mut only = Candidates::new(0);
-    only.set_alternatives(Alternatives { addresses: BTreeSet::from([address]), ..Alternatives::default() });
+    only.set_alternatives(FallbackEndpoints {
+        addresses: BTreeSet::from([address]),
+        ..FallbackEndpoints::default()
+    });
     let candidates = Arc::new(Mutex::new(only));
     let client = Client::open(access, &candidates, PING_INTERVAL).await.map_err(|error| error.to_string())?;
     let (service, slices, permissions) = tokio::join!(

@@ -25,8 +25,8 @@ use super::decode::Change;
 use super::reflector::{Reflector, ReflectorCounter, ReflectorHandler};
 use super::resource::Resource;
 use super::store::Store;
-use crate::model::health::{HealthView, State as HealthState};
-use crate::model::published::Published;
+use crate::model::health::{HealthState, HealthView};
+use crate::model::snapshot::PublishedSnapshot;
 use crate::model::types::ServiceKey;
 use crate::transport::access::Access;
 use crate::transport::http_client::HttpClient;
@@ -63,7 +63,7 @@ pub(super) struct Shared {
     pub(super) candidates: Arc<Mutex<Candidates>>,
     pub(super) store: Mutex<Store>,
     pub(super) reporter: Mutex<Reporter>,
-    pub(super) snapshots: watch::Sender<Option<Published>>,
+    pub(super) snapshots: watch::Sender<Option<PublishedSnapshot>>,
     /// The identity of probes and self-tests.
     pub(super) identity: Arc<watch::Sender<Identity>>,
     /// Between two PINGs.
@@ -103,7 +103,7 @@ impl ReflectorHandler for Session<'_> {
         let snapshot = self.shared.store.lock().unwrap_or_else(PoisonError::into_inner).apply(change);
         if let Some(snapshot) = snapshot {
             self.shared.candidates().set_endpoints(&snapshot);
-            self.shared.snapshots.send_replace(Some(Published { snapshot, received }));
+            self.shared.snapshots.send_replace(Some(PublishedSnapshot { snapshot, received }));
         }
         if self.shared.candidates().is_through_vip() { Err(ApiError::ThroughVip) } else { Ok(()) }
     }

@@ -14,10 +14,10 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{BUCKETS, Metrics};
 use crate::dataplane::DriftSource;
-use crate::model::report::{InUse, Repaired, Report};
+use crate::model::report::{RepairedObject, Report, TrafficPath};
 use crate::proxy::{DialFailure, Direction, Origin, ResetCause, Stats};
 
-const DATAPLANES: [InUse; 2] = [InUse::Nftables, InUse::Forwarder];
+const DATAPLANES: [TrafficPath; 2] = [TrafficPath::Nftables, TrafficPath::Forwarder];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Dataplane {
@@ -66,14 +66,14 @@ impl DataplaneMetrics {
 
 impl Metrics {
     /// New connections use another dataplane than before.
-    pub fn switched(&self, to: InUse) {
+    pub fn switched(&self, to: TrafficPath) {
         self.path.switches.get_or_create(&To { to: to.label() }).inc();
     }
 
     pub(super) fn record_dataplane(&self, report: &Report) {
         let path = report.path.as_ref();
         let now = path.map(|path| path.in_use);
-        self.path.fallback_active.set(path.is_some_and(|path| path.stands_in).into());
+        self.path.fallback_active.set(path.is_some_and(|path| path.fallback_active).into());
         for dataplane in DATAPLANES {
             let gauge = self.path.in_use.get_or_create(&Dataplane { dataplane: dataplane.label() });
             gauge.set(i64::from(now == Some(dataplane)));
@@ -163,7 +163,7 @@ struct RepairLabels {
     found: &'static str,
 }
 
-fn repair_labels(what: Repaired, found: DriftSource) -> RepairLabels {
+fn repair_labels(what: RepairedObject, found: DriftSource) -> RepairLabels {
     RepairLabels { object: what.label(), found: found.label() }
 }
 
@@ -176,7 +176,7 @@ pub(super) struct RepairMetrics {
 impl RepairMetrics {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let repairs = Family::<RepairLabels, Counter>::default();
-        for what in Repaired::ALL {
+        for what in RepairedObject::ALL {
             for found in DriftSource::ALL {
                 let _ = repairs.get_or_create(&repair_labels(what, found));
             }
@@ -192,7 +192,7 @@ impl RepairMetrics {
 
 impl Metrics {
     /// Something was made again.
-    pub fn repaired(&self, what: Repaired, found: DriftSource) {
+    pub fn repaired(&self, what: RepairedObject, found: DriftSource) {
         self.repair.repairs.get_or_create(&repair_labels(what, found)).inc();
     }
 

@@ -12,9 +12,9 @@ use prometheus_client::registry::{Registry, Unit};
 use super::{Metrics, Reason};
 use crate::dataplane::flows::{FlowReport, Remaining};
 use crate::health;
-use crate::model::health::{FailReason, State};
+use crate::model::health::{FailReason, HealthState};
 use crate::model::types::Vip;
-use crate::selftest::{self, Component, Failure, Results};
+use crate::selftest::{self, Component, SelfTestFailure, SelfTestResults};
 
 /// Seconds. A probe takes a millisecond; a cut cable is decided in two seconds; flows are given 15 s.
 const BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0];
@@ -117,7 +117,7 @@ impl HealthMetrics {
 
 impl Metrics {
     /// A backend changed its state.
-    pub fn changed(&self, to: State, reason: Option<FailReason>) {
+    pub fn changed(&self, to: HealthState, reason: Option<FailReason>) {
         let reason = reason.map_or("none", FailReason::label);
         self.health.transitions.get_or_create(&Transition { to: to.label(), reason }).inc();
     }
@@ -152,7 +152,7 @@ impl Metrics {
     }
 }
 
-impl health::Observer for Metrics {
+impl health::ProbeObserver for Metrics {
     fn probed(&self, outcome: &'static str, took: Duration) {
         self.health.probes.get_or_create(&crate::metrics::Outcome { outcome }).inc();
         if matches!(outcome, "ready" | "alive" | "unready") {
@@ -186,7 +186,7 @@ impl SelfTestMetrics {
             let _ = serving.get_or_create(&ComponentLabel { component: component.label() });
         }
         let failures = Family::<Reason, Counter>::default();
-        for failure in Failure::all() {
+        for failure in SelfTestFailure::all() {
             let _ = failures.get_or_create(&Reason { reason: failure.label() });
         }
         let help = "Self-tests that an apiserver answered, by the component that led to it";
@@ -202,8 +202,8 @@ impl SelfTestMetrics {
     }
 }
 
-impl selftest::Observer for Metrics {
-    fn tested(&self, vip: Vip, results: &Results) {
+impl selftest::SelfTestObserver for Metrics {
+    fn tested(&self, vip: Vip, results: &SelfTestResults) {
         let metrics = &self.selftest;
         if let Some(latest) = results.get(&vip) {
             match latest.outcome {

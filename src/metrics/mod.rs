@@ -28,8 +28,8 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::dataplane::DataplaneError;
 use crate::kube::{Connection, ConnectionState};
 use crate::model::address::RejectReason;
-use crate::model::health::State as Health;
-use crate::model::report::{InUse, Phase, Report};
+use crate::model::health::HealthState as Health;
+use crate::model::report::{Phase, Report, TrafficPath};
 use crate::model::types::Backend;
 use crate::proxy::Stats;
 
@@ -194,7 +194,7 @@ impl Metrics {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         let frontends = report.programmed.as_ref().map_or(&[][..], |state| &state.frontends);
         self.record_dataplane(report);
-        let by_rules = report.path.as_ref().is_none_or(|path| path.in_use != InUse::Forwarder);
+        let by_rules = report.path.as_ref().is_none_or(|path| path.in_use != TrafficPath::Forwarder);
         let programmed = matches!(report.phase, Phase::Programmed | Phase::Unrouted) && by_rules;
         self.programmed.set(i64::from(programmed));
         self.frontends.set(count(frontends.len()));
@@ -204,7 +204,7 @@ impl Metrics {
             self.backends.get_or_create(&StateLabel { state: state.label() }).set(count(number));
         }
         self.used.set(count(report.programmed.as_ref().map_or(0, |state| state.backends().len())));
-        self.holds.set(count(report.holds.len()));
+        self.holds.set(count(report.fail_open.len()));
     }
 
     /// The text of all metrics, with values that others keep: the connection to the API and the totals.

@@ -1,4 +1,4 @@
-//! Which of the backends that may be used are used: the policy of `--balance`. Pure.
+//! Load balancing among usable backends: the policy of `--balance`. Pure.
 //!
 //! In: backends that are all as good by their state, their round trips, which of them are this node, and what was
 //! chosen before. Out: those that share the new connections equally; never none of some.
@@ -37,11 +37,11 @@ pub struct Candidate {
     pub round_trip: Option<Duration>,
 }
 
-/// Below this, differences are those of scheduling, not of the way: one machine room.
+/// Below this, differences are due to scheduling, not to the network: one data centre.
 const SAME_PLACE: Duration = Duration::from_millis(1);
 
-/// The candidates that share new connections, in their order. `before`: those that shared until now, who are kept
-/// on until they are clearly too far.
+/// The candidates that get new connections, in their order. `before`: those selected until now, which are kept
+/// until their round trip is clearly too long.
 pub fn choose(policy: Balance, candidates: &[Candidate], before: &[Backend]) -> Vec<Backend> {
     let chosen: Vec<Backend> = match policy {
         Balance::Random => Vec::new(),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn nearest_shares_among_ties_and_changes_its_mind_late() {
+    fn nearest_shares_among_ties_with_hysteresis() {
         let (a, b, c) = (candidate(11, 10), candidate(12, 25), candidate(13, 90));
         assert_eq!(lasts(Balance::Nearest, &[a, b, c], &[]), [11]);
         assert_eq!(

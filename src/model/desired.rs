@@ -1,7 +1,7 @@
-//! Snapshot + health + last good state + what the node looks like -> [`DesiredState`], the input of every dataplane.
+//! Snapshot + health + last programmed state + node -> [`DesiredState`], the input of every dataplane. Pure.
 //!
-//! Fail-open lives here and nowhere else: neither a view without backends nor one in which none answers ever empties
-//! the ones that were programmed.
+//! Fail-open is decided here and nowhere else: neither a view without backends nor one in which no backend answers ever
+//! removes the backends that are programmed, and while no backend answers no connection is ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,14 +9,11 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::balance::Balance;
-use super::cidr::Cidr;
-use super::health::{FailReason, HealthView};
-use super::interface::InterfaceName;
+use super::address::{Cidr, InterfaceName};
+use super::balance::{Balance, Candidate, choose};
+use super::health::{BackendHealth, FailReason, HealthState, HealthView};
 use super::snapshot::{Affinity, Frontend, ServiceStatus};
-use super::types::{Backend, ServiceKey, Vip};
-
-mod select;
+use super::types::{Backend, Family, ServiceKey, Vip};
 
 /// Everything a node is programmed with. Equal states program nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +24,7 @@ pub struct DesiredState {
     pub frontends: Vec<DesiredFrontend>,
     /// What happens to source addresses.
     pub source: SourcePolicy,
-    /// The forwarder has connections to the virtual IPs: rules take up new connections only.
+    /// The forwarder has connections to the virtual IPs: rules apply to new connections only.
     pub forwarding: bool,
 }
 
@@ -38,11 +35,11 @@ pub struct DesiredFrontend {
     pub vip: Vip,
     /// The name of the Service's port; may be empty.
     pub port_name: String,
-    /// How a client is tied to a backend.
+    /// Session affinity.
     pub affinity: Affinity,
-    /// They share new connections: at least one, ordered, each once.
+    /// New connections are distributed among these: at least one, ordered, each once.
     pub backends: Vec<Backend>,
-    /// Backends whose established flows are to be ended; ordered, each once, none of them among `backends`.
+    /// Backends whose established flows are to be terminated; ordered, each once, none of them among `backends`.
     pub dead: Vec<Backend>,
     /// Leave a flow alone while a local route of this node owns the virtual IP.
     pub guard: bool,
@@ -77,18 +74,18 @@ pub struct SourcePolicy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PreferredSource {
     /// Host traffic to the backend carries this address.
-    Address(Source),
+    Address(SourceAddress),
     /// The backend is an address of this node: any local source will do.
     Local,
 }
 
-/// A source address, and where it is right. A lookup by destination tells of one way; routing rules and routes with several
-/// next hops may send a packet another one, where another address is right.
+/// A source address, and where it is right. A lookup by destination returns one route; routing rules and routes with several
+/// next hops may send a packet over another one, where another address is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct SourceAddress {
     /// The address.
     pub address: IpAddr,
-    /// The interfaces of the route that it is the source of. None: it is right whichever way a packet takes.
+    /// The interfaces of the route that it is the source of. None: it is right on every route.
     pub interfaces: BTreeSet<InterfaceName>,
     /// The route names it, and it is not just an address of the interface: it is right for all of its next hops.
     pub named: bool,
@@ -97,8 +94,8 @@ pub struct Source {
     pub certain: bool,
 }
 
-impl Source {
-    /// One that is right whichever way a packet takes.
+impl SourceAddress {
+    /// One that is right on every route.
     pub fn anywhere(address: IpAddr) -> Self {
         Self { address, interfaces: BTreeSet::new(), named: true, certain: true }
     }
@@ -129,7 +126,7 @@ pub struct Policy {
 /// Why something that was programmed earlier stays although the API no longer says so.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
-pub enum Hold {
+pub enum FailOpenReason {
     /// The API says that the Service does not exist.
     ServiceMissing,
     /// The Service has no ClusterIP.
@@ -140,7 +137,7 @@ pub enum Hold {
     NoEndpoints {
         /// The frontend.
         vip: Vip,
-        /// Whether earlier backends stay in place. If not, the virtual IP is left to whoever serves it.
+        /// Whether earlier backends stay in place. If not, the virtual IP is not redirected.
         kept: bool,
     },
     /// Some backends of this virtual IP answer, but none is ready: those that answer are used.
@@ -158,14 +155,14 @@ pub enum Hold {
     },
 }
 
-impl Hold {
+impl FailOpenReason {
     /// Whether earlier rules stay in place.
     pub fn keeps(&self) -> bool {
         !matches!(self, Self::NoEndpoints { kept: false, .. } | Self::NoneReady { .. })
     }
 }
 
-impl fmt::Display for Hold {
+impl fmt::Display for FailOpenReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ServiceMissing => f.write_str("the Service does not exist; the last good rules stay"),
@@ -209,7 +206,7 @@ impl DesiredState {
         self.frontends.iter().map(|f| f.vip).collect()
     }
 
-    /// Every backend whose flows are to be ended, with the virtual IPs that may have led to it.
+    /// Every backend whose flows are to be terminated, with the virtual IPs whose connections it may have got.
     pub fn dead(&self) -> BTreeMap<Backend, Vec<Vip>> {
         let mut dead: BTreeMap<Backend, Vec<Vip>> = BTreeMap::new();
         for frontend in &self.frontends {
@@ -222,20 +219,20 @@ impl DesiredState {
 }
 
 /// Computes the desired state. `last` is the one that was programmed last, if any.
-pub fn desire(
+pub fn compute_desired_state(
     view: &HealthView,
     last: Option<&DesiredState>,
     node: &NodeView,
     policy: &Policy,
-) -> (DesiredState, Vec<Hold>) {
+) -> (DesiredState, Vec<FailOpenReason>) {
     let snapshot = &view.snapshot;
     let earlier = last.map_or(&[][..], |state| &state.frontends);
-    let mut holds = Vec::new();
+    let mut fail_open = Vec::new();
     let whole = match snapshot.service {
         ServiceStatus::Found => None,
-        ServiceStatus::Missing => Some(Hold::ServiceMissing),
-        ServiceStatus::Headless => Some(Hold::ServiceHeadless),
-        ServiceStatus::Unusable => Some(Hold::ServiceUnusable),
+        ServiceStatus::Missing => Some(FailOpenReason::ServiceMissing),
+        ServiceStatus::Headless => Some(FailOpenReason::ServiceHeadless),
+        ServiceStatus::Unusable => Some(FailOpenReason::ServiceUnusable),
     };
     let kept: Vec<Frontend> = match whole {
         None => Vec::new(),
@@ -245,14 +242,14 @@ pub fn desire(
     let mut frontends = Vec::new();
     for published in listed {
         let earlier = earlier.iter().find(|e| e.vip == published.vip);
-        let selection = select::select(view, published, earlier, node, policy.balance);
+        let selection = select(view, published, earlier, node, policy.balance);
         if published.backends.is_empty() && whole.is_none() {
-            holds.push(Hold::NoEndpoints { vip: published.vip, kept: earlier.is_some() });
+            fail_open.push(FailOpenReason::NoEndpoints { vip: published.vip, kept: earlier.is_some() });
         }
         if published.backends.is_empty() && earlier.is_none() {
             continue;
         }
-        holds.extend(selection.hold);
+        fail_open.extend(selection.hold);
         frontends.push(DesiredFrontend {
             vip: published.vip,
             port_name: published.port_name.clone(),
@@ -262,8 +259,8 @@ pub fn desire(
             guard: true,
         });
     }
-    holds.splice(0..0, whole);
-    (assemble(frontends, node, policy), holds)
+    fail_open.splice(0..0, whole);
+    (assemble(frontends, node, policy), fail_open)
 }
 
 /// What is programmed, as if it were published with its endpoints gone.
@@ -297,6 +294,120 @@ fn assemble(mut frontends: Vec<DesiredFrontend>, node: &NodeView, policy: &Polic
         },
         forwarding: false,
     }
+}
+
+/// The choice for one frontend.
+#[derive(Debug, PartialEq, Eq)]
+struct Selection {
+    /// They get new connections; ordered, each once. Empty only if no backend is known.
+    backends: Vec<Backend>,
+    /// Their flows are to be terminated; ordered, each once.
+    dead: Vec<Backend>,
+    /// Why the selection is not one of healthy backends.
+    hold: Option<FailOpenReason>,
+}
+
+/// Chooses for `published`; `earlier` is what is programmed for it.
+fn select(
+    view: &HealthView,
+    published: &Frontend,
+    earlier: Option<&DesiredFrontend>,
+    node: &NodeView,
+    balance: Balance,
+) -> Selection {
+    let earlier_backends = earlier.map_or(&[][..], |e| e.backends.as_slice());
+    let removed = removed(view, published, earlier);
+    let pool = if published.backends.is_empty() { &removed } else { &published.backends };
+    let tier = |list: &[Backend], usable: fn(Option<&BackendHealth>) -> bool| -> Vec<Backend> {
+        list.iter().copied().filter(|b| usable(view.backends.get(b))).collect()
+    };
+    let draining = |h: Option<&BackendHealth>| h.is_some_and(|h| h.state == HealthState::Draining);
+    let tiers = [
+        (up(view, pool, earlier), false),
+        (tier(pool, |h| h.is_none_or(|h| h.state == HealthState::Unknown && h.failure.is_none())), false),
+        (tier(pool, |h| h.is_some_and(|h| h.state == HealthState::Unknown)), false),
+        (tier(pool, draining), true),
+        (tier(&removed, draining), true),
+        (tier(pool, |h| h.is_some_and(|h| h.answering)), true),
+    ];
+    let vip = published.vip;
+    let Some((candidates, second_best)) = tiers.into_iter().find(|(tier, _)| !tier.is_empty()) else {
+        let last: Vec<Backend> = earlier_backends.iter().copied().filter(|b| pool.contains(b)).collect();
+        let backends = if last.is_empty() { pool.clone() } else { last };
+        let hold =
+            (!backends.is_empty()).then(|| FailOpenReason::NoneAnswers { vip, reason: reason(view, pool) });
+        return Selection { backends, dead: Vec::new(), hold };
+    };
+    let hold = if candidates.iter().all(|b| view.backends.get(b).is_some_and(|h| h.failure.is_some())) {
+        Some(FailOpenReason::NoneAnswers { vip, reason: reason(view, &candidates) })
+    } else {
+        second_best.then_some(FailOpenReason::NoneReady { vip })
+    };
+    let backends = balanced(view, &candidates, earlier_backends, node, balance);
+    let ending = |b: &Backend| view.backends.get(b).is_some_and(|h| h.end_flows) && !candidates.contains(b);
+    // Termination that began while another backend answered stops as well.
+    let open = matches!(hold, Some(FailOpenReason::NoneAnswers { .. }));
+    let dead: BTreeSet<Backend> =
+        pool.iter().chain(&removed).copied().filter(|b| !open && ending(b)).collect();
+    Selection { backends, dead: dead.into_iter().collect(), hold }
+}
+
+/// Those that answer in time and are ready, and with them those that answer late, unless at least half of the
+/// published ones, rounded up, answer in time: so overload of one does not run through all. One that was not probed
+/// yet waits for that, so that an unreachable endpoint costs no connection; those that are programmed already are
+/// used until a probe fails, and at the start all do.
+fn up(view: &HealthView, pool: &[Backend], earlier: Option<&DesiredFrontend>) -> Vec<Backend> {
+    let is =
+        |backend: &Backend, state: HealthState| view.backends.get(backend).is_some_and(|h| h.state == state);
+    let healthy = pool.iter().filter(|backend| is(backend, HealthState::Healthy)).count();
+    let enough = healthy >= pool.len().div_ceil(2);
+    let usable = |backend: &Backend| match view.backends.get(backend) {
+        Some(health) if health.state == HealthState::Healthy => true,
+        Some(health) if health.state == HealthState::Late => !enough,
+        Some(health) if health.state != HealthState::Unknown || health.failure.is_some() => false,
+        _ => earlier.is_none_or(|earlier| earlier.backends.contains(backend)),
+    };
+    pool.iter().copied().filter(usable).collect()
+}
+
+/// Backends that are no longer published for this frontend and are probed on: those that were programmed for it, and
+/// others of its family and ports.
+fn removed(view: &HealthView, published: &Frontend, earlier: Option<&DesiredFrontend>) -> Vec<Backend> {
+    let earlier = earlier.map_or(&[][..], |e| e.backends.as_slice());
+    let ports: BTreeSet<u16> = published.backends.iter().chain(earlier).map(|b| b.port()).collect();
+    let family = Family::of(published.vip.ip());
+    let related = view
+        .backends
+        .keys()
+        .filter(|b| Family::of(b.ip()) == family && ports.contains(&b.port()))
+        .chain(if published.backends.is_empty() { earlier } else { &[] });
+    let all: BTreeSet<Backend> = related.copied().filter(|b| !published.backends.contains(b)).collect();
+    all.into_iter().collect()
+}
+
+fn balanced(
+    view: &HealthView,
+    backends: &[Backend],
+    before: &[Backend],
+    node: &NodeView,
+    balance: Balance,
+) -> Vec<Backend> {
+    let candidates: Vec<Candidate> = backends
+        .iter()
+        .map(|backend| Candidate {
+            backend: *backend,
+            local: node.preferred.get(&backend.ip()) == Some(&PreferredSource::Local),
+            round_trip: view.backends.get(backend).and_then(|h| h.round_trip),
+        })
+        .collect();
+    choose(balance, &candidates, before)
+}
+
+/// The reason that all share; `None` if they differ or have none.
+fn reason(view: &HealthView, backends: &[Backend]) -> Option<crate::model::health::FailReason> {
+    let reasons: BTreeSet<_> =
+        backends.iter().map(|b| view.backends.get(b).and_then(|health| health.failure)).collect();
+    if reasons.len() == 1 { reasons.into_iter().next().flatten() } else { None }
 }
 
 #[cfg(test)]

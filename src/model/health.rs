@@ -1,5 +1,5 @@
-//! The words of health: what a probe found, what state a backend is in, and the [`HealthView`] that goes to the
-//! reconciler. The room `health` decides about them.
+//! The types of health: the result of a probe, the state of a backend, and the [`HealthView`] that goes to the
+//! reconciler. The room `health` decides about them. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,11 +10,6 @@ use serde::Serialize;
 
 use super::snapshot::Snapshot;
 use super::types::Backend;
-pub use cue::Cue;
-pub use withheld::Withheld;
-
-mod cue;
-mod withheld;
 
 /// Why a probe failed. A closed set: these are labels of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -26,7 +21,7 @@ pub enum FailReason {
     Reset,
     /// TCP, TLS or a ping was not answered in time.
     Timeout,
-    /// No route, or a router or neighbour said so (ENETUNREACH, EHOSTUNREACH and their like).
+    /// No route, or a router said so (ENETUNREACH, EHOSTUNREACH and their like).
     Unreachable,
     /// TLS failed, but not over the certificate.
     Tls,
@@ -70,10 +65,10 @@ impl fmt::Display for FailReason {
 
 /// What one probe found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ProbeOutcome {
     /// A ping was answered: the process runs. Says nothing of its readiness, and does not end a suspicion.
     Alive,
-    /// `/readyz` says 200, or 401 or 403, which say nothing of it ([`Answered::readiness_known`]).
+    /// `/readyz` says 200, or 401 or 403, which say nothing of it ([`ReadyzAnswer::readiness_known`]).
     Ready,
     /// `/readyz` says something else (429, 5xx, any other status), or nothing in a patience of seconds while the process
     /// lives: not to be given new connections.
@@ -82,20 +77,20 @@ pub enum Outcome {
     Failed(FailReason),
 }
 
-/// As whom an apiserver took the daemon. A closed set.
+/// How an API server authenticated the daemon. A closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Caller {
-    /// It knows the daemon's credentials: a connection stays open, and is asked over.
+pub enum AuthResult {
+    /// It accepts the daemon's credentials: a connection stays open and is used for `/readyz`.
     Authenticated,
     /// No credentials were shown: there are none, or they could not be read.
     Anonymous,
-    /// It answered 401 to the daemon's credentials, and was asked without.
+    /// It answered 401 to the daemon's credentials, and was probed without.
     Refused,
 }
 
-impl Caller {
-    /// The word in logs, status and metrics.
+impl AuthResult {
+    /// The label in logs, status and metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Authenticated => "authenticated",
@@ -105,41 +100,42 @@ impl Caller {
     }
 }
 
-/// What an answer to `/readyz` says besides of readiness.
+/// What a response to `/readyz` says besides readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answered {
-    /// As whom the daemon was taken.
-    pub caller: Caller,
-    /// Whether readiness is known: 401 and 403 say nothing of it.
+pub struct ReadyzAnswer {
+    /// How the daemon was authenticated.
+    pub auth: AuthResult,
+    /// Whether readiness is known: 401 and 403 do not tell.
     pub readiness_known: bool,
 }
 
 /// One finished probe.
 #[derive(Clone, Copy, Debug)]
-pub struct Probe {
+pub struct ProbeResult {
     /// When its first packet was due.
     pub started: Instant,
     /// When it was decided.
     pub finished: Instant,
     /// What it found.
-    pub outcome: Outcome,
+    pub outcome: ProbeOutcome,
     /// One round trip to the backend, if one was measured: of the TCP handshake or of a ping.
     pub round_trip: Option<Duration>,
-    /// How long TCP and TLS took, if they came about; `None` on a connection that was open before.
+    /// How long TCP and TLS took, if they was established; `None` on a connection that was open before.
     pub handshake: Option<Duration>,
-    /// Whether the backend runs on this node, if a connection was made: it begins at the address that it leads to then.
+    /// Whether the backend runs on this node, if a connection was established: its source address is then its
+    /// destination address.
     pub local: Option<bool>,
-    /// Who was taken for whom, if `/readyz` was answered.
-    pub answered: Option<Answered>,
+    /// How the daemon was authenticated, if `/readyz` was answered.
+    pub readyz: Option<ReadyzAnswer>,
 }
 
 /// The state of a backend. Leaving the path is cheap and reversible, and follows from weak evidence; established
-/// connections are ended in one state only.
+/// connections are terminated in one state only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Not probed yet: gets new connections while no other is [`State::Healthy`], or if it is programmed already and nothing
-    /// speaks against it.
+pub enum HealthState {
+    /// Not probed yet: gets new connections while no other is [`HealthState::Healthy`], or if it is programmed
+    /// already and no probe failed.
     Unknown,
     /// Answers in time and is ready: gets new connections.
     Healthy,
@@ -147,13 +143,14 @@ pub enum State {
     Late,
     /// Alive, but unready or removed from the endpoints: keeps its connections and gets no new ones while another one is there.
     Draining,
-    /// Refuses, or is silent, while another backend answers: gets no new connections and keeps the established ones.
+    /// Refuses connections or does not respond while another backend answers: gets no new connections and keeps the
+    /// established ones.
     Suspect,
-    /// Gone beyond doubt: its established connections are ended.
+    /// Proven dead: its established connections are terminated.
     Failed,
 }
 
-impl State {
+impl HealthState {
     /// All of them.
     pub const ALL: [Self; 6] =
         [Self::Unknown, Self::Healthy, Self::Late, Self::Draining, Self::Suspect, Self::Failed];
@@ -176,7 +173,7 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for HealthState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
     }
@@ -185,51 +182,52 @@ impl fmt::Display for State {
 /// What the operator configured.
 #[derive(Clone, Copy, Debug)]
 pub struct HealthOptions {
-    /// Unanswered probes before a silent backend is [`State::Suspect`], or unready ones before it drains. At least 1.
+    /// Unanswered probes before a silent backend is [`HealthState::Suspect`], or unready ones before it drains. At least 1.
     pub fall: u32,
-    /// Answered probes in a row before a backend is [`State::Healthy`] again. At least 1.
+    /// Answered probes in a row before a backend is [`HealthState::Healthy`] again. At least 1.
     pub rise: u32,
     /// How long a backend that is no longer published is probed on.
     pub removal_grace: Duration,
-    /// After how long of draining the remaining flows are ended; `None`: never.
+    /// After how long of draining the remaining flows are terminated; `None`: never.
     pub drain_timeout: Option<Duration>,
-    /// After how long of silence established connections may be ended.
+    /// After how long of silence established connections may be terminated.
     pub silence_timeout: Duration,
-    /// Each node waits a random part of it more, before it ends flows or has them ask.
+    /// Each node waits an additional random part of it before it terminates or challenges flows.
     pub kill_spread: Duration,
 }
 
-/// The health of one backend, as others see it.
+/// The health of one backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendHealth {
     /// Its state.
-    pub state: State,
+    pub state: HealthState,
     /// When it entered the state.
     pub since: Instant,
     /// When the first sign of the latest change of state was noticed.
     pub noticed: Instant,
-    /// Which sign that was.
-    pub cue: Cue,
+    /// What that sign was.
+    pub trigger: Trigger,
     /// Whether the control plane publishes it.
     pub published: bool,
     /// Whether its latest probe was answered. A backend that is Suspect and answers waits for its hold-down to end.
     pub answering: bool,
-    /// Its established flows are to be ended: it is Failed, or has drained for as long as the operator wants.
-    pub ending: bool,
-    /// When its established flows were last to be asked whether they still stand.
-    pub ask: Option<Instant>,
-    /// Since when nothing was heard of it, while questions are unanswered.
+    /// Its established flows are to be terminated: it is Failed, or its drain timeout has passed.
+    pub end_flows: bool,
+    /// When its established flows were last to be challenged (a SYN that a live peer answers with a challenge ACK,
+    /// and others with a reset).
+    pub challenge_at: Option<Instant>,
+    /// Since when nothing was received from it, while requests are unanswered.
     pub silent_since: Option<Instant>,
-    /// Why its established flows are not ended, where it has been silent for longer than the timeout.
-    pub withheld: Option<Withheld>,
+    /// Why its established flows are not terminated, where it has been silent for longer than the timeout.
+    pub termination_blocked: Option<TerminationBlocker>,
     /// Why its latest probe failed, while it does.
-    pub failing: Option<FailReason>,
+    pub failure: Option<FailReason>,
     /// Smoothed round trip.
     pub round_trip: Option<Duration>,
-    /// Until when it must go on answering before it is Up again, if it does answer and failed repeatedly.
-    pub held_until: Option<Instant>,
+    /// The end of its hold-down: until when it must answer before it is Healthy again, after repeated failures.
+    pub hold_down_until: Option<Instant>,
     /// Its latest answer to `/readyz`.
-    pub answered: Option<Answered>,
+    pub readyz: Option<ReadyzAnswer>,
 }
 
 /// A snapshot together with the health of its backends, so that the two are never mixed.
@@ -249,30 +247,104 @@ impl HealthView {
         Self { snapshot, noticed: now, backends: BTreeMap::new() }
     }
 
-    /// The state of a backend; [`State::Unknown`] if it is not probed.
-    pub fn state(&self, backend: Backend) -> State {
-        self.backends.get(&backend).map_or(State::Unknown, |health| health.state)
+    /// The state of a backend; [`HealthState::Unknown`] if it is not probed.
+    pub fn state(&self, backend: Backend) -> HealthState {
+        self.backends.get(&backend).map_or(HealthState::Unknown, |health| health.state)
     }
 }
 
 /// The health of a backend in this state, as tests of what follows from it need it.
 #[cfg(test)]
-pub(crate) fn sample(state: State) -> BackendHealth {
+pub(crate) fn sample(state: HealthState) -> BackendHealth {
     let now = Instant::now();
     BackendHealth {
         state,
         since: now,
         noticed: now,
-        cue: Cue::Probe,
+        trigger: Trigger::ProbeFailed,
         published: true,
         answering: !state.is_out(),
-        ending: state == State::Failed,
-        ask: None,
+        end_flows: state == HealthState::Failed,
+        challenge_at: None,
         silent_since: None,
-        withheld: None,
-        failing: state.is_out().then_some(FailReason::Timeout),
+        termination_blocked: None,
+        failure: state.is_out().then_some(FailReason::Timeout),
         round_trip: Some(Duration::from_millis(1)),
-        held_until: None,
-        answered: None,
+        hold_down_until: None,
+        readyz: None,
+    }
+}
+
+/// The first sign of a state change. A closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Its kept-open connection ended.
+    ConnectionClosed,
+    /// A ping, or a `/readyz` request over HTTP/1.1, was not answered in time.
+    PingTimeout,
+    /// The host did not acknowledge the kernel's keepalive in time.
+    KeepaliveTimeout,
+    /// The forwarder could not connect to it, or a client's connection through it was reset.
+    ConnectFailed,
+    /// A probe failed.
+    ProbeFailed,
+    /// `/readyz` was answered otherwise than before.
+    ReadyzChanged,
+    /// The control plane published other endpoints.
+    EndpointsChanged,
+}
+
+impl Trigger {
+    /// The label in logs and status.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::ConnectionClosed => "connection-ended",
+            Self::PingTimeout => "no-pong",
+            Self::KeepaliveTimeout => "no-keepalive",
+            Self::ConnectFailed => "dial-failed",
+            Self::ProbeFailed => "probe-failed",
+            Self::ReadyzChanged => "readyz",
+            Self::EndpointsChanged => "published",
+        }
+    }
+}
+
+/// Why established connections to a silent backend are not terminated: what is missing, or contradicts it. A closed
+/// set, in the order in which they are checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TerminationBlocker {
+    /// No other backend of the family, on another node, has answered throughout.
+    NoWitness,
+    /// Data of its process still arrive on clients' connections.
+    DataArrive,
+    /// Its host answers on clients' connections, but not this node's own SYNs.
+    OwnDialsBlocked,
+    /// Packets on clients' connections could not be observed all the time, or the connections could not be challenged.
+    NotObserved,
+}
+
+impl TerminationBlocker {
+    /// The label in status and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NoWitness => "no-witness",
+            Self::DataArrive => "data-arrive",
+            Self::OwnDialsBlocked => "own-dials-blocked",
+            Self::NotObserved => "not-observed",
+        }
+    }
+}
+
+impl fmt::Display for TerminationBlocker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoWitness => "no other apiserver on another node has answered all the time",
+            Self::DataArrive => "data still arrive from it on clients' connections",
+            Self::OwnDialsBlocked => {
+                "its host answers on clients' connections, so only this node's own probes are blocked: check this node's firewall"
+            }
+            Self::NotObserved => "this node could not see all the time what arrives on clients' connections",
+        })
     }
 }

@@ -2,16 +2,12 @@
 
 pub mod address;
 pub mod balance;
-pub mod cidr;
 pub mod desired;
-pub mod forwarding;
 pub mod health;
-pub mod interface;
-pub mod merge;
 pub mod objects;
-pub mod published;
+pub mod proxy_routes;
 pub mod report;
-pub mod seed;
 pub mod snapshot;
+pub mod sources;
 pub mod traffic;
 pub mod types;

@@ -1,13 +1,13 @@
-//! What the reconciler tells the rest of the daemon.
+//! What the reconciler reports to the rest of the daemon.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::model::desired::{DesiredState, Hold};
-use crate::model::health::{Cue, FailReason, HealthView, State};
-use crate::model::types::Backend;
+use super::desired::{DesiredState, FailOpenReason};
+use super::health::{FailReason, HealthState, HealthView, Trigger};
+use super::types::Backend;
 
 /// Whether the kernel has what it should have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -28,10 +28,10 @@ pub enum Phase {
     Failed,
 }
 
-/// Which way new connections to the virtual IPs take.
+/// Which datapath serves new connections to the virtual IPs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum InUse {
-    /// None that this daemon made.
+pub enum TrafficPath {
+    /// None of this daemon's.
     #[default]
     None,
     /// Rules in nf_tables.
@@ -40,7 +40,7 @@ pub enum InUse {
     Forwarder,
 }
 
-impl InUse {
+impl TrafficPath {
     /// The label in status and metrics.
     pub fn label(self) -> &'static str {
         match self {
@@ -51,31 +51,31 @@ impl InUse {
     }
 }
 
-/// The way of new connections, and why.
+/// The active datapath, and why it was chosen.
 #[derive(Clone, Debug)]
-pub struct PathReport {
-    /// The way.
-    pub in_use: InUse,
+pub struct TrafficPathReport {
+    /// The datapath.
+    pub in_use: TrafficPath,
     /// Since when.
     pub since: Instant,
     /// Why it is this one.
     pub reason: Option<Arc<str>>,
-    /// The forwarder is in use, and nobody chose it: rules are not taken.
-    pub stands_in: bool,
+    /// The forwarder is active as a fallback: rules cannot be programmed.
+    pub fallback_active: bool,
     /// The forwarder still carries connections that began while it was in use.
     pub draining: bool,
 }
 
-/// What others changed and the daemon made again.
+/// The object that other programs changed and the daemon repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repaired {
+pub enum RepairedObject {
     /// The table.
     Table,
     /// Routes or routing rules.
     Routes,
 }
 
-impl Repaired {
+impl RepairedObject {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::Table, Self::Routes];
 
@@ -92,14 +92,14 @@ impl Repaired {
 #[derive(Clone, Debug)]
 pub struct Repair {
     /// Of what.
-    pub what: Repaired,
+    pub what: RepairedObject,
     /// When the change was noticed.
     pub at: Instant,
-    /// How: a label.
+    /// How it was detected: a label.
     pub found: &'static str,
-    /// Transactions of others that it put right, as far as the kernel told of them.
+    /// Transactions of other programs that it reverted, as far as the kernel reported them.
     pub changes: u64,
-    /// Who made them, as far as the kernel said.
+    /// The program that made them, as far as the kernel reported it.
     pub by: Option<String>,
 }
 
@@ -114,30 +114,30 @@ pub struct Repairs {
 
 /// A change of a backend's state, and what followed from it.
 #[derive(Clone, Debug)]
-pub struct Transition {
+pub struct HealthTransition {
     /// Whose.
     pub backend: Backend,
     /// The state before.
-    pub from: State,
+    pub from: HealthState,
     /// The state after.
-    pub to: State,
+    pub to: HealthState,
     /// Why its latest probe failed, if it did.
     pub reason: Option<FailReason>,
     /// The first sign of it.
-    pub cue: Cue,
+    pub trigger: Trigger,
     /// When it was decided.
     pub at: Instant,
     /// From the first sign to the decision.
     pub decision: Duration,
     /// From the decision to the commit.
     pub commit: Duration,
-    /// What became of the backend's flows, once that is known and where they were to end.
-    pub ended: Option<Ended>,
+    /// The result of terminating the backend's flows, once known.
+    pub ended: Option<FlowsEnded>,
 }
 
-/// The end of a backend's flows.
+/// The termination of a backend's flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct FlowsEnded {
     /// From the order to the end of the last one that ended.
     pub took: Duration,
     /// How many there were.
@@ -151,10 +151,10 @@ pub struct Ended {
 pub struct Report {
     /// Whether the kernel has what it should have.
     pub phase: Phase,
-    /// What this step looked at; `None` before the first.
+    /// The view of this step; `None` before the first.
     pub view: Option<HealthView>,
-    /// Which way connections take; `None` before the first step.
-    pub path: Option<PathReport>,
+    /// The active datapath; `None` before the first step.
+    pub path: Option<TrafficPathReport>,
     /// What is programmed, or forwarded.
     pub programmed: Option<Arc<DesiredState>>,
     /// Whether no other program may change the rules.
@@ -162,9 +162,9 @@ pub struct Report {
     /// What others changed.
     pub repairs: Arc<Repairs>,
     /// The latest changes of backends' states, newest first.
-    pub transitions: Arc<Vec<Transition>>,
-    /// What is kept although the API no longer says so.
-    pub holds: Vec<Hold>,
+    pub transitions: Arc<Vec<HealthTransition>>,
+    /// What stays programmed although the API no longer publishes it.
+    pub fail_open: Vec<FailOpenReason>,
     /// Why the phase is [`Phase::Failed`] or [`Phase::Unrouted`].
     pub last_error: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Service and endpoints -> [`Snapshot`]: every virtual IP and port with the backends that may serve it.
+//! Service and EndpointSlices -> [`Snapshot`]: every virtual IP and port with the backends that may serve it. Pure.
 //!
 //! In: a [`ClusterView`], exactly as the API published it. Out: what of it a node can be programmed with, and
 //! what was rejected and why. Equal views give equal snapshots, whatever the order of slices and endpoints.
@@ -6,16 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use super::address::{self, RejectReason};
-use super::objects::{ClusterView, Service, ServicePort};
+use super::objects::{ClusterView, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort};
 use super::types::{Backend, Family, Vip};
-
-mod usable;
-
-use usable::{Judge, Usable};
 
 /// The name of the port of the `kubernetes` Service that serves the API (kube-apiserver's `pkg/controlplane`).
 pub const HTTPS: &str = "https";
@@ -59,7 +57,7 @@ pub struct Frontend {
     pub vip: Vip,
     /// The name of the Service's port; may be empty.
     pub port_name: String,
-    /// How a client is tied to a backend.
+    /// Session affinity.
     pub affinity: Affinity,
     /// Backends of the same address family, ordered and each once.
     pub backends: Vec<Backend>,
@@ -95,7 +93,7 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// How strictly addresses are judged.
+/// How strictly addresses are validated.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SnapshotOptions {
     /// Accept loopback addresses as backends. They only serve the node's own traffic.
@@ -115,10 +113,10 @@ impl Snapshot {
         }
         let vips = usable_vips(&listed, &mut rejected);
         let ports = usable_ports(&service.spec.ports, &mut rejected);
-        let judge = Judge { vips: &vips, ports: &ports, options };
-        let mut found = Usable::default();
+        let filter = EndpointFilter { vips: &vips, ports: &ports, options };
+        let mut found = UsableEndpoints::default();
         for slice in view.slices.values() {
-            found.add_slice(slice, judge, &mut rejected);
+            found.add_slice(slice, filter, &mut rejected);
         }
         let affinity = match service.spec.session_affinity.as_str() {
             "ClientIP" => Affinity::ClientIP,
@@ -138,7 +136,7 @@ impl Snapshot {
         Self { generation, service, frontends, rejected }
     }
 
-    /// Whether the API says so.
+    /// Whether it follows from the API, and not from seeds or saved state.
     pub fn is_published(&self) -> bool {
         self.generation > 0
     }
@@ -161,7 +159,7 @@ impl Snapshot {
     }
 }
 
-/// Cuts what no real cluster has, so that a broken one cannot make the transaction too large to be sent.
+/// Limits the number of frontends and backends, so that a broken cluster cannot make the transaction too large to send.
 fn bounded(frontends: BTreeMap<Vip, Frontend>, rejected: &mut BTreeSet<Rejection>) -> Vec<Frontend> {
     let mut too_many = |address: SocketAddr| {
         let text = address.ip().to_string();
@@ -193,7 +191,7 @@ fn cluster_ips(service: &Service) -> Vec<&str> {
 fn usable_vips(listed: &[&str], rejected: &mut BTreeSet<Rejection>) -> BTreeSet<IpAddr> {
     let mut vips = BTreeSet::new();
     for text in listed {
-        match address::vip(text) {
+        match address::validate_vip(text) {
             Ok(ip) => {
                 vips.insert(ip);
             }
@@ -232,6 +230,114 @@ fn is_tcp(protocol: &str) -> bool {
 
 fn rejection(address: &str, port: Option<i64>, reason: RejectReason) -> Rejection {
     Rejection { address: address.chars().take(64).collect(), port, reason }
+}
+
+/// What every address is checked against.
+#[derive(Clone, Copy)]
+struct EndpointFilter<'a> {
+    vips: &'a BTreeSet<IpAddr>,
+    /// The Service's TCP ports, number and name.
+    ports: &'a [(u16, &'a str)],
+    options: SnapshotOptions,
+}
+
+/// Usable addresses by port name and family: those that take new connections, and those that only still serve.
+#[derive(Default)]
+struct UsableEndpoints {
+    ready: BTreeMap<(String, Family), BTreeSet<Backend>>,
+    serving: BTreeMap<(String, Family), BTreeSet<Backend>>,
+}
+
+impl UsableEndpoints {
+    fn add_slice(
+        &mut self,
+        slice: &EndpointSlice,
+        filter: EndpointFilter<'_>,
+        rejected: &mut BTreeSet<Rejection>,
+    ) {
+        let family = match slice.address_type.as_str() {
+            "IPv4" => Some(Family::V4),
+            "IPv6" => Some(Family::V6),
+            _ => None,
+        };
+        for endpoint in &slice.endpoints {
+            let Some(ready) = takes_connections(endpoint) else { continue };
+            for address in &endpoint.addresses {
+                match family {
+                    Some(family) => {
+                        self.add(address, family, &slice.ports, ready, filter, rejected);
+                    }
+                    None => {
+                        rejected.insert(rejection(address, None, RejectReason::NotAnIpSlice));
+                    }
+                }
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        text: &str,
+        family: Family,
+        ports: &[EndpointPort],
+        ready: bool,
+        filter: EndpointFilter<'_>,
+        rejected: &mut BTreeSet<Rejection>,
+    ) {
+        let ip =
+            match address::validate_backend(text, Some(family), filter.vips, filter.options.allow_loopback) {
+                Ok(ip) => ip,
+                Err(reason) => {
+                    rejected.insert(rejection(text, None, reason));
+                    return;
+                }
+            };
+        let ports = || ports.iter().filter(|p| is_tcp(&p.protocol));
+        let is_known = |port: &EndpointPort| filter.ports.iter().any(|(_, known)| *known == port.name);
+        if !filter.ports.is_empty() && !ports().any(is_known) {
+            let number = ports().next().and_then(|port| port.port);
+            rejected.insert(rejection(text, number, RejectReason::UnknownPort));
+            return;
+        }
+        for port in ports() {
+            match port_number(port.port) {
+                Ok(number) => {
+                    let set = if ready { &mut self.ready } else { &mut self.serving };
+                    set.entry((port.name.clone(), Family::of(ip)))
+                        .or_default()
+                        .insert(Backend::new(ip, number));
+                }
+                Err(reason) => {
+                    rejected.insert(rejection(text, port.port, reason));
+                }
+            }
+        }
+    }
+
+    /// Ready endpoints; where there are none, those that still serve while they terminate.
+    fn backends(&self, name: &str, family: Family) -> Vec<Backend> {
+        let key = (name.to_owned(), family);
+        let set = self.ready.get(&key).or_else(|| self.serving.get(&key));
+        set.into_iter().flatten().copied().collect()
+    }
+}
+
+/// `Some(true)` if ready, `Some(false)` if it only still serves, `None` if it must get nothing.
+fn takes_connections(endpoint: &Endpoint) -> Option<bool> {
+    match (endpoint.conditions.ready, endpoint.conditions.serving) {
+        (None | Some(true), _) => Some(true),
+        (Some(false), Some(true)) => Some(false),
+        (Some(false), _) => None,
+    }
+}
+
+/// A snapshot, and when it became known.
+#[derive(Clone, Debug)]
+pub struct PublishedSnapshot {
+    /// The snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// When the last byte of the event or list arrived that it follows from.
+    pub received: Instant,
 }
 
 #[cfg(test)]

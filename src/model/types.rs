@@ -1,4 +1,4 @@
-//! The words of the model: which Service, which virtual IP, which backend.
+//! The basic types of the model: which Service, which virtual IP, which backend.
 //! Owns nothing but names and their text forms.
 
 use std::fmt;

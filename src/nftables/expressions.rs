@@ -10,7 +10,7 @@ use super::names::dead_name;
 use super::table::{ANONYMOUS_MAP, Action, BalanceKey, CLIENT_HASH_SEED, Match};
 use super::uapi::expr::*;
 use super::uapi::{FAMILY_IPV4, FAMILY_IPV6, data, reg, rule};
-use crate::model::cidr::Cidr;
+use crate::model::address::Cidr;
 use crate::model::types::Family;
 use crate::netlink::message::{Attr, be32, bytes, nest, octets, string};
 

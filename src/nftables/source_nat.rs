@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::table::{Action, Chain, Match, Rule};
-use crate::model::desired::{DesiredState, Masquerade, PreferredSource, Source};
+use crate::model::desired::{DesiredState, Masquerade, PreferredSource, SourceAddress};
 use crate::model::types::Family;
 
 /// The chain that the postrouting base chain goes to for flows of one family.
@@ -59,7 +59,7 @@ fn own(state: &DesiredState, family: Family) -> Option<Chain> {
             _ => None,
         }
     });
-    let to = |(backend, source): (IpAddr, &Source)| {
+    let to = |(backend, source): (IpAddr, &SourceAddress)| {
         let rule = |way: Option<Match>| {
             let matches = [Match::DestinationAddress(backend)].into_iter().chain(way).collect();
             Rule::new(matches, Action::Snat(source.address))
@@ -82,7 +82,7 @@ fn own(state: &DesiredState, family: Family) -> Option<Chain> {
 }
 
 /// One match for each interface that the source is right for; a single `None` where it is right whichever it is.
-fn ways(source: &Source) -> Vec<Option<Match>> {
+fn ways(source: &SourceAddress) -> Vec<Option<Match>> {
     match source.interfaces.is_empty() {
         true => vec![None],
         false => source.interfaces.iter().map(|name| Some(Match::LeavesBy(*name))).collect(),
@@ -148,7 +148,7 @@ fn host(state: &DesiredState, family: Family) -> Chain {
 }
 
 /// Where the route leads, the route's source. Any other way, an address that fits it.
-fn routed(backend: IpAddr, source: &Source) -> Vec<Rule> {
+fn routed(backend: IpAddr, source: &SourceAddress) -> Vec<Rule> {
     let wrong = match source.named || source.certain {
         true => Match::SourceAddressNot(source.address),
         // Another address of the interface may be there since a routing rule wants it so.
@@ -191,12 +191,12 @@ fn backend_addresses(state: &DesiredState, family: Family) -> BTreeSet<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::address::InterfaceName;
     use crate::model::desired::{DesiredFrontend, SourcePolicy};
-    use crate::model::interface::InterfaceName;
     use crate::model::snapshot::Affinity;
 
     /// The rules of the chains about one backend whose source is `source`.
-    fn rules(source: Source) -> Vec<Vec<String>> {
+    fn rules(source: SourceAddress) -> Vec<Vec<String>> {
         let backend: std::net::SocketAddr = "192.0.2.11:6443".parse().unwrap();
         let state = DesiredState {
             service: "default/kubernetes".parse().unwrap(),
@@ -219,9 +219,9 @@ mod tests {
         source_chains(&state).iter().map(|chain| chain.rules.iter().map(text).collect()).collect()
     }
 
-    fn source(named: bool, certain: bool, interfaces: &[&str]) -> Source {
+    fn source(named: bool, certain: bool, interfaces: &[&str]) -> SourceAddress {
         let interfaces = interfaces.iter().filter_map(|name| InterfaceName::new(name)).collect();
-        Source { address: "192.0.2.1".parse().unwrap(), interfaces, named, certain }
+        SourceAddress { address: "192.0.2.1".parse().unwrap(), interfaces, named, certain }
     }
 
     #[test]

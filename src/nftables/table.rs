@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::uapi::table::{FLAG_DORMANT, FLAG_OWNER, FLAG_PERSIST};
-use crate::model::cidr::Cidr;
-use crate::model::interface::InterfaceName;
+use crate::model::address::Cidr;
+use crate::model::address::InterfaceName;
 use crate::model::types::{Family, Vip};
 
 /// The table's name; its family is `inet`.

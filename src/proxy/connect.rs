@@ -27,7 +27,7 @@ use super::proxy_loop::{DownBackends, LoopCommand, ProxiedConnection};
 use super::socket::{self, Keepalive};
 use super::splice::PipePool;
 use super::stats::{DialFailure, Origin, ResetCause, Stats};
-use crate::model::forwarding::{Route, Routes};
+use crate::model::proxy_routes::{ProxyRoute, ProxyRoutes};
 use crate::model::types::Backend;
 
 /// So many sets of backends that went down may be on their way to a dial.
@@ -41,7 +41,7 @@ pub(super) struct Shared {
     went_down: broadcast::Sender<DownBackends>,
     dial_failures: UnboundedSender<Backend>,
     proxy_loop: UnboundedSender<LoopCommand>,
-    routes: RefCell<Option<Arc<Routes>>>,
+    routes: RefCell<Option<Arc<ProxyRoutes>>>,
 }
 
 impl Shared {
@@ -65,9 +65,9 @@ impl Shared {
     }
 
     /// Replaces the routes, and resets connections to backends that went down with them.
-    pub(super) fn route(&self, routes: Arc<Routes>) {
+    pub(super) fn route(&self, routes: Arc<ProxyRoutes>) {
         let before = self.routes.replace(Some(Arc::clone(&routes)));
-        let suspects = |routes: &Option<Arc<Routes>>| {
+        let suspects = |routes: &Option<Arc<ProxyRoutes>>| {
             routes.as_ref().map(|routes| routes.suspects.clone()).unwrap_or_default()
         };
         let (suspect_before, suspect_now) = (suspects(&before), &routes.suspects);
@@ -96,7 +96,7 @@ impl Shared {
         &self,
         origin: Origin,
         address: &SocketAddr,
-        read: impl FnOnce(&Route) -> T,
+        read: impl FnOnce(&ProxyRoute) -> T,
     ) -> Option<T> {
         let routes = self.routes.borrow();
         let routes = routes.as_ref()?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::{Forward, ForwarderError};
-use crate::model::forwarding::Routes;
+use crate::model::proxy_routes::ProxyRoutes;
 use crate::model::types::Vip;
 
 /// Clones share their state.
@@ -25,7 +25,7 @@ struct FakeShared {
 
 #[derive(Debug, Default)]
 struct FakeState {
-    routes: Option<Arc<Routes>>,
+    routes: Option<Arc<ProxyRoutes>>,
     served: BTreeSet<Vip>,
     withdrawals: u32,
     connections: usize,
@@ -34,7 +34,7 @@ struct FakeState {
 
 impl FakeForwarder {
     /// The latest routes.
-    pub fn routes(&self) -> Option<Arc<Routes>> {
+    pub fn routes(&self) -> Option<Arc<ProxyRoutes>> {
         self.0.state.borrow().routes.clone()
     }
 
@@ -63,7 +63,7 @@ impl FakeForwarder {
 }
 
 impl Forward for FakeForwarder {
-    fn route(&mut self, routes: Arc<Routes>) {
+    fn route(&mut self, routes: Arc<ProxyRoutes>) {
         self.0.state.borrow_mut().routes = Some(routes);
     }
 

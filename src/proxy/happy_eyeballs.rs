@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::model::forwarding::Route;
+use crate::model::proxy_routes::ProxyRoute;
 use crate::model::snapshot::Affinity;
 use crate::model::types::Backend;
 
@@ -107,7 +107,7 @@ impl HappyEyeballs {
 }
 
 /// The order for one client. `seed` is to be random for each connection.
-pub(super) fn backend_order(route: &Route, client: IpAddr, seed: u64) -> Vec<Backend> {
+pub(super) fn backend_order(route: &ProxyRoute, client: IpAddr, seed: u64) -> Vec<Backend> {
     let key = match route.affinity {
         Affinity::None => mix(seed),
         Affinity::ClientIP => hash(0, client),

@@ -1,7 +1,7 @@
 //! The user-space TCP proxy ("forwarder"): serves virtual IPs when the kernel cannot translate them, and the node-local
 //! endpoints (`--listen`) always.
 //!
-//! In: which backends to dial ([`Routes`]), which virtual IPs to serve. Out: proxied connections, failed dials, counts.
+//! In: which backends to dial ([`ProxyRoutes`]), which virtual IPs to serve. Out: proxied connections, failed dials, counts.
 //! Everything happens on a thread with a runtime of its own, so that load on it never delays a health decision.
 //!
 //! A connection passes through these files: `listener` accepts it, `connect` finds its backend (in the order and at the
@@ -22,7 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::model::forwarding::Routes;
+use crate::model::proxy_routes::ProxyRoutes;
 use crate::model::types::{Backend, Vip};
 
 mod admission;
@@ -61,7 +61,7 @@ pub struct ForwarderOptions {
 pub trait Forward {
     /// Replaces the routes. Connections to backends that enter `ending` with them are reset at once; a backend that stays
     /// in that set may still be dialed if it is among the others. Connections of a virtual IP that is gone stay.
-    fn route(&mut self, routes: Arc<Routes>);
+    fn route(&mut self, routes: Arc<ProxyRoutes>);
 
     /// Listens on each of these virtual IPs, and withdraws from all others; all or nothing. A virtual IP that is served
     /// already stays as it is, and its withdrawal is canceled. Connections wait in the backlog until there is a route for
@@ -83,7 +83,7 @@ pub trait Forward {
 
 /// `None` is a proxy that serves nothing.
 impl<F: Forward> Forward for Option<F> {
-    fn route(&mut self, routes: Arc<Routes>) {
+    fn route(&mut self, routes: Arc<ProxyRoutes>) {
         if let Some(forwarder) = self {
             forwarder.route(routes);
         }
@@ -171,7 +171,7 @@ impl Forwarder {
 }
 
 impl Forward for Forwarder {
-    fn route(&mut self, routes: Arc<Routes>) {
+    fn route(&mut self, routes: Arc<ProxyRoutes>) {
         // The thread runs for as long as this handle lives.
         let _ = self.commands.send(Command::Route(routes));
     }
@@ -203,7 +203,7 @@ struct Sockets {
 
 /// A command to the thread. The receiver of its reply may be gone.
 enum Command {
-    Route(Arc<Routes>),
+    Route(Arc<ProxyRoutes>),
     Serve(BTreeSet<Vip>, oneshot::Sender<Result<(), ForwarderError>>),
     Withdraw(oneshot::Sender<()>),
     Listeners(oneshot::Sender<io::Result<Vec<TcpListener>>>),

@@ -1,75 +1,71 @@
 //! The single owner of the dataplane: takes in health views and changes of the node, programs what follows from them,
-//! has the flows of dead backends ended, retries what failed, and reports.
+//! has the flows of dead backends terminated, retries what failed, and reports.
 //!
-//! In: views, node events, questions about counters. Out: commits, kill orders, and a [`Report`] after each.
+//! In: views, node events, counter queries. Out: commits, flow orders, and a [`Report`] after each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, sleep_until, timeout};
 
+use crate::dataplane::LocalVip;
 use crate::dataplane::flows::{FlowKiller, StaleFlows};
-use crate::dataplane::{Dataplane, DataplaneError, Host, LocalVip};
+use crate::dataplane::{Dataplane, DataplaneError, Host};
 use crate::metrics::Metrics;
-use crate::model::desired::{DesiredState, Hold, Policy, desire};
-use crate::model::forwarding::routes;
+use crate::model::desired::{DesiredState, FailOpenReason, Policy, compute_desired_state};
 use crate::model::health::HealthView;
+use crate::model::proxy_routes::proxy_routes;
 use crate::model::report::{Phase, Report};
 use crate::model::snapshot::Rejection;
 use crate::model::types::Backend;
 use crate::proxy::Forward;
-use crate::reconcile::ledger::Ledger;
 
 mod commit;
-mod damper;
-mod history;
-mod ledger;
-mod news;
+mod counters;
+mod drift;
 mod node;
-mod orders;
 mod path;
-mod refresh;
-mod repair;
-mod tell;
-mod telling;
-mod totals;
-mod wait;
+mod report;
+mod transitions;
 
-use history::History;
-use node::Sight;
-use orders::Ordered;
+use commit::FlowOrders;
+use counters::ConnectionTotals;
+pub use counters::{TotalsQuery, query_totals};
+use drift::DriftRepair;
+use node::NodeObserver;
 pub use path::{Mode, PathError};
-use path::{PROMOTE, Path};
-use repair::Mender;
-use tell::{Logged, chain};
-pub use totals::{TotalsQuery, ask_totals};
-use wait::{after, at, stopped};
+use path::{PathSwitch, RULES_RETRY};
+use report::{LoggedError, error_chain};
+use transitions::TransitionLog;
 
 /// A refused commit is tried again after this, doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Rare enough to be no load, often enough that a healed kernel is used soon.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// To look whether there are rules takes a fraction of a millisecond, unless the kernel is kept from it.
-const STOOD: Duration = Duration::from_secs(1);
+/// Checking for existing rules takes a fraction of a millisecond, unless nf_tables is locked.
+const EXISTING_RULES_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a step may go on after a stop. It takes milliseconds, unless a commit waits for another program's.
+const LAST_STEP: Duration = Duration::from_millis(300);
 
 type Views = watch::Receiver<Option<HealthView>>;
 
-/// What goes on while a commit waits.
-struct Meanwhile<'a> {
+/// What is still handled while a commit is blocked.
+struct DuringCommit<'a> {
     views: Views,
     /// The same, for the time afterwards.
     news: Views,
     queries: &'a mut mpsc::Receiver<TotalsQuery>,
 }
 
-/// What the reconciler is fed with.
+/// The inputs of the reconciler.
 pub struct Inputs {
     /// What the API publishes and probes say; `None` until the first full list.
     pub views: Views,
-    /// Questions about counters.
+    /// Counter queries.
     pub queries: mpsc::Receiver<TotalsQuery>,
     /// Resolves when the daemon is to stop.
     pub stop: watch::Receiver<bool>,
@@ -77,7 +73,7 @@ pub struct Inputs {
     pub predecessor: watch::Receiver<bool>,
 }
 
-/// What the reconciler acts upon.
+/// The adapters that the reconciler drives.
 pub struct Parts<D, H, F, W> {
     /// Rules.
     pub dataplane: D,
@@ -85,7 +81,7 @@ pub struct Parts<D, H, F, W> {
     pub host: H,
     /// Flows of dead backends.
     pub flows: F,
-    /// What stands in for rules.
+    /// The fallback for rules.
     pub forwarder: W,
 }
 
@@ -95,35 +91,35 @@ pub struct Reconciler<D, H, F, W> {
     host: H,
     flows: F,
     forwarder: W,
-    path: Path,
+    path: PathSwitch,
     policy: Policy,
     /// What is in effect, by rules or by the forwarder.
     effective: Option<Arc<DesiredState>>,
     /// What the kernel's rules are.
     applied: Option<Arc<DesiredState>>,
-    /// No other program may change these rules.
+    /// Other programs cannot change these rules (`NFT_TABLE_F_OWNER`).
     owned: bool,
-    /// A commit got no answer: the kernel may have, or come to have, other rules than `applied`.
+    /// A commit got no reply: the kernel may have, or may get, other rules than `applied`.
     uncertain: bool,
     /// Rules of an earlier run may have stood in the beginning.
-    stood: Option<bool>,
-    mender: Mender,
-    sight: Sight,
+    existing_rules: Option<bool>,
+    drift_repair: DriftRepair,
+    node_observer: NodeObserver,
     /// When the news of the latest view was noticed that is in effect.
-    answered: Option<Instant>,
+    effective_since: Option<Instant>,
     /// Backends whose flows are being ended, or were; `true`: without the help of a rule.
     ending: BTreeMap<Backend, bool>,
     /// What else was ordered.
-    ordered: Ordered,
-    /// Backends that died while a commit waited: it knows nothing of them, and the next one does.
-    foreseen: BTreeSet<Backend>,
-    /// When the kernel is told again who is dead.
+    flow_orders: FlowOrders,
+    /// Backends that died while a commit was blocked: the next commit includes them.
+    dead_early: BTreeSet<Backend>,
+    /// When the set of dead backends is refreshed in the kernel.
     refresh_at: Instant,
-    history: History,
-    ledger: Ledger,
+    transitions: TransitionLog,
+    totals: ConnectionTotals,
     known_rejections: BTreeSet<Rejection>,
-    known_holds: Vec<Hold>,
-    logged_error: Option<Logged>,
+    known_fail_open: Vec<FailOpenReason>,
+    logged_error: Option<LoggedError>,
     metrics: Arc<Metrics>,
     reports: watch::Sender<Report>,
 }
@@ -143,63 +139,63 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             host,
             flows,
             forwarder,
-            path: Path::new(mode, inherited),
+            path: PathSwitch::new(mode, inherited),
             policy,
             effective: None,
             applied: None,
             owned: false,
             uncertain: false,
-            stood: None,
-            mender: Mender::default(),
-            sight: Sight::default(),
-            answered: None,
+            existing_rules: None,
+            drift_repair: DriftRepair::default(),
+            node_observer: NodeObserver::default(),
+            effective_since: None,
             ending: BTreeMap::new(),
-            ordered: Ordered::default(),
-            foreseen: BTreeSet::new(),
+            flow_orders: FlowOrders::default(),
+            dead_early: BTreeSet::new(),
             refresh_at: Instant::now(),
-            history: History::default(),
-            ledger: Ledger::default(),
+            transitions: TransitionLog::default(),
+            totals: ConnectionTotals::default(),
             known_rejections: BTreeSet::new(),
-            known_holds: Vec::new(),
+            known_fail_open: Vec::new(),
             logged_error: None,
             metrics,
             reports,
         }
     }
 
-    /// Works until told to stop, then hands its parts back.
+    /// Runs until stopped, then returns its parts.
     pub async fn run(mut self, mut inputs: Inputs) -> Parts<D, H, F, W> {
-        // How long it was waited for the last time, and until when this time: whoever asks for counters meanwhile puts it off no
+        // The last delay, and the deadline of this one: counter queries meanwhile do not put it off any
         // further.
         let mut retry: Option<(Duration, Instant)> = None;
         let mut feeding = true;
-        // What was programmed last, if that is all that there is to do.
+        // The view that was programmed last, if nothing is left to do.
         let mut settled: Option<HealthView> = None;
         loop {
             let mut only_news = false;
-            let (wait, routes_wait) = (self.mender.wait(), self.mender.routes_wait());
+            let (wait, routes_wait) = (self.drift_repair.wait(), self.drift_repair.routes_wait());
             let refresh_due = self.refresh_due();
             tokio::select! {
                 biased;
                 _ = inputs.stop.wait_for(|stop| *stop) => break,
                 changed = inputs.views.changed(), if feeding => (feeding, only_news) = (changed.is_ok(), true),
                 report = self.flows.finished() => {
-                    self.history.ended(&report, &self.metrics, &self.reports);
+                    self.transitions.ended(&report, &self.metrics, &self.reports);
                     continue;
                 }
-                drift = after(wait, self.dataplane.drifted()) => self.mender.begin(drift),
-                () = self.sight.looked() => {}
+                drift = after(wait, self.dataplane.drifted()) => self.drift_repair.begin(drift),
+                () = self.node_observer.lookup_finished() => {}
                 () = after(routes_wait, self.host.changed()) => {
-                    self.sight.is_due();
+                    self.node_observer.request_lookup();
                     if let Some(view) = &*inputs.views.borrow() {
-                        self.look(view);
+                        self.look_up_node(view);
                     }
                     continue;
                 }
                 () = self.forwarder.emptied() => {}
                 Ok(_) = inputs.predecessor.wait_for(|drains| !*drains), if self.path.waits_for_predecessor => {}
-                () = at(self.mender.sums_due()) => {
-                    self.mender.tell_sums();
+                () = at(self.drift_repair.summary_due()) => {
+                    self.drift_repair.log_summaries();
                     continue;
                 }
                 () = at(refresh_due) => {
@@ -214,26 +210,26 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             }
             let view = inputs.views.borrow_and_update().clone();
             let Some(view) = view else { continue };
-            if only_news && settled.as_ref().is_some_and(|last| self.follows_the_same(last, &view)) {
-                self.show(&view);
+            if only_news && settled.as_ref().is_some_and(|last| self.has_same_rules(last, &view)) {
+                self.report_view(&view);
                 continue;
             }
             self.path.follows(*inputs.predecessor.borrow());
             let (views, news) = (inputs.views.clone(), inputs.views.clone());
-            let mut meanwhile = Meanwhile { views, news, queries: &mut inputs.queries };
+            let mut during_commit = DuringCommit { views, news, queries: &mut inputs.queries };
             let outcome = tokio::select! {
                 biased;
-                outcome = self.reconcile(&view, &mut meanwhile) => outcome,
+                outcome = self.reconcile(&view, &mut during_commit) => outcome,
                 () = stopped(&mut inputs.stop) => break,
             };
-            settled = matches!(outcome, Ok(Settled::Yes)).then(|| view.clone());
+            settled = matches!(outcome, Ok(StepOutcome::Done)).then(|| view.clone());
             let wait = match outcome {
-                Ok(Settled::Yes) => None,
-                Ok(Settled::NotAll) => Some(Duration::ZERO),
-                Ok(Settled::OnTheForwarder) => Some(PROMOTE),
+                Ok(StepOutcome::Done) => None,
+                Ok(StepOutcome::Incomplete) => Some(Duration::ZERO),
+                Ok(StepOutcome::FallbackActive) => Some(RULES_RETRY),
                 Err(_) => Some(retry.map_or(RETRY_MIN, |(wait, _)| (wait * 2).clamp(RETRY_MIN, RETRY_MAX))),
             };
-            self.look(&view);
+            self.look_up_node(&view);
             retry = wait.map(|wait| (wait, tokio::time::Instant::now().into_std() + wait));
         }
         let Self { dataplane, host, flows, forwarder, .. } = self;
@@ -243,18 +239,18 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     async fn reconcile(
         &mut self,
         view: &HealthView,
-        meanwhile: &mut Meanwhile<'_>,
-    ) -> Result<Settled, PathError> {
+        during_commit: &mut DuringCommit<'_>,
+    ) -> Result<StepOutcome, PathError> {
         self.note_rejections(&view.snapshot);
-        self.history.look(view);
-        let outcome = self.program(view, meanwhile).await;
+        self.transitions.observe(view);
+        let outcome = self.program(view, during_commit).await;
         match &outcome {
-            Ok(Settled::Yes) => match self.logged_error.take() {
-                Some(Logged { routes: true, .. }) => tracing::info!("the kernel takes the routes again"),
+            Ok(StepOutcome::Done) => match self.logged_error.take() {
+                Some(LoggedError { routes: true, .. }) => tracing::info!("the kernel takes the routes again"),
                 Some(_) => tracing::info!("the kernel takes the rules again"),
                 None => {}
             },
-            Ok(Settled::NotAll | Settled::OnTheForwarder) => {}
+            Ok(StepOutcome::Incomplete | StepOutcome::FallbackActive) => {}
             Err(error) => self.note_failure(view, error),
         }
         outcome
@@ -263,86 +259,88 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     async fn program(
         &mut self,
         view: &HealthView,
-        meanwhile: &mut Meanwhile<'_>,
-    ) -> Result<Settled, PathError> {
-        self.foreseen.clear();
-        if self.stood.is_none() {
-            self.stood = Some(timeout(STOOD, self.dataplane.is_installed()).await.unwrap_or(true));
+        during_commit: &mut DuringCommit<'_>,
+    ) -> Result<StepOutcome, PathError> {
+        self.dead_early.clear();
+        if self.existing_rules.is_none() {
+            self.existing_rules =
+                Some(timeout(EXISTING_RULES_TIMEOUT, self.dataplane.is_installed()).await.unwrap_or(true));
         }
         let node = self.node(view).await;
-        let (mut desired, holds) = desire(view, self.effective.as_deref(), &node, &self.policy);
-        self.note_holds(&holds);
+        let (mut desired, fail_open) =
+            compute_desired_state(view, self.effective.as_deref(), &node, &self.policy);
+        self.note_fail_open(&fail_open);
         // Rules of an earlier run may stand: a first view without backends must not empty them.
         if self.effective.is_none() && desired.frontends.is_empty() {
             self.report(view, Phase::Waiting, None);
-            return Ok(Settled::Yes);
+            return Ok(StepOutcome::Done);
         }
-        self.settle(view, &desired);
-        self.forwarder.route(Arc::new(routes(view, &desired)));
+        self.settle_flows(view, &desired);
+        self.forwarder.route(Arc::new(proxy_routes(view, &desired)));
         if self.path.mode == Mode::Forwarder {
             self.forward(desired, view, "--mode forwarder").await?;
-            return Ok(Settled::Yes);
+            return Ok(StepOutcome::Done);
         }
-        desired.forwarding = self.path.spares_connections();
-        // Giving virtual IPs back may take the kernel seconds. A commit that is due does not wait for that.
+        desired.forwarding = self.path.keeps_proxied_connections();
+        // Releasing virtual IPs may take the kernel seconds. A commit that is due does not wait for that.
         let mut routed = Ok(());
-        let is_over = self.path.is_over(&self.forwarder);
-        let delayed = is_over && self.is_to_commit(&desired);
-        if is_over && !delayed {
+        let can_release = self.path.can_release(&self.forwarder);
+        let delayed = can_release && self.is_to_commit(&desired);
+        if can_release && !delayed {
             routed = self.path.settle(&mut self.host).await;
             if routed.is_ok() {
                 self.flows.delete_stale(StaleFlows::of(&desired));
             }
-            desired.forwarding = self.path.spares_connections();
+            desired.forwarding = self.path.keeps_proxied_connections();
         }
         if self.is_to_commit(&desired)
-            && let Err(error) = self.commit(desired.clone(), view, &node, meanwhile).await
+            && let Err(error) = self.commit(desired.clone(), view, &node, during_commit).await
         {
             if !self.path.refused() {
                 return Err(error.into());
             }
-            self.forward(desired, view, &chain(&error)).await?;
-            return Ok(Settled::OnTheForwarder);
+            self.forward(desired, view, &error_chain(&error)).await?;
+            return Ok(StepOutcome::FallbackActive);
         }
-        self.in_effect(view);
+        self.took_effect(view);
         if let Some(applied) = self.applied.clone() {
             self.effective = Some(Arc::clone(&applied));
             self.end_flows(&applied, false);
-            self.move_and_ask(view, &applied);
+            self.move_and_challenge(view, &applied);
             let made = tokio::select! {
                 biased;
                 made = self.route(&applied) => Some(made),
                 // The next step makes them.
-                Ok(()) = meanwhile.news.changed() => None,
+                Ok(()) = during_commit.news.changed() => None,
             };
             routed = routed.and(made.unwrap_or(Ok(())));
         }
-        self.mender.routes(self.host.repaired(), &self.metrics);
+        self.drift_repair.routes(self.host.repaired(), &self.metrics);
         routed.map_err(PathError::Routes)?;
         self.report(view, Phase::Programmed, None);
-        Ok(if delayed { Settled::NotAll } else { Settled::Yes })
+        Ok(if delayed { StepOutcome::Incomplete } else { StepOutcome::Done })
     }
 
     /// Whether the kernel has, or may have, other rules than these.
     fn is_to_commit(&self, desired: &DesiredState) -> bool {
-        self.applied.as_deref() != Some(desired) || self.uncertain || self.mender.is_due()
+        self.applied.as_deref() != Some(desired) || self.uncertain || self.drift_repair.is_due()
     }
 
-    /// Which packets the forwarder needs: where rules stand, their guard must see that it serves.
+    /// Which packets must be delivered locally for the forwarder: where rules exist, their guard must see the local route.
     fn claim(&self) -> LocalVip {
-        match self.applied.is_some() || self.uncertain || self.stood == Some(true) {
+        match self.applied.is_some() || self.uncertain || self.existing_rules == Some(true) {
             true => LocalVip::All,
             false => LocalVip::Ports,
         }
     }
 
-    /// Makes what goes with the rules: new connections leave the forwarder, and this node's own have a route.
+    /// Makes the routes that go with the rules: new connections leave the forwarder, and this node's own have a route.
     async fn route(&mut self, applied: &DesiredState) -> Result<(), DataplaneError> {
         self.path.withdraw(&mut self.host, &mut self.forwarder, applied).await?;
         self.host.ensure_routes(applied).await
     }
 
-    /// Lets the forwarder serve `desired`. Flows that rules of before still lead to dead backends are ended all the same.
+    /// Lets the forwarder serve `desired`. Flows that earlier rules still send to dead backends are terminated all the same.
     async fn forward(
         &mut self,
         desired: DesiredState,
@@ -350,7 +348,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         why: &str,
     ) -> Result<(), PathError> {
         self.end_flows(&desired, true);
-        self.move_and_ask(view, &desired);
+        self.move_and_challenge(view, &desired);
         let claim = self.claim();
         let Self { path, host, forwarder, .. } = self;
         let outcome = path.forward(host, forwarder, &desired, (claim, why)).await;
@@ -358,10 +356,10 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             return outcome;
         }
         let before = self.effective.clone();
-        self.forget_begun(&desired, before.as_deref(), false);
-        self.mender.routes(self.host.repaired(), &self.metrics);
+        self.forget_stale(&desired, before.as_deref(), false);
+        self.drift_repair.routes(self.host.repaired(), &self.metrics);
         self.effective = Some(Arc::new(desired));
-        self.in_effect(view);
+        self.took_effect(view);
         outcome?;
         self.report(view, Phase::Forwarding, None);
         Ok(())
@@ -370,12 +368,40 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
 
 /// Whether the kernel has what it should have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Settled {
-    Yes,
-    /// Something is left that was not to be waited for.
-    NotAll,
-    /// The forwarder stands in: rules are to be tried again.
-    OnTheForwarder,
+enum StepOutcome {
+    Done,
+    /// Something is left to do that could not wait.
+    Incomplete,
+    /// The forwarder is the fallback: the commit is to be retried.
+    FallbackActive,
+}
+
+/// Begins withsomething after a while.
+async fn after<T>(wait: Duration, what: impl Future<Output = T>) -> T {
+    // Even a sleep of no length takes the runtime's timer a millisecond.
+    if !wait.is_zero() {
+        sleep(wait).await;
+    }
+    what.await
+}
+
+/// Resolves then; never, if there is no such moment.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves a moment after a stop was requested.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+    sleep(LAST_STEP).await;
+}
+
+/// The runtime's clock, which tests stop.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What the node is to the rules: which of its addresses is right for each backend, and which virtual IPs it has itself.
+//! The node's addresses and routes, as rules need them: the source address for each backend, and virtual IPs that are local.
 //!
-//! No commit waits for a look at it, but the first one, and that not for long: looks go on beside everything else, and what
-//! they show that is new is programmed with another commit. A look that fails leaves what was seen before.
+//! No commit waits for a lookup but the first one, and that not for long: lookups run concurrently, and what
+//! they find that is new is programmed with another commit. A lookup that fails keeps the previous result.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,35 +10,35 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use tokio::time::{sleep, timeout};
 
-use super::{Reconciler, chain};
+use super::{Reconciler, error_chain};
 use crate::dataplane::{DataplaneError, Host};
 use crate::model::desired::NodeView;
 use crate::model::health::HealthView;
 
-/// How long the first commit waits for the first look. One takes some 20 us for each backend, unless the kernel is kept from it.
-const FIRST: Duration = Duration::from_secs(1);
-/// After a look that failed.
-const AGAIN: Duration = Duration::from_secs(1);
+/// How long the first commit waits for the first lookup. One takes some 20 us for each backend, unless rtnetlink is locked.
+const FIRST_LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+/// The delay after a lookup that failed.
+const LOOKUP_RETRY: Duration = Duration::from_secs(1);
 
-/// The node as it was seen last, and the look that is under way.
+/// The latest lookup of the node, and the one that is under way.
 #[derive(Default)]
-pub(super) struct Sight {
-    seen: Option<Seen>,
-    look: Option<Look>,
-    /// A look was due while another one was under way, which may have been too early.
+pub(super) struct NodeObserver {
+    seen: Option<Observation>,
+    lookup: Option<Lookup>,
+    /// A lookup was requested while another one was under way, which may have been too early.
     due: bool,
-    /// The first look was waited for.
+    /// The first lookup was awaited.
     waited: bool,
-    told: Option<String>,
+    logged: Option<String>,
 }
 
 /// The node, as far as these addresses are concerned.
-struct Seen {
+struct Observation {
     of: Addresses,
     node: NodeView,
 }
 
-struct Look {
+struct Lookup {
     of: Addresses,
     answer: LocalBoxFuture<'static, Result<NodeView, DataplaneError>>,
 }
@@ -49,40 +49,40 @@ struct Addresses {
     backends: BTreeSet<IpAddr>,
 }
 
-impl Sight {
-    /// Asks for a look, as soon as none is under way.
-    pub fn is_due(&mut self) {
+impl NodeObserver {
+    /// Requests a lookup, as soon as none is under way.
+    pub fn request_lookup(&mut self) {
         self.due = true;
     }
 
-    /// The node as it was seen last. Of what is new nothing is known.
+    /// The latest result. It does not cover new addresses.
     pub fn node(&self) -> NodeView {
         self.seen.as_ref().map(|seen| seen.node.clone()).unwrap_or_default()
     }
 
-    /// Resolves when the look that is under way is over. Losing this future loses nothing.
-    pub async fn looked(&mut self) {
-        let Some(look) = &mut self.look else { return std::future::pending().await };
-        let outcome = (&mut look.answer).await;
-        let Some(Look { of, .. }) = self.look.take() else { return };
+    /// Resolves when the lookup that is under way is over. Cancel safe.
+    pub async fn lookup_finished(&mut self) {
+        let Some(lookup) = &mut self.lookup else { return std::future::pending().await };
+        let outcome = (&mut lookup.answer).await;
+        let Some(Lookup { of, .. }) = self.lookup.take() else { return };
         match outcome {
             Ok(node) => {
-                self.seen = Some(Seen { of, node });
-                self.told = None;
+                self.seen = Some(Observation { of, node });
+                self.logged = None;
             }
             Err(error) => {
-                let text = chain(&error);
-                if self.told.as_ref() != Some(&text) {
+                let text = error_chain(&error);
+                if self.logged.as_ref() != Some(&text) {
                     tracing::warn!(error = %text, "cannot look at the node's addresses and routes: what was seen last counts");
                 }
-                (self.told, self.due) = (Some(text), true);
+                (self.logged, self.due) = (Some(text), true);
             }
         }
     }
 
     fn begin(&mut self, host: &impl Host, of: Addresses) {
         let view = host.view(of.vips.clone(), of.backends.clone());
-        let wait = if self.told.is_some() { AGAIN } else { Duration::ZERO };
+        let wait = if self.logged.is_some() { LOOKUP_RETRY } else { Duration::ZERO };
         let answer = Box::pin(async move {
             // Even a sleep of no length takes the runtime's timer a millisecond.
             if !wait.is_zero() {
@@ -90,31 +90,31 @@ impl Sight {
             }
             view.await
         });
-        (self.look, self.due) = (Some(Look { of, answer }), false);
+        (self.lookup, self.due) = (Some(Lookup { of, answer }), false);
     }
 }
 
 impl<D, H: Host, F, W> Reconciler<D, H, F, W> {
-    /// The node as it is known now. Only once, in the beginning, it is waited for.
+    /// The node as it is known now. Only the first lookup is awaited.
     pub(super) async fn node(&mut self, view: &HealthView) -> NodeView {
-        if !self.sight.waited {
-            self.sight.waited = true;
-            self.look(view);
-            if timeout(FIRST, self.sight.looked()).await.is_err() {
+        if !self.node_observer.waited {
+            self.node_observer.waited = true;
+            self.look_up_node(view);
+            if timeout(FIRST_LOOKUP_TIMEOUT, self.node_observer.lookup_finished()).await.is_err() {
                 tracing::warn!(
                     "the kernel does not tell the node's addresses and routes: rules come first, without them"
                 );
             }
         }
-        self.sight.node()
+        self.node_observer.node()
     }
 
-    /// Begins to look at the node, if that is due, or if addresses are new.
-    pub(super) fn look(&mut self, view: &HealthView) {
+    /// Starts a lookup, if that is due, or if addresses are new.
+    pub(super) fn look_up_node(&mut self, view: &HealthView) {
         let of = self.addresses(view);
-        let known = self.sight.seen.as_ref().is_some_and(|seen| seen.of == of);
-        if self.sight.look.is_none() && (self.sight.due || !known) {
-            self.sight.begin(&self.host, of);
+        let known = self.node_observer.seen.as_ref().is_some_and(|seen| seen.of == of);
+        if self.node_observer.lookup.is_none() && (self.node_observer.due || !known) {
+            self.node_observer.begin(&self.host, of);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which way connections take, the rules or the forwarder, and the switch between the two: make before break.
+//! Which datapath serves connections, the rules or the forwarder, and the switch between the two: make before break.
 //!
 //! To the forwarder: its listeners first, then the route that brings it the packets. Back: the rules first, then the
 //! route moves out of their sight; the listeners and the route go with the last connection, and with them what conntrack
@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::dataplane::{DataplaneError, Host, LocalVip};
+use crate::dataplane::LocalVip;
+use crate::dataplane::{DataplaneError, Host};
 use crate::model::desired::DesiredState;
-use crate::model::report::{InUse, PathReport};
+use crate::model::report::{TrafficPath, TrafficPathReport};
 use crate::proxy::{Forward, ForwarderError};
 
 /// `--mode`.
@@ -25,7 +26,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Why connections take the rules, where they do.
+    /// Why rules are active, where they are.
     fn why_rules(self) -> Option<&'static str> {
         match self {
             Self::Auto => Some("--mode auto: the kernel takes the rules"),
@@ -35,15 +36,15 @@ impl Mode {
     }
 }
 
-/// A commit that takes so long is given up for the forwarder, though it may still happen. Measured: one waits up to
+/// A commit that takes so long is abandoned for the forwarder, though it may still complete. Measured: one waits up to
 /// 8 s while another program reloads the rules of 5,000 Services.
 pub(super) const COMMIT_BOUND: Duration = Duration::from_secs(10);
 
-/// A refusal may be a passing one; so many in a row are not.
-const REFUSALS: u32 = 2;
+/// One refused commit may be transient; so many in a row are not.
+const MAX_FAILED_COMMITS: u32 = 2;
 
-/// How often the rules are tried again while the forwarder stands in for them.
-pub(super) const PROMOTE: Duration = Duration::from_millis(500);
+/// How often a commit is retried while the forwarder is the fallback.
+pub(super) const RULES_RETRY: Duration = Duration::from_millis(500);
 
 /// Why a step could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -59,51 +60,52 @@ pub enum PathError {
     Routes(DataplaneError),
 }
 
-/// The state of the switch.
+/// The active datapath, and what is left of the other one.
 #[derive(Debug)]
-pub(super) struct Path {
+pub(super) struct PathSwitch {
     pub mode: Mode,
-    pub in_use: InUse,
-    /// The virtual IPs are local to this node, for all their packets or the rest of them.
-    claimed: bool,
+    pub in_use: TrafficPath,
+    /// The virtual IPs have a local route on this node, for all packets or for those of open connections.
+    vip_is_local: bool,
     /// The forwarder's listeners of virtual IPs are not withdrawn.
     listening: bool,
     /// Another daemon that drains has connections to them, or to other addresses.
     pub waits_for_predecessor: bool,
-    /// There was one: it left routing rules, which are bound to no process.
-    followed: bool,
+    /// There was one: it left routing rules, which no process owns.
+    had_predecessor: bool,
     since: Instant,
     reason: Option<String>,
-    refusals: u32,
+    failed_commits: u32,
 }
 
-impl Path {
+impl PathSwitch {
     /// `inherited`: the forwarder took listeners of virtual IPs over from another process.
     pub fn new(mode: Mode, inherited: bool) -> Self {
-        let in_use = if inherited { InUse::Forwarder } else { InUse::None };
+        let in_use = if inherited { TrafficPath::Forwarder } else { TrafficPath::None };
         Self {
             mode,
             in_use,
-            claimed: false,
+            vip_is_local: false,
             listening: inherited,
             waits_for_predecessor: false,
-            followed: false,
+            had_predecessor: false,
             since: Instant::now(),
             reason: None,
-            refusals: 0,
+            failed_commits: 0,
         }
     }
 
     /// Whether another daemon still drains.
     pub fn follows(&mut self, drains: bool) {
         self.waits_for_predecessor = drains;
-        self.followed |= drains;
+        self.had_predecessor |= drains;
     }
 
     /// A commit failed. Whether the forwarder is to take over, or to go on.
     pub fn refused(&mut self) -> bool {
-        self.refusals = self.refusals.saturating_add(1);
-        self.mode == Mode::Auto && (self.refusals >= REFUSALS || self.in_use == InUse::Forwarder)
+        self.failed_commits = self.failed_commits.saturating_add(1);
+        self.mode == Mode::Auto
+            && (self.failed_commits >= MAX_FAILED_COMMITS || self.in_use == TrafficPath::Forwarder)
     }
 
     /// The forwarder serves `state`. Its listeners come first: a route without them would refuse connections.
@@ -115,7 +117,7 @@ impl Path {
         (claim, reason): (LocalVip, &str),
     ) -> Result<(), PathError> {
         forwarder.serve(&state.vips()).await?;
-        (self.listening, self.claimed) = (true, true);
+        (self.listening, self.vip_is_local) = (true, true);
         let partly = match host.claim(state, claim).await {
             Err(error) if !error.is_partial() => return Err(error.into()),
             outcome => outcome.err(),
@@ -124,7 +126,7 @@ impl Path {
             self.reason = Some(reason.to_owned());
         }
         let chosen = self.mode == Mode::Forwarder;
-        self.enter(InUse::Forwarder, || match chosen {
+        self.enter(TrafficPath::Forwarder, || match chosen {
             true => tracing::info!(reason, "the forwarder serves the virtual IP"),
             false => tracing::warn!(reason, "the forwarder serves the virtual IP: rules do not"),
         });
@@ -138,9 +140,9 @@ impl Path {
         forwarder: &mut W,
         state: &DesiredState,
     ) -> Result<(), DataplaneError> {
-        self.refusals = 0;
-        self.claimed |= self.in_use == InUse::Forwarder;
-        if self.claimed {
+        self.failed_commits = 0;
+        self.vip_is_local |= self.in_use == TrafficPath::Forwarder;
+        if self.vip_is_local {
             // Each time: others may have removed a part of it.
             host.claim(state, LocalVip::Ports).await?;
         }
@@ -150,7 +152,7 @@ impl Path {
         }
         self.reason = None;
         let open = forwarder.vip_connections();
-        self.enter(InUse::Nftables, || {
+        self.enter(TrafficPath::Nftables, || {
             if open > 0 {
                 tracing::info!(open, "rules serve the virtual IP again; the forwarder's connections drain");
             }
@@ -158,25 +160,26 @@ impl Path {
         Ok(())
     }
 
-    /// Whether the virtual IPs can be given back: nobody needs them on this node any more.
-    pub fn is_over<W: Forward>(&self, forwarder: &W) -> bool {
-        let needed = self.in_use == InUse::Forwarder || self.listening || forwarder.vip_connections() > 0;
-        !needed && !self.waits_for_predecessor && (self.claimed || self.followed)
+    /// Whether the virtual IPs can be released: no connection needs them on this node any more.
+    pub fn can_release<W: Forward>(&self, forwarder: &W) -> bool {
+        let needed =
+            self.in_use == TrafficPath::Forwarder || self.listening || forwarder.vip_connections() > 0;
+        !needed && !self.waits_for_predecessor && (self.vip_is_local || self.had_predecessor)
     }
 
-    /// Gives the virtual IPs back.
+    /// Releases the virtual IPs.
     pub async fn settle<H: Host>(&mut self, host: &mut H) -> Result<(), DataplaneError> {
         host.release().await?;
-        self.followed = false;
-        if std::mem::take(&mut self.claimed) {
+        self.had_predecessor = false;
+        if std::mem::take(&mut self.vip_is_local) {
             tracing::info!("the forwarder's last connection through the virtual IP has ended");
         }
         Ok(())
     }
 
-    fn enter(&mut self, next: InUse, tell: impl FnOnce()) {
+    fn enter(&mut self, next: TrafficPath, tell: impl FnOnce()) {
         if self.in_use != next {
-            if self.in_use != InUse::None || next == InUse::Forwarder {
+            if self.in_use != TrafficPath::None || next == TrafficPath::Forwarder {
                 tell();
             }
             self.in_use = next;
@@ -185,21 +188,21 @@ impl Path {
     }
 
     /// Whether rules must leave connections of the forwarder alone: of this one, or of that of a daemon that drains.
-    pub fn spares_connections(&self) -> bool {
-        self.claimed || self.in_use == InUse::Forwarder || self.waits_for_predecessor
+    pub fn keeps_proxied_connections(&self) -> bool {
+        self.vip_is_local || self.in_use == TrafficPath::Forwarder || self.waits_for_predecessor
     }
 
-    pub fn report(&self) -> PathReport {
+    pub fn report(&self) -> TrafficPathReport {
         let reason = match self.in_use {
-            InUse::Nftables => self.mode.why_rules(),
-            InUse::Forwarder | InUse::None => self.reason.as_deref(),
+            TrafficPath::Nftables => self.mode.why_rules(),
+            TrafficPath::Forwarder | TrafficPath::None => self.reason.as_deref(),
         };
-        PathReport {
+        TrafficPathReport {
             in_use: self.in_use,
             since: self.since,
             reason: reason.map(Arc::from),
-            stands_in: self.in_use == InUse::Forwarder && self.mode != Mode::Forwarder,
-            draining: self.claimed && self.in_use == InUse::Nftables,
+            fallback_active: self.in_use == TrafficPath::Forwarder && self.mode != Mode::Forwarder,
+            draining: self.vip_is_local && self.in_use == TrafficPath::Nftables,
         }
     }
 }

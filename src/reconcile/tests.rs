@@ -6,9 +6,11 @@ use tokio::task::LocalSet;
 use tokio::time::advance;
 
 use super::*;
-use crate::dataplane::fake::{FakeFlows, FakeKernel};
+use crate::dataplane::fake::FakeFlows;
+use crate::dataplane::fake::FakeKernel;
 use crate::model::balance::Balance;
-use crate::model::desired::{Masquerade, NodeView, PreferredSource, Source};
+use crate::model::desired::{Masquerade, NodeView, PreferredSource, SourceAddress};
+use crate::model::health::{HealthState, sample as health};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
 use crate::proxy::fake::FakeForwarder;
 
@@ -78,7 +80,7 @@ impl Rig {
     }
 }
 
-/// A snapshot of one virtual IP that nobody has probed.
+/// A snapshot of one virtual IP that was not probed.
 fn view(generation: u64, service: ServiceStatus, backends: &[u8]) -> HealthView {
     let frontend = Frontend {
         vip: SocketAddr::from(([10, 96, 0, 1], 443)),
@@ -134,9 +136,9 @@ fn an_emptied_service_keeps_the_last_good_rules_and_says_so() {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         rig.publish(2, ServiceStatus::Found, &[]).await;
         assert_eq!(rig.backends(), [backend(11)]);
-        assert_eq!(rig.reports.borrow().holds.len(), 1);
+        assert_eq!(rig.reports.borrow().fail_open.len(), 1);
         rig.publish(3, ServiceStatus::Missing, &[]).await;
-        assert_eq!(rig.reports.borrow().holds, [Hold::ServiceMissing]);
+        assert_eq!(rig.reports.borrow().fail_open, [FailOpenReason::ServiceMissing]);
         assert_eq!(rig.kernel.commits(), 1);
         assert_eq!(rig.reports.borrow().phase, Phase::Programmed);
     });
@@ -161,7 +163,7 @@ fn a_refused_commit_is_tried_again_until_the_kernel_takes_it() {
 }
 
 #[test]
-fn a_commit_without_an_answer_is_made_good_although_nothing_is_to_be_changed_any_more() {
+fn commit_without_reply_is_repeated_although_nothing_changed() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         rig.kernel.set_unanswered(true);
@@ -177,7 +179,7 @@ fn a_commit_without_an_answer_is_made_good_although_nothing_is_to_be_changed_any
 }
 
 #[test]
-fn a_commit_that_happens_late_is_put_right() {
+fn late_commit_is_repaired() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         rig.kernel.set_unanswered(true);
@@ -213,7 +215,38 @@ fn a_stop_ends_it_even_if_the_api_client_is_gone() {
 }
 
 mod deaths;
-mod news;
 mod node;
 mod paths;
 mod repairs;
+
+fn measured(base: &HealthView, micros: u64) -> HealthView {
+    let mut view = base.clone();
+    view.noticed = Instant::now();
+    view.backends = BTreeMap::from([(backend(11), health(HealthState::Healthy))]);
+    view.backends.values_mut().for_each(|health| health.round_trip = Some(Duration::from_micros(micros)));
+    view
+}
+
+#[test]
+fn changed_round_trip_is_reported_without_commit() {
+    with_reconciler(async |mut rig| {
+        let base = view(1, ServiceStatus::Found, &[11]);
+        let first = measured(&base, 500);
+        rig.show(first.clone()).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        rig.reports.borrow_and_update();
+        let (asked, commits) = (rig.kernel.asked(), rig.kernel.commits());
+        let mut later = measured(&base, 9000);
+        later.backends.values_mut().zip(first.backends.values()).for_each(|(later, first)| {
+            (later.since, later.noticed) = (first.since, first.noticed);
+        });
+        rig.show(later).await;
+        let report = rig.reports.borrow().clone();
+        let shown = report.view.unwrap().backends[&backend(11)].round_trip;
+        assert_eq!((report.phase, shown), (Phase::Programmed, Some(Duration::from_millis(9))));
+        assert_eq!((rig.kernel.asked(), rig.kernel.commits()), (asked, commits));
+        // Any other change is reconciled.
+        rig.publish(2, ServiceStatus::Found, &[11]).await;
+        assert!(rig.kernel.asked() > asked);
+    });
+}

@@ -20,8 +20,8 @@ use super::requests::{
     HostError, ROUTE_PROTOCOL, Requests, failed, gateway, is_unroutable, lookup_from, lookup_request,
     output_interface, preferred_source, routing_rules,
 };
-use crate::model::desired::{PreferredSource, Source};
-use crate::model::interface::InterfaceName;
+use crate::model::address::InterfaceName;
+use crate::model::desired::{PreferredSource, SourceAddress};
 use crate::model::types::Family;
 
 /// Addresses of this node, each with the index of its interface.
@@ -80,7 +80,8 @@ pub(super) async fn preferred(
             );
         }
         let certain = !rules.get(&family).copied().unwrap_or_default();
-        preferred.insert(backend, PreferredSource::Address(Source { address, interfaces, named, certain }));
+        preferred
+            .insert(backend, PreferredSource::Address(SourceAddress { address, interfaces, named, certain }));
     }
     Ok(preferred)
 }

@@ -1,9 +1,9 @@
-//! One connection to a virtual IP: TCP, TLS, `GET /readyz`, and a proper end.
+//! One connection to a virtual IP: TCP, TLS, `GET /readyz`, what the answer means, and a proper end.
 //!
-//! This side closes first, so that the short wait of a closed connection (TIME_WAIT) is this node's, not an
-//! apiserver's; what was still on its way is read, so that nobody is reset.
+//! This side closes first, so that TIME_WAIT is this node's, not an API server's; what was still on its way is read, so that
+//! nobody is reset.
 
-use std::io;
+use std::io::{self, ErrorKind as Kind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,51 +16,118 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::answer::{Failure, STATUS_LINE, judge};
-use super::{Evidence, TIMEOUT};
-use crate::model::health::FailReason;
+use super::{ConnectionEvidence, TIMEOUT};
+use crate::model::health::{FailReason, ProbeOutcome};
 use crate::model::types::Vip;
-use crate::transport::readyz::authority;
+use crate::transport::failure::reason;
+use crate::transport::readyz::{authority, outcome};
+
+/// Why a virtual IP did not answer. A closed set: these are labels of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SelfTestFailure {
+    /// No answer that an apiserver would give.
+    Failed(FailReason),
+    /// An apiserver answered that it is not ready.
+    Unready,
+    /// This node could not connect: no descriptor, no free port.
+    Local,
+}
+
+impl SelfTestFailure {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        FailReason::ALL.into_iter().map(Self::Failed).chain([Self::Unready, Self::Local])
+    }
+
+    /// The label in logs, status and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Failed(reason) => reason.label(),
+            Self::Unready => "unready",
+            Self::Local => "local",
+        }
+    }
+
+    /// What an error of a socket, or of TLS on it, says.
+    pub(super) fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            Kind::AddrNotAvailable | Kind::AddrInUse | Kind::OutOfMemory => Self::Local,
+            _ => Self::Failed(reason(error)),
+        }
+    }
+}
+
+/// What came back is not HTTP, or an answer that no apiserver gives.
+const PROTOCOL: SelfTestFailure = SelfTestFailure::Failed(FailReason::Protocol);
+
+/// The longest status line that is parsed.
+pub(super) const STATUS_LINE_MAX: usize = 256;
+
+/// What the beginning of an answer says; `None` while there is too little of it.
+pub(super) fn parse_response(head: &[u8]) -> Option<Result<(), SelfTestFailure>> {
+    const VERSION: &[u8] = b"HTTP/1.";
+    let seen = head.len().min(VERSION.len());
+    if head[..seen] != VERSION[..seen] {
+        return Some(Err(PROTOCOL));
+    }
+    let Some(end) = head.iter().position(|byte| *byte == b'\n') else {
+        return (head.len() >= STATUS_LINE_MAX).then_some(Err(PROTOCOL));
+    };
+    let status =
+        head[..end].split(|byte| *byte == b' ').nth(1).and_then(|word| std::str::from_utf8(word).ok());
+    // Three digits, the first of them from 1 to 5 (RFC 9110, section 15).
+    let status = status.and_then(|word| word.trim_end().parse::<u16>().ok());
+    let Some(status) = status.filter(|status| (100..600).contains(status)) else {
+        return Some(Err(PROTOCOL));
+    };
+    Some(match outcome(status) {
+        ProbeOutcome::Ready | ProbeOutcome::Alive => Ok(()),
+        ProbeOutcome::Unready => Err(SelfTestFailure::Unready),
+        ProbeOutcome::Failed(reason) => Err(SelfTestFailure::Failed(reason)),
+    })
+}
 
 /// How long the other side may take to close.
 const CLOSE: Duration = Duration::from_secs(1);
 /// More of an answer is not waited for: `/readyz` with all its reasons takes 3 KB.
 const BODY: u64 = 64 << 10;
 
-/// One connection that was made, or tried.
-pub(super) struct Attempt {
+/// One connection, established or not.
+pub(super) struct SelfTestAttempt {
     /// How long the answer took, or why there was none.
-    pub outcome: Result<Duration, Failure>,
-    /// This side's address, if a connection came about.
+    pub outcome: Result<Duration, SelfTestFailure>,
+    /// This side's address, if a connection was established.
     pub local: Option<SocketAddr>,
     /// The forwarder accepted it.
     pub forwarded: bool,
 }
 
-/// Connects and asks. `look` is called once, while the connection stands, if one comes about, and says how to go on with TLS.
-pub(super) async fn attempt(
+/// Connects and requests `/readyz`. `tls_for` is called once with an established connection and returns the TLS settings.
+pub(super) async fn connect_and_request(
     vip: Vip,
     name: ServerName<'static>,
-    evidence: &dyn Evidence,
-    look: impl FnOnce(SocketAddr) -> Arc<ClientConfig>,
-) -> Attempt {
+    evidence: &dyn ConnectionEvidence,
+    tls_for: impl FnOnce(SocketAddr) -> Arc<ClientConfig>,
+) -> SelfTestAttempt {
     let started = Instant::now();
     let end = started + TIMEOUT;
-    let (socket, port) = match bound(vip) {
+    let (socket, port) = match bound_socket(vip) {
         Ok(bound) => bound,
-        Err(_) => return Attempt { outcome: Err(Failure::Local), local: None, forwarded: false },
+        Err(_) => {
+            return SelfTestAttempt { outcome: Err(SelfTestFailure::Local), local: None, forwarded: false };
+        }
     };
     evidence.expect(port);
     let connected = in_time(end, socket.connect(vip)).await;
     let local = connected.as_ref().ok().and_then(|stream| stream.local_addr().ok());
-    // Before anything is said: whoever does not like it closes, and takes the traces with him.
-    let tls = local.map(look);
+    // Before any data are sent: a peer that rejects them closes, and the conntrack entry goes with the connection.
+    let tls = local.map(tls_for);
     let (outcome, stream) = match (connected, tls) {
-        (Ok(stream), Some(tls)) => match in_time(end, question(stream, &name, tls)).await {
+        (Ok(stream), Some(tls)) => match in_time(end, send_request(stream, &name, tls)).await {
             Ok(stream) => read(end, stream).await,
             Err(failure) => (Err(failure), None),
         },
-        (Ok(_), None) => (Err(Failure::Local), None),
+        (Ok(_), None) => (Err(SelfTestFailure::Local), None),
         (Err(failure), _) => (Err(failure), None),
     };
     let outcome = outcome.map(|()| started.elapsed());
@@ -68,11 +135,11 @@ pub(super) async fn attempt(
     if let Some(stream) = stream {
         close(stream).await;
     }
-    Attempt { outcome, local, forwarded }
+    SelfTestAttempt { outcome, local, forwarded }
 }
 
 /// A socket whose port is known before it dials.
-fn bound(vip: Vip) -> io::Result<(TcpSocket, u16)> {
+fn bound_socket(vip: Vip) -> io::Result<(TcpSocket, u16)> {
     let (socket, any) = match vip.ip() {
         IpAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
         IpAddr::V6(_) => (TcpSocket::new_v6()?, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
@@ -83,7 +150,7 @@ fn bound(vip: Vip) -> io::Result<(TcpSocket, u16)> {
     Ok((socket, port))
 }
 
-async fn question(
+async fn send_request(
     stream: TcpStream,
     name: &ServerName<'static>,
     tls: Arc<ClientConfig>,
@@ -101,15 +168,15 @@ async fn question(
 async fn read(
     end: Instant,
     mut stream: TlsStream<TcpStream>,
-) -> (Result<(), Failure>, Option<TlsStream<TcpStream>>) {
-    let mut head = Vec::with_capacity(STATUS_LINE);
+) -> (Result<(), SelfTestFailure>, Option<TlsStream<TcpStream>>) {
+    let mut head = Vec::with_capacity(STATUS_LINE_MAX);
     loop {
         match in_time(end, stream.read_buf(&mut head)).await {
-            Ok(0) => return (Err(Failure::Failed(FailReason::Reset)), Some(stream)),
+            Ok(0) => return (Err(SelfTestFailure::Failed(FailReason::Reset)), Some(stream)),
             Ok(_) => {}
             Err(failure) => return (Err(failure), None),
         }
-        if let Some(outcome) = judge(&head) {
+        if let Some(outcome) = parse_response(&head) {
             return (outcome, Some(stream));
         }
     }
@@ -125,9 +192,70 @@ async fn close(mut stream: TlsStream<TcpStream>) {
     }
 }
 
-async fn in_time<T>(end: Instant, step: impl Future<Output = io::Result<T>>) -> Result<T, Failure> {
+async fn in_time<T>(end: Instant, step: impl Future<Output = io::Result<T>>) -> Result<T, SelfTestFailure> {
     match timeout_at(end, step).await {
-        Ok(done) => done.map_err(|error| Failure::of(&error)),
-        Err(_) => Err(Failure::Failed(FailReason::Timeout)),
+        Ok(done) => done.map_err(|error| SelfTestFailure::of(&error)),
+        Err(_) => Err(SelfTestFailure::Failed(FailReason::Timeout)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn http_status_maps_to_success_or_failure_reason() {
+        for (head, expected) in [
+            ("HTTP/1.1 200 OK\r\n", Some(Ok(()))),
+            ("HTTP/1.1 401 Unauthorized\r\nA: b\r\n", Some(Ok(()))),
+            ("HTTP/1.0 403\r\n", Some(Ok(()))),
+            ("HTTP/1.1 500 Internal Server Error\r\n", Some(Err(SelfTestFailure::Unready))),
+            ("HTTP/1.1 404 Not Found\r\n", Some(Err(SelfTestFailure::Unready))),
+            ("HTTP/1.1 \r\n", Some(Err(PROTOCOL))),
+            ("HTTP/1.1 2000 OK\r\n", Some(Err(PROTOCOL))),
+            ("SSH-2.0-OpenSSH", Some(Err(PROTOCOL))),
+            ("HTTP/1.1 20", None),
+            ("HT", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_response(head.as_bytes()), expected, "{head:?}");
+        }
+        let endless = format!("HTTP/1.1 {}", "2".repeat(STATUS_LINE_MAX));
+        assert_eq!(parse_response(endless.as_bytes()), Some(Err(PROTOCOL)));
+    }
+
+    #[test]
+    fn certificate_errors_are_distinguished_from_other_tls_errors() {
+        let of = |error: rustls::Error| SelfTestFailure::of(&io::Error::new(Kind::InvalidData, error));
+        let expired = rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        assert_eq!(of(expired), SelfTestFailure::Failed(FailReason::BadCertificate));
+        assert_eq!(of(rustls::Error::DecryptError), SelfTestFailure::Failed(FailReason::Tls));
+        assert_eq!(
+            SelfTestFailure::of(&io::Error::from_raw_os_error(111)),
+            SelfTestFailure::Failed(FailReason::Refused)
+        );
+        assert_eq!(
+            SelfTestFailure::of(&io::Error::from_raw_os_error(113)),
+            SelfTestFailure::Failed(FailReason::Unreachable)
+        );
+        assert_eq!(
+            SelfTestFailure::of(&Kind::UnexpectedEof.into()),
+            SelfTestFailure::Failed(FailReason::Reset)
+        );
+    }
+
+    #[test]
+    fn labels_are_distinct() {
+        let labels: std::collections::BTreeSet<&str> =
+            SelfTestFailure::all().map(SelfTestFailure::label).collect();
+        assert_eq!(labels.len(), SelfTestFailure::all().count());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(head: Vec<u8>) {
+            let _ = parse_response(&head);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! When which virtual IP is tested, and what is told of it.
+//! When each virtual IP is tested, and what is logged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,47 +9,51 @@ use rustls::client::Resumption;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::attempt::{Attempt, attempt};
-use super::others::{OthersWay, Tracker};
-use super::verdict::{verdict, without_connection};
-use super::{Component, Counted, Evidence, FAILURES, Latest, Observer, Results, SelfTestConfig};
+use super::attempt::{SelfTestAttempt, connect_and_request};
+use super::component::{
+    ForwardedTracker, ForwardedTraffic, component_without_connection, identify_component,
+};
+use super::{
+    Component, ConnectionEvidence, CounterChange, FAILURES, SelfTestConfig, SelfTestObserver, SelfTestResult,
+    SelfTestResults,
+};
 use crate::model::desired::DesiredState;
-use crate::model::report::{InUse, Phase, Report};
+use crate::model::report::{Phase, Report, TrafficPath};
 use crate::model::snapshot::HTTPS;
 use crate::model::types::{Backend, Vip};
 use crate::transport::readyz::{Identity, settings};
 
 /// After a failure the next round comes this soon: recovery is to be seen at once.
-const AGAIN: Duration = Duration::from_secs(1);
-/// After the rules or the way of connections changed the next round comes this soon.
-const CHANGED: Duration = Duration::from_millis(200);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// After the rules or the datapath changed the next round comes this soon.
+const CHANGE_DELAY: Duration = Duration::from_millis(200);
 /// Apiservers whose TLS sessions are kept. A cluster has fewer.
-const SESSIONS: usize = 64;
-/// Between two looks at what others' connections come to: one list of counters each.
-const LOOK: Duration = Duration::from_secs(10);
+const MAX_TLS_SESSIONS: usize = 64;
+/// Between two checks of forwarded connections: one dump of counters each.
+const FORWARDED_INTERVAL: Duration = Duration::from_secs(10);
 
 /// See [`super::run`].
-pub(super) struct Task {
+pub(super) struct SelfTestTask {
     pub config: SelfTestConfig,
     pub identity: watch::Receiver<Identity>,
     pub reports: watch::Receiver<Report>,
-    pub evidence: Arc<dyn Evidence>,
-    pub observer: Arc<dyn Observer>,
-    pub results: watch::Sender<Results>,
-    /// What was said last of each virtual IP: who answers; `None`: nobody.
-    pub told: BTreeMap<Vip, Option<Component>>,
-    /// What is known of connections of others to each virtual IP.
-    pub ways: BTreeMap<Vip, Tracker>,
+    pub evidence: Arc<dyn ConnectionEvidence>,
+    pub observer: Arc<dyn SelfTestObserver>,
+    pub results: watch::Sender<SelfTestResults>,
+    /// What was last logged of each virtual IP: the component that answers; `None`: none.
+    pub logged: BTreeMap<Vip, Option<Component>>,
+    /// What is known of forwarded connections to each virtual IP.
+    pub forwarded: BTreeMap<Vip, ForwardedTracker>,
     /// TLS sessions with each apiserver that answered, as far as it is known who did.
     pub sessions: BTreeMap<Option<Backend>, Resumption>,
 }
 
-/// What makes a new round worth while when it changes.
-type Occasion = (Vec<Vip>, InUse);
+/// A change of this starts a new round.
+type TestInputs = (Vec<Vip>, TrafficPath);
 
-fn occasion(report: &Report) -> Occasion {
-    let way = report.path.as_ref().map_or(InUse::None, |path| path.in_use);
-    (report.programmed.as_deref().map(targets).unwrap_or_default(), way)
+fn inputs(report: &Report) -> TestInputs {
+    let traffic_path = report.path.as_ref().map_or(TrafficPath::None, |path| path.in_use);
+    (report.programmed.as_deref().map(targets).unwrap_or_default(), traffic_path)
 }
 
 /// The port `https` of each virtual IP; all ports of one that has none of that name.
@@ -61,7 +65,7 @@ fn targets(state: &DesiredState) -> Vec<Vip> {
     wanted.map(|frontend| frontend.vip).collect()
 }
 
-/// Every apiserver that the table may lead this virtual IP to, or did a moment ago.
+/// Every backend that the table may redirect this virtual IP to, or did a moment ago.
 fn backends(report: &Report, vip: Vip) -> BTreeSet<Backend> {
     let programmed = report.programmed.iter().flat_map(|state| &state.frontends).filter(|f| f.vip == vip);
     let mut all: BTreeSet<Backend> =
@@ -83,7 +87,7 @@ fn resuming(
     peer: Option<Backend>,
 ) -> Arc<ClientConfig> {
     // Addresses come and go with apiservers; their sessions need not be kept for ever.
-    if sessions.len() > SESSIONS && !sessions.contains_key(&peer) {
+    if sessions.len() > MAX_TLS_SESSIONS && !sessions.contains_key(&peer) {
         sessions.clear();
     }
     let resumption = sessions.entry(peer).or_insert_with(|| Resumption::in_memory_sessions(1));
@@ -92,33 +96,33 @@ fn resuming(
     Arc::new(tls)
 }
 
-impl Task {
+impl SelfTestTask {
     pub(super) async fn run(mut self) {
         loop {
-            let (vips, way) = occasion(&self.reports.borrow_and_update());
+            let (vips, traffic_path) = inputs(&self.reports.borrow_and_update());
             self.results.send_if_modified(|results| {
                 let before = results.len();
                 results.retain(|vip, _| vips.contains(vip));
                 results.len() != before
             });
-            self.told.retain(|vip, _| vips.contains(vip));
-            self.ways.retain(|vip, _| vips.contains(vip));
+            self.logged.retain(|vip, _| vips.contains(vip));
+            self.forwarded.retain(|vip, _| vips.contains(vip));
             for vip in &vips {
                 self.test(*vip).await;
             }
             let failing = self.results.borrow().values().any(|latest| latest.outcome.is_err());
-            let wait = if failing { AGAIN.min(self.config.interval) } else { self.config.interval };
+            let wait = if failing { RETRY_INTERVAL.min(self.config.interval) } else { self.config.interval };
             let mut reports = self.reports.clone();
-            let news = reports.wait_for(|report| occasion(report) != (vips.clone(), way));
+            let news = reports.wait_for(|report| inputs(report) != (vips.clone(), traffic_path));
             tokio::pin!(news);
             let next = sleep(wait.mul_f64(rand::random_range(0.9..1.1)));
             tokio::pin!(next);
             let goes_on = loop {
-                self.look_at_others(&vips, way);
+                self.check_forwarded_traffic(&vips, traffic_path);
                 tokio::select! {
                     () = &mut next, if !vips.is_empty() => break None,
                     news = &mut news => break Some(news.is_ok()),
-                    () = sleep(LOOK), if !vips.is_empty() => {}
+                    () = sleep(FORWARDED_INTERVAL), if !vips.is_empty() => {}
                 }
             };
             let Some(goes_on) = goes_on else { continue };
@@ -126,7 +130,7 @@ impl Task {
                 return;
             }
             // What changes goes on changing for a moment.
-            sleep(CHANGED).await;
+            sleep(CHANGE_DELAY).await;
         }
     }
 
@@ -140,32 +144,33 @@ impl Task {
         let mut candidates = known.clone();
         let (evidence, reports, sessions) = (&self.evidence, &self.reports, &mut self.sessions);
         let name = self.config.server_name.clone();
-        let Attempt { outcome, local, forwarded } = attempt(vip, name, evidence.as_ref(), |local| {
-            // It may have been led to one that came meanwhile.
-            candidates.extend(backends(&reports.borrow(), vip));
-            trace = evidence.trace(local, vip, &candidates);
-            let peer = trace.as_ref().and_then(|trace| trace.answers.or(trace.direct));
-            resuming(&tls, sessions, peer)
-        })
-        .await;
+        let SelfTestAttempt { outcome, local, forwarded } =
+            connect_and_request(vip, name, evidence.as_ref(), |local| {
+                // It may have been redirected to a backend that was added meanwhile.
+                candidates.extend(backends(&reports.borrow(), vip));
+                trace = evidence.trace(local, vip, &candidates);
+                let peer = trace.as_ref().and_then(|trace| trace.answers.or(trace.direct));
+                resuming(&tls, sessions, peer)
+            })
+            .await;
         let seen = local.map(|_| {
-            verdict(vip, forwarded, trace, &candidates, |backend| {
+            identify_component(vip, forwarded, trace, &candidates, |backend| {
                 let (Some(before), Some(after)) = (&before, evidence.counted(&[backend].into())) else {
-                    return Counted::Unknown;
+                    return CounterChange::Unknown;
                 };
                 match (before.get(&backend), after.get(&backend)) {
-                    (None, None) => Counted::Stayed,
-                    (Some(before), Some(after)) if after == before => Counted::Stayed,
-                    (Some(before), Some(after)) if after > before => Counted::Rose,
+                    (None, None) => CounterChange::Unchanged,
+                    (Some(before), Some(after)) if after == before => CounterChange::Unchanged,
+                    (Some(before), Some(after)) if after > before => CounterChange::Increased,
                     // It came, or went, or was reset while the connection was made.
-                    _ => Counted::Unknown,
+                    _ => CounterChange::Unknown,
                 }
             })
         });
         let forwarding = was_forwarding && forwarding(&self.reports.borrow());
         let by = match seen {
             Some((by, _)) => Some(by),
-            None => without_connection(outcome.err(), forwarding),
+            None => component_without_connection(outcome.err(), forwarding),
         };
         let backend = seen.and_then(|(_, backend)| backend);
         let last = self.results.borrow().get(&vip).cloned();
@@ -176,29 +181,30 @@ impl Task {
         let at = Instant::now();
         let answered = outcome.ok().map(|_| at).or(last.as_ref().and_then(|last| last.answered));
         let others = last.map(|last| last.others).unwrap_or_default();
-        let latest = Latest { at, outcome, by, backend, failures, answered, others };
-        self.tell(vip, &latest);
+        let latest = SelfTestResult { at, outcome, by, backend, failures, answered, others };
+        self.log(vip, &latest);
         self.results.send_modify(|results| {
             results.insert(vip, latest);
         });
         self.observer.tested(vip, &self.results.borrow());
     }
 
-    /// Rules alone count; who dials the forwarder goes no further by itself.
-    fn look_at_others(&mut self, vips: &[Vip], way: InUse) {
+    /// Only the rules count forwarded connections; the forwarder terminates them.
+    fn check_forwarded_traffic(&mut self, vips: &[Vip], traffic_path: TrafficPath) {
         for vip in vips {
-            let counts = (way == InUse::Nftables).then(|| self.evidence.others(*vip)).flatten();
-            let others = self.ways.entry(*vip).or_default().look(counts);
+            let counts =
+                (traffic_path == TrafficPath::Nftables).then(|| self.evidence.others(*vip)).flatten();
+            let others = self.forwarded.entry(*vip).or_default().update(counts);
             let before = self.results.borrow().get(vip).map(|latest| latest.others).unwrap_or_default();
             if before == others {
                 continue;
             }
             match (before, others) {
-                (OthersWay::Blocked(_), OthersWay::Blocked(_)) => {}
-                (_, OthersWay::Blocked(came)) => {
-                    tracing::warn!(%vip, came, "connections of Pods and other hosts come to the virtual IP and none leaves this node");
+                (ForwardedTraffic::Blocked(_), ForwardedTraffic::Blocked(_)) => {}
+                (_, ForwardedTraffic::Blocked(arrived)) => {
+                    tracing::warn!(%vip, came = arrived, "connections of Pods and other hosts come to the virtual IP and none leaves this node");
                 }
-                (OthersWay::Blocked(_), OthersWay::Open) => {
+                (ForwardedTraffic::Blocked(_), ForwardedTraffic::Open) => {
                     tracing::info!(%vip, "connections of Pods and other hosts leave this node again");
                 }
                 _ => {}
@@ -211,8 +217,8 @@ impl Task {
         }
     }
 
-    /// Each piece of news once.
-    fn tell(&mut self, vip: Vip, latest: &Latest) {
+    /// Logs each change once.
+    fn log(&mut self, vip: Vip, latest: &SelfTestResult) {
         let by = latest.by.map(Component::label);
         let backend = latest.backend.map(tracing::field::display);
         let news = match latest.outcome {
@@ -220,7 +226,7 @@ impl Task {
             Err(_) if latest.failures == FAILURES => None,
             Err(_) => return,
         };
-        if self.told.insert(vip, news) == Some(news) {
+        if self.logged.insert(vip, news) == Some(news) {
             return;
         }
         match (latest.outcome, news) {

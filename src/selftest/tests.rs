@@ -20,12 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the kernel would say, as the test has it.
 struct Scripted {
-    trace: Option<Trace>,
+    trace: Option<ConnectionTrace>,
     expected: Mutex<Vec<u16>>,
     forwards: bool,
 }
 
-impl Evidence for Scripted {
+impl ConnectionEvidence for Scripted {
     fn expect(&self, port: u16) {
         self.expected.lock().unwrap().push(port);
     }
@@ -39,19 +39,19 @@ impl Evidence for Scripted {
         Some(BTreeMap::new())
     }
 
-    fn others(&self, _: Vip) -> Option<Counts> {
+    fn others(&self, _: Vip) -> Option<ForwardedCounts> {
         None
     }
 
-    fn trace(&self, _: SocketAddr, _: Vip, _: &BTreeSet<Backend>) -> Option<Trace> {
+    fn trace(&self, _: SocketAddr, _: Vip, _: &BTreeSet<Backend>) -> Option<ConnectionTrace> {
         self.trace
     }
 }
 
-struct Told(mpsc::UnboundedSender<Latest>);
+struct ResultSender(mpsc::UnboundedSender<SelfTestResult>);
 
-impl Observer for Told {
-    fn tested(&self, vip: Vip, results: &Results) {
+impl SelfTestObserver for ResultSender {
+    fn tested(&self, vip: Vip, results: &SelfTestResults) {
         let _ = self.0.send(results[&vip].clone());
     }
 }
@@ -107,7 +107,7 @@ fn report(vip: Vip, backends: &[Backend]) -> Report {
         dead: Vec::new(),
         guard: true,
     };
-    // The other port is not asked: nobody answers there, and a test of it would say so.
+    // The other port is not tested: nothing listens there, and a test of it would fail.
     let other = SocketAddr::new(vip.ip(), 1);
     let state = DesiredState {
         service: "default/kubernetes".parse().unwrap(),
@@ -119,14 +119,19 @@ fn report(vip: Vip, backends: &[Backend]) -> Report {
 }
 
 /// The first `count` results.
-async fn results(vip: Vip, trust: &Arc<ClientConfig>, scripted: Scripted, count: usize) -> Vec<Latest> {
-    let (told, mut inbox) = mpsc::unbounded_channel();
+async fn results(
+    vip: Vip,
+    trust: &Arc<ClientConfig>,
+    scripted: Scripted,
+    count: usize,
+) -> Vec<SelfTestResult> {
+    let (sender, mut inbox) = mpsc::unbounded_channel();
     let (_identity, identity) = watch::channel(Identity::anonymous(Arc::clone(trust)));
     let (_reports, reports) = watch::channel(report(vip, &[]));
-    let (results, _receiver) = watch::channel(Results::new());
+    let (results, _receiver) = watch::channel(SelfTestResults::new());
     let config =
         SelfTestConfig { interval: Duration::from_millis(10), server_name: NAME.try_into().unwrap() };
-    let test = run(config, identity, reports, Arc::new(scripted), Arc::new(Told(told)), results);
+    let test = run(config, identity, reports, Arc::new(scripted), Arc::new(ResultSender(sender)), results);
     let test = tokio::spawn(test);
     let mut seen = Vec::new();
     for _ in 0..count {
@@ -136,12 +141,12 @@ async fn results(vip: Vip, trust: &Arc<ClientConfig>, scripted: Scripted, count:
     seen
 }
 
-fn scripted(trace: Option<Trace>, forwards: bool) -> Scripted {
+fn scripted(trace: Option<ConnectionTrace>, forwards: bool) -> Scripted {
     Scripted { trace, expected: Mutex::default(), forwards }
 }
 
 #[tokio::test]
-async fn an_answer_is_ready_and_the_connection_is_closed_in_order() {
+async fn answer_means_ready_and_the_connection_closes_cleanly() {
     let mut server = server("HTTP/1.1 401 Unauthorized\r\nContent-Length: 4\r\n\r\nfour").await;
     let seen = results(server.address, &server.trust, scripted(None, true), 2).await;
     for latest in seen {
@@ -153,13 +158,13 @@ async fn an_answer_is_ready_and_the_connection_is_closed_in_order() {
 }
 
 #[tokio::test]
-async fn what_is_no_answer_is_a_failure_with_its_reason_and_its_taker() {
-    let own = Trace { own_socket: true, ..Trace::default() };
+async fn invalid_answer_is_a_failure_with_reason_and_component() {
+    let own = ConnectionTrace { own_socket: true, ..ConnectionTrace::default() };
     for (answer, failure) in [
-        ("HTTP/1.1 500 Internal Server Error\r\n\r\n", Failure::Unready),
-        ("HTTP/1.1 404 Not Found\r\n\r\n", Failure::Unready),
-        ("220 mail.example ESMTP\r\n", Failure::Failed(FailReason::Protocol)),
-        ("", Failure::Failed(FailReason::Timeout)),
+        ("HTTP/1.1 500 Internal Server Error\r\n\r\n", SelfTestFailure::Unready),
+        ("HTTP/1.1 404 Not Found\r\n\r\n", SelfTestFailure::Unready),
+        ("220 mail.example ESMTP\r\n", SelfTestFailure::Failed(FailReason::Protocol)),
+        ("", SelfTestFailure::Failed(FailReason::Timeout)),
     ] {
         let server = server(answer).await;
         let latest = results(server.address, &server.trust, scripted(Some(own), false), 1).await.remove(0);
@@ -170,12 +175,12 @@ async fn what_is_no_answer_is_a_failure_with_its_reason_and_its_taker() {
 }
 
 #[tokio::test]
-async fn a_foreign_certificate_and_a_closed_port_are_told_apart() {
+async fn untrusted_certificate_and_closed_port_are_distinguished() {
     let (server, other) = (server("").await, server("").await);
     let seen = results(server.address, &other.trust, scripted(None, false), 2).await;
-    assert_eq!(seen[1].outcome, Err(Failure::Failed(FailReason::BadCertificate)));
+    assert_eq!(seen[1].outcome, Err(SelfTestFailure::Failed(FailReason::BadCertificate)));
     assert_eq!((seen[1].failures, seen[1].by), (2, Some(Component::Unknown)));
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let seen = results(closed, &server.trust, scripted(None, false), 1).await;
-    assert_eq!((seen[0].outcome, seen[0].by), (Err(Failure::Failed(FailReason::Refused)), None));
+    assert_eq!((seen[0].outcome, seen[0].by), (Err(SelfTestFailure::Failed(FailReason::Refused)), None));
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problem;
-use crate::model::merge::Source;
+use crate::model::sources::EndpointSource;
 use crate::model::types::{Backend, Vip};
 use crate::transport::Expiry;
 
@@ -122,7 +122,7 @@ pub struct BackendStatus {
     /// Whether that answer said if it is ready; 401 and 403 do not, and it is taken for ready.
     pub readiness_known: Option<bool>,
     /// Where it was learnt: `published`, `seed` or `saved`.
-    pub source: Option<Source>,
+    pub source: Option<EndpointSource>,
     /// Seconds since that source first named it.
     pub source_age_seconds: Option<u64>,
     /// Whether the API publishes it.

@@ -9,16 +9,16 @@ use serde::Serialize;
 
 use crate::config::VERSION;
 use crate::kube::Connection;
-use crate::model::desired::{DesiredFrontend, Hold};
-use crate::model::health::{FailReason, State};
-use crate::model::merge::Origins;
-use crate::model::report::{InUse, Repair, Repairs, Report, Transition};
+use crate::model::desired::{DesiredFrontend, FailOpenReason};
+use crate::model::health::{FailReason, HealthState};
+use crate::model::report::{HealthTransition, Repair, Repairs, Report, TrafficPath};
 use crate::model::snapshot::Affinity;
+use crate::model::sources::Origins;
 use crate::model::traffic::Traffic;
 use crate::model::types::{Backend, Family, ServiceKey, Vip};
 use crate::process::clock::{unix_now, unix_seconds};
 use crate::proxy::{Origin, Stats};
-use crate::selftest::{Component, Latest, OthersWay, Results};
+use crate::selftest::{Component, ForwardedTraffic, SelfTestResult, SelfTestResults};
 
 mod document;
 mod problems;
@@ -51,7 +51,7 @@ pub struct Parts<'a> {
     /// What the forwarder counts.
     pub forwarder: &'a Stats,
     /// What the self-test found.
-    pub selftests: &'a Results,
+    pub selftests: &'a SelfTestResults,
 }
 
 impl Status {
@@ -91,7 +91,7 @@ impl Status {
                 expiry: connection.expiry,
             },
             frontends: frontends.collect(),
-            holds: report.holds.iter().map(ToString::to_string).collect(),
+            holds: report.fail_open.iter().map(ToString::to_string).collect(),
             rejected: snapshot.iter().flat_map(|s| &s.rejected).map(ToString::to_string).collect(),
             problems: Vec::new(),
         };
@@ -112,7 +112,7 @@ pub(crate) fn sample() -> Status {
         totals: &BTreeMap::new(),
         traffic: None,
         forwarder: &Stats::default(),
-        selftests: &Results::default(),
+        selftests: &SelfTestResults::default(),
     })
 }
 
@@ -141,14 +141,14 @@ fn summary(report: &Report) -> String {
         Phase::Programmed if report.view.as_ref().is_some_and(|view| !view.snapshot.is_published()) => {
             "the kernel has what seeds and saved state say; the API has not been read yet".to_owned()
         }
-        Phase::Programmed if report.holds.iter().any(Hold::keeps) => {
+        Phase::Programmed if report.fail_open.iter().any(FailOpenReason::keeps) => {
             "the kernel keeps the last good rules where the API publishes none".to_owned()
         }
         Phase::Programmed => "the kernel has what the API publishes and the probes say".to_owned(),
         Phase::Unrouted => format!(
             "{}, but a route or routing rule that goes with them could not be made: {}",
             match report.path.as_ref().map(|path| path.in_use) {
-                Some(InUse::Forwarder) => "the daemon forwards connections itself",
+                Some(TrafficPath::Forwarder) => "the daemon forwards connections itself",
                 _ => "the kernel has the rules",
             },
             report.last_error.as_deref().unwrap_or("no reason given")
@@ -190,13 +190,13 @@ fn backends(
         let bytes = open.and_then(|open| open.bytes);
         BackendStatus {
             address,
-            state: health.map_or(State::Unknown, |h| h.state).label().to_owned(),
+            state: health.map_or(HealthState::Unknown, |h| h.state).label().to_owned(),
             since_seconds: health.map(|h| h.since.elapsed().as_secs()),
-            failing: health.and_then(|h| h.failing).map(|reason: FailReason| reason.label().to_owned()),
-            withheld: health.and_then(|h| h.withheld).map(|why| why.to_string()),
-            hold_down_seconds: health.and_then(|h| h.held_until).and_then(seconds_left),
-            caller: health.and_then(|h| h.answered).map(|answered| answered.caller.label().to_owned()),
-            readiness_known: health.and_then(|h| h.answered).map(|answered| answered.readiness_known),
+            failing: health.and_then(|h| h.failure).map(|reason: FailReason| reason.label().to_owned()),
+            withheld: health.and_then(|h| h.termination_blocked).map(|why| why.to_string()),
+            hold_down_seconds: health.and_then(|h| h.hold_down_until).and_then(seconds_left),
+            caller: health.and_then(|h| h.readyz).map(|readyz| readyz.auth.label().to_owned()),
+            readiness_known: health.and_then(|h| h.readyz).map(|readyz| readyz.readiness_known),
             source: origin.map(|o| o.source),
             source_age_seconds: origin.map(|o| now.saturating_sub(o.since)),
             published: published.is_some_and(|p| p.contains(&address)),
@@ -223,10 +223,10 @@ impl DataplaneStatus {
         let path = report.path.as_ref();
         Self {
             table_owned: report.owned,
-            in_use: path.map_or(InUse::None, |path| path.in_use).label().to_owned(),
+            in_use: path.map_or(TrafficPath::None, |path| path.in_use).label().to_owned(),
             since_seconds: path.map_or(0, |path| path.since.elapsed().as_secs()),
             reason: path.and_then(|path| path.reason.as_deref()).map(str::to_owned),
-            fallback_active: path.is_some_and(|path| path.stands_in),
+            fallback_active: path.is_some_and(|path| path.fallback_active),
             forwarder_connections: Origin::ALL.into_iter().map(|origin| stats.open(origin)).sum(),
             accept_paused: stats.accept_paused(),
             draining: path.is_some_and(|path| path.draining),
@@ -248,11 +248,11 @@ impl RepairsStatus {
 }
 
 impl SelfTestStatus {
-    fn all(results: &Results) -> Vec<Self> {
+    fn all(results: &SelfTestResults) -> Vec<Self> {
         results.iter().map(|(vip, latest)| Self::new(*vip, latest)).collect()
     }
 
-    fn new(vip: Vip, latest: &Latest) -> Self {
+    fn new(vip: Vip, latest: &SelfTestResult) -> Self {
         let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         Self {
             vip,
@@ -267,15 +267,15 @@ impl SelfTestStatus {
             backend: latest.backend,
             others: Some(latest.others.label().to_owned()),
             others_blocked: match latest.others {
-                OthersWay::Blocked(came) => Some(came),
-                OthersWay::Open | OthersWay::Unseen => None,
+                ForwardedTraffic::Blocked(came) => Some(came),
+                ForwardedTraffic::Open | ForwardedTraffic::Unseen => None,
             },
         }
     }
 }
 
 impl TransitionStatus {
-    fn new(transition: &Transition) -> Self {
+    fn new(transition: &HealthTransition) -> Self {
         let ago = transition.at.elapsed();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ended = transition.ended;
@@ -286,7 +286,7 @@ impl TransitionStatus {
             from: transition.from.label().to_owned(),
             to: transition.to.label().to_owned(),
             reason: transition.reason.map(|reason: FailReason| reason.label().to_owned()),
-            cue: Some(transition.cue.label().to_owned()),
+            cue: Some(transition.trigger.label().to_owned()),
             decision_ms: millis(transition.decision),
             commit_ms: millis(transition.commit),
             flows_ms: ended.map(|ended| millis(ended.took)),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::document::{BackendStatus, Status, duration, expiry};
-use crate::model::merge::Source;
+use crate::model::sources::EndpointSource;
 use crate::process::clock::unix_now;
 
 /// A repair is news for so long, in seconds.
@@ -142,7 +142,7 @@ fn of_callers(backends: &[&BackendStatus]) -> Vec<(String, &'static str)> {
 fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {
     let address = backend.address;
     let since = backend.since_seconds.map(duration).unwrap_or_default();
-    let expected = backend.published || backend.source == Some(Source::Seed);
+    let expected = backend.published || backend.source == Some(EndpointSource::Seed);
     if !expected {
         return None;
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::document::{BackendStatus, FrontendStatus, Status, duration, expiry, milliseconds};
 use crate::columns::{Cell, Colour, Columns};
-use crate::model::merge::Source;
+use crate::model::sources::EndpointSource;
 use crate::process::clock::unix_now;
 
 /// How it is written.
@@ -210,9 +210,9 @@ impl Text {
 fn source(backend: &BackendStatus) -> &'static str {
     match (backend.published, backend.source) {
         (true, _) => "published",
-        (false, Some(Source::Seed)) => "seed",
-        (false, Some(Source::Saved)) => "saved",
-        (false, Some(Source::Published) | None) => "removed",
+        (false, Some(EndpointSource::Seed)) => "seed",
+        (false, Some(EndpointSource::Saved)) => "saved",
+        (false, Some(EndpointSource::Published) | None) => "removed",
     }
 }
 

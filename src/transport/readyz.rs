@@ -1,7 +1,7 @@
 //! `/readyz` of an apiserver: with which credentials it is asked, how the request is addressed, what a status means;
 //! and one inspection step by step (TCP, TLS, HTTP), with the server's clock.
 //!
-//! In: an address, whom to trust, and credentials if there are any. Out: an [`Outcome`] per status; an
+//! In: an address, whom to trust, and credentials if there are any. Out: an [`ProbeOutcome`] per status; an
 //! [`Inspection`], which says how far it got and shows no credentials.
 
 use std::fmt;
@@ -24,7 +24,7 @@ use super::access::Access;
 use super::certificates::{Lifetime, lifetime};
 use super::failure::{ExpectedServer, explain};
 use super::text::errno_text;
-use crate::model::health::Outcome;
+use crate::model::health::ProbeOutcome;
 use crate::process::clock::unix_now;
 
 /// The name as HTTP writes it, in `Host` and in a URI.
@@ -127,10 +127,10 @@ pub fn tells_readiness(status: u16) -> bool {
 /// What an HTTP status means. A server that answers in HTTP, over TLS with a certificate that was verified, is alive: under
 /// load, where priority and fairness is off, kube-apiserver says 429. 401 and 403 come from an apiserver that does
 /// not let the caller see it: it is alive, and taken for ready, since nothing else is known ([`tells_readiness`]).
-pub fn outcome(status: u16) -> Outcome {
+pub fn outcome(status: u16) -> ProbeOutcome {
     match status {
-        200 | 401 | 403 => Outcome::Ready,
-        _ => Outcome::Unready,
+        200 | 401 | 403 => ProbeOutcome::Ready,
+        _ => ProbeOutcome::Unready,
     }
 }
 

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use apivip::model::objects::{ClusterView, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort};
 use apivip::nftables::decode::{self, ObservedTable};
 use apivip::nftables::table::Table;
 use apivip::nftables::{build, encode};
-use apivip::model::objects::{ClusterView, Endpoint, EndpointPort, EndpointSlice, Service, ServicePort};
 use apivip_fuzz::{desired, table::check_transaction};
 use libfuzzer_sys::fuzz_target;
 

@@ -12,13 +12,16 @@ use anyhow::{Context, Result, bail};
 use apivip::health::{self, Inputs, ProbeConfig};
 use apivip::kube::{self, ApiConfig, Connection};
 use apivip::model::desired::{DesiredFrontend, DesiredState, SourcePolicy};
-use apivip::model::health::{HealthView, State};
-use apivip::model::merge::Alternatives;
-use apivip::model::published::Published;
+use apivip::model::health::{HealthState, HealthView};
 use apivip::model::report::Report;
+use apivip::model::snapshot::PublishedSnapshot;
 use apivip::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
+use apivip::model::sources::FallbackEndpoints;
 use apivip::model::types::{Backend, Family, ServiceKey, Vip};
-use apivip::selftest::{self, Counts, Evidence, Observer, Results, SelfTestConfig, Trace};
+use apivip::selftest::{
+    self, ConnectionEvidence, ConnectionTrace, ForwardedCounts, SelfTestConfig, SelfTestObserver,
+    SelfTestResults,
+};
 use apivip::transport::readyz::Identity;
 use apivip::transport::{Access, TLS_NAME};
 use clap::{Parser, ValueEnum};
@@ -111,7 +114,7 @@ fn probes(
         health: fleet::options(),
     };
     let (views_in, view) = watch::channel(None);
-    let (snapshots, published) = watch::channel(Some(Published {
+    let (snapshots, published) = watch::channel(Some(PublishedSnapshot {
         snapshot: Arc::new(snapshot(arguments.target)),
         received: Instant::now().into_std(),
     }));
@@ -135,7 +138,7 @@ fn probes(
 
 fn watches(access: &Access, identity: &Identity, tasks: &mut JoinSet<()>) -> Result<()> {
     let (access_in, access) = watch::channel(Arc::new(access.clone()));
-    let (alternatives_in, alternatives) = watch::channel(Alternatives::default());
+    let (alternatives_in, alternatives) = watch::channel(FallbackEndpoints::default());
     let (views_in, views) = watch::channel(None);
     let (snapshots_in, snapshots) = watch::channel(None);
     let config = ApiConfig {
@@ -178,7 +181,7 @@ fn self_tests(arguments: &Arguments, identity: &Identity, tasks: &mut JoinSet<()
     let (reports_in, reports) =
         watch::channel(Report { programmed: Some(Arc::new(state)), ..Report::default() });
     let (identity_in, identity) = watch::channel(identity.clone());
-    let (results_in, results) = watch::channel(Results::new());
+    let (results_in, results) = watch::channel(SelfTestResults::new());
     tasks.spawn(async move {
         selftest::run(config, identity, reports, Arc::new(Blind), Arc::new(Blind), results_in).await;
         drop((reports_in, identity_in, results));
@@ -189,7 +192,7 @@ fn self_tests(arguments: &Arguments, identity: &Identity, tasks: &mut JoinSet<()
 /// Sees nothing of a connection, and says nothing.
 struct Blind;
 
-impl Evidence for Blind {
+impl ConnectionEvidence for Blind {
     fn expect(&self, _: u16) {}
 
     fn accepted(&self, _: u16) -> Option<SocketAddr> {
@@ -200,17 +203,17 @@ impl Evidence for Blind {
         None
     }
 
-    fn others(&self, _: Vip) -> Option<Counts> {
+    fn others(&self, _: Vip) -> Option<ForwardedCounts> {
         None
     }
 
-    fn trace(&self, _: SocketAddr, _: Vip, _: &BTreeSet<Backend>) -> Option<Trace> {
+    fn trace(&self, _: SocketAddr, _: Vip, _: &BTreeSet<Backend>) -> Option<ConnectionTrace> {
         None
     }
 }
 
-impl Observer for Blind {
-    fn tested(&self, _: Vip, _: &Results) {}
+impl SelfTestObserver for Blind {
+    fn tested(&self, _: Vip, _: &SelfTestResults) {}
 }
 
 fn service() -> Result<ServiceKey> {
@@ -218,7 +221,7 @@ fn service() -> Result<ServiceKey> {
 }
 
 fn is_up(view: &HealthView, target: SocketAddr) -> bool {
-    view.state(target) == State::Healthy
+    view.state(target) == HealthState::Healthy
 }
 
 fn snapshot(target: SocketAddr) -> Snapshot {

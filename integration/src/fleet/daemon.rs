@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use apivip::health::Asked;
-use apivip::model::health::{Cue, FailReason, Outcome, Probe};
+use apivip::health::ChallengeOutcome;
+use apivip::model::health::{FailReason, ProbeOutcome, ProbeResult, Trigger};
 
 use super::Fleet;
 use super::node::{backend, server as server_of, snapshot};
@@ -39,12 +39,12 @@ impl Fleet {
         for server in 0..SERVERS {
             let this = &mut self.nodes[node];
             let directive = this.detector.directive(backend(server), at);
-            let watch = directive.is_some_and(|directive| directive.watch);
+            let watch = directive.is_some_and(|directive| directive.watch_flows);
             if watch != this.watch[server].is_some() {
                 this.watches += 1;
                 this.watch[server] = watch.then_some(this.watches);
                 if watch {
-                    this.detector.watched(backend(server), Some(at));
+                    this.detector.watching_since(backend(server), Some(at));
                     let number = this.watches;
                     for flow in self.open(node, server) {
                         self.data_follow(now, flow, number);
@@ -87,9 +87,9 @@ impl Fleet {
     pub fn pass(&mut self, now: Time, node: usize) {
         let at = self.at(now);
         let detector = &mut self.nodes[node].detector;
-        detector.look(at);
-        let mut ask = detector.to_ask(at);
-        ask.extend(detector.leaving(at));
+        detector.evaluate(at);
+        let mut ask = detector.challenges_due(at);
+        ask.extend(detector.removals_due(at));
         for backend in ask {
             self.ask_host(now, node, server_of(backend));
         }
@@ -100,10 +100,10 @@ impl Fleet {
     fn ask_host(&mut self, now: Time, node: usize, server: usize) {
         let at = self.at(now);
         let flows = self.open(node, server);
-        let found = if flows.is_empty() { Asked::NoFlows } else { Asked::Sent };
+        let found = if flows.is_empty() { ChallengeOutcome::NoFlows } else { ChallengeOutcome::Sent };
         let detector = &mut self.nodes[node].detector;
-        detector.asking(backend(server), at);
-        detector.asked(backend(server), at, found);
+        detector.challenge_started(backend(server), at);
+        detector.challenge_finished(backend(server), at, found);
         let up = self.world.host_is_up(server, now);
         let answers = (0..flows.len().min(ASKED) as u64).filter(|n| {
             let passes = |way| self.world.passes(node, server, way, now + n, false);
@@ -125,7 +125,7 @@ impl Fleet {
         if data {
             self.nodes[node].heard[server] = Some(now);
         }
-        self.nodes[node].detector.arrived(backend(server), at, data);
+        self.nodes[node].detector.segment_received(backend(server), at, data);
         self.follow(now, node, false);
     }
 
@@ -158,14 +158,14 @@ impl Fleet {
         match what {
             Overdue::Dial { began, connected } => {
                 let began = asked(began);
-                self.nodes[node].detector.dial_overdue(backend, began, connected, at);
+                self.nodes[node].detector.connect_overdue(backend, began, connected, at);
             }
             Overdue::Question { asked: since } => {
                 let since = asked(since);
-                self.nodes[node].detector.overdue(backend, since, at, Cue::Silent);
+                self.nodes[node].detector.request_overdue(backend, since, at, Trigger::PingTimeout);
             }
             Overdue::Unready { asked: since } => {
-                let probe = bare(asked(since), at, Outcome::Unready);
+                let probe = bare(asked(since), at, ProbeOutcome::Unready);
                 self.nodes[node].detector.observe(backend, probe);
             }
             Overdue::Ping => return self.ping(now, node, server),
@@ -177,7 +177,7 @@ impl Fleet {
         let younger = self.nodes[node].probers[server].started(action, now, &mut self.dice);
         if let Some(dial) = younger {
             let (began, at) = (self.at(dial.began), self.at(now));
-            self.nodes[node].detector.dial_overdue(backend(server), began, dial.connected, at);
+            self.nodes[node].detector.connect_overdue(backend(server), began, dial.connected, at);
         }
         match action {
             Action::Ping => self.ping(now, node, server),
@@ -265,22 +265,22 @@ impl Fleet {
                 }
                 prober.waiting += 1;
                 this.heard[server] = Some(now);
-                this.detector.shook_hands(target, at, false);
+                this.detector.handshake_completed(target, at, false);
                 self.readyz(now, node, began, connected, peer);
             }
             Received::Failed { began, reason } => {
                 if !dial_ended(&mut prober.dials, began) {
                     return;
                 }
-                self.observe(now, node, server, began, Outcome::Failed(reason), None);
+                self.observe(now, node, server, began, ProbeOutcome::Failed(reason), None);
             }
             Received::FreshOverdue { began } => {
                 let began = self.begin + Duration::from_micros(began);
-                this.detector.dial_overdue(target, began, true, at);
+                this.detector.connect_overdue(target, began, true, at);
             }
             Received::Landed { began, handshake, ready, peer } => {
                 prober.waiting -= 1;
-                let outcome = if ready == Some(true) { Outcome::Ready } else { Outcome::Unready };
+                let outcome = if ready == Some(true) { ProbeOutcome::Ready } else { ProbeOutcome::Unready };
                 let adopted = prober.adopt(peer, now, &mut self.dice);
                 if let Some(kept) = adopted {
                     self.keeps(now, node, kept);
@@ -289,13 +289,13 @@ impl Fleet {
             }
             Received::LandedNot { began, reason } => {
                 prober.waiting -= 1;
-                self.observe(now, node, server, began, Outcome::Failed(reason), None);
+                self.observe(now, node, server, began, ProbeOutcome::Failed(reason), None);
             }
             Received::Pong { kept: number, sent } if kept == Some(number) => {
                 if let Some(kept) = &mut prober.kept {
                     (kept.pinged, kept.pong_by, kept.silent, kept.deaf) = (None, None, false, false);
                 }
-                self.observe(now, node, server, sent, Outcome::Alive, None);
+                self.observe(now, node, server, sent, ProbeOutcome::Alive, None);
             }
             Received::Answer { kept: number, asked, ready } if kept == Some(number) => {
                 let Some(kept) = prober.kept.as_mut().filter(|kept| kept.asked == Some(asked)) else {
@@ -303,16 +303,16 @@ impl Fleet {
                 };
                 (kept.asked, kept.answer_by, kept.ping_at, kept.deaf) = (None, None, None, false);
                 kept.silent &= kept.pinged.is_some();
-                let outcome = if ready { Outcome::Ready } else { Outcome::Unready };
+                let outcome = if ready { ProbeOutcome::Ready } else { ProbeOutcome::Unready };
                 self.observe(now, node, server, asked, outcome, None);
             }
             Received::Ended { kept: number, reset } if kept == Some(number) => {
                 if reset {
                     this.heard[server] = Some(now);
-                    this.detector.host_heard(target, at);
+                    this.detector.host_responded(target, at);
                 }
                 if prober.lost(now, &mut self.dice) {
-                    this.detector.cue(target, at, Cue::Ended);
+                    this.detector.suspect(target, at, Trigger::ConnectionClosed);
                 }
             }
             Received::Arrived { data } => return self.arrives(now, node, server, data),
@@ -355,16 +355,16 @@ impl Fleet {
         node: usize,
         server: usize,
         started: Time,
-        outcome: Outcome,
+        outcome: ProbeOutcome,
         handshake: Option<Time>,
     ) {
-        let probe = Probe {
+        let probe = ProbeResult {
             handshake: handshake.map(Duration::from_micros),
             local: handshake.map(|_| false),
             ..bare(self.at(started), self.at(now), outcome)
         };
         let this = &mut self.nodes[node];
-        if !matches!(outcome, Outcome::Failed(FailReason::Timeout | FailReason::Unreachable)) {
+        if !matches!(outcome, ProbeOutcome::Failed(FailReason::Timeout | FailReason::Unreachable)) {
             this.heard[server] = Some(now);
         }
         this.detector.observe(backend(server), probe);
@@ -431,11 +431,11 @@ impl Fleet {
             match deaf {
                 true => {
                     let asked = self.begin + Duration::from_micros(now - silence + KEEPALIVE);
-                    this.detector.overdue(backend(server), asked, at, Cue::Unacknowledged);
+                    this.detector.request_overdue(backend(server), asked, at, Trigger::KeepaliveTimeout);
                 }
                 false => {
                     this.heard[server] = Some(now);
-                    this.detector.host_heard(backend(server), at);
+                    this.detector.host_responded(backend(server), at);
                 }
             }
             self.follow(now, node, false);
@@ -452,9 +452,9 @@ fn dial_ended(dials: &mut Vec<super::prober::Dial>, began: Time) -> bool {
     dials.len() < before
 }
 
-fn bare(started: Instant, finished: Instant, outcome: Outcome) -> Probe {
+fn bare(started: Instant, finished: Instant, outcome: ProbeOutcome) -> ProbeResult {
     let (round_trip, handshake, local, answered) = Default::default();
-    Probe { started, finished, outcome, round_trip, handshake, local, answered }
+    ProbeResult { started, finished, outcome, round_trip, handshake, local, readyz: answered }
 }
 
 fn time(begin: Instant, at: Instant) -> Time {

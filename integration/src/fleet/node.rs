@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use apivip::health::detector::Detector;
 use apivip::model::balance::Balance;
-use apivip::model::desired::{DesiredState, Masquerade, NodeView, Policy, desire};
+use apivip::model::desired::{DesiredState, Masquerade, NodeView, Policy, compute_desired_state};
 use apivip::model::health::{BackendHealth, HealthOptions, HealthView};
 use apivip::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
 use apivip::model::types::Backend;
@@ -117,7 +117,14 @@ impl Node {
     pub fn publish(&mut self, now: Instant, published: bool) -> Orders {
         let health = self.detector.backends(now);
         let said = |health: &BackendHealth| {
-            (health.state, health.ask, health.ending, health.published, health.answering, health.failing)
+            (
+                health.state,
+                health.challenge_at,
+                health.end_flows,
+                health.published,
+                health.answering,
+                health.failure,
+            )
         };
         let same = health.len() == self.health.len()
             && health.iter().zip(&self.health).all(|(new, old)| new.0 == old.0 && said(new.1) == said(old.1));
@@ -125,12 +132,13 @@ impl Node {
             return Orders::default();
         }
         let ask = health.iter().filter(|(backend, health)| {
-            health.ask.is_some() && self.health.get(backend).is_none_or(|old| old.ask != health.ask)
+            health.challenge_at.is_some()
+                && self.health.get(backend).is_none_or(|old| old.challenge_at != health.challenge_at)
         });
         let ask = ask.map(|(backend, _)| server(*backend)).collect();
         let snapshot = Arc::clone(&self.snapshot);
         let view = HealthView { snapshot, noticed: now, backends: health };
-        let state = desire(&view, self.state.as_ref(), &NodeView::default(), &self.policy).0;
+        let state = compute_desired_state(&view, self.state.as_ref(), &NodeView::default(), &self.policy).0;
         self.health = view.backends;
         let frontend = state.frontends.first();
         self.chosen = frontend.iter().flat_map(|f| &f.backends).map(|backend| server(*backend)).collect();

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use apivip::health::directive::{Directive, Pace};
+use apivip::health::detector::{Directive, Pace};
 
 use super::chance::Dice;
 use super::world::{MS, Peer, SECOND, Time};
@@ -116,7 +116,7 @@ impl Prober {
     /// What is to be started next, and when. `to` says when a time of the directive is.
     pub fn next(&self, now: Time, to: impl Fn(std::time::Instant) -> Time) -> Option<(Time, Action)> {
         let directive = self.directive?;
-        let probed = if directive.afresh { self.fresh } else { self.probed };
+        let probed = if directive.fresh_connection { self.fresh } else { self.probed };
         let owed = directive.not_before.map(&to).filter(|at| probed.is_none_or(|probed| probed < *at));
         let kept = self.kept.as_ref();
         let mute = kept.is_some_and(|kept| kept.silent || kept.deaf);
@@ -125,7 +125,7 @@ impl Prober {
             (Pace::Burst, _) => (None, Some(self.fresh.map_or(self.regular, |latest| latest + BURST))),
             (Pace::Rush, _) => (None, Some(self.fresh.map_or(self.regular, |latest| latest + RUSH))),
             (_, None) => (None, owed.or(Some(self.regular))),
-            (_, Some(_)) if owed.is_some() && (directive.afresh || mute) => (None, owed),
+            (_, Some(_)) if owed.is_some() && (directive.fresh_connection || mute) => (None, owed),
             (_, Some(_)) if owed.is_some() => (owed, None),
             (Pace::Watchful, Some(_)) if mute => (None, Some(self.readyz.min(self.regular))),
             (Pace::Steady, Some(_)) if mute => (None, Some(self.readyz)),

@@ -3,9 +3,9 @@ use std::time::Instant;
 use super::*;
 use crate::kube::Connection;
 use crate::metrics::Metrics;
-use crate::model::merge::Origins;
 use crate::model::report::Report;
-use crate::selftest::{Component, Latest, OthersWay};
+use crate::model::sources::Origins;
+use crate::selftest::{Component, ForwardedTraffic, SelfTestResult};
 use crate::status::{BackendStatus, Parts, Problem, RepairStatus, TransitionStatus};
 
 const NONCE: &str = "bm9uY2U=";
@@ -37,14 +37,14 @@ fn backend(last: u8, state: &str, used: bool) -> BackendStatus {
 fn status() -> Status {
     let service = "default/kubernetes".parse().unwrap();
     let now = Instant::now();
-    let latest = Latest {
+    let latest = SelfTestResult {
         at: now,
         outcome: Ok(std::time::Duration::from_millis(2)),
         by: Some(Component::Rules),
         backend: Some(([192, 0, 2, 11], 6443).into()),
         failures: 0,
         answered: Some(now),
-        others: OthersWay::Open,
+        others: ForwardedTraffic::Open,
     };
     let vip = "10.96.0.1:443".parse().unwrap();
     let mut status = Status::new(&Parts {

@@ -3,27 +3,27 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::merge::{GoodBackend, GoodFrontend, Learnt};
 use crate::model::snapshot::Affinity;
+use crate::model::sources::{LearnedFrom, SavedBackend, SavedFrontend};
 
 fn service() -> ServiceKey {
     "default/kubernetes".parse().unwrap()
 }
 
-fn state(last: u8) -> LastGood {
-    let backend = |learnt, at| GoodBackend { address: ([192, 0, 2, last], 6443).into(), learnt, at };
-    let frontend = GoodFrontend {
+fn state(last: u8) -> LastKnownGood {
+    let backend = |learnt, at| SavedBackend { address: ([192, 0, 2, last], 6443).into(), learnt, at };
+    let frontend = SavedFrontend {
         vip: "[fd00:10:96::1]:443".parse().unwrap(),
         port_name: "https".into(),
         affinity: Affinity::ClientIP,
-        learnt: Learnt::Published,
+        learnt: LearnedFrom::Published,
         at: 1,
         backends: vec![
-            backend(Learnt::Published, 2),
-            backend(Learnt::Configured("a.example:6443".into()), 3),
+            backend(LearnedFrom::Published, 2),
+            backend(LearnedFrom::Configured("a.example:6443".into()), 3),
         ],
     };
-    LastGood { frontends: vec![frontend] }
+    LastKnownGood { frontends: vec![frontend] }
 }
 
 fn saved() -> (tempfile::TempDir, StateFile, Vec<u8>) {

@@ -17,7 +17,7 @@ mod node {
     }
 
     fn source(last: u8) -> PreferredSource {
-        PreferredSource::Address(Source::anywhere(backend(last)))
+        PreferredSource::Address(SourceAddress::anywhere(backend(last)))
     }
 
     fn running(phase: &str, in_use: &str) -> Option<Result<Option<DaemonSummary>, String>> {

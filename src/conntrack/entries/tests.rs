@@ -36,7 +36,7 @@ fn body(entry: &Entry, state: u8) -> Vec<u8> {
             &[message::nest(PROTOINFO_TCP, &[message::byte(PROTOINFO_TCP_STATE, state)])],
         ),
     ];
-    if let Some(Bytes { up, down }) = entry.bytes {
+    if let Some(ByteCounts { up, down }) = entry.bytes {
         for (direction, bytes) in [(COUNTERS_ORIG, up), (COUNTERS_REPLY, down)] {
             let counted = [
                 message::bytes(1, &3u64.to_be_bytes()),
@@ -148,7 +148,7 @@ proptest! {
             let ip = <[u8; 4]>::try_from(&client[..4]).unwrap();
             Entry { flow: Flow { client: SocketAddr::new(ip.into(), port), ..sample().flow }, ..sample() }
         };
-        let wanted = Entry { bytes: bytes.map(|(up, down)| Bytes { up, down }), ..wanted };
+        let wanted = Entry { bytes: bytes.map(|(up, down)| ByteCounts { up, down }), ..wanted };
         let read = entry(&body(&wanted, state)).unwrap().unwrap();
         prop_assert_eq!(read, Entry { state: TcpState::of(state), ..wanted });
     }

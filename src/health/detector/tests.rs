@@ -5,17 +5,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::health::directive::Pace;
-use crate::model::health::Withheld;
+use crate::model::health::TerminationBlocker;
 
-mod asking;
 mod draining;
+mod evidence;
 mod histories;
-mod late;
-mod path;
-mod proofs;
-mod returns;
-mod witnesses;
+mod recovery;
+mod rotation;
 
 const A: u8 = 11;
 const B: u8 = 12;
@@ -56,9 +52,9 @@ impl Story {
     fn healthy(options: HealthOptions, backends: &[u8]) -> Self {
         let mut story = Self::new(options, backends);
         for last in backends {
-            assert_eq!((story.state(*last), story.pace(*last, 0)), (State::Unknown, Pace::Burst));
+            assert_eq!((story.state(*last), story.pace(*last, 0)), (HealthState::Unknown, Pace::Burst));
             story.shakes(*last, 0, false);
-            assert_eq!((story.state(*last), story.pace(*last, 1)), (State::Healthy, Pace::Steady));
+            assert_eq!((story.state(*last), story.pace(*last, 1)), (HealthState::Healthy, Pace::Steady));
         }
         story
     }
@@ -72,33 +68,33 @@ impl Story {
         self.detector.publish(&published, self.at(ms));
     }
 
-    fn probe(&mut self, last: u8, started: u64, finished: u64, outcome: Outcome) {
+    fn probe(&mut self, last: u8, started: u64, finished: u64, outcome: ProbeOutcome) {
         let probe = bare(self.at(started), self.at(finished), outcome);
         self.detector.observe(backend(last), probe);
     }
 
     /// A fresh probe that is answered as ready within a millisecond.
     fn shakes(&mut self, last: u8, ms: u64, local: bool) {
-        self.detector.shook_hands(backend(last), self.at(ms), local);
-        let probe = bare(self.at(ms), self.at(ms + 1), Outcome::Ready);
+        self.detector.handshake_completed(backend(last), self.at(ms), local);
+        let probe = bare(self.at(ms), self.at(ms + 1), ProbeOutcome::Ready);
         let (handshake, local) = (Some(Duration::from_millis(1)), Some(local));
-        self.detector.observe(backend(last), Probe { handshake, local, ..probe });
+        self.detector.observe(backend(last), ProbeResult { handshake, local, ..probe });
     }
 
     fn refuse(&mut self, last: u8, ms: u64) {
-        self.probe(last, ms, ms + 1, Outcome::Failed(FailReason::Refused));
+        self.probe(last, ms, ms + 1, ProbeOutcome::Failed(FailReason::Refused));
     }
 
     fn pong(&mut self, last: u8, ms: u64) {
-        self.probe(last, ms, ms + 1, Outcome::Alive);
+        self.probe(last, ms, ms + 1, ProbeOutcome::Alive);
     }
 
     fn overdue(&mut self, last: u8, asked: u64, now: u64) {
-        self.detector.overdue(backend(last), self.at(asked), self.at(now), Cue::Silent);
+        self.detector.request_overdue(backend(last), self.at(asked), self.at(now), Trigger::PingTimeout);
     }
 
-    fn dial_overdue(&mut self, last: u8, began: u64, connected: bool, now: u64) {
-        self.detector.dial_overdue(backend(last), self.at(began), connected, self.at(now));
+    fn connect_overdue(&mut self, last: u8, began: u64, connected: bool, now: u64) {
+        self.detector.connect_overdue(backend(last), self.at(began), connected, self.at(now));
     }
 
     /// Time passes, as the scheduler lets it: it looks whenever the detector wants it to.
@@ -106,16 +102,16 @@ impl Story {
         let mut now = self.at(from);
         while let Some(at) = self.detector.next_deadline(now).filter(|at| *at <= self.at(to)) {
             now = now.max(at);
-            self.detector.look(now);
+            self.detector.evaluate(now);
         }
-        self.detector.look(self.at(to));
+        self.detector.evaluate(self.at(to));
     }
 
     fn health(&self, last: u8, ms: u64) -> BackendHealth {
         self.detector.backends(self.at(ms))[&backend(last)]
     }
 
-    fn state(&self, last: u8) -> State {
+    fn state(&self, last: u8) -> HealthState {
         self.health(last, 0).state
     }
 
@@ -128,9 +124,9 @@ impl Story {
     }
 }
 
-fn bare(started: Instant, finished: Instant, outcome: Outcome) -> Probe {
+fn bare(started: Instant, finished: Instant, outcome: ProbeOutcome) -> ProbeResult {
     let (round_trip, handshake, local, answered) = Default::default();
-    Probe { started, finished, outcome, round_trip, handshake, local, answered }
+    ProbeResult { started, finished, outcome, round_trip, handshake, local, readyz: answered }
 }
 
 fn both() -> Story {

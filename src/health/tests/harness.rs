@@ -10,11 +10,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::pki::NAME;
-use crate::health::{Inputs, Observer, ProbeConfig, run};
-use crate::model::health::{HealthOptions, HealthView, State};
-use crate::model::published::Published;
-use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
+use super::server::NAME;
+use crate::health::{Inputs, ProbeConfig, ProbeObserver, run};
+use crate::model::health::{HealthOptions, HealthState, HealthView};
+use crate::model::snapshot::{Affinity, Frontend, PublishedSnapshot, ServiceStatus, Snapshot};
 use crate::transport::readyz::Identity;
 
 /// Longer than anything takes on a busy machine.
@@ -47,7 +46,7 @@ impl Counted {
     }
 }
 
-impl Observer for Counted {
+impl ProbeObserver for Counted {
     fn probed(&self, outcome: &'static str, _: Duration) {
         *self.0.lock().unwrap().entry(outcome).or_default() += 1;
     }
@@ -58,7 +57,7 @@ pub(super) struct Probing {
     pub(super) identity: watch::Sender<Identity>,
     pub(super) counted: Arc<Counted>,
     pub(super) suspects: mpsc::UnboundedSender<SocketAddr>,
-    published: watch::Sender<Option<Published>>,
+    published: watch::Sender<Option<PublishedSnapshot>>,
     views: watch::Receiver<Option<HealthView>>,
     generation: AtomicU64,
     pub(super) task: JoinHandle<()>,
@@ -100,7 +99,7 @@ impl Probing {
             rejected: Default::default(),
         };
         let received = Instant::now();
-        self.published.send_replace(Some(Published { snapshot: Arc::new(snapshot), received }));
+        self.published.send_replace(Some(PublishedSnapshot { snapshot: Arc::new(snapshot), received }));
         received
     }
 
@@ -114,7 +113,7 @@ impl Probing {
     }
 
     /// Waits until the backend is in that state.
-    pub(super) async fn until_state(&mut self, backend: SocketAddr, state: State) -> HealthView {
+    pub(super) async fn until_state(&mut self, backend: SocketAddr, state: HealthState) -> HealthView {
         self.until(|view| view.state(backend) == state).await
     }
 

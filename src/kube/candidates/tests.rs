@@ -3,8 +3,8 @@
 use rand::RngCore;
 
 use super::*;
-use crate::model::merge::Alternatives;
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus};
+use crate::model::sources::FallbackEndpoints;
 
 fn address(last: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, last], 6443))
@@ -133,8 +133,8 @@ fn addresses_of_one_name_rotate_with_failures() {
     assert_eq!(candidates.addresses(Slot::Bootstrap, &resolved)[0], address(22));
 }
 
-fn offered(seeds: &[u8], vips: &[SocketAddr]) -> Alternatives {
-    Alternatives {
+fn offered(seeds: &[u8], vips: &[SocketAddr]) -> FallbackEndpoints {
+    FallbackEndpoints {
         addresses: seeds.iter().map(|last| address(*last)).collect(),
         vips: vips.iter().map(SocketAddr::ip).collect(),
         exist: true,

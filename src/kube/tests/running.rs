@@ -12,9 +12,9 @@ use tokio::task::JoinHandle;
 use super::cluster::Cluster;
 use super::fake::FakeApiserver;
 use crate::kube::{ApiConfig, Connection, ConnectionState, SPREAD_INTERVAL, run};
-use crate::model::merge::Alternatives;
-use crate::model::published::Published;
+use crate::model::snapshot::PublishedSnapshot;
 use crate::model::snapshot::SnapshotOptions;
+use crate::model::sources::FallbackEndpoints;
 use crate::transport::load::{load, watch_files_every};
 use crate::transport::pki::Pki;
 use crate::transport::readyz::Identity;
@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// `run`, and its outputs.
 pub(crate) struct Running {
-    pub(crate) snapshots: watch::Receiver<Option<Published>>,
+    pub(crate) snapshots: watch::Receiver<Option<PublishedSnapshot>>,
     pub(crate) connection: watch::Receiver<Connection>,
     task: JoinHandle<()>,
     folder: TempDir,
@@ -88,7 +88,7 @@ fn start_with(access: Access, folder: TempDir, spread_interval: Duration) -> Run
         access,
         service: "default/kubernetes".parse().unwrap(),
         snapshot: SnapshotOptions { allow_loopback: true },
-        alternatives: watch::channel(Alternatives::default()).1,
+        alternatives: watch::channel(FallbackEndpoints::default()).1,
         views: watch::channel(None).1,
         identity: Arc::clone(&identity),
         ping_interval: PING,
@@ -107,9 +107,9 @@ impl Running {
     }
 
     /// Waits until the published backends are exactly these.
-    pub(crate) async fn backends(&mut self, wanted: &[SocketAddr]) -> Published {
+    pub(crate) async fn backends(&mut self, wanted: &[SocketAddr]) -> PublishedSnapshot {
         let wanted = wanted.iter().copied().collect();
-        let matches = |published: &Option<Published>| {
+        let matches = |published: &Option<PublishedSnapshot>| {
             published.as_ref().is_some_and(|published| published.snapshot.backends() == wanted)
         };
         let found = tokio::time::timeout(LIMIT, self.snapshots.wait_for(matches)).await;

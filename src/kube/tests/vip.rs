@@ -19,7 +19,7 @@ use crate::kube::connection::{Connection, ConnectionState, Reporter};
 use crate::kube::session::{Rebalancer, Shared};
 use crate::kube::store::Store;
 use crate::kube::{SPREAD_INTERVAL, read};
-use crate::model::published::Published;
+use crate::model::snapshot::PublishedSnapshot;
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot, SnapshotOptions};
 use crate::transport::pki::Pki;
 use crate::transport::readyz::Identity;
@@ -33,7 +33,7 @@ struct Pod {
     shared: Arc<Shared>,
     connection: watch::Receiver<Connection>,
     /// Without a listener the daemon would end.
-    _published: watch::Receiver<Option<Published>>,
+    _published: watch::Receiver<Option<PublishedSnapshot>>,
     task: JoinHandle<()>,
 }
 

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::desired::{PreferredSource, Source, SourcePolicy};
-use crate::model::interface::InterfaceName;
+use crate::model::address::InterfaceName;
+use crate::model::desired::{PreferredSource, SourceAddress, SourcePolicy};
 
 /// States of every shape that the model can produce, and names as strange as the API can send.
 pub(in super::super) fn any_state() -> impl Strategy<Value = DesiredState> {
@@ -59,7 +59,7 @@ pub(in super::super) fn any_state() -> impl Strategy<Value = DesiredState> {
                         InterfaceName::new(&format!("eth{}", b.port() % 3)).into_iter().collect();
                     let (named, certain) = (b.port() % 2 == 0, b.port() % 5 == 0);
                     let address = IpAddr::from([192, 0, 2, 254]);
-                    (b.ip(), PreferredSource::Address(Source { address, interfaces, named, certain }))
+                    (b.ip(), PreferredSource::Address(SourceAddress { address, interfaces, named, certain }))
                 })
                 .collect();
             let cluster_cidrs = cidrs.iter().map(|c| c.parse().unwrap()).collect();

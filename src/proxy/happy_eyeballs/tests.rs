@@ -199,7 +199,7 @@ fn client(n: u16) -> IpAddr {
 
 #[test]
 fn every_order_is_equally_likely_without_affinity() {
-    let route = Route { backends: backends(3), ..Route::default() };
+    let route = ProxyRoute { backends: backends(3), ..ProxyRoute::default() };
     let mut seen: BTreeMap<Vec<Backend>, u32> = BTreeMap::new();
     for seed in 0..6000 {
         *seen.entry(backend_order(&route, client(1), seed)).or_default() += 1;
@@ -210,7 +210,7 @@ fn every_order_is_equally_likely_without_affinity() {
 
 #[test]
 fn client_keeps_its_order_when_another_backend_is_removed() {
-    let all = Route { backends: backends(4), affinity: Affinity::ClientIP, ..Route::default() };
+    let all = ProxyRoute { backends: backends(4), affinity: Affinity::ClientIP, ..ProxyRoute::default() };
     let gone = all.backends[2];
     let mut fewer = all.clone();
     fewer.backends.retain(|backend| *backend != gone);
@@ -228,8 +228,11 @@ fn client_keeps_its_order_when_another_backend_is_removed() {
 #[test]
 fn fallback_backends_come_last_in_their_order_without_duplicates() {
     let all = backends(5);
-    let route =
-        Route { backends: all[..2].to_vec(), others: vec![all[4], all[1], all[3]], affinity: Affinity::None };
+    let route = ProxyRoute {
+        backends: all[..2].to_vec(),
+        others: vec![all[4], all[1], all[3]],
+        affinity: Affinity::None,
+    };
     for seed in 0..20 {
         let order = backend_order(&route, client(1), seed);
         assert_eq!(order[2..], [all[4], all[3]]);

@@ -3,12 +3,16 @@ use std::collections::BTreeSet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::*;
-use crate::model::forwarding::Route;
+use crate::model::proxy_routes::ProxyRoute;
 use crate::proxy::*;
 
-fn routes(backends: &[Backend], others: &[Backend], ending: &[Backend]) -> Arc<Routes> {
-    let local = Route { backends: backends.to_vec(), others: others.to_vec(), ..Route::default() };
-    Arc::new(Routes { local, ending: BTreeSet::from_iter(ending.iter().copied()), ..Routes::default() })
+fn routes(backends: &[Backend], others: &[Backend], ending: &[Backend]) -> Arc<ProxyRoutes> {
+    let local = ProxyRoute { backends: backends.to_vec(), others: others.to_vec(), ..ProxyRoute::default() };
+    Arc::new(ProxyRoutes {
+        local,
+        ending: BTreeSet::from_iter(ending.iter().copied()),
+        ..ProxyRoutes::default()
+    })
 }
 
 #[tokio::test]

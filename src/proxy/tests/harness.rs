@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::timeout;
 
 use super::super::*;
-use crate::model::forwarding::Route;
+use crate::model::proxy_routes::ProxyRoute;
 
 /// Longer than anything takes here.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,8 +46,9 @@ impl Rig {
 
     /// Connections to the endpoint go to `backends`, and after them to `others`.
     pub(super) fn route_to(&mut self, backends: &[Backend], others: &[Backend]) {
-        let route = Route { backends: backends.to_vec(), others: others.to_vec(), ..Route::default() };
-        self.forwarder.route(Arc::new(Routes { local: route, ..Routes::default() }));
+        let route =
+            ProxyRoute { backends: backends.to_vec(), others: others.to_vec(), ..ProxyRoute::default() };
+        self.forwarder.route(Arc::new(ProxyRoutes { local: route, ..ProxyRoutes::default() }));
     }
 
     pub(super) async fn connect(&self) -> TcpStream {

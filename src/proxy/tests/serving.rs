@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 use tokio::net::TcpStream;
 
 use super::harness::*;
-use crate::model::forwarding::Route;
+use crate::model::proxy_routes::ProxyRoute;
 use crate::proxy::*;
 
 /// A virtual IP on loopback with a port that is free.
@@ -13,9 +13,12 @@ async fn vip(ip: &str) -> Vip {
     listener.local_addr().unwrap()
 }
 
-fn to(vips: &[Vip], backend: Backend) -> Arc<Routes> {
-    let route = Route { backends: vec![backend], ..Route::default() };
-    Arc::new(Routes { vips: vips.iter().map(|vip| (*vip, route.clone())).collect(), ..Routes::default() })
+fn to(vips: &[Vip], backend: Backend) -> Arc<ProxyRoutes> {
+    let route = ProxyRoute { backends: vec![backend], ..ProxyRoute::default() };
+    Arc::new(ProxyRoutes {
+        vips: vips.iter().map(|vip| (*vip, route.clone())).collect(),
+        ..ProxyRoutes::default()
+    })
 }
 
 async fn connect(vip: Vip) -> TcpStream {
@@ -119,7 +122,7 @@ async fn no_connection_is_refused_when_listeners_are_handed_over() {
     let mut new = Rig::with(options, inherited).await;
     assert_eq!(new.address, old.address);
     let backend = echo().await;
-    let mut routes = Routes::clone(&to(&[vip], backend));
+    let mut routes = ProxyRoutes::clone(&to(&[vip], backend));
     routes.local = routes.vips[&vip].clone();
     new.forwarder.route(Arc::new(routes));
     assert!(echoes(&mut through_vip).await && echoes(&mut through_endpoint).await);

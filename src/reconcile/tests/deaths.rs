@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::dataplane::flows::{FlowOrder, Purpose};
-use crate::model::health::{BackendHealth, Cue, FailReason, State};
+use crate::model::health::{BackendHealth, FailReason, HealthState, Trigger};
 
 /// Backends 11 to 13, of which these are down.
 fn view(down: &[u8]) -> HealthView {
@@ -22,20 +22,20 @@ fn view(down: &[u8]) -> HealthView {
     let health = |last: u8| {
         let is_down = down.contains(&last);
         let health = BackendHealth {
-            state: if is_down { State::Failed } else { State::Healthy },
+            state: if is_down { HealthState::Failed } else { HealthState::Healthy },
             since: now,
             noticed: now,
-            cue: Cue::Probe,
+            trigger: Trigger::ProbeFailed,
             published: true,
             answering: !is_down,
-            ask: None,
+            challenge_at: None,
             silent_since: None,
-            withheld: None,
-            ending: is_down,
-            failing: is_down.then_some(FailReason::Refused),
+            termination_blocked: None,
+            end_flows: is_down,
+            failure: is_down.then_some(FailReason::Refused),
             round_trip: None,
-            held_until: None,
-            answered: None,
+            hold_down_until: None,
+            readyz: None,
         };
         (backend(last), health)
     };
@@ -49,7 +49,7 @@ fn ordered(orders: &[FlowOrder]) -> Vec<(Backend, bool)> {
 }
 
 #[test]
-fn a_dead_backend_leaves_the_rules_and_then_its_flows_are_ended_once() {
+fn dead_backend_leaves_the_rules_and_its_flows_are_ended_once() {
     with_reconciler(async |mut rig| {
         rig.show(view(&[])).await;
         assert!(rig.flows.orders().is_empty());
@@ -81,7 +81,7 @@ fn a_backend_that_is_back_keeps_its_new_flows() {
 }
 
 #[test]
-fn the_kernel_is_told_again_who_is_dead_while_that_is_meant() {
+fn set_of_dead_backends_is_refreshed_while_they_are_dead() {
     with_reconciler(async |mut rig| {
         rig.show(view(&[])).await;
         tokio::time::sleep(Duration::from_secs(100)).await;
@@ -107,12 +107,12 @@ fn while_all_are_down_nothing_changes() {
         rig.show(view(&[11, 12, 13])).await;
         assert_eq!((rig.backends().len(), rig.kernel.commits()), (3, 1));
         assert!(rig.flows.orders().is_empty());
-        assert!(rig.reports.borrow().holds[0].to_string().contains("refused"));
+        assert!(rig.reports.borrow().fail_open[0].to_string().contains("refused"));
     });
 }
 
 #[test]
-fn clients_are_told_although_the_rules_wait_for_another_program() {
+fn flows_are_ended_although_the_commit_is_blocked() {
     with_reconciler(async |mut rig| {
         rig.show(view(&[])).await;
         rig.kernel.set_blocked(true);
@@ -145,7 +145,7 @@ fn clients_are_told_although_the_rules_wait_for_another_program() {
 }
 
 #[test]
-fn clients_are_told_although_the_kernel_refuses_the_rules() {
+fn flows_are_ended_although_the_kernel_refuses_the_rules() {
     with_reconciler(async |mut rig| {
         rig.show(view(&[])).await;
         rig.kernel.set_failing(true);

@@ -5,7 +5,7 @@ use crate::dataplane::fake::RtnetlinkMode;
 
 /// The node's address is the right source for this backend.
 fn node(last: u8) -> NodeView {
-    let source = PreferredSource::Address(Source::anywhere([192, 0, 2, 1].into()));
+    let source = PreferredSource::Address(SourceAddress::anywhere([192, 0, 2, 1].into()));
     NodeView { preferred: BTreeMap::from([(backend(last).ip(), source)]), ..NodeView::default() }
 }
 
@@ -24,7 +24,7 @@ fn a_change_of_the_node_is_programmed() {
 }
 
 #[test]
-fn the_first_commit_waits_for_a_look_at_the_node_but_not_for_long() {
+fn first_commit_waits_briefly_for_the_node_lookup() {
     with_reconciler(async |mut rig| {
         rig.kernel.set_node(node(11));
         rig.publish(1, ServiceStatus::Found, &[11]).await;
@@ -48,7 +48,7 @@ fn the_first_commit_waits_for_a_look_at_the_node_but_not_for_long() {
 }
 
 #[test]
-fn a_backend_that_is_new_is_programmed_before_the_node_is_looked_at() {
+fn new_backend_is_programmed_before_the_node_lookup() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         rig.kernel.set_routing(RtnetlinkMode::Waits);
@@ -72,7 +72,7 @@ fn a_backend_that_is_new_is_programmed_before_the_node_is_looked_at() {
 }
 
 #[test]
-fn what_was_seen_last_counts_while_nothing_can_be_seen() {
+fn last_node_lookup_is_used_while_lookups_fail() {
     with_reconciler(async |mut rig| {
         rig.kernel.set_node(node(11));
         rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
@@ -91,7 +91,7 @@ fn what_was_seen_last_counts_while_nothing_can_be_seen() {
 }
 
 #[test]
-fn a_route_that_cannot_be_made_is_not_taken_for_refused_rules() {
+fn failed_route_is_not_reported_as_refused_rules() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         rig.kernel.set_routing(RtnetlinkMode::Refuses);
@@ -109,7 +109,7 @@ fn a_route_that_cannot_be_made_is_not_taken_for_refused_rules() {
 }
 
 #[test]
-fn virtual_ips_that_cannot_be_given_back_delay_no_commit() {
+fn failed_vip_release_delays_no_commit() {
     with_mode(Mode::Auto, async |mut rig: Rig| {
         rig.kernel.set_failing(true);
         rig.publish(1, ServiceStatus::Found, &[11]).await;

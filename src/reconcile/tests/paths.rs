@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::dataplane::LocalVip;
-use crate::model::report::InUse;
+use crate::model::report::TrafficPath;
 
-fn in_use(rig: &Rig) -> InUse {
-    rig.reports.borrow().path.as_ref().map_or(InUse::None, |path| path.in_use)
+fn in_use(rig: &Rig) -> TrafficPath {
+    rig.reports.borrow().path.as_ref().map_or(TrafficPath::None, |path| path.in_use)
 }
 
 impl Rig {
@@ -20,28 +20,28 @@ impl Rig {
 }
 
 #[test]
-fn refused_rules_are_stood_in_for_within_a_second_and_come_back() {
+fn refused_rules_activate_the_forwarder_within_a_second_and_come_back() {
     with_mode(Mode::Auto, async |mut rig: Rig| {
         rig.kernel.set_failing(true);
         rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
         rig.pass(Duration::from_secs(1)).await;
         // No rules stand whose guard would have to see it.
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(LocalVip::Ports)));
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (TrafficPath::Forwarder, Some(LocalVip::Ports)));
         assert_eq!(rig.forwarder.served(), [SocketAddr::from(([10, 96, 0, 1], 443))].into());
         let routes = rig.forwarder.routes().unwrap();
         assert_eq!(routes.vips.values().next().unwrap().backends, [backend(11), backend(12)]);
         let report = rig.reports.borrow().clone();
         assert_eq!(report.phase, Phase::Forwarding);
         let path = report.path.unwrap();
-        assert!(path.stands_in && path.reason.unwrap().contains("refused"));
+        assert!(path.fallback_active && path.reason.unwrap().contains("refused"));
 
         rig.forwarder.set_connections(3);
         rig.kernel.set_failing(false);
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Nftables, Some(LocalVip::Ports)));
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (TrafficPath::Nftables, Some(LocalVip::Ports)));
         assert_eq!((rig.forwarder.withdrawals(), rig.forwarder.served().len()), (1, 0));
         let path = rig.reports.borrow().path.clone().unwrap();
-        assert!(!path.stands_in && path.reason.unwrap().starts_with("--mode auto"));
+        assert!(!path.fallback_active && path.reason.unwrap().starts_with("--mode auto"));
         assert!(rig.kernel.programmed().unwrap().forwarding, "its connections must be left alone");
 
         rig.forwarder.set_connections(0);
@@ -57,7 +57,7 @@ fn refused_rules_are_stood_in_for_within_a_second_and_come_back() {
 }
 
 #[test]
-fn whoever_asks_for_counters_puts_no_further_try_off() {
+fn counter_queries_do_not_delay_the_retry() {
     with_mode(Mode::Auto, async |mut rig: Rig| {
         rig.kernel.set_failing(true);
         rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
@@ -70,21 +70,21 @@ fn whoever_asks_for_counters_puts_no_further_try_off() {
             }
         };
         ask(&rig).await;
-        assert_eq!(in_use(&rig), InUse::Forwarder);
+        assert_eq!(in_use(&rig), TrafficPath::Forwarder);
         rig.kernel.set_failing(false);
         ask(&rig).await;
-        assert_eq!(in_use(&rig), InUse::Nftables);
+        assert_eq!(in_use(&rig), TrafficPath::Nftables);
     });
 }
 
 #[test]
-fn one_refusal_is_a_passing_one() {
+fn single_refused_commit_does_not_activate_the_forwarder() {
     with_mode(Mode::Auto, async |mut rig: Rig| {
         rig.kernel.set_failing(true);
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         rig.kernel.set_failing(false);
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Nftables, None));
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (TrafficPath::Nftables, None));
         assert_eq!(rig.forwarder.withdrawals(), 0);
     });
 }
@@ -102,13 +102,13 @@ fn it_takes_over_again_while_its_connections_drain() {
         rig.kernel.set_failing(true);
         rig.publish(2, ServiceStatus::Found, &[12]).await;
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(LocalVip::All)));
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (TrafficPath::Forwarder, Some(LocalVip::All)));
         assert_eq!(rig.forwarder.routes().unwrap().vips.values().next().unwrap().backends, [backend(12)]);
     });
 }
 
 #[test]
-fn a_commit_that_hangs_is_stood_in_for() {
+fn hanging_commit_activates_the_forwarder() {
     with_mode(Mode::Auto, async |mut rig: Rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         rig.kernel.set_blocked(true);
@@ -123,7 +123,7 @@ fn a_commit_that_hangs_is_stood_in_for() {
         assert_eq!(rig.forwarder.routes().unwrap().vips.values().next().unwrap().backends, [backend(12)]);
         rig.kernel.set_blocked(false);
         rig.pass(Duration::from_secs(2)).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Nftables, None));
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (TrafficPath::Nftables, None));
     });
 }
 
@@ -138,22 +138,22 @@ fn each_mode_keeps_to_itself() {
     });
     with_mode(Mode::Forwarder, async |mut rig: Rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (InUse::Forwarder, Some(LocalVip::Ports)));
+        assert_eq!((in_use(&rig), rig.kernel.claim()), (TrafficPath::Forwarder, Some(LocalVip::Ports)));
         let path = rig.reports.borrow().path.clone().unwrap();
-        assert_eq!((path.stands_in, path.reason.as_deref()), (false, Some("--mode forwarder")));
+        assert_eq!((path.fallback_active, path.reason.as_deref()), (false, Some("--mode forwarder")));
         rig.publish(2, ServiceStatus::Found, &[12]).await;
         assert_eq!((rig.kernel.commits(), rig.forwarder.served().len()), (0, 1));
     });
 }
 
 #[test]
-fn listeners_that_cannot_be_had_leave_everything_as_it_was() {
+fn failed_listeners_change_nothing() {
     with_mode(Mode::Auto, async |mut rig: Rig| {
         rig.kernel.set_failing(true);
         rig.forwarder.set_failing(true);
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         rig.pass(Duration::from_secs(3)).await;
-        assert_eq!((rig.kernel.claim(), in_use(&rig)), (None, InUse::None));
+        assert_eq!((rig.kernel.claim(), in_use(&rig)), (None, TrafficPath::None));
         assert_eq!(rig.reports.borrow().phase, Phase::Failed);
         rig.forwarder.set_failing(false);
         rig.pass(Duration::from_secs(6)).await;

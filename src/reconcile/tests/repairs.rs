@@ -18,7 +18,7 @@ async fn disturb(rig: &mut Rig) -> Duration {
 }
 
 #[test]
-fn a_change_by_another_program_is_put_right_and_told_with_its_culprit() {
+fn change_by_another_program_is_repaired_and_logged_with_its_name() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         assert_eq!(rig.reports.borrow().repairs.total, 0);
@@ -36,7 +36,7 @@ fn a_change_by_another_program_is_put_right_and_told_with_its_culprit() {
 }
 
 #[test]
-fn a_repair_does_not_wait_for_a_look_at_the_node() {
+fn repair_does_not_wait_for_the_node_lookup() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         let looks = rig.kernel.looks();
@@ -51,7 +51,7 @@ fn a_repair_does_not_wait_for_a_look_at_the_node() {
 }
 
 #[test]
-fn a_fight_is_fought_ever_more_slowly_and_summed_up() {
+fn repeated_changes_are_repaired_with_backoff_and_summarized() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         let mut waits = Vec::new();
@@ -73,7 +73,7 @@ fn a_fight_is_fought_ever_more_slowly_and_summed_up() {
 }
 
 #[test]
-fn sums_are_told_in_time_and_delay_no_repair() {
+fn summaries_are_logged_in_time_and_delay_no_repair() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         for _ in 0..15 {
@@ -87,7 +87,7 @@ fn sums_are_told_in_time_and_delay_no_repair() {
 }
 
 #[test]
-fn counters_are_answered_and_a_stop_is_heard_while_a_commit_waits() {
+fn counters_and_stop_are_handled_while_a_commit_is_blocked() {
     with_reconciler(async |mut rig| {
         rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
         rig.kernel.set_connections(backend(11), 7);

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::kube::{Connection, ConnectionState};
 use crate::model::balance::Balance;
-use crate::model::desired::{Masquerade, NodeView, Policy, desire};
+use crate::model::desired::{Masquerade, NodeView, Policy, compute_desired_state};
 use crate::model::health::sample as health;
-use crate::model::health::{BackendHealth, FailReason, HealthView, State};
-use crate::model::merge::Origins;
-use crate::model::report::{InUse, PathReport, Phase, Report};
+use crate::model::health::{BackendHealth, FailReason, HealthState, HealthView};
+use crate::model::report::{Phase, Report, TrafficPath, TrafficPathReport};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
-use crate::model::traffic::{Bytes, Traffic};
+use crate::model::sources::Origins;
+use crate::model::traffic::{ByteCounts, Traffic};
 use crate::model::types::Backend;
 use crate::proxy::Stats;
 use crate::status::Parts;
@@ -22,7 +22,7 @@ fn backend(last: u8) -> Backend {
 }
 
 /// Three apiservers in these states.
-fn status(states: [State; 3], connection: &Connection) -> Status {
+fn status(states: [HealthState; 3], connection: &Connection) -> Status {
     let policy = Policy {
         service: "default/kubernetes".parse().unwrap(),
         masquerade: Masquerade::Auto,
@@ -40,13 +40,13 @@ fn status(states: [State; 3], connection: &Connection) -> Status {
         Snapshot { generation: 1, service: ServiceStatus::Found, frontends: vec![frontend], rejected };
     let mut view = HealthView::unprobed(Arc::new(snapshot), Instant::now());
     for (last, state) in (11..).zip(states) {
-        let failing = (state == State::Suspect).then_some(FailReason::Refused);
-        view.backends.insert(backend(last), BackendHealth { failing, ..health(state) });
+        let failure = (state == HealthState::Suspect).then_some(FailReason::Refused);
+        view.backends.insert(backend(last), BackendHealth { failure, ..health(state) });
     }
-    let programmed = desire(&view, None, &NodeView::default(), &policy).0;
+    let programmed = compute_desired_state(&view, None, &NodeView::default(), &policy).0;
     let reason = Some(Arc::from("--mode auto: the kernel takes the rules"));
-    let (in_use, since) = (InUse::Nftables, Instant::now());
-    let path = PathReport { in_use, since, reason, stands_in: false, draining: false };
+    let (in_use, since) = (TrafficPath::Nftables, Instant::now());
+    let path = TrafficPathReport { in_use, since, reason, fallback_active: false, draining: false };
     let report = Report {
         phase: Phase::Programmed,
         view: Some(view),
@@ -57,7 +57,7 @@ fn status(states: [State; 3], connection: &Connection) -> Status {
     let totals = BTreeMap::from([(backend(11), 1_204), (backend(12), 7)]);
     let vip = "10.96.0.1:443".parse().unwrap();
     let mut traffic = Traffic::new(true);
-    traffic.add(vip, backend(11), Some(Bytes { up: 1_023, down: 5 << 20 | 1 << 19 }));
+    traffic.add(vip, backend(11), Some(ByteCounts { up: 1_023, down: 5 << 20 | 1 << 19 }));
     traffic.add(vip, backend(12), None);
     Status::new(&Parts {
         service: &policy.service,
@@ -82,7 +82,7 @@ fn line<'a>(text: &'a str, with: &str) -> &'a str {
 
 #[test]
 fn healthy_node_has_no_problems_and_columns_align() {
-    let status = status([State::Healthy; 3], &synced());
+    let status = status([HealthState::Healthy; 3], &synced());
     assert_eq!(status.problems, []);
     let text = text(&status, Form::default());
     assert!(line(&text, "apivip ").ends_with(": healthy"), "{text}");
@@ -102,7 +102,7 @@ fn slow_credential_plugin_is_a_problem() {
         let since = Instant::now().checked_sub(Duration::from_secs(seconds)).expect("a machine that is up");
         let connection =
             Connection { plugin: Some(("/opt/get-token".to_owned(), since)), ..Connection::default() };
-        let status = status([State::Healthy; 3], &connection);
+        let status = status([HealthState::Healthy; 3], &connection);
         let text = text(&status, Form::default());
         let todo = status.problems.iter().find(|problem| problem.what.starts_with("the API is not read"));
         (text, todo.cloned().expect("a problem"))
@@ -124,7 +124,7 @@ fn problems_have_a_todo() {
         expiry: expired,
         ..synced()
     };
-    let status = status([State::Healthy, State::Suspect, State::Draining], &connection);
+    let status = status([HealthState::Healthy, HealthState::Suspect, HealthState::Draining], &connection);
     let short = super::text(&status, Form::default());
     assert!(line(&short, "expiry").contains("client certificate expired"), "{short}");
     assert!(short.lines().filter(|line| line.starts_with("  ")).all(|line| line.len() <= 120), "{short}");
@@ -144,7 +144,7 @@ fn problems_have_a_todo() {
 
 #[test]
 fn wide_text_has_open_connections_and_bytes() {
-    let text = text(&status([State::Healthy; 3], &synced()), Form { wide: true, colour: false });
+    let text = text(&status([HealthState::Healthy; 3], &synced()), Form { wide: true, colour: false });
     let head = line(&text, "BACKEND");
     for (backend, open, up, down) in [
         ("192.0.2.11:6443", "1", "1023B", "5.5MiB"),
@@ -167,7 +167,7 @@ fn sizes_have_a_unit() {
 
 #[test]
 fn document_survives_a_round_trip() {
-    let status = status([State::Healthy, State::Unknown, State::Suspect], &synced());
+    let status = status([HealthState::Healthy, HealthState::Unknown, HealthState::Suspect], &synced());
     let json = serde_json::to_string(&status).unwrap();
     let again: Status = serde_json::from_str(&json).unwrap();
     assert_eq!(serde_json::to_string(&again).unwrap(), json);
@@ -179,7 +179,7 @@ fn document_survives_a_round_trip() {
 #[test]
 fn refused_credentials_are_a_problem() {
     let connection = Connection { state: ConnectionState::Synced, ..Connection::default() };
-    let mut status = status([State::Healthy; 3], &connection);
+    let mut status = status([HealthState::Healthy; 3], &connection);
     let callers = [("refused", true), ("refused", false), ("authenticated", true)];
     for (backend, (caller, known)) in status.frontends[0].backends.iter_mut().zip(callers) {
         (backend.caller, backend.readiness_known) = (Some(caller.to_owned()), Some(known));

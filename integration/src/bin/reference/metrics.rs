@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use apivip::kube::Connection;
 use apivip::metrics::{Metrics, Stage, prometheus_text};
-use apivip::model::health::{FailReason, State};
+use apivip::model::health::{FailReason, HealthState};
 use apivip::transport::Expiry;
 
 /// Labels whose values are no closed set, and what they are instead.
@@ -26,7 +26,7 @@ pub fn samples() -> Result<String> {
     let totals = BTreeMap::from([(([192, 0, 2, 11], 6443).into(), 0)]);
     let metrics = Metrics::new(Arc::default());
     // Families that have no sample before their first event would show no labels.
-    for state in State::ALL {
+    for state in HealthState::ALL {
         let reasons = FailReason::ALL.into_iter().map(Some);
         reasons.chain([None]).for_each(|reason| metrics.changed(state, reason));
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use apivip::kube::{self, ApiConfig, Connection, ConnectionState};
-use apivip::model::merge::Alternatives;
 use apivip::model::snapshot::SnapshotOptions;
+use apivip::model::sources::FallbackEndpoints;
 use apivip::transport::Access;
 use clap::Args;
 use integration::command;
@@ -110,7 +110,7 @@ pub async fn read(amount: Amount, kubeconfigs: &[PathBuf]) -> Result<()> {
     let (access_in, access) = watch::channel(Arc::clone(first));
     let (snapshots_in, snapshots) = watch::channel(None);
     let (connection_in, mut connection) = watch::channel(Connection::default());
-    let (_alternatives_in, alternatives) = watch::channel(Alternatives::default());
+    let (_alternatives_in, alternatives) = watch::channel(FallbackEndpoints::default());
     let service = "default/kubernetes".parse().map_err(anyhow::Error::msg)?;
     let snapshot = SnapshotOptions::default();
     let identity = Arc::new(watch::channel(first.identity().await.map_err(anyhow::Error::msg)?).0);
