@@ -1,6 +1,6 @@
 //! Packet sockets that see TCP segments before any rule translates them, each with a filter in the kernel.
 //!
-//! In: virtual IPs, whose clients' answers a [`Sniffer`] collects while an order needs it; or a backend, of whose segments an
+//! In: virtual IPs, whose clients' answers a `Sniffer` collects while an order needs it; or a backend, of whose segments an
 //! [`Observation`] reports, whoever they are for: at most once each 50 ms, whatever the traffic. A backend on this very host
 //! is not seen: what it sends bears the virtual IP before it passes a device.
 //!

@@ -2,8 +2,8 @@
 //! arguments.
 //!
 //! Two decisions with two prices. Taking a backend out of the rotation follows from weak evidence
-//! ([`FailureRun`](super::evidence::FailureRun)), ending established connections from strong evidence
-//! ([`Silence`](super::evidence::Silence)).
+//! (`FailureRun`), ending established connections from strong evidence
+//! (`Silence`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

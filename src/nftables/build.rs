@@ -3,7 +3,7 @@
 //! In: a state. Out: the table, whose chains `docs/rules.md` explains hook by hook. The nat chains translate to apiservers and
 //! count who comes and who goes on; the filter chains, behind conntrack and ahead of nat, end the flows of dead apiservers and
 //! drop what would do harm where it arrives; the raw chain lets challenge SYNs pass untracked. Which source address a flow gets
-//! is [`super::source_nat`]'s.
+//! is `source_nat`'s.
 //!
 //! A flow to a dead apiserver is answered with a reset where its packets still carry the virtual IP: in prerouting and
 //! output. In forward, a bridged pod would get the reset from the backend's address, and ignore it.

@@ -1,6 +1,6 @@
 //! The typed form of `table inet apivip`: what both the nft text and the netlink messages are written from.
 //!
-//! Values only. The vocabulary is closed on purpose: a match or statement exists here only if [`super::text`] and
+//! Values only. The vocabulary is closed on purpose: a match or statement exists here only if `text` and
 //! [`super::encode`] can both write it.
 
 use std::net::{IpAddr, SocketAddr};

@@ -1,6 +1,6 @@
 //! Logging: one line for each event, to stderr. If that is systemd's journal, each line begins with its priority.
 //!
-//! In: events of `tracing`. Out: lines, from a thread of its own through [`LogQueue`]. Only the end of the process waits for lines
+//! In: events of `tracing`. Out: lines, from a thread of its own through `LogQueue`. Only the end of the process waits for lines
 //! to be written.
 
 use std::fs::File;
@@ -90,7 +90,7 @@ pub fn fatal(text: &str) {
     flush();
 }
 
-/// Waits for the lines so far to be written, for [`LAST_LINES`] at most.
+/// Waits for the lines so far to be written, for `LAST_LINES` at most.
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.flush(LAST_LINES);

@@ -1,6 +1,6 @@
-//! What `apivip status` shows: one document, as JSON ([`document`]) and as [`text`] for people.
+//! What `apivip status` shows: one document, as JSON (`document`) and as [`text`] for people.
 //!
-//! In: what the parts of the daemon know ([`Parts`]). Out: a [`Status`], with the [`problems`] that follow from it.
+//! In: what the parts of the daemon know ([`Parts`]). Out: a [`Status`], with the `problems` that follow from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -1,6 +1,6 @@
 //! How the API is reached: which server, which CA, which user; and what can be wrong with it.
 //!
-//! In: what [`super::load`] read from a kubeconfig or from the environment of a Pod. Out: [`Access`], checked as far
+//! In: what [`load`](mod@super::load) read from a kubeconfig or from the environment of a Pod. Out: [`Access`], checked as far
 //! as it can be without a connection. An [`AccessError`] is one line that says what, where, why and what to do:
 //! everything wrong with the configuration is found before anything on the node was touched.
 

@@ -1,7 +1,7 @@
 //! Certificates and keys: the client's own, which keys and signatures TLS can verify here, and when what was read expires.
 //!
 //! In: PEM from files, from a kubeconfig or from a credential plugin; certificates in DER; tokens. Out: a
-//! [`ClientCertificate`], an [`Expiry`], or one line that says what cannot be used and what to do. What is said here
+//! `ClientCertificate`, an [`Expiry`], or one line that says what cannot be used and what to do. What is said here
 //! must be so: the list of algorithms is that of the TLS provider, ring, and a test holds the two against each other.
 
 use std::fmt::{self, Write};

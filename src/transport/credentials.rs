@@ -1,7 +1,7 @@
 //! What an apiserver is shown to know this client, with what a credential plugin gives: for a session, and for single
 //! requests.
 //!
-//! In: an [`Access`]. Out: [`SessionCredentials`] whose token is renewed, or [`ResolvedCredentials`], read once.
+//! In: an [`Access`]. Out: `SessionCredentials` whose token is renewed, or [`ResolvedCredentials`], read once.
 
 use std::sync::Arc;
 use std::time::Duration;

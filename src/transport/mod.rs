@@ -1,7 +1,7 @@
 //! What everything that talks to an apiserver shares: access and credentials, TLS, the dialer, the HTTP client, and
 //! what an answer to `/readyz` means.
 //!
-//! [`load`] reads an [`Access`] from a kubeconfig or a Pod's environment; [`credentials`] makes of it what a session
+//! [`mod@load`] reads an [`Access`] from a kubeconfig or a Pod's environment; [`credentials`] makes of it what a session
 //! shows; `http_client` sends requests with it over connections of `dialer`. [`readyz`] asks without a session.
 //! `text` and `failure` make one line of whatever goes wrong.
 
