@@ -24,7 +24,7 @@ pub(crate) struct ExpectedServer {
 
 /// Explains `error`, whose innermost known cause counts.
 pub(crate) fn explain(error: &(dyn Error + 'static), expected: &ExpectedServer) -> String {
-    let chain = chain(error, None);
+    let chain = chain(error);
     if let Some(tls) = chain.iter().find_map(|error| error.downcast_ref::<rustls::Error>()) {
         return one_line(&explain_tls(tls, expected));
     }
@@ -131,7 +131,7 @@ fn explain_io(error: &io::Error) -> String {
 
 /// Which of the closed set of reasons stands behind an error of TCP, TLS or HTTP.
 pub fn reason(error: &(dyn Error + 'static)) -> FailReason {
-    let chain = chain(error, Some(h2_io));
+    let chain = chain(error);
     // The innermost cause that is known counts.
     chain.iter().rev().find_map(|error| reason_of_cause(*error)).unwrap_or(FailReason::Protocol)
 }
@@ -178,18 +178,15 @@ fn reason_of_io(kind: io::ErrorKind) -> FailReason {
     }
 }
 
-/// The error and its causes. `io::Error` hides the error that it wraps: its `source` is already one further. `hidden`
-/// finds an `io::Error` that a library does not give as `source`.
-fn chain<'a>(
-    error: &'a (dyn Error + 'static),
-    hidden: Option<HiddenCause>,
-) -> Vec<&'a (dyn Error + 'static)> {
+/// The error and its causes. `io::Error` hides the error that it wraps: its `source` is already one further. h2 does not give
+/// the `io::Error` of its connection as `source`.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
     let mut chain = vec![error];
     let mut last = error;
     // A chain is a handful of errors deep; the bound is for one that contains itself.
     while chain.len() < 16 {
         let wrapped = last.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let hidden = hidden.and_then(|hidden| hidden(last));
+        let hidden = last.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
         let next: &'a (dyn Error + 'static) = match (wrapped, hidden, last.source()) {
             (Some(wrapped), _, _) => wrapped,
             (None, Some(hidden), _) => hidden,
@@ -200,13 +197,6 @@ fn chain<'a>(
         last = next;
     }
     chain
-}
-
-type HiddenCause = for<'a> fn(&'a (dyn Error + 'static)) -> Option<&'a io::Error>;
-
-/// h2 hides the `io::Error` of its connection.
-fn h2_io<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
-    error.downcast_ref::<h2::Error>().and_then(h2::Error::get_io)
 }
 
 #[cfg(test)]
