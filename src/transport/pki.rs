@@ -40,16 +40,7 @@ impl Pki {
     /// What a server with such a certificate uses. `protocols` is its ALPN.
     pub(crate) fn server(&self, name: &str, expired: bool, protocols: &[&str]) -> Arc<ServerConfig> {
         let (certificate, key) = self.sign(name, expired);
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        Arc::new(config)
+        server_config(&certificate, &key, protocols)
     }
 
     fn sign(&self, name: &str, expired: bool) -> (rcgen::Certificate, KeyPair) {
@@ -61,6 +52,24 @@ impl Pki {
         }
         (params.signed_by(&key, &self.ca).unwrap(), key)
     }
+}
+
+/// What a server with this certificate uses. `protocols` is its ALPN.
+pub(crate) fn server_config(
+    certificate: &rcgen::Certificate,
+    key: &KeyPair,
+    protocols: &[&str],
+) -> Arc<ServerConfig> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    Arc::new(config)
 }
 
 fn authority(name: &str) -> CertificateParams {
