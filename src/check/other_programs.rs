@@ -256,7 +256,7 @@ fn no_trace(check: &Check, traces: &ProgramTraces) -> Finding {
     }
 }
 
-/// Programs at a cgroup can be listed by bpf(2) only, which takes pointers and so unsafe code. Their effect on a socket can be observed.
+/// Programs at a cgroup can be listed by bpf(2) only, which takes raw pointers, and this program has no such code. Their effect on a socket can be observed.
 fn socket_translation(traces: &ProgramTraces) -> Finding {
     let list = "bpftool cgroup tree, as root: connect4 and connect6 must not translate the virtual IP";
     let moved =
