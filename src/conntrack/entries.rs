@@ -106,6 +106,16 @@ pub(super) struct Entry {
     tuple_zone: Option<[u8; 2]>,
 }
 
+impl Entry {
+    /// Whether `body`, a message about the connection with these addresses, says that this entry exists and has gone no further.
+    pub(super) fn is_unchanged_in(&self, body: &[u8]) -> bool {
+        let now = entry(body).ok().flatten();
+        now.is_some_and(|now| {
+            (now.flow, now.backend, now.state, now.id) == (self.flow, self.backend, self.state, self.id)
+        })
+    }
+}
+
 /// Asks for the TCP entries from `vip` to `backend`. The caller selects: the filter may pass more.
 pub(crate) fn dump(vip: Vip, backend: Backend) -> Vec<u8> {
     filtered(vip, Some(backend.port()), Some(backend.ip()))
@@ -159,8 +169,8 @@ fn filtered(vip: Vip, port: Option<u16>, backend: Option<IpAddr>) -> Vec<u8> {
     body
 }
 
-/// Deletes this entry and no later one with the same addresses.
-pub(super) fn delete(entry: &Entry) -> Vec<u8> {
+/// Names this entry and no later one with the same addresses, in a request to get or to delete it.
+pub(super) fn identify(entry: &Entry) -> Vec<u8> {
     let mut tuple = original(entry.flow);
     tuple.extend(entry.tuple_zone.map(|zone| message::bytes(TUPLE_ZONE, &zone)));
     let mut attrs = vec![message::nest(TUPLE_ORIG, &tuple)];

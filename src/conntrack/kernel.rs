@@ -67,9 +67,15 @@ impl KernelSockets {
         self.conntrack.dump(entries::GET, &entries::dump_all(vip.ip()), select)
     }
 
-    /// Deletes an entry. `false`: it is gone already, or the kernel refused.
+    /// Deletes an entry that is still as it was listed. `false`: it is gone, or went on since then, or the kernel refused.
+    ///
+    /// Many SYNs are answered at once when a path comes back. A connection that was answered after the list was read
+    /// works, and without its entry the next packet of its client goes to another backend, which resets it.
     pub(super) fn delete(&mut self, entry: &Entry) -> bool {
-        self.conntrack.ask(entries::DELETE, 0, &entries::delete(entry)).is_ok()
+        let request = entries::identify(entry);
+        let now = self.conntrack.ask(entries::GET, 0, &request);
+        let is_unchanged = matches!(now, Ok(Some(body)) if entry.is_unchanged_in(&body));
+        is_unchanged && self.conntrack.ask(entries::DELETE, 0, &request).is_ok()
     }
 
     /// Deletes the entries that `stale` [`covers`].

@@ -17,6 +17,8 @@ use integration::scenario::Scenario;
 use integration::streams::{Idle, Servers};
 use serde_json::Value;
 
+use super::restart;
+
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// Connections that are kept.
 const KEPT: usize = 50;
@@ -60,13 +62,11 @@ pub(crate) fn comes_and_goes(variant: Variant, kind: &str, port: u16) -> Result<
         daemon = scenario.daemon()?;
         ensure!(owned(&daemon)? == expected, "the owner is not as {options:?} says");
     }
-    let counted = lab.node().nft_json("counters table inet apivip")?;
-    let packets = counted["nftables"].as_array().into_iter().flatten();
-    let packets: u64 = packets.filter_map(|o| o["counter"]["packets"].as_u64()).sum();
+    let counted = restart::counted(lab.node())?;
     let report = load.finish_clean()?;
     kept.finish_clean()?;
     let opened = report.attempted + report.established.opened;
-    ensure!(packets > opened / 2, "{packets} connections counted of {opened}: counters began anew");
+    ensure!(counted > opened / 2, "{counted} connections counted of {opened}: counters began anew");
     Ok(())
 }
 

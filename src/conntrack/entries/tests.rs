@@ -110,12 +110,26 @@ fn tcp_states_are_mapped() {
 }
 
 #[test]
+fn entry_that_went_on_or_was_replaced_is_not_unchanged() {
+    let listed = Entry { state: TcpState::Unanswered, ..sample() };
+    assert!(listed.is_unchanged_in(&body(&listed, 1)));
+    // SYN_RECV and ESTABLISHED: it was answered after the list was read.
+    assert!(!listed.is_unchanged_in(&body(&listed, 2)));
+    assert!(!listed.is_unchanged_in(&body(&listed, 3)));
+    let later = Entry { id: Some([9; 4]), ..listed.clone() };
+    assert!(!listed.is_unchanged_in(&body(&later, 1)));
+    let elsewhere = Entry { backend: "192.0.2.99:6443".parse().unwrap(), ..listed.clone() };
+    assert!(!listed.is_unchanged_in(&body(&elsewhere, 1)));
+    assert!(!listed.is_unchanged_in(b"garbage"));
+}
+
+#[test]
 fn deletion_names_zone_and_id_of_the_entry() {
     for (zone, tuple_zone) in [(None, None), (Some([0, 7]), None), (None, Some([0, 9]))] {
         let wanted = Entry { zone, tuple_zone, ..sample() };
         let read = entry(&body(&wanted, 3)).unwrap().unwrap();
         assert_eq!(read, wanted);
-        let deletion = delete(&read);
+        let deletion = identify(&read);
         let attrs = &deletion[NFGENMSG_LEN..];
         assert_eq!(message::fixed(attrs, ZONE).unwrap(), zone);
         assert_eq!(message::fixed(attrs, ID).unwrap(), Some([1, 2, 3, 4]));
