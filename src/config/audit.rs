@@ -12,8 +12,8 @@ use super::{RunArgs, VERSION};
 #[command(
     name = "apivip-audit",
     version = VERSION,
-    about = "Audits every path between a cluster's control plane and this node: which is not safe on an untrusted network? \
-             Takes the arguments of apivip run"
+    about = "Audits every connection path between the control plane and this node for use on an untrusted network; \
+             accepts the arguments of apivip run"
 )]
 pub struct AuditArgs {
     /// What the daemon is run with.
