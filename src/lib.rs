@@ -5,6 +5,7 @@
 //! and [`nftables`] and the rooms beside it program the kernel. [`daemon`] wires them together.
 
 pub mod admin;
+#[cfg(feature = "audit")]
 pub mod audit;
 pub mod bootstrap;
 pub mod check;

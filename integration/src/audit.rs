@@ -1,4 +1,4 @@
-//! `apivip audit` as an operator runs it on a node of a lab.
+//! `apivip-audit` as an operator runs it on a node of a lab.
 //! In: arguments. Out: what it found, by check and subject; the time and the memory that it took are bounded.
 
 use std::fs;
@@ -35,9 +35,9 @@ pub fn command(lab: &Lab) -> Result<Command> {
 
 /// The same, started by the words of `wrapper`.
 fn command_behind(lab: &Lab, wrapper: &[String]) -> Result<Command> {
-    let mut command = lab.node().command_behind(wrapper, command::program("apivip")?);
+    let mut command = lab.node().command_behind(wrapper, command::program("apivip-audit")?);
     refusal::clean_environment(&mut command);
-    command.env_remove("NODE_NAME").arg("audit");
+    command.env_remove("NODE_NAME");
     command.arg("--run-dir").arg(lab.dir().join("run"));
     command.arg("--state-dir").arg(lab.dir().join("state"));
     command.arg("--host-proc").arg(proc(lab)?);

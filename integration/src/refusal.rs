@@ -32,14 +32,20 @@ pub fn clean_environment(command: &mut Command) {
     command.env("RUST_BACKTRACE", "1");
 }
 
-/// Fails unless the command ended with `code`, printed nothing, and said one line that contains each of `words`.
+/// Fails unless `apivip` ended with `code`, printed nothing, and said one line that contains each of `words`.
 pub fn expect(finished: &Finished, code: i32, words: &[&str]) -> Result<()> {
+    expect_of("apivip", finished, code, words)
+}
+
+/// The same of the program `name`.
+pub fn expect_of(name: &str, finished: &Finished, code: i32, words: &[&str]) -> Result<()> {
     let Finished { status, stdout, stderr } = finished;
     let seen = || format!("it ended with {status} and said\n{stderr}and printed\n{stdout}");
     ensure!(status.code() == Some(code), "expected exit code {code}; {}", seen());
     ensure!(stdout.is_empty(), "expected nothing on stdout; {}", seen());
     let one_line = stderr.ends_with('\n') && stderr.lines().count() == 1;
-    ensure!(one_line && stderr.starts_with("apivip: "), "expected one line of apivip's; {}", seen());
+    let named = stderr.strip_prefix(name).is_some_and(|rest| rest.starts_with(": "));
+    ensure!(one_line && named, "expected one line of {name}'s; {}", seen());
     for word in words {
         ensure!(stderr.contains(word), "expected {word:?} in the line; {}", seen());
     }

@@ -335,7 +335,7 @@ fn plain_ports(ports: &[(u16, Result<PlainResponse, HttpError>)]) -> Finding {
     if ports.is_empty() || ports.iter().any(silent) {
         return PLAIN_HTTP.unknown(
             format!("{all}: a packet filter may keep this node alone away"),
-            "run apivip audit on the apiserver's own node",
+            "run apivip-audit on the apiserver's own node",
         );
     }
     PLAIN_HTTP.pass(all)

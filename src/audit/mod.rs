@@ -1,4 +1,4 @@
-//! `apivip audit`: is every connection path between this cluster's control plane and this node safe on an untrusted network?
+//! `apivip-audit`: is every connection path between this cluster's control plane and this node safe on an untrusted network?
 //!
 //! In: the arguments of `apivip run`, and where the kubelet is. Out: a [`Report`]. `collect` asks this node's kubelet and the
 //! apiservers that the daemon knows, reads what the node has, and changes nothing; the files that judge are pure. What cannot

@@ -136,7 +136,7 @@ fn listeners(observed: &VipRedirect) -> Finding {
         |listener: &Listener| listener.pid.is_none() || (listener.pid != daemon && listener.inner == daemon);
     if forwards && listeners.iter().any(may_be) {
         let why = "somebody listens, which may be the daemon or not";
-        return LISTENERS.unknown(why, "run apivip audit as root in the host's pid namespace, or ss -ltnp");
+        return LISTENERS.unknown(why, "run apivip-audit as root in the host's pid namespace, or ss -ltnp");
     }
     match (others.as_slice(), listeners.is_empty()) {
         ([], true) => LISTENERS.pass("nobody listens there"),

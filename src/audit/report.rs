@@ -101,7 +101,7 @@ pub fn sarif(report: &Report) -> Value {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
         "runs": [{
-            "tool": {"driver": {"name": "apivip audit", "semanticVersion": env!("CARGO_PKG_VERSION"), "rules": rules}},
+            "tool": {"driver": {"name": "apivip-audit", "semanticVersion": env!("CARGO_PKG_VERSION"), "rules": rules}},
             "results": results,
         }],
     })
@@ -178,7 +178,7 @@ mod tests {
         ];
         let report = report("1", found);
         let expected = "\
-apivip 1
+apivip-audit 1
 
 cluster -> apiserver
   pass               apiserver-certificate-issuer 192.0.2.11:6443 and 2 more   of the cluster's CA
@@ -189,7 +189,7 @@ cluster -> apiserver
 tunnels from the apiserver to nodes
   pass               tunnel-ssh   none is configured
 
-4 pass, 1 unknown, 1 fail (1 high, 0 medium, 0 low); background of a finding: apivip audit --explain apiserver-certificate-expiry
+4 pass, 1 unknown, 1 fail (1 high, 0 medium, 0 low); background of a finding: apivip-audit --explain apiserver-certificate-expiry
 ";
         assert_eq!(text(&report, Style::default()), expected);
         assert!(text(&report, Style { colour: true, wide: false }).contains("\x1b[31mhigh  \x1b[0m"));

@@ -82,7 +82,7 @@ pub fn made_up() -> String {
 pub fn findings(token: Option<&str>, now: i64) -> [Finding; 3] {
     let none = |why: &str| {
         [&TOKEN_LIFETIME, &TOKEN_AUDIENCE, &TOKEN_BINDING].map(|check: &AuditCheck| {
-            check.unknown(why, "run apivip audit in a Pod, or with a kubeconfig whose user has a tokenFile")
+            check.unknown(why, "run apivip-audit in a Pod, or with a kubeconfig whose user has a tokenFile")
         })
     };
     let Some(token) = token else { return none("the credentials are no token") };

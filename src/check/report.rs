@@ -1,4 +1,4 @@
-//! Findings and reports of `apivip check` and `apivip audit`, and their text for people. Pure.
+//! Findings and reports of `apivip check` and `apivip-audit`, and their text for people. Pure.
 //!
 //! In: what the checks of either command found. Out: a [`Report`], which serialises to the documented JSON and YAML, and its
 //! [`text`]: a block for each section, with aligned columns.
@@ -304,7 +304,8 @@ pub struct Style {
 
 /// The report for people.
 pub fn text(report: &Report, style: Style) -> String {
-    let mut out = format!("apivip {}\n", report.version);
+    let program = if report.verdict.is_some() { "apivip" } else { "apivip-audit" };
+    let mut out = format!("{program} {}\n", report.version);
     for section in report.findings.chunk_by(|a, b| a.section == b.section) {
         let title = section.first().map_or("", |finding| finding.section.title());
         // Writing to a string does not fail.
@@ -327,7 +328,7 @@ fn severities(report: &Report) -> String {
         failed(Severity::Low)
     );
     if let Some(worst) = report.failures().find(|finding| finding.severity == report.worst()) {
-        let _ = write!(text, "; background of a finding: apivip audit --explain {}", worst.id);
+        let _ = write!(text, "; background of a finding: apivip-audit --explain {}", worst.id);
     }
     text
 }

@@ -1,15 +1,22 @@
-//! `apivip audit`: audits the connection paths between control plane and node.
+//! The program `apivip-audit`: audits the connection paths between control plane and node.
+
+use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 
-use super::{DEGRADED, Failure, OK, block_on, print, wants_colour};
+use super::{DEGRADED, Failure, OK, block_on, print, run_program, wants_colour};
 use crate::audit::catalogue;
 use crate::audit::report::{explain, sarif};
 use crate::check::report::{Report, Severity, Style, Verdict, text};
 use crate::config::{AuditArgs, FailOnArg, ReportArg};
 
+/// The program.
+pub fn main() -> ExitCode {
+    run_program("apivip-audit", |args: AuditArgs| audit(&args))
+}
+
 /// Returns the exit code: what was found decides it.
-pub(super) fn audit(args: &AuditArgs) -> Result<u8, Failure> {
+fn audit(args: &AuditArgs) -> Result<u8, Failure> {
     if let Some(id) = &args.explain {
         let text = explained(id).map_err(Failure::Configuration)?;
         return print(&text).map(|()| OK).map_err(Failure::Runtime);
@@ -26,7 +33,7 @@ fn explained(id: &str) -> anyhow::Result<String> {
         return Ok(all.join("\n"));
     }
     let check = catalogue::find(id).ok_or_else(|| {
-        anyhow!("--explain {id}: there is no check of that name; apivip audit --explain all lists them")
+        anyhow!("--explain {id}: no check has this id; apivip-audit --explain all lists them")
     })?;
     Ok(explain(check))
 }

@@ -1,6 +1,7 @@
-//! The commands, one file each, and what they share: exit codes and the one-line form of errors.
+//! The commands, one file each, and what both programs share: exit codes and the one-line form of errors.
 
-mod audit;
+#[cfg(feature = "audit")]
+pub mod audit;
 mod check;
 pub mod render;
 mod run;
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::columns;
 use crate::config::{Cli, Command};
@@ -62,27 +63,30 @@ fn block_on<F: Future>(observe_and_judge: F) -> Result<F::Output, Failure> {
     Ok(report)
 }
 
-/// Parses the command line, runs the command and reports its failure on stderr.
+/// The program `apivip`.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return ExitCode::from(usage(&error)),
-    };
-    let outcome = match cli.command {
+    run_program("apivip", |cli: Cli| match cli.command {
         Command::Run(args) => run::run(*args).map(|()| OK),
         Command::Check(args) => check::check(&args),
-        Command::Audit(args) => audit::audit(&args),
         Command::Status(args) => status::status(&args),
         Command::Render(args) => render::render(&args).map(|()| OK),
         Command::Cleanup(args) => run::cleanup(&args).map(|()| OK),
+    })
+}
+
+/// Parses the command line of the program `name`, runs what it asks for and reports a failure on stderr.
+fn run_program<C: Parser>(name: &str, run: impl FnOnce(C) -> Result<u8, Failure>) -> ExitCode {
+    let outcome = match C::try_parse() {
+        Ok(command_line) => run(command_line),
+        Err(error) => return ExitCode::from(usage(name, &error)),
     };
     ExitCode::from(match outcome {
         Ok(code) => {
             log::flush();
             code
         }
-        Err(Failure::Runtime(error)) => report(&error, FAILED),
-        Err(Failure::Configuration(error)) => report(&error, MISUSED),
+        Err(Failure::Runtime(error)) => report(name, &error, FAILED),
+        Err(Failure::Configuration(error)) => report(name, &error, MISUSED),
     })
 }
 
@@ -96,29 +100,39 @@ fn print(text: &str) -> anyhow::Result<()> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("write to stdout")
 }
 
-fn report(error: &anyhow::Error, code: u8) -> u8 {
-    log::fatal(&format!("apivip: {}", one_line(&format!("{error:#}"))));
+fn report(name: &str, error: &anyhow::Error, code: u8) -> u8 {
+    log::fatal(&format!("{name}: {}", one_line(&format!("{error:#}"))));
     code
 }
 
 /// Help and version are answers; anything else is reduced to its first sentence.
-fn usage(error: &clap::Error) -> u8 {
+fn usage(name: &str, error: &clap::Error) -> u8 {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             print!("{error}");
             OK
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            eprintln!("apivip: no command given; see apivip --help");
+            eprintln!("{name}: no command given; see {name} --help");
             MISUSED
         }
         _ => {
             let text = error.to_string();
             let said = text.split("\n\n").next().unwrap_or_default();
             let said = said.strip_prefix("error: ").unwrap_or(said);
-            eprintln!("apivip: {}; see apivip --help", one_line(said));
+            eprintln!("{name}: {}; {}", one_line(said), hint(name, error));
             MISUSED
         }
+    }
+}
+
+/// Where to look after bad usage.
+fn hint(name: &str, error: &clap::Error) -> String {
+    match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(command)) if command == "audit" => {
+            "run the program apivip-audit".to_owned()
+        }
+        _ => format!("see {name} --help"),
     }
 }
 

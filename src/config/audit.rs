@@ -1,14 +1,20 @@
-//! Arguments of `apivip audit`.
+//! The command line of `apivip-audit`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Parser, ValueEnum};
 
-use super::RunArgs;
+use super::{RunArgs, VERSION};
 
 /// Those of `apivip run`, where the kubelet and the control plane's files are, and how to say what was found.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "apivip-audit",
+    version = VERSION,
+    about = "Audits every connection path between the control plane and this node for use on an untrusted network; \
+             accepts the arguments of apivip run"
+)]
 pub struct AuditArgs {
     /// What the daemon is run with.
     #[command(flatten)]

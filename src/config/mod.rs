@@ -11,10 +11,12 @@ use crate::model::desired::{Masquerade, Policy};
 use crate::model::snapshot::SnapshotOptions;
 use crate::model::types::ServiceKey;
 
+#[cfg(feature = "audit")]
 mod audit;
 mod bootstrap;
 mod daemon;
 
+#[cfg(feature = "audit")]
 pub use audit::{AuditArgs, FailOnArg, ReportArg};
 pub use bootstrap::{BootstrapArgs, BootstrapError, DEFAULT_STATE_DIR};
 pub use daemon::{AdminArgs, HealthArgs, LogFormat, ModeArg, OrOff, ProxyArgs, RunArgs, TableOwnerArg};
@@ -41,9 +43,6 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Look at this node and at the API, before or after installing, and say what stands in the way; takes the arguments of run
     Check(Box<CheckArgs>),
-    /// Look at every path between this cluster's control plane and this node, and say which is not safe on an untrusted
-    /// network; takes the arguments of run
-    Audit(Box<AuditArgs>),
     /// Print what the daemon of this node does and why
     Status(StatusArgs),
     /// Print the table for objects in files, as a script for `nft -f`; needs no privileges and no cluster

@@ -1,5 +1,5 @@
-//! A simulated kubelet, made from the kubelet's documented behaviour: a real one needs a container runtime and cgroups of
-//! its own.
+//! A simulated kubelet, made from the kubelet's documented behaviour. It can have any one mistake, also those that no
+//! configuration of a real one has.
 //!
 //! In: certificates, whom it knows, and what is wrong with it. Out: it serves in a namespace, on 10250 and, if it is told
 //! to, on 10255, until it is dropped. It answers 401 to whom it does not know, 403 to whom its authorizer refuses, and

@@ -1,4 +1,4 @@
-//! `apivip audit` and real kube-apiservers: what they do by default, and with rights granted to everyone.
+//! `apivip-audit` and real kube-apiservers: what they do by default, and with rights granted to everyone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -146,7 +146,7 @@ fn the_least_role_of_the_manual_answers_everything() -> Result<()> {
     };
     let flags = ["kube-apiserver", "--authorization-mode=RBAC", "--kubelet-certificate-authority=/ca.crt"];
     client.post(&format!("{system}/pods"), &pod("kube-apiserver-a", "kube-apiserver", &flags))?;
-    let own = client.post(&format!("{system}/pods"), &pod("apivip-audit", "audit", &["apivip"]))?;
+    let own = client.post(&format!("{system}/pods"), &pod("apivip-audit", "audit", &["apivip-audit"]))?;
     let bound =
         json!({"kind": "Pod", "apiVersion": "v1", "name": "apivip-audit", "uid": own["metadata"]["uid"]});
     let spec = json!({"audiences": [], "expirationSeconds": 3600, "boundObjectRef": bound});

@@ -1,4 +1,4 @@
-//! `apivip audit` and an apiserver that is good, and then bad in one way after the other.
+//! `apivip-audit` and an apiserver that is good, and then bad in one way after the other.
 
 mod control;
 mod stage;
@@ -171,8 +171,8 @@ fn it_says_what_it_found_in_each_form_and_by_its_exit_code() -> Result<()> {
     ensure!(sarif["version"] == "2.1.0" && sarif["runs"][0]["results"].is_array(), "{sarif:#}");
 
     let explained = |id: &str| {
-        let mut command = stage.lab.node().command(command::program("apivip")?);
-        command.args(["audit", "--explain", id]);
+        let mut command = stage.lab.node().command(command::program("apivip-audit")?);
+        command.args(["--explain", id]);
         command::finish(command, "", COMMAND_LIMIT)
     };
     let known = explained("kubelet-verified")?;

@@ -1,4 +1,4 @@
-//! `apivip audit` on nodes whose kubelet is good, and bad in one way after the other. The kubelet is simulated.
+//! `apivip-audit` on nodes whose kubelet is good, and bad in one way after the other. The kubelet is simulated.
 
 use anyhow::{Context, Result, ensure};
 use integration::audit::LIMIT;

@@ -1,4 +1,4 @@
-//! `apivip audit` and whoever might take the virtual IP on a node with a daemon.
+//! `apivip-audit` and whoever might take the virtual IP on a node with a daemon.
 
 use std::net::TcpListener;
 use std::time::Duration;

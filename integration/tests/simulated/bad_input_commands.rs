@@ -59,12 +59,41 @@ fn bad_environment_is_bad_usage_too() -> Result<()> {
 }
 
 #[test]
+fn the_audit_is_a_program_of_its_own() -> Result<()> {
+    let says = ["unrecognized subcommand 'audit'", "run the program apivip-audit"];
+    refused("audit --explain all", MISUSED, &says)?;
+    let help = finish(apivip(&["--help"])?, "")?;
+    ensure!(!help.stdout.lines().any(|line| line.trim_start().starts_with("audit ")), "{}", help.stdout);
+
+    let run = |words: &[&str]| {
+        let mut audit = Command::new(command::program("apivip-audit")?);
+        refusal::clean_environment(&mut audit);
+        audit.args(words);
+        finish(audit, "")
+    };
+    let help = run(&["--help"])?;
+    ensure!(help.status.success() && help.stdout.contains("Usage: apivip-audit [OPTIONS]"), "{help:?}");
+    is_version(&run(&["--version"])?, "apivip-audit")?;
+    for (words, says) in [
+        (&["--frobnicate"] as &[&str], &["--frobnicate", "see apivip-audit --help"]),
+        (&["audit"], &["'audit'", "see apivip-audit --help"]),
+        (&["--explain", "nothing"], &["nothing", "apivip-audit --explain all"]),
+    ] {
+        refusal::expect_of("apivip-audit", &run(words)?, MISUSED, says).with_context(|| words.join(" "))?;
+    }
+    Ok(())
+}
+
+#[test]
 fn version_names_version_and_commit() -> Result<()> {
-    let finished = finish(apivip(&["--version"])?, "")?;
+    is_version(&finish(apivip(&["--version"])?, "")?, "apivip")
+}
+
+fn is_version(finished: &Finished, program: &str) -> Result<()> {
     ensure!(finished.status.success() && finished.stderr.is_empty(), "{finished:?}");
     let words: Vec<&str> = finished.stdout.split_whitespace().collect();
     let [name, version, "(commit", commit] = words[..] else { anyhow::bail!("{finished:?}") };
-    ensure!(name == "apivip" && version == env!("CARGO_PKG_VERSION"), "{finished:?}");
+    ensure!(name == program && version == env!("CARGO_PKG_VERSION"), "{finished:?}");
     let commit = commit.strip_suffix(')').context("no end")?;
     // A `+` or a word after the hash may say that the tree was changed since.
     ensure!(commit.len() >= 7 && commit.chars().take(7).all(|c| c.is_ascii_hexdigit()), "{finished:?}");

@@ -15,9 +15,12 @@ struct Row {
 }
 
 /// One row for each flag, and one more where commands mean something else by it: help, default, environment and commands.
-pub fn table(cli: &Command) -> String {
+/// In: programs; of one without commands its own name stands for those.
+pub fn table(programs: &[Command]) -> String {
     let mut flags: BTreeMap<String, Vec<Row>> = BTreeMap::new();
-    for command in cli.get_subcommands().filter(|command| !command.is_hide_set()) {
+    let alone = programs.iter().filter(|program| !program.has_subcommands());
+    let commands = programs.iter().flat_map(Command::get_subcommands).chain(alone);
+    for command in commands.filter(|command| !command.is_hide_set()) {
         let shown = command.get_arguments().filter(|flag| !flag.is_hide_set());
         for flag in shown.filter(|flag| !matches!(flag.get_id().as_str(), "help" | "version")) {
             let Some(long) = flag.get_long() else { continue };
@@ -77,16 +80,13 @@ fn row(flag: &Arg, long: &str) -> Row {
 
 #[cfg(test)]
 mod tests {
-    use apivip::config::Cli;
-    use clap::CommandFactory;
-
     #[test]
     fn a_flag_that_means_several_things_has_several_rows() {
-        let table = super::table(&Cli::command());
+        let table = super::table(&crate::programs());
         let rows = |flag: &str| table.lines().filter(|row| row.contains(flag)).collect::<Vec<_>>();
         let outputs = rows("--output OUTPUT`");
         assert_eq!(
-            outputs.iter().filter(|row| row.contains("`sarif`") && row.ends_with("| audit |")).count(),
+            outputs.iter().filter(|row| row.contains("`sarif`") && row.ends_with("| apivip-audit |")).count(),
             1
         );
         assert!(outputs.iter().any(|row| !row.contains("`sarif`") && row.contains("check")), "{outputs:?}");

@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use apivip::config::Cli;
-use clap::{CommandFactory, Parser};
+use apivip::config::{AuditArgs, Cli};
+use clap::{Command, CommandFactory, Parser};
 use clap_complete::Shell;
 
 #[derive(Debug, Parser)]
@@ -28,7 +28,7 @@ fn main() -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference.md");
     let before = fs::read_to_string(&path).context("read docs/reference.md")?;
     let samples = metrics::samples()?;
-    let mut after = replace(&before, "flags", &flags::table(&Cli::command()))?;
+    let mut after = replace(&before, "flags", &flags::table(&programs()))?;
     after = replace(&after, "metrics", &metrics::table(&samples)?)?;
     after = replace(&after, "labels", &metrics::labels(&samples))?;
     after = replace(&after, "files", &files::table())?;
@@ -48,13 +48,21 @@ fn replace(text: &str, name: &str, table: &str) -> Result<String> {
     Ok(format!("{head}{begin}\n{table}\n{end}{tail}"))
 }
 
-/// Man pages for each command, and completions for each shell.
+/// All that are documented.
+fn programs() -> [Command; 2] {
+    [Cli::command(), AuditArgs::command()]
+}
+
+/// Man pages for each program and command, and completions for each shell.
 fn manual(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-    clap_mangen::generate_to(Cli::command(), folder).context("write the man pages")?;
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut Cli::command(), "apivip", folder)
-            .with_context(|| format!("write the completions for {shell}"))?;
+    for mut program in programs() {
+        clap_mangen::generate_to(program.clone(), folder).context("write the man pages")?;
+        let name = program.get_name().to_owned();
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            clap_complete::generate_to(shell, &mut program, &name, folder)
+                .with_context(|| format!("write the completions for {shell}"))?;
+        }
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `apivip audit` and what a control plane says of itself: flags, rights, Services, Pods.
+//! `apivip-audit` and what a control plane says of itself: flags, rights, Services, Pods.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! `apivip audit`, the token of the node's credentials, and the CAs that they come with.
+//! `apivip-audit`, the token of the node's credentials, and the CAs that they come with.
 
 use std::fs;
 
