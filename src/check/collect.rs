@@ -267,7 +267,7 @@ fn daemon_summary(status: &Value) -> DaemonSummary {
         summary: text("/summary"),
         in_use: text("/dataplane/in_use"),
         // Of a version that does not say, any reason was one of refused rules.
-        fallback_active: status["dataplane"]["stands_in"].as_bool().unwrap_or(true),
+        fallback_active: status["dataplane"]["fallback_active"].as_bool().unwrap_or(true),
     }
 }
 

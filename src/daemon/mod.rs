@@ -34,7 +34,7 @@ use crate::nftables::table::Ownership;
 use crate::process::handover::{self, Inherited};
 use crate::process::lock::{Lock, LockError};
 use crate::proxy::{Forwarder, ForwarderError, ForwarderOptions, Stats};
-use crate::reconcile::{Inputs, Mode, Parts, Reconciler, TotalsQuery};
+use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::routes::Node;
 use crate::transport::Access;
 use crate::transport::readyz::Identity;
@@ -139,7 +139,6 @@ impl Bound {
         let identity_in = Arc::new(identity_in);
         let (access_in, access) = watch::channel(Arc::new(access));
         tasks.spawn(crate::transport::load::watch_files(access_in, Arc::clone(&identity_in)));
-        start_notifier(report.clone(), totals.clone(), &mut tasks);
         let snapshots = bootstrap.sources.snapshots();
         let reports = report.clone();
         let counted = (Arc::clone(&metrics), Arc::clone(&proxy.stats));
@@ -162,6 +161,7 @@ impl Bound {
             metrics: Arc::clone(&metrics),
             totals,
         };
+        start_notifier(sources.clone(), &mut tasks);
         tasks.spawn(kube::run(
             ApiConfig {
                 access,
@@ -226,13 +226,9 @@ impl Bound {
 }
 
 /// Notifies systemd, if it started this daemon.
-fn start_notifier(
-    reports: watch::Receiver<Report>,
-    totals: mpsc::Sender<TotalsQuery>,
-    tasks: &mut JoinSet<()>,
-) {
+fn start_notifier(sources: Sources, tasks: &mut JoinSet<()>) {
     match Notifier::from_environment() {
-        Ok(Some(notifier)) => drop(tasks.spawn(systemd::run(notifier, reports, totals))),
+        Ok(Some(notifier)) => drop(tasks.spawn(systemd::run(notifier, sources))),
         Ok(None) => {}
         Err(error) => {
             tracing::warn!(%error, "the service manager named in NOTIFY_SOCKET cannot be told anything")
@@ -342,7 +338,7 @@ impl Proxy {
 
 /// If the forwarder may be used in place of nf_tables, the daemon starts without ctnetlink.
 fn flows(args: &RunArgs) -> Result<Option<Flows>, DaemonError> {
-    match Flows::open(FlowOptions { rate: args.health.flow_kill_rate, ..FlowOptions::default() }) {
+    match Flows::open(FlowOptions { rate: args.health.reset_rate, ..FlowOptions::default() }) {
         Ok(flows) => Ok(Some(flows)),
         Err(error) if args.forwarder.mode == ModeArg::Nftables => Err(error.into()),
         Err(error) => {

@@ -87,7 +87,7 @@ impl Purpose {
     pub fn label(self) -> &'static str {
         match self {
             Self::Move => "move",
-            Self::Challenge => "ask",
+            Self::Challenge => "challenge",
             Self::End { .. } => "end",
         }
     }
@@ -152,12 +152,10 @@ pub struct FlowReport {
     /// Open flows found at first, and when the order was given again.
     pub flows: u64,
     /// Flows that were challenged, each counted once.
-    #[serde(rename = "asked")]
     pub challenged: u64,
     /// Those of them that had ended by the time that the challenges were over.
     pub ended: u64,
     /// Packets sent to clients.
-    #[serde(rename = "nudged")]
     pub challenge_syns: u64,
     /// Resets of our own sent to clients, where the order asked for them.
     pub resets: u64,
@@ -171,7 +169,7 @@ pub struct FlowReport {
     #[serde(serialize_with = "milliseconds")]
     pub found_after: Duration,
     /// Until every flow found at first had been challenged, or its socket destroyed.
-    #[serde(rename = "nudged_after", serialize_with = "milliseconds")]
+    #[serde(serialize_with = "milliseconds")]
     pub challenged_after: Duration,
     /// Until the last flow was seen to have ended.
     #[serde(serialize_with = "milliseconds")]
@@ -234,11 +232,11 @@ impl Remaining {
     /// The reason as a metric's label.
     pub fn label(self) -> &'static str {
         match self {
-            Self::NotPermitted => "not-permitted",
-            Self::OutputPolicy => "output-policy",
-            Self::NoRoute => "no-route",
-            Self::NoAnswer => "no-answer",
-            Self::OutOfTime => "out-of-time",
+            Self::NotPermitted => "not_permitted",
+            Self::OutputPolicy => "output_policy",
+            Self::NoRoute => "no_route",
+            Self::NoAnswer => "no_answer",
+            Self::OutOfTime => "out_of_time",
         }
     }
 }
@@ -309,8 +307,8 @@ mod tests {
         report.remaining.insert(Remaining::NoAnswer, 2);
         let json = serde_json::to_value(report).unwrap();
         assert_eq!(json["took"], 12.345);
-        assert_eq!(json["purpose"], "ask");
-        assert_eq!(json["remaining"]["no-answer"], 2);
+        assert_eq!(json["purpose"], "challenge");
+        assert_eq!(json["remaining"]["no_answer"], 2);
     }
 
     fn state(frontends: &[(&str, bool)]) -> DesiredState {

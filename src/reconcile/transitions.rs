@@ -148,7 +148,7 @@ impl TransitionLog {
         {
             // An order may come before the commit, or a time to drain after it.
             let ordered = span(cause.decided, report.started).min(cause.commit.unwrap_or(Duration::MAX));
-            metrics.stage(Stage::Told, ordered + report.last_ended);
+            metrics.stage(Stage::Notified, ordered + report.last_ended);
         }
         if before.is_none() || report.flows + report.syn_sent > 0 {
             log_flows_ended(report, cause.as_ref(), before.is_some());

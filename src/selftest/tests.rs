@@ -39,7 +39,7 @@ impl ConnectionEvidence for Scripted {
         Some(BTreeMap::new())
     }
 
-    fn others(&self, _: Vip) -> Option<ForwardedCounts> {
+    fn forwarded_counts(&self, _: Vip) -> Option<ForwardedCounts> {
         None
     }
 

@@ -203,7 +203,7 @@ impl ConnectionEvidence for Blind {
         None
     }
 
-    fn others(&self, _: Vip) -> Option<ForwardedCounts> {
+    fn forwarded_counts(&self, _: Vip) -> Option<ForwardedCounts> {
         None
     }
 

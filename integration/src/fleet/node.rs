@@ -22,7 +22,7 @@ pub fn options() -> HealthOptions {
         removal_grace: Duration::from_secs(180),
         drain_timeout: None,
         silence_timeout: Duration::from_secs(5),
-        kill_spread: Duration::from_secs(1),
+        reset_jitter: Duration::from_secs(1),
     }
 }
 

@@ -62,8 +62,8 @@ fn dead_backend_leaves_the_rules_and_its_flows_are_ended_once() {
         assert_eq!(ordered(&rig.flows.orders()), [(backend(13), false), (backend(12), false)]);
         assert!(rig.flows.finish(backend(13), |report| report.flows = 7));
         rig.show(view(&[12, 13])).await;
-        let text = rig.metrics.encode(&crate::kube::Connection::default(), &BTreeMap::new()).unwrap();
-        assert!(text.contains("apivip_flows_ended_total{method=\"nudge\"} 7"), "{text}");
+        let text = rig.metrics_text();
+        assert!(text.contains("apivip_flows_ended_total{method=\"reset\"} 7"), "{text}");
         assert!(text.contains("apivip_transitions_total{to=\"failed\",reason=\"refused\"} 2"), "{text}");
     });
 }
@@ -128,7 +128,7 @@ fn flows_are_ended_although_the_commit_is_blocked() {
         // Of this one the rules that wait do not know yet.
         assert!(rig.flows.finish(backend(12), |report| report.flows = 3));
         tokio::time::sleep(Duration::from_millis(1)).await;
-        let text = rig.metrics.encode(&crate::kube::Connection::default(), &BTreeMap::new()).unwrap();
+        let text = rig.metrics_text();
         assert!(text.contains("apivip_flows_ended_total{method=\"socket\"} 5"), "{text}");
         rig.kernel.set_blocked(false);
         tokio::time::sleep(Duration::from_secs(1)).await;
