@@ -277,7 +277,7 @@ impl TrafficCache {
         let wanted: BTreeSet<_> = state
             .frontends
             .iter()
-            .flat_map(|f| f.backends.iter().chain(&f.dead).map(|backend| (f.vip, backend.port())))
+            .flat_map(|f| f.backends.iter().chain(&f.failed).map(|backend| (f.vip, backend.port())))
             .collect();
         let traffic = match timeout(TRAFFIC_TIMEOUT, spawn_blocking(move || lookup::traffic(&wanted))).await {
             Ok(Ok(Ok(traffic))) => Some(Arc::new(traffic)),

@@ -29,7 +29,7 @@ pub struct RunArgs {
 
     /// What is known before the API answers.
     #[command(flatten)]
-    pub boot: BootstrapArgs,
+    pub bootstrap: BootstrapArgs,
 
     /// How apiservers are asked whether they live.
     #[command(flatten)]

@@ -238,7 +238,7 @@ fn start_notifier(sources: Sources, tasks: &mut JoinSet<()>) {
 
 /// Removes the routing rules of a daemon that was killed while virtual IPs were local.
 async fn remove_stale_local_vips(host: &mut Node) {
-    if let Err(error) = host.release().await {
+    if let Err(error) = host.release_local_vips().await {
         let cause = std::error::Error::source(&error).map(tracing::field::display);
         tracing::warn!(%error, cause, "routing rules that an earlier daemon may have left could not be removed");
     }
@@ -254,11 +254,11 @@ struct Bootstrap {
 impl Bootstrap {
     /// Reads the saved state. The caller holds the lock.
     fn new(args: &RunArgs, access: &Access) -> Result<Self, DaemonError> {
-        let mut configured = args.boot.configured(args.table.allow_loopback_endpoints)?;
+        let mut configured = args.bootstrap.configured(args.table.allow_loopback_endpoints)?;
         if args.kubeconfig.is_none() {
             configured.pod_server = access.server().host.parse().ok();
         }
-        let file = StateFile::new(&args.boot.state_dir, &args.table.service);
+        let file = StateFile::new(&args.bootstrap.state_dir, &args.table.service);
         let saved = bootstrap::load_saved_state(&file);
         Ok(Self { sources: bootstrap::Bootstrap::new(configured, saved.clone()), file, saved })
     }
@@ -273,7 +273,7 @@ impl Bootstrap {
     ) -> Option<StateSaver> {
         let Self { sources, file, saved } = self;
         let (resolved_in, resolved) = mpsc::channel(RESOLVED_QUEUE);
-        tasks.spawn(seeds::resolve_all(args.boot.seed.clone(), sources.api_read(), resolved_in));
+        tasks.spawn(seeds::resolve_all(args.bootstrap.seed.clone(), sources.api_read(), resolved_in));
         let saver = (!args.dry_run)
             .then(|| StateSaver(tokio::spawn(saved_state::save_changes(file, saved, sources.last_good()))));
         tasks.spawn(sources.run(api, resolved, reports));

@@ -69,7 +69,7 @@ fn targets(state: &DesiredState) -> Vec<Vip> {
 fn backends(report: &Report, vip: Vip) -> BTreeSet<Backend> {
     let programmed = report.programmed.iter().flat_map(|state| &state.frontends).filter(|f| f.vip == vip);
     let mut all: BTreeSet<Backend> =
-        programmed.flat_map(|f| f.backends.iter().chain(&f.dead)).copied().collect();
+        programmed.flat_map(|f| f.backends.iter().chain(&f.failed)).copied().collect();
     if let Some(view) = &report.view {
         all.extend(view.snapshot.frontends.iter().filter(|f| f.vip == vip).flat_map(|f| &f.backends));
         let ports: BTreeSet<u16> = all.iter().map(Backend::port).collect();

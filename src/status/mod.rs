@@ -65,7 +65,7 @@ impl Status {
             vip: f.vip,
             port_name: f.port_name.clone(),
             client_affinity: f.affinity == Affinity::ClientIP,
-            local_route_allowed: f.guard,
+            local_route_allowed: f.local_route_allowed,
             backends: backends(f, report, origins, totals, traffic),
         });
         let snapshot = report.view.as_ref().map(|view| &view.snapshot);
@@ -181,7 +181,7 @@ fn backends(
     let listed =
         snapshot.iter().flat_map(|s| &s.frontends).find(|f| f.vip == frontend.vip).map(|f| &f.backends);
     let published = listed.filter(|_| snapshot.is_some_and(|s| s.is_published()));
-    let mut all: BTreeSet<Backend> = frontend.backends.iter().chain(&frontend.dead).copied().collect();
+    let mut all: BTreeSet<Backend> = frontend.backends.iter().chain(&frontend.failed).copied().collect();
     all.extend(listed.into_iter().flatten());
     let ports: BTreeSet<u16> = all.iter().map(Backend::port).collect();
     let family = Family::of(frontend.vip.ip());

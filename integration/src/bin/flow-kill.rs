@@ -61,9 +61,9 @@ enum Command {
 impl Arguments {
     fn purpose(&self) -> Purpose {
         match (self.move_only, self.ask) {
-            (true, _) => Purpose::Move,
+            (true, _) => Purpose::Reroute,
             (_, true) => Purpose::Challenge,
-            _ => Purpose::End { own_reset: self.own_reset },
+            _ => Purpose::Reset { own_reset: self.own_reset },
         }
     }
 }

@@ -43,7 +43,7 @@ fn view(down: &[u8]) -> HealthView {
 }
 
 fn ordered(orders: &[FlowOrder]) -> Vec<(Backend, bool)> {
-    let own_reset = |order: &FlowOrder| order.purpose == Purpose::End { own_reset: true };
+    let own_reset = |order: &FlowOrder| order.purpose == Purpose::Reset { own_reset: true };
     assert!(orders.iter().all(|order| order.purpose.ends()));
     orders.iter().map(|order| (order.backend, own_reset(order))).collect()
 }
@@ -55,7 +55,7 @@ fn dead_backend_leaves_the_rules_and_its_flows_are_ended_once() {
         assert!(rig.flows.orders().is_empty());
         rig.show(view(&[13])).await;
         assert_eq!(rig.backends(), [backend(11), backend(12)]);
-        assert_eq!(rig.kernel.programmed().unwrap().frontends[0].dead, [backend(13)]);
+        assert_eq!(rig.kernel.programmed().unwrap().frontends[0].failed, [backend(13)]);
         assert_eq!(ordered(&rig.flows.orders()), [(backend(13), false)]);
         assert_eq!(rig.flows.orders()[0].vips, [SocketAddr::from(([10, 96, 0, 1], 443))]);
         rig.show(view(&[12, 13])).await;

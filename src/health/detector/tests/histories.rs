@@ -260,8 +260,12 @@ impl History {
         let state = compute_desired_state(&view, None, &NodeView::default(), &policy).0;
         let chosen = &state.frontends[0];
         assert!(!chosen.backends.is_empty(), "history {}", self.number);
-        assert!(chosen.dead.iter().all(|b| !chosen.backends.contains(b)), "history {}", self.number);
-        assert!(chosen.dead.iter().all(|b| view.state(*b) == HealthState::Failed), "history {}", self.number);
+        assert!(chosen.failed.iter().all(|b| !chosen.backends.contains(b)), "history {}", self.number);
+        assert!(
+            chosen.failed.iter().all(|b| view.state(*b) == HealthState::Failed),
+            "history {}",
+            self.number
+        );
     }
 
     /// Whatever was before, each decision takes bounded time.
