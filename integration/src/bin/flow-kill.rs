@@ -31,7 +31,7 @@ struct Arguments {
     /// Answer clients with resets of our own
     #[arg(long)]
     own_reset: bool,
-    /// Flows nudged per second
+    /// Flows reset per second
     #[arg(long, default_value_t = FlowOptions::default().rate)]
     rate: u32,
     /// Milliseconds to go on for

@@ -86,6 +86,7 @@ fn healthy_node_has_no_problems_and_columns_align() {
     assert_eq!(status.problems, []);
     let text = text(&status, Form::default());
     assert!(line(&text, "apivip ").ends_with(": healthy"), "{text}");
+    assert!(status.sentence().starts_with("healthy, programmed: "), "{}", status.sentence());
     let (head, row) = (line(&text, "BACKEND"), line(&text, "192.0.2.11:6443   "));
     for (title, value) in
         [("STATE", "healthy"), ("SHARE", "33%"), ("CONNECTIONS", "1204"), ("SOURCE", "published")]
@@ -141,6 +142,18 @@ fn problems_have_an_action() {
     }
     assert!(status.problems.iter().all(|problem| !problem.action.is_empty()));
     assert!(text.contains("\x1b[31msuspect\x1b[0m") && line(&text, "BACKEND").contains("SOURCE"), "{text}");
+}
+
+#[test]
+fn verdict_is_in_the_first_line_and_critical_problems_have_their_own_label() {
+    let head = |states| {
+        let text = text(&status(states, &synced()), Form { wide: false, colour: true });
+        (line(&text, "apivip ").to_owned(), text.contains("\x1b[31mcritical "))
+    };
+    let (degraded, critical) = head([HealthState::Healthy, HealthState::Healthy, HealthState::Suspect]);
+    assert!(degraded.ends_with(": \x1b[33mdegraded\x1b[0m") && !critical, "{degraded:?}");
+    let (failing, critical) = head([HealthState::Suspect; 3]);
+    assert!(failing.ends_with(": \x1b[31mfailing\x1b[0m") && critical, "{failing:?}");
 }
 
 #[test]
