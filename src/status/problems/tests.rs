@@ -67,8 +67,10 @@ fn verdict(status: &Status, fail_open: &[FailOpenReason]) -> Verdict {
     Verdict::of(of(status, fail_open).into_iter().map(|problem| problem.severity))
 }
 
+type Change = fn(&mut Status);
+
 /// The problems of a healthy node to which something happened.
-fn after(change: fn(&mut Status)) -> Vec<(Severity, String)> {
+fn after(change: Change) -> Vec<(Severity, String)> {
     let mut status = healthy(&["healthy", "healthy"]);
     change(&mut status);
     of(&status, &[]).into_iter().map(|problem| (problem.severity, problem.message)).collect()
@@ -78,7 +80,7 @@ fn after(change: fn(&mut Status)) -> Vec<(Severity, String)> {
 fn each_kind_of_problem_has_its_severity() {
     use Severity::{Critical, Warning};
     assert_eq!(after(|_| {}), []);
-    let cases: [(&str, fn(&mut Status), Severity); 20] = [
+    let cases: [(&str, Change, Severity); 20] = [
         ("the kernel refuses the rules", |status| status.phase = "failed".to_owned(), Critical),
         ("a route could not be made", |status| status.phase = "unrouted".to_owned(), Warning),
         ("the API was not read", |status| status.phase = "starting".to_owned(), Warning),
