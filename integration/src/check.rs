@@ -90,7 +90,7 @@ impl Checked {
     pub fn of(&self, id: &str) -> Vec<(String, String, String)> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let found = self.findings().filter(|finding| finding["id"] == id);
-        let said = |f: &Value| format!("{} -> {}", text(&f["evidence"]), text(&f["mend"]));
+        let said = |f: &Value| format!("{} -> {}", text(&f["evidence"]), text(&f["fix"]));
         found.map(|f| (text(&f["subject"]), text(&f["verdict"]), said(f))).collect()
     }
 

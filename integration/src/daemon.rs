@@ -22,6 +22,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Exit codes of `apivip status` where a daemon answers.
 const OK: i32 = apivip::cli::OK as i32;
 const DEGRADED: i32 = apivip::cli::DEGRADED as i32;
+const FAILING: i32 = apivip::cli::FAILING as i32;
 
 /// The state directory in a daemon's folder.
 const STATE_DIR: &str = "state";
@@ -285,7 +286,7 @@ fn status_command(program: &Path, run_dir: &Path, form: &str) -> Command {
 pub(crate) fn ask_status(program: &Path, run_dir: &Path) -> Result<Value> {
     let finished =
         command::finish(status_command(program, run_dir, "--output json"), "", command::COMMAND_LIMIT)?;
-    if !matches!(finished.status.code(), Some(OK | DEGRADED)) {
+    if !matches!(finished.status.code(), Some(OK | DEGRADED | FAILING)) {
         bail!("apivip status ended with {}: {}", finished.status, finished.stderr.trim());
     }
     serde_json::from_str(&finished.stdout).context("parse the status")

@@ -100,5 +100,7 @@ pub fn commits(daemon: &Daemon) -> Result<u64> {
 /// Whether every virtual IP of a status has the guard, or none has.
 pub fn guarded(status: &Value, wanted: bool) -> bool {
     let frontends = status["frontends"].as_array();
-    frontends.is_some_and(|all| !all.is_empty() && all.iter().all(|frontend| frontend["guard"] == wanted))
+    frontends.is_some_and(|all| {
+        !all.is_empty() && all.iter().all(|frontend| frontend["local_route_allowed"] == wanted)
+    })
 }

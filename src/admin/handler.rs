@@ -47,6 +47,7 @@ const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 const THERE_IS: &str = "there is / /livez /readyz /healthz /metrics /status /debug/ruleset; the health checks take ?verbose and ?exclude=NAME\n";
 
 /// What the answers are made from.
+#[derive(Clone)]
 pub struct Sources {
     /// The Service.
     pub service: ServiceKey,
@@ -66,6 +67,23 @@ pub struct Sources {
     pub metrics: Arc<Metrics>,
     /// Answers with connection totals.
     pub totals: mpsc::Sender<TotalsQuery>,
+}
+
+impl Sources {
+    /// The status now, with these connection totals and what is open, as far as they are known.
+    pub fn status(&self, totals: &BTreeMap<Backend, u64>, traffic: Option<&Traffic>) -> Status {
+        Status::new(&Parts {
+            service: &self.service,
+            started: self.started,
+            report: &self.report.borrow(),
+            connection: &self.connection.borrow(),
+            origins: &self.origins.borrow(),
+            totals,
+            traffic,
+            forwarder: self.metrics.forwarder(),
+            selftests: &self.selftests.borrow(),
+        })
+    }
 }
 
 /// Answers requests.
@@ -145,7 +163,8 @@ impl Handler {
     /// In OpenMetrics, unless only the older form is asked for.
     async fn metrics(&self, request: &Request<Incoming>) -> AdminResponse {
         let totals = self.totals(TOTALS).await.unwrap_or_default();
-        let text = self.sources.metrics.encode(&self.sources.connection.borrow(), &totals);
+        let verdict = self.sources.status(&totals, None).verdict;
+        let text = self.sources.metrics.encode(verdict, &self.sources.connection.borrow(), &totals);
         let accepted =
             request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let older = accepted.contains("text/plain") && !accepted.contains("openmetrics");
@@ -187,18 +206,7 @@ impl Handler {
     async fn status(&self, traffic: Option<Arc<Traffic>>) -> Status {
         // A status without totals is better than one that hangs with the kernel.
         let totals = self.totals(TOTALS).await.unwrap_or_default();
-        let Sources { service, started, report, connection, origins, metrics, selftests, .. } = &self.sources;
-        Status::new(&Parts {
-            service,
-            started: *started,
-            report: &report.borrow(),
-            connection: &connection.borrow(),
-            origins: &origins.borrow(),
-            totals: &totals,
-            traffic: traffic.as_deref(),
-            forwarder: metrics.forwarder(),
-            selftests: &selftests.borrow(),
-        })
+        self.sources.status(&totals, traffic.as_deref())
     }
 
     async fn totals(&self, limit: Duration) -> Option<BTreeMap<Backend, u64>> {
@@ -269,7 +277,7 @@ impl TrafficCache {
         let wanted: BTreeSet<_> = state
             .frontends
             .iter()
-            .flat_map(|f| f.backends.iter().chain(&f.dead).map(|backend| (f.vip, backend.port())))
+            .flat_map(|f| f.backends.iter().chain(&f.failed).map(|backend| (f.vip, backend.port())))
             .collect();
         let traffic = match timeout(TRAFFIC_TIMEOUT, spawn_blocking(move || lookup::traffic(&wanted))).await {
             Ok(Ok(Ok(traffic))) => Some(Arc::new(traffic)),

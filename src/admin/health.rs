@@ -135,7 +135,7 @@ mod tests {
             backend: None,
             failures,
             answered: answered.then_some(now),
-            others: ForwardedTraffic::Unseen,
+            pod_traffic: ForwardedTraffic::Unknown,
         };
         let of = |latest, now| selftest(&[("10.96.0.1:443".parse().unwrap(), latest)].into(), interval, now);
         assert!(selftest(&SelfTestResults::new(), interval, now).is_err());

@@ -128,8 +128,8 @@ fn notes(out: &mut String, status: &Status) -> fmt::Result {
         write!(
             out,
             "<li>{} <em>{}.</em></li>",
-            Escaped(sentence(&problem.what)),
-            Escaped(sentence(&problem.todo))
+            Escaped(sentence(&problem.message)),
+            Escaped(sentence(&problem.action))
         )?;
     }
     out.write_str("</ul>")
@@ -304,7 +304,7 @@ impl Drawing<'_> {
         let class = class(&backend.state, backend.used);
         node(out, class, (x, y, BOX.0, BOX.1))?;
         text(out, "mono", (x + 12, y + 23), "start", &backend.address.to_string())?;
-        let reason = backend.failing.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default();
+        let reason = backend.failure.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default();
         let share = match share(backend).as_str() {
             "none" => String::new(),
             share => format!(" \u{b7} {share}"),

@@ -82,11 +82,11 @@ fn answers(observed: &VipRedirect) -> Vec<Finding> {
         match (text("answered_by"), test["ready"].as_bool()) {
             ("rules" | "forwarder", Some(true)) => ANSWER.pass(sentence),
             ("rules" | "forwarder", _) => ANSWER.unknown(
-                format!("{sentence}, and no apiserver answers: {}", text("failing")),
+                format!("{sentence}, and no apiserver answers: {}", text("failure")),
                 "apivip status",
             ),
-            ("" | "unknown" | "neighbour-reject", _) => ANSWER.unknown(
-                format!("no connection came about: {}", text("failing")),
+            ("" | "unknown" | "other_program_reject", _) => ANSWER.unknown(
+                format!("no connection came about: {}", text("failure")),
                 "apivip status, apivip check",
             ),
             (_, _) => ANSWER.fail(sentence),
@@ -285,8 +285,8 @@ mod tests {
             (by("forwarder", true), by("rules", false), by("unknown", false)),
             (Pass, Unknown, Unknown)
         );
-        assert_eq!(by("neighbour-reject", false), Unknown, "nobody else takes it");
-        for other in ["neighbour-dnat", "local-listener", "below-netfilter", "network"] {
+        assert_eq!(by("other_program_reject", false), Unknown, "nobody else takes it");
+        for other in ["other_program_dnat", "local_listener", "before_netfilter", "network"] {
             assert_eq!(by(other, true), Fail, "{other}");
         }
         for (id, check) in [("nat-order", "redirect-tables"), ("socket-translation", "redirect-sockets")] {

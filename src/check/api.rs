@@ -14,7 +14,7 @@ use crate::model::snapshot::{ServiceStatus, Snapshot};
 use crate::model::types::ServiceKey;
 use crate::status::duration;
 use crate::transport::readyz::Inspection;
-use crate::transport::{Lifetime, Warning};
+use crate::transport::{Validity, Warning};
 
 /// What was observed of the API.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +24,7 @@ pub struct ApiState {
     /// The file that `--kubeconfig` names.
     pub kubeconfig: Option<String>,
     /// From when to when credentials are good.
-    pub lifetimes: Vec<(&'static str, Lifetime)>,
+    pub validities: Vec<(&'static str, Validity)>,
     /// Names that stand for no address, and why.
     pub unresolved: Vec<(String, String)>,
     /// Each apiserver that is known.
@@ -62,7 +62,7 @@ const CLOCK: Check = api("clock", "this node's clock and an apiserver's");
 const SKEW: i64 = 5;
 /// Tokens and certificates that were just made are refused.
 const BAD_SKEW: i64 = 60;
-/// Who renews in time does so long before the last tenth, or the last days, of a lifetime.
+/// Who renews in time does so long before the last tenth, or the last days, of its validity.
 const RENEWAL: i64 = 14 * 86_400;
 /// For a token that says its end only: kubelets renew theirs at the latest at a fifth of an hour before.
 const TOKEN_RENEWAL: i64 = 300;
@@ -70,7 +70,7 @@ const TOKEN_RENEWAL: i64 = 300;
 /// All findings.
 pub fn findings(observed: &ApiState) -> Vec<Finding> {
     let mut all = vec![access(observed)];
-    all.extend(lifetimes(observed));
+    all.extend(validities(observed));
     all.extend(observed.unresolved.iter().map(|(name, why)| {
         let fix =
             format!("getent ahosts {name}: correct the name, or name the address, or mend the name server");
@@ -124,12 +124,12 @@ fn access(observed: &ApiState) -> Finding {
     }
 }
 
-fn lifetimes(observed: &ApiState) -> Vec<Finding> {
+fn validities(observed: &ApiState) -> Vec<Finding> {
     if !matches!(observed.access, Some(Ok(_))) {
         return Vec::new();
     }
     let of = |wanted: &str| {
-        observed.lifetimes.iter().find(|(name, _)| *name == wanted).map(|(_, lifetime)| *lifetime)
+        observed.validities.iter().find(|(name, _)| *name == wanted).map(|(_, validity)| *validity)
     };
     let mut all = vec![match of("ca") {
         Some(found) => ages(
@@ -175,20 +175,20 @@ fn show_ca(observed: &ApiState) -> String {
     }
 }
 
-fn ages(check: &Check, lifetime: Lifetime, now: i64, fix: &str) -> Finding {
-    let left = lifetime.end - now;
+fn ages(check: &Check, validity: Validity, now: i64, fix: &str) -> Finding {
+    let left = validity.end - now;
     if left < 0 {
         let ago = duration(left.unsigned_abs());
         return check.fail(format!("expired {ago} ago"), format!("{fix}; or correct this node's clock"));
     }
-    if let Some(begin) = lifetime.begin.filter(|begin| *begin > now) {
+    if let Some(begin) = validity.begin.filter(|begin| *begin > now) {
         let ahead = duration((begin - now).unsigned_abs());
         return check.fail(
             format!("not valid for another {ahead}"),
             "chronyc makestep, here or where it was made: correct the clock that is wrong",
         );
     }
-    let soon = lifetime.begin.map_or(TOKEN_RENEWAL, |begin| ((lifetime.end - begin) / 10).min(RENEWAL));
+    let soon = validity.begin.map_or(TOKEN_RENEWAL, |begin| ((validity.end - begin) / 10).min(RENEWAL));
     let text = format!("good for another {}", duration(left.unsigned_abs()));
     if left < soon { check.warning(text, fix) } else { check.ok(text) }
 }
@@ -217,9 +217,9 @@ fn apiserver(examined: &Inspection, observed: &ApiState) -> Vec<Finding> {
             );
             all.push(TLS.fail(error.as_str(), fix).about(address));
         }
-        Some(Ok(lifetime)) => {
+        Some(Ok(validity)) => {
             all.push(TLS.ok(format!("signed by the cluster's CA for {}", observed.name)).about(address));
-            all.extend(lifetime.map(|found| {
+            all.extend(validity.map(|found| {
                 ages(
                     &CERTIFICATE,
                     found,

@@ -49,15 +49,15 @@ fn macvlan(paths: &BypassPaths) -> Finding {
     };
     let here = links.iter().filter(|link| KINDS.contains(&link.kind.as_str()));
     let mut found: Vec<String> = here.map(|link| format!("{} ({})", link.name, link.kind)).collect();
-    let blind = match &paths.elsewhere {
-        Some(Ok(OtherNetnsLinks { links, blind })) => {
+    let incomplete = match &paths.elsewhere {
+        Some(Ok(OtherNetnsLinks { links, incomplete })) => {
             found.extend(links.iter().map(|link| format!("{} ({}, in a Pod)", link.name, link.kind)));
-            blind.clone()
+            incomplete.clone()
         }
         Some(Err(error)) => Some(error.clone()),
         None => Some("they were not looked into in time".to_owned()),
     };
-    match blind {
+    match incomplete {
         _ if !found.is_empty() => {
             MACVLAN.warning(format!("their packets pass netfilter by: {}", few(&found)), LISTEN)
         }
@@ -157,11 +157,11 @@ mod tests {
             Warning
         );
         let link = SeenLink { name: "iv0".to_owned(), index: 3, kind: "ipvlan".to_owned(), parent: Some(1) };
-        let in_pod = OtherNetnsLinks { links: vec![link], blind: Some("no".to_owned()) };
+        let in_pod = OtherNetnsLinks { links: vec![link], incomplete: Some("no".to_owned()) };
         let elsewhere = |found| BypassPaths { elsewhere: found, ..clean() };
         assert_eq!(verdicts(&elsewhere(Some(std::result::Result::Ok(in_pod))))[0], Warning);
-        let blind = OtherNetnsLinks { links: Vec::new(), blind: Some("no".to_owned()) };
-        assert_eq!(verdicts(&elsewhere(Some(std::result::Result::Ok(blind))))[0], Unknown);
+        let incomplete = OtherNetnsLinks { links: Vec::new(), incomplete: Some("no".to_owned()) };
+        assert_eq!(verdicts(&elsewhere(Some(std::result::Result::Ok(incomplete))))[0], Unknown);
         assert_eq!(verdicts(&elsewhere(None))[0], Unknown);
         let functions = Some(std::result::Result::Ok(vec!["eth1".to_owned()]));
         assert_eq!(verdicts(&BypassPaths { virtual_functions: functions, ..clean() })[1], Warning);
@@ -187,13 +187,13 @@ mod tests {
         }
         assert_eq!(verdicts(&BypassPaths::default()), [Unknown; 4]);
         let denied = Some(Err("no".to_owned()));
-        let blind = BypassPaths {
+        let incomplete = BypassPaths {
             links: Some(Err("no".to_owned())),
             elsewhere: None,
             virtual_functions: denied,
             rules: Some(Err("no".to_owned())),
             cards: Vec::new(),
         };
-        assert_eq!(verdicts(&blind), [Unknown; 4]);
+        assert_eq!(verdicts(&incomplete), [Unknown; 4]);
     }
 }

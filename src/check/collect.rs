@@ -162,7 +162,7 @@ pub async fn observe(args: &RunArgs, scope: Scope) -> Observations {
         api,
         node: NodeState {
             run_dir: args.run_dir.clone(),
-            state_dir: args.boot.state_dir.clone(),
+            state_dir: args.bootstrap.state_dir.clone(),
             service: args.table.service.clone(),
             vips,
             backends,
@@ -255,7 +255,7 @@ async fn daemon(args: &RunArgs) -> Option<Result<Option<Value>, String>> {
 }
 
 async fn saved(args: &RunArgs) -> Option<Result<Option<LastKnownGood>, String>> {
-    let file = StateFile::new(&args.boot.state_dir, &args.table.service);
+    let file = StateFile::new(&args.bootstrap.state_dir, &args.table.service);
     within(DAEMON, move || file.load().map_err(|error| error.to_string())).await
 }
 
@@ -267,7 +267,7 @@ fn daemon_summary(status: &Value) -> DaemonSummary {
         summary: text("/summary"),
         in_use: text("/dataplane/in_use"),
         // Of a version that does not say, any reason was one of refused rules.
-        fallback_active: status["dataplane"]["stands_in"].as_bool().unwrap_or(true),
+        fallback_active: status["dataplane"]["fallback_active"].as_bool().unwrap_or(true),
     }
 }
 
@@ -282,7 +282,7 @@ pub(super) struct RemoteState {
 
 async fn observe_api(args: &RunArgs, local: &LocalSources) -> RemoteState {
     let begin = Instant::now();
-    let configured = args.boot.configured(args.table.allow_loopback_endpoints).unwrap_or_default();
+    let configured = args.bootstrap.configured(args.table.allow_loopback_endpoints).unwrap_or_default();
     let mut vips: BTreeSet<Vip> = configured.vips.iter().copied().collect();
     let mut serving = vips.clone();
     vips.extend(local.vips());
@@ -291,7 +291,7 @@ async fn observe_api(args: &RunArgs, local: &LocalSources) -> RemoteState {
     let trust = access.map(|access| ServerTrust::new(access, args.health.probe_server_name.as_deref()));
     let mut api = ApiState {
         name: trust.iter().flatten().map(|trust| trust.name().to_owned()).next().unwrap_or_default(),
-        lifetimes: access.map(Access::lifetimes).unwrap_or_default(),
+        validities: access.map(Access::validities).unwrap_or_default(),
         service: args.table.service.clone(),
         kubeconfig: args.kubeconfig.as_ref().map(|file| file.display().to_string()),
         access: configured_access.as_ref().map(|access| match access {

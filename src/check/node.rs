@@ -12,6 +12,7 @@ use super::report::{Check, Finding, Group};
 use crate::columns::few;
 use crate::model::desired::{NodeView, PreferredSource, SourceAddress};
 use crate::model::types::ServiceKey;
+use crate::model::verdict::Severity;
 use crate::nftables::inventory::RulesetInventory;
 use crate::nftables::table::TABLE_NAME;
 use crate::status::Status;
@@ -312,7 +313,7 @@ pub fn daemon_findings(status: Option<&Value>, run_dir: &Path) -> Vec<Finding> {
                         "{ask}: take the virtual IP out of what is named, or leave it to that and stop apivip"
                     ),
                 ),
-                (true, true) if test.failing.is_some() => {
+                (true, true) if test.failure.is_some() => {
                     SELF_TEST.warning(test.result(), format!("{ask} tells whether the next one fails, too"))
                 }
                 (true, true) => SELF_TEST.ok(test.result()),
@@ -326,8 +327,14 @@ pub fn daemon_findings(status: Option<&Value>, run_dir: &Path) -> Vec<Finding> {
     let problems: Vec<Finding> = status
         .problems
         .iter()
-        .filter(|problem| !repeated(&problem.what))
-        .map(|problem| PROBLEMS.warning(problem.what.as_str(), format!("{ask}; {}", problem.todo)))
+        .filter(|problem| !repeated(&problem.message))
+        .map(|problem| {
+            let fix = format!("{ask}; {}", problem.action);
+            match problem.severity {
+                Severity::Critical => PROBLEMS.fail(problem.message.as_str(), fix),
+                Severity::Warning => PROBLEMS.warning(problem.message.as_str(), fix),
+            }
+        })
         .collect();
     if problems.is_empty() {
         all.push(PROBLEMS.ok("none besides what stands above"));

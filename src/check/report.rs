@@ -75,7 +75,6 @@ pub enum Group {
     /// The virtual IPs on this node.
     VirtualIp,
     /// Programs that redirect, filter or take over packets to the virtual IP.
-    #[serde(rename = "neighbours")]
     OtherPrograms,
     /// Ways by which packets bypass netfilter.
     Bypass,
@@ -191,7 +190,6 @@ pub struct Finding {
     /// What was observed; if that is unknown, why.
     pub evidence: String,
     /// How to fix it, or what lets it be known.
-    #[serde(rename = "mend")]
     pub fix: Option<String>,
 }
 

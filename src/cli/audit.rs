@@ -21,7 +21,7 @@ fn audit(args: &AuditArgs) -> Result<u8, Failure> {
         let text = explained(id).map_err(Failure::Configuration)?;
         return print(&text).map(|()| OK).map_err(Failure::Runtime);
     }
-    args.run.boot.configured(args.run.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
+    args.run.bootstrap.configured(args.run.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
     let report = block_on(crate::audit::run(args))?;
     shown(&report, args.output).and_then(|shown| print(&shown)).map_err(Failure::Runtime)?;
     Ok(if counts(&report, args.fail_on) { DEGRADED } else { OK })

@@ -8,7 +8,7 @@ use crate::config::{CheckArgs, OutputArg};
 
 /// Returns the exit code: what was found decides it.
 pub(super) fn check(args: &CheckArgs) -> Result<u8, Failure> {
-    args.run.boot.configured(args.run.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
+    args.run.bootstrap.configured(args.run.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
     let report = block_on(crate::check::run(&args.run))?;
     shown(&report, args.output).and_then(|shown| print(&shown)).map_err(Failure::Runtime)?;
     let worst = if args.strict { Verdict::Warning } else { Verdict::Fail };

@@ -27,6 +27,8 @@ pub const MISUSED: u8 = 2;
 /// The command did its work, and found something that an operator should look after: `status` a problem, `check` something
 /// that fails, or with `--strict` a warning.
 pub const DEGRADED: u8 = 3;
+/// `status` found a critical problem.
+pub const FAILING: u8 = 4;
 
 /// How a command fails.
 #[derive(Debug)]

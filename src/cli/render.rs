@@ -46,11 +46,11 @@ pub fn desired(args: &RenderArgs) -> anyhow::Result<(DesiredState, Vec<String>)>
         .collect();
     let node = NodeView { preferred, ..NodeView::default() };
     let rejected = snapshot.rejected.clone();
-    let view = health(snapshot, &args.dead);
-    let (mut desired, holds) = compute_desired_state(&view, None, &node, &args.table.policy());
-    desired.forwarding = args.forwarding;
+    let view = health(snapshot, &args.failed_backend);
+    let (mut desired, retained) = compute_desired_state(&view, None, &node, &args.table.policy());
+    desired.forwarding = args.forwarder_active;
     let remarks = rejected.iter().map(|r| format!("left out {r}"));
-    Ok((desired, remarks.chain(holds.iter().map(ToString::to_string)).collect()))
+    Ok((desired, remarks.chain(retained.iter().map(ToString::to_string)).collect()))
 }
 
 /// What probes would say if only `dead` did not answer.

@@ -34,7 +34,7 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
 }
 
 async fn daemon(args: RunArgs) -> Result<(), Failure> {
-    args.boot.configured(args.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
+    args.bootstrap.configured(args.table.allow_loopback_endpoints).map_err(Failure::configuration)?;
     let access = crate::transport::load(args.kubeconfig.as_deref(), args.context.as_deref())
         .map_err(Failure::configuration)?;
     if !args.dry_run {
@@ -101,7 +101,7 @@ async fn remove_from_kernel() -> Result<Vec<String>, Failure> {
     let mut node = Node::open().map_err(Failure::runtime)?;
     let routes = node.remove_routes().await.map_err(Failure::runtime)?;
     removed.extend(routes.iter().map(|ip| format!("the route to {ip}")));
-    if node.release().await.map_err(Failure::runtime)? {
+    if node.release_local_vips().await.map_err(Failure::runtime)? {
         removed.push("the routing rules for the forwarder's connections".to_owned());
     }
     Ok(removed)

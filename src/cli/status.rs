@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::{DEGRADED, Failure, OK, print, wants_colour};
+use super::{DEGRADED, FAILING, Failure, OK, print, wants_colour};
 use crate::admin::client::{get, is_absent};
 use crate::columns::{Cell, Columns};
 use crate::config::{OutputArg, StatusArgs};
+use crate::model::verdict::Verdict;
 use crate::nftables::decode::ObservedTable;
 use crate::nftables::names;
 use crate::nftables::socket::NftSocket;
@@ -28,7 +29,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// An empty screen (ECMA-48: ED).
 const CLEAR: &str = "\x1b[2J";
 
-/// [`OK`] if all is well, [`DEGRADED`] if the daemon names a problem.
+/// [`OK`] if all is well, [`DEGRADED`] if the daemon names a problem, [`FAILING`] if it names a critical one.
 pub(super) fn status(args: &StatusArgs) -> Result<u8, Failure> {
     if args.metrics {
         return get(&args.run_dir, "/metrics", TIMEOUT)
@@ -83,7 +84,11 @@ fn query(args: &StatusArgs) -> anyhow::Result<(String, u8)> {
     let body = get(&args.run_dir, "/status", TIMEOUT)?;
     let status: Status =
         serde_json::from_str(&body).context("read the daemon's answer; is it of another version?")?;
-    let code = if status.problems.is_empty() { OK } else { DEGRADED };
+    let code = match status.verdict {
+        Verdict::Healthy => OK,
+        Verdict::Degraded => DEGRADED,
+        Verdict::Failing => FAILING,
+    };
     let wide = args.output == OutputArg::Wide;
     let shown = match args.output {
         OutputArg::Table | OutputArg::Wide => text(&status, Form { wide, colour: wants_colour() }),

@@ -134,13 +134,13 @@ mod tests {
     #[derive(Debug, Parser)]
     struct Line {
         #[command(flatten)]
-        boot: BootstrapArgs,
+        bootstrap: BootstrapArgs,
     }
 
     fn configured(arguments: &[&str]) -> Result<SourceConfig, String> {
         let line =
             Line::try_parse_from([&["apivip"], arguments].concat()).map_err(|error| error.to_string())?;
-        line.boot.configured(false).map_err(|error| error.to_string())
+        line.bootstrap.configured(false).map_err(|error| error.to_string())
     }
 
     fn vips(arguments: &[&str]) -> Vec<String> {

@@ -29,7 +29,7 @@ pub struct RunArgs {
 
     /// What is known before the API answers.
     #[command(flatten)]
-    pub boot: BootstrapArgs,
+    pub bootstrap: BootstrapArgs,
 
     /// How apiservers are asked whether they live.
     #[command(flatten)]
@@ -207,12 +207,12 @@ pub struct HealthArgs {
     pub silence_timeout: Duration,
 
     /// Each node waits a random part of this before it ends or asks connections, up to 1m
-    #[arg(long, env = "APIVIP_FLOW_KILL_SPREAD", value_name = "DURATION", value_parser = spread, default_value = "1s")]
-    pub flow_kill_spread: Duration,
+    #[arg(long, env = "APIVIP_RESET_JITTER", value_name = "DURATION", value_parser = jitter, default_value = "1s")]
+    pub reset_jitter: Duration,
 
     /// The most flows of dead apiservers to end in one second
-    #[arg(long, env = "APIVIP_FLOW_KILL_RATE", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000), default_value_t = 5000)]
-    pub flow_kill_rate: u32,
+    #[arg(long, env = "APIVIP_RESET_RATE", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000), default_value_t = 5000)]
+    pub reset_rate: u32,
 }
 
 impl HealthArgs {
@@ -224,7 +224,7 @@ impl HealthArgs {
             removal_grace: self.removal_grace,
             drain_timeout: self.drain_timeout,
             silence_timeout: self.silence_timeout,
-            kill_spread: self.flow_kill_spread,
+            reset_jitter: self.reset_jitter,
         }
     }
 }
@@ -264,7 +264,7 @@ fn silence_timeout(text: &str) -> Result<Duration, String> {
     within(text, Duration::from_secs(2)..=Duration::from_secs(600), "2s to 10m")
 }
 
-fn spread(text: &str) -> Result<Duration, String> {
+fn jitter(text: &str) -> Result<Duration, String> {
     within(text, Duration::ZERO..=Duration::from_secs(60), "0s to 1m")
 }
 
@@ -354,7 +354,7 @@ mod tests {
             assert!(readyz_interval("999ms").is_err() && readyz_interval("3601s").is_err());
             assert!(silence_timeout("1s").is_err() && silence_timeout("11m").is_err());
             assert_eq!(silence_timeout("5s"), Ok(Duration::from_secs(5)));
-            assert!(spread("61s").is_err() && spread("0s").is_ok());
+            assert!(jitter("61s").is_err() && jitter("0s").is_ok());
             assert_eq!(readyz_interval("1h"), Ok(Duration::from_secs(3600)));
         }
     }

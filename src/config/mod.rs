@@ -188,11 +188,11 @@ pub struct RenderArgs {
 
     /// An apiserver, as ADDRESS:PORT, that does not answer while others do. Repeatable
     #[arg(long, value_name = "BACKEND")]
-    pub dead: Vec<SocketAddr>,
+    pub failed_backend: Vec<SocketAddr>,
 
     /// The forwarder still has connections to the virtual IPs, from a time when nftables could not be used
     #[arg(long)]
-    pub forwarding: bool,
+    pub forwarder_active: bool,
 }
 
 /// Arguments of `apivip cleanup`.

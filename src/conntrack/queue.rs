@@ -34,8 +34,8 @@ impl Default for FlowOptions {
 pub(super) enum Command {
     Start(FlowOrder),
     Cancel(Backend),
-    /// The backend answers again: what is being opened to it is not moved any more.
-    Settle(Backend),
+    /// The backend answers again: what is being opened to it is not rerouted any more.
+    StopRerouting(Backend),
     DeleteStale(Vec<StaleFlows>),
     /// Challenges a backend on the path of its clients.
     Challenge(Backend, Vec<Vip>, oneshot::Sender<ChallengeOutcome>),

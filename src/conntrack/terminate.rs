@@ -115,7 +115,7 @@ impl FlowJob {
     }
 
     fn answers_itself(&self) -> bool {
-        self.order.purpose == Purpose::End { own_reset: true }
+        self.order.purpose == Purpose::Reset { own_reset: true }
     }
 
     /// The backend whose flows it ends.
@@ -149,8 +149,8 @@ impl FlowJob {
         }
         let read = self.scan(kernel, bucket, commands);
         let is_done = match self.order.purpose {
-            Purpose::End { .. } => read && self.progress.is_done(),
-            Purpose::Move | Purpose::Challenge => self.round > ROUNDS,
+            Purpose::Reset { .. } => read && self.progress.is_done(),
+            Purpose::Reroute | Purpose::Challenge => self.round > ROUNDS,
         };
         if is_done || Instant::now() >= self.deadline {
             // What was only challenged and stays open is alive.
@@ -164,7 +164,7 @@ impl FlowJob {
 
     /// Whether it only moves connections that are being opened.
     pub(super) fn only_moves(&self) -> bool {
-        self.order.purpose == Purpose::Move
+        self.order.purpose == Purpose::Reroute
     }
 
     /// Ends it before its time.
@@ -257,11 +257,11 @@ impl FlowJob {
         }
         let now = Instant::now();
         let due = match self.order.purpose {
-            Purpose::End { .. } => self.progress.begin_round(now),
+            Purpose::Reset { .. } => self.progress.begin_round(now),
             Purpose::Challenge if self.round <= CHALLENGE_ROUNDS => {
                 self.progress.to_challenge(self.round, now)
             }
-            Purpose::Challenge | Purpose::Move => Vec::new(),
+            Purpose::Challenge | Purpose::Reroute => Vec::new(),
         };
         self.queue = due.into();
         self.send_at = now;

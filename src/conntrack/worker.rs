@@ -67,8 +67,8 @@ impl FlowKiller for Flows {
         let _ = self.commands.send(Command::Cancel(backend));
     }
 
-    fn settle(&mut self, backend: Backend) {
-        let _ = self.commands.send(Command::Settle(backend));
+    fn stop_rerouting(&mut self, backend: Backend) {
+        let _ = self.commands.send(Command::StopRerouting(backend));
     }
 
     fn delete_stale(&mut self, stale: Vec<StaleFlows>) {
@@ -131,7 +131,7 @@ fn run(
                     report(reports, jobs.swap_remove(at).cancel());
                 }
             }
-            Ok(Command::Settle(backend)) => {
+            Ok(Command::StopRerouting(backend)) => {
                 if let Some(at) = jobs.iter().position(|job| job.backend() == backend && job.only_moves()) {
                     report(reports, jobs.swap_remove(at).cancel());
                 }

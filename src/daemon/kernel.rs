@@ -147,7 +147,7 @@ impl ConnectionEvidence for SelfTestEvidence {
         rules.as_mut()?.counters(backends).ok()
     }
 
-    fn others(&self, vip: Vip) -> Option<ForwardedCounts> {
+    fn forwarded_counts(&self, vip: Vip) -> Option<ForwardedCounts> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let (came, went) = rules.as_mut()?.connection_counters(vip).ok()??;
         Some(ForwardedCounts { arrived: came, forwarded: went })

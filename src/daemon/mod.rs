@@ -34,7 +34,7 @@ use crate::nftables::table::Ownership;
 use crate::process::handover::{self, Inherited};
 use crate::process::lock::{Lock, LockError};
 use crate::proxy::{Forwarder, ForwarderError, ForwarderOptions, Stats};
-use crate::reconcile::{Inputs, Mode, Parts, Reconciler, TotalsQuery};
+use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
 use crate::routes::Node;
 use crate::transport::Access;
 use crate::transport::readyz::Identity;
@@ -139,7 +139,6 @@ impl Bound {
         let identity_in = Arc::new(identity_in);
         let (access_in, access) = watch::channel(Arc::new(access));
         tasks.spawn(crate::transport::load::watch_files(access_in, Arc::clone(&identity_in)));
-        start_notifier(report.clone(), totals.clone(), &mut tasks);
         let snapshots = bootstrap.sources.snapshots();
         let reports = report.clone();
         let counted = (Arc::clone(&metrics), Arc::clone(&proxy.stats));
@@ -162,6 +161,7 @@ impl Bound {
             metrics: Arc::clone(&metrics),
             totals,
         };
+        start_notifier(sources.clone(), &mut tasks);
         tasks.spawn(kube::run(
             ApiConfig {
                 access,
@@ -226,13 +226,9 @@ impl Bound {
 }
 
 /// Notifies systemd, if it started this daemon.
-fn start_notifier(
-    reports: watch::Receiver<Report>,
-    totals: mpsc::Sender<TotalsQuery>,
-    tasks: &mut JoinSet<()>,
-) {
+fn start_notifier(sources: Sources, tasks: &mut JoinSet<()>) {
     match Notifier::from_environment() {
-        Ok(Some(notifier)) => drop(tasks.spawn(systemd::run(notifier, reports, totals))),
+        Ok(Some(notifier)) => drop(tasks.spawn(systemd::run(notifier, sources))),
         Ok(None) => {}
         Err(error) => {
             tracing::warn!(%error, "the service manager named in NOTIFY_SOCKET cannot be told anything")
@@ -242,7 +238,7 @@ fn start_notifier(
 
 /// Removes the routing rules of a daemon that was killed while virtual IPs were local.
 async fn remove_stale_local_vips(host: &mut Node) {
-    if let Err(error) = host.release().await {
+    if let Err(error) = host.release_local_vips().await {
         let cause = std::error::Error::source(&error).map(tracing::field::display);
         tracing::warn!(%error, cause, "routing rules that an earlier daemon may have left could not be removed");
     }
@@ -258,11 +254,11 @@ struct Bootstrap {
 impl Bootstrap {
     /// Reads the saved state. The caller holds the lock.
     fn new(args: &RunArgs, access: &Access) -> Result<Self, DaemonError> {
-        let mut configured = args.boot.configured(args.table.allow_loopback_endpoints)?;
+        let mut configured = args.bootstrap.configured(args.table.allow_loopback_endpoints)?;
         if args.kubeconfig.is_none() {
             configured.pod_server = access.server().host.parse().ok();
         }
-        let file = StateFile::new(&args.boot.state_dir, &args.table.service);
+        let file = StateFile::new(&args.bootstrap.state_dir, &args.table.service);
         let saved = bootstrap::load_saved_state(&file);
         Ok(Self { sources: bootstrap::Bootstrap::new(configured, saved.clone()), file, saved })
     }
@@ -277,7 +273,7 @@ impl Bootstrap {
     ) -> Option<StateSaver> {
         let Self { sources, file, saved } = self;
         let (resolved_in, resolved) = mpsc::channel(RESOLVED_QUEUE);
-        tasks.spawn(seeds::resolve_all(args.boot.seed.clone(), sources.api_read(), resolved_in));
+        tasks.spawn(seeds::resolve_all(args.bootstrap.seed.clone(), sources.api_read(), resolved_in));
         let saver = (!args.dry_run)
             .then(|| StateSaver(tokio::spawn(saved_state::save_changes(file, saved, sources.last_good()))));
         tasks.spawn(sources.run(api, resolved, reports));
@@ -342,7 +338,7 @@ impl Proxy {
 
 /// If the forwarder may be used in place of nf_tables, the daemon starts without ctnetlink.
 fn flows(args: &RunArgs) -> Result<Option<Flows>, DaemonError> {
-    match Flows::open(FlowOptions { rate: args.health.flow_kill_rate, ..FlowOptions::default() }) {
+    match Flows::open(FlowOptions { rate: args.health.reset_rate, ..FlowOptions::default() }) {
         Ok(flows) => Ok(Some(flows)),
         Err(error) if args.forwarder.mode == ModeArg::Nftables => Err(error.into()),
         Err(error) => {

@@ -46,7 +46,7 @@ pub(super) async fn finish(
             Some(_lock) => {
                 let table = dataplane.remove().await?;
                 let routes = host.remove_routes().await?;
-                host.release().await?;
+                host.release_local_vips().await?;
                 tracing::info!(table, ?routes, "removed what apivip made on this node");
             }
             None => {

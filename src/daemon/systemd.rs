@@ -1,19 +1,21 @@
 //! The daemon as a systemd service, by the protocol of sd_notify(3): datagrams to a socket that the environment names.
 //!
-//! In: reports, answers of the reconciler. Out: `READY=1`, `STATUS=`, `WATCHDOG=1`.
+//! In: what the status is made of, answers of the reconciler. Out: `READY=1`, `STATUS=`, `WATCHDOG=1`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::model::report::Report;
-use crate::reconcile::{TotalsQuery, query_totals};
-use crate::status;
+use crate::admin::Sources;
+use crate::reconcile::query_totals;
+
+/// How often the status is made again while nothing changes: a repair gets old, and a certificate comes near its end.
+const REFRESH: Duration = Duration::from_secs(30);
 
 /// The service manager's socket.
 #[derive(Debug)]
@@ -74,23 +76,22 @@ impl Notifier {
 /// Sends `READY=1` at once: a daemon that holds its lock and its sockets is ready. On a cold boot the API may be unreachable for
 /// hours, and a manager that waits for it would end the daemon meanwhile. Then sends the status whenever it changes, and
 /// `WATCHDOG=1` for as long as the reconciler answers.
-pub(super) async fn run(
-    notifier: Notifier,
-    mut reports: watch::Receiver<Report>,
-    totals: mpsc::Sender<TotalsQuery>,
-) {
+pub(super) async fn run(notifier: Notifier, mut sources: Sources) {
     notifier.notify("READY=1");
     let period = notifier.watchdog();
     let mut due = Instant::now();
     let mut sent = String::new();
     loop {
-        let text = status::sentence(&reports.borrow_and_update());
+        let text = sources.status(&BTreeMap::new(), None).sentence();
         if text != sent {
             notifier.status(&text);
             sent = text;
         }
         tokio::select! {
-            changed = reports.changed() => if changed.is_err() { return },
+            changed = sources.report.changed() => if changed.is_err() { return },
+            Ok(()) = sources.connection.changed() => {}
+            Ok(()) = sources.selftests.changed() => {}
+            () = sleep(REFRESH) => {}
             () = async {
                 match period {
                     Some(_) => sleep_until(due).await,
@@ -99,7 +100,7 @@ pub(super) async fn run(
             } => {
                 let period = period.unwrap_or_default();
                 due = Instant::now() + period;
-                if query_totals(&totals, period).await.is_some() {
+                if query_totals(&sources.totals, period).await.is_some() {
                     notifier.notify("WATCHDOG=1");
                 }
             }
@@ -109,12 +110,19 @@ pub(super) async fn run(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::sync::Arc;
 
+    use tokio::sync::{mpsc, watch};
     use tokio::task::LocalSet;
-    use tokio::time::sleep;
 
     use super::*;
+    use crate::kube::Connection;
+    use crate::metrics::Metrics;
+    use crate::model::report::Report;
+    use crate::model::sources::Origins;
+    use crate::model::types::ServiceKey;
+    use crate::reconcile::TotalsQuery;
+    use crate::selftest::SelfTestResults;
 
     const WATCHDOG: Duration = Duration::from_secs(60);
 
@@ -124,6 +132,20 @@ mod tests {
         let received =
             std::iter::from_fn(|| manager.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()));
         received.filter(|state| state == b"WATCHDOG=1").count()
+    }
+
+    fn sources(report: watch::Receiver<Report>, totals: mpsc::Sender<TotalsQuery>) -> Sources {
+        Sources {
+            service: ServiceKey::default(),
+            started: std::time::Instant::now(),
+            report,
+            connection: watch::channel(Connection::default()).1,
+            origins: watch::channel(Origins::default()).1,
+            selftests: watch::channel(SelfTestResults::default()).1,
+            selftest_interval: None,
+            metrics: Arc::new(Metrics::default()),
+            totals,
+        }
     }
 
     #[test]
@@ -138,7 +160,7 @@ mod tests {
             let notifier = Notifier::to(SocketAddr::from_pathname(&path).unwrap(), Some(WATCHDOG)).unwrap();
             let (_reports, followed) = watch::channel(Report::default());
             let (asks, mut questions) = mpsc::channel::<TotalsQuery>(1);
-            tokio::task::spawn_local(run(notifier, followed, asks));
+            tokio::task::spawn_local(run(notifier, sources(followed, asks)));
             for _ in 0..3 {
                 questions.recv().await.unwrap().send(BTreeMap::new()).unwrap();
                 sleep(WATCHDOG / 4).await;

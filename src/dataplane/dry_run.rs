@@ -22,7 +22,7 @@ impl Dataplane for DryRun {
         _before: Option<&DesiredState>,
     ) -> Result<Applied, DataplaneError> {
         for frontend in &state.frontends {
-            tracing::info!(vip = %frontend.vip, backends = ?frontend.backends, dead = ?frontend.dead, "dry run: would lead the virtual IP to these apiservers");
+            tracing::info!(vip = %frontend.vip, backends = ?frontend.backends, dead = ?frontend.failed, "dry run: would lead the virtual IP to these apiservers");
         }
         Ok(Applied { connections_before: BTreeMap::new(), took: Duration::ZERO, steps: 0, owned: false })
     }
@@ -55,7 +55,7 @@ impl FlowKiller for DryRun {
 
     fn cancel(&mut self, _backend: Backend) {}
 
-    fn settle(&mut self, _backend: Backend) {}
+    fn stop_rerouting(&mut self, _backend: Backend) {}
 
     fn delete_stale(&mut self, _stale: Vec<StaleFlows>) {}
 
@@ -85,11 +85,15 @@ impl<H: Host> Host for ReadOnlyHost<H> {
         Ok(Vec::new())
     }
 
-    async fn claim(&mut self, _state: &DesiredState, _claim: LocalVip) -> Result<(), DataplaneError> {
+    async fn acquire_local_vips(
+        &mut self,
+        _state: &DesiredState,
+        _packets: LocalVip,
+    ) -> Result<(), DataplaneError> {
         Ok(())
     }
 
-    async fn release(&mut self) -> Result<bool, DataplaneError> {
+    async fn release_local_vips(&mut self) -> Result<bool, DataplaneError> {
         Ok(false)
     }
 

@@ -49,7 +49,7 @@ struct KernelState {
     /// How often the node was read.
     looks: u32,
     routes: BTreeSet<IpAddr>,
-    claim: Option<LocalVip>,
+    local_vip: Option<LocalVip>,
     drift: Option<Drift>,
 }
 
@@ -135,8 +135,8 @@ impl FakeKernel {
     }
 
     /// Which packets to virtual IPs come to this node's own sockets.
-    pub fn claim(&self) -> Option<LocalVip> {
-        self.0.borrow().claim
+    pub fn local_vip(&self) -> Option<LocalVip> {
+        self.0.borrow().local_vip
     }
 
     /// How often the node's addresses and routes were read.
@@ -271,15 +271,19 @@ impl Host for FakeKernel {
         Ok(std::mem::take(&mut self.0.borrow_mut().routes).into_iter().collect())
     }
 
-    async fn claim(&mut self, _state: &DesiredState, claim: LocalVip) -> Result<(), DataplaneError> {
+    async fn acquire_local_vips(
+        &mut self,
+        _state: &DesiredState,
+        packets: LocalVip,
+    ) -> Result<(), DataplaneError> {
         self.answer("make a virtual IP local to this node").await?;
-        self.0.borrow_mut().claim = Some(claim);
+        self.0.borrow_mut().local_vip = Some(packets);
         Ok(())
     }
 
-    async fn release(&mut self) -> Result<bool, DataplaneError> {
+    async fn release_local_vips(&mut self) -> Result<bool, DataplaneError> {
         self.answer("delete a routing rule").await?;
-        Ok(self.0.borrow_mut().claim.take().is_some())
+        Ok(self.0.borrow_mut().local_vip.take().is_some())
     }
 
     fn repaired(&mut self) -> usize {
@@ -364,8 +368,9 @@ impl FlowKiller for FakeFlows {
         }
     }
 
-    fn settle(&mut self, backend: Backend) {
-        if self.under_way().iter().any(|order| order.backend == backend && order.purpose == Purpose::Move) {
+    fn stop_rerouting(&mut self, backend: Backend) {
+        if self.under_way().iter().any(|order| order.backend == backend && order.purpose == Purpose::Reroute)
+        {
             self.finish(backend, |report| report.cancelled = true);
         }
     }
@@ -394,7 +399,7 @@ mod tests {
         let order = |last: u8| FlowOrder {
             backend: format!("192.0.2.{last}:6443").parse().unwrap(),
             vips: vec!["10.96.0.1:443".parse().unwrap()],
-            purpose: Purpose::End { own_reset: false },
+            purpose: Purpose::Reset { own_reset: false },
         };
         let fake = FakeFlows::default();
         let mut flows = fake.clone();
@@ -418,18 +423,18 @@ mod tests {
         let mut flows = fake.clone();
         for (given, stands) in [
             (Purpose::Challenge, Purpose::Challenge),
-            (Purpose::Move, Purpose::Challenge),
-            (Purpose::End { own_reset: true }, Purpose::End { own_reset: true }),
-            (Purpose::End { own_reset: false }, Purpose::End { own_reset: false }),
-            (Purpose::Challenge, Purpose::End { own_reset: false }),
+            (Purpose::Reroute, Purpose::Challenge),
+            (Purpose::Reset { own_reset: true }, Purpose::Reset { own_reset: true }),
+            (Purpose::Reset { own_reset: false }, Purpose::Reset { own_reset: false }),
+            (Purpose::Challenge, Purpose::Reset { own_reset: false }),
         ] {
-            if given == Purpose::Move {
+            if given == Purpose::Reroute {
                 flows.cancel(backend);
             }
             flows.start(order(given));
             assert_eq!(fake.under_way(), [order(stands)], "{given:?}");
         }
         flows.cancel(backend);
-        assert_eq!(flows.finished().await.purpose, Purpose::End { own_reset: false });
+        assert_eq!(flows.finished().await.purpose, Purpose::Reset { own_reset: false });
     }
 }

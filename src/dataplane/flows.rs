@@ -23,7 +23,7 @@ pub trait FlowKiller {
     fn cancel(&mut self, backend: Backend);
 
     /// The backend answers again: connections that are being opened to it come about, and none is moved any more.
-    fn settle(&mut self, backend: Backend);
+    fn stop_rerouting(&mut self, backend: Backend);
 
     /// Deletes the conntrack entries of these connections: a client that sends its SYN again, or dials from the same
     /// port, would not be translated as others are.
@@ -47,9 +47,9 @@ impl<F: FlowKiller> FlowKiller for Option<F> {
         }
     }
 
-    fn settle(&mut self, backend: Backend) {
+    fn stop_rerouting(&mut self, backend: Backend) {
         if let Some(killer) = self {
-            killer.settle(backend);
+            killer.stop_rerouting(backend);
         }
     }
 
@@ -71,12 +71,12 @@ impl<F: FlowKiller> FlowKiller for Option<F> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Connections that are being opened go to another backend with their client's next SYN. Established ones are left alone.
-    Move,
+    Reroute,
     /// Every open flow gets a challenge SYN, and so its client sends a challenge ACK to the backend. A live connection stays;
     /// one that the backend's kernel does not know any more, since its host restarted, is reset by that host.
     Challenge,
     /// Connections that are being opened move, and every open flow is ended.
-    End {
+    Reset {
         /// The table's kill rule is not in place: answer clients with resets of our own.
         own_reset: bool,
     },
@@ -86,23 +86,23 @@ impl Purpose {
     /// The purpose as a report has it.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Move => "move",
-            Self::Challenge => "ask",
-            Self::End { .. } => "end",
+            Self::Reroute => "reroute",
+            Self::Challenge => "challenge",
+            Self::Reset { .. } => "reset",
         }
     }
 
     /// Whether flows are ended.
     pub fn ends(self) -> bool {
-        matches!(self, Self::End { .. })
+        matches!(self, Self::Reset { .. })
     }
 
     /// Whether an order of this purpose changes nothing about one of `other` that is under way.
     pub(crate) fn is_weaker_than(self, other: Self) -> bool {
         let strength = |purpose| match purpose {
-            Self::Move => 0,
+            Self::Reroute => 0,
             Self::Challenge => 1,
-            Self::End { .. } => 2,
+            Self::Reset { .. } => 2,
         };
         strength(self) < strength(other)
     }
@@ -152,12 +152,10 @@ pub struct FlowReport {
     /// Open flows found at first, and when the order was given again.
     pub flows: u64,
     /// Flows that were challenged, each counted once.
-    #[serde(rename = "asked")]
     pub challenged: u64,
     /// Those of them that had ended by the time that the challenges were over.
     pub ended: u64,
     /// Packets sent to clients.
-    #[serde(rename = "nudged")]
     pub challenge_syns: u64,
     /// Resets of our own sent to clients, where the order asked for them.
     pub resets: u64,
@@ -171,7 +169,7 @@ pub struct FlowReport {
     #[serde(serialize_with = "milliseconds")]
     pub found_after: Duration,
     /// Until every flow found at first had been challenged, or its socket destroyed.
-    #[serde(rename = "nudged_after", serialize_with = "milliseconds")]
+    #[serde(serialize_with = "milliseconds")]
     pub challenged_after: Duration,
     /// Until the last flow was seen to have ended.
     #[serde(serialize_with = "milliseconds")]
@@ -234,11 +232,11 @@ impl Remaining {
     /// The reason as a metric's label.
     pub fn label(self) -> &'static str {
         match self {
-            Self::NotPermitted => "not-permitted",
-            Self::OutputPolicy => "output-policy",
-            Self::NoRoute => "no-route",
-            Self::NoAnswer => "no-answer",
-            Self::OutOfTime => "out-of-time",
+            Self::NotPermitted => "not_permitted",
+            Self::OutputPolicy => "output_policy",
+            Self::NoRoute => "no_route",
+            Self::NoAnswer => "no_answer",
+            Self::OutOfTime => "out_of_time",
         }
     }
 }
@@ -280,10 +278,13 @@ impl StaleFlows {
     /// Those of virtual IPs and ports that `state` translates and `before` did not, or only where nobody on this node had
     /// the address.
     pub fn newly_translated(state: &DesiredState, before: Option<&DesiredState>, ended: bool) -> Vec<Self> {
-        let known: BTreeMap<Vip, bool> =
-            before.iter().flat_map(|before| &before.frontends).map(|f| (f.vip, f.guard)).collect();
-        let begins = |vip: Vip, guard: bool| known.get(&vip).is_none_or(|before| *before && !guard);
-        let frontends = state.frontends.iter().filter(|f| begins(f.vip, f.guard));
+        let known: BTreeMap<Vip, bool> = before
+            .iter()
+            .flat_map(|before| &before.frontends)
+            .map(|f| (f.vip, f.local_route_allowed))
+            .collect();
+        let begins = |vip: Vip, allowed: bool| known.get(&vip).is_none_or(|before| *before && !allowed);
+        let frontends = state.frontends.iter().filter(|f| begins(f.vip, f.local_route_allowed));
         frontends
             .map(|f| Self { vip: f.vip, backends: f.backends.iter().copied().collect(), ended })
             .collect()
@@ -309,18 +310,18 @@ mod tests {
         report.remaining.insert(Remaining::NoAnswer, 2);
         let json = serde_json::to_value(report).unwrap();
         assert_eq!(json["took"], 12.345);
-        assert_eq!(json["purpose"], "ask");
-        assert_eq!(json["remaining"]["no-answer"], 2);
+        assert_eq!(json["purpose"], "challenge");
+        assert_eq!(json["remaining"]["no_answer"], 2);
     }
 
     fn state(frontends: &[(&str, bool)]) -> DesiredState {
-        let frontend = |(vip, guard): &(&str, bool)| DesiredFrontend {
+        let frontend = |(vip, allowed): &(&str, bool)| DesiredFrontend {
             vip: vip.parse().unwrap(),
             port_name: String::new(),
             affinity: Affinity::None,
             backends: vec!["192.0.2.11:6443".parse().unwrap()],
-            dead: Vec::new(),
-            guard: *guard,
+            failed: Vec::new(),
+            local_route_allowed: *allowed,
         };
         DesiredState {
             service: "default/kubernetes".parse().unwrap(),

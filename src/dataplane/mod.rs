@@ -66,15 +66,15 @@ pub trait Host {
     fn remove_routes(&mut self) -> impl Future<Output = Result<Vec<IpAddr>, DataplaneError>>;
 
     /// Makes the virtual IPs of `state` local to this node, for [`LocalVip::All`] of their packets or those to their ports.
-    /// They stay so until [`Host::release`], or until the process ends.
-    fn claim(
+    /// They stay so until [`Host::release_local_vips`], or until the process ends.
+    fn acquire_local_vips(
         &mut self,
         state: &DesiredState,
-        claim: LocalVip,
+        packets: LocalVip,
     ) -> impl Future<Output = Result<(), DataplaneError>>;
 
-    /// Ends every [`Host::claim`], also what an earlier process left of one. `false`: there was none.
-    fn release(&mut self) -> impl Future<Output = Result<bool, DataplaneError>>;
+    /// Ends every [`Host::acquire_local_vips`], also what an earlier process left of one. `false`: there was none.
+    fn release_local_vips(&mut self) -> impl Future<Output = Result<bool, DataplaneError>>;
 
     /// How many routes and routing rules of ours others removed, and were made again, since the last call.
     fn repaired(&mut self) -> usize;

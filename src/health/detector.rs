@@ -397,7 +397,7 @@ impl Detector {
     }
 
     fn spread(&mut self) -> Duration {
-        self.options.kill_spread.mul_f64(self.random.draw())
+        self.options.reset_jitter.mul_f64(self.random.draw())
     }
 
     /// Backends for whose network path `backend` is a witness.

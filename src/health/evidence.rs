@@ -334,7 +334,7 @@ impl Silence {
     /// From when on this node may end flows, if nothing changes. The spread counts from the last sign of life: where
     /// requests are a second apart, nodes that probe at different times are spread already, and more would be late.
     pub fn due(&self, options: &HealthOptions) -> Instant {
-        let spread = self.last_heard + options.kill_spread.mul_f64(self.chance);
+        let spread = self.last_heard + options.reset_jitter.mul_f64(self.chance);
         self.since.max(spread) + options.silence_timeout
     }
 
@@ -364,7 +364,7 @@ impl Silence {
             return Err(TerminationBlocker::NoWitness);
         };
         if self.last_data.is_some_and(|at| !over(at)) {
-            return Err(TerminationBlocker::DataArrive);
+            return Err(TerminationBlocker::DataArriving);
         }
         if !self.watched_since.is_some_and(over) {
             return Err(TerminationBlocker::NotObserved);

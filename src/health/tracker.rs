@@ -291,7 +291,7 @@ impl Tracker {
             // Within the spread the proof may still be completed.
             Err(withheld) => {
                 tracing::debug!(%withheld, ?silence, "flows of a silent apiserver are left alone");
-                let expected = silence.since + options.silence_timeout + options.kill_spread;
+                let expected = silence.since + options.silence_timeout + options.reset_jitter;
                 self.termination_blocked = (now >= expected).then_some(withheld);
             }
         }

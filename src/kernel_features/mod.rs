@@ -286,8 +286,8 @@ fn sample_state() -> DesiredState {
         port_name: "https".to_owned(),
         affinity,
         backends: [2, 3].map(|last| SocketAddr::from(([127, 0, 1, last], 6443))).to_vec(),
-        dead: vec![SocketAddr::from(([127, 0, 1, 4], 6443))],
-        guard: true,
+        failed: vec![SocketAddr::from(([127, 0, 1, 4], 6443))],
+        local_route_allowed: true,
     };
     let six = |last: u16| SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, last], 6443));
     DesiredState {
@@ -297,7 +297,7 @@ fn sample_state() -> DesiredState {
             frontend([127, 0, 2, 1], Affinity::ClientIP),
             DesiredFrontend {
                 backends: vec![six(2), six(3)],
-                dead: vec![six(4)],
+                failed: vec![six(4)],
                 vip: six(1),
                 ..frontend([127, 0, 3, 1], Affinity::None)
             },

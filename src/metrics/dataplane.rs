@@ -51,7 +51,7 @@ impl DataplaneMetrics {
             in_use.clone(),
         );
         registry.register(
-            "forwarder_stands_in",
+            "forwarder_fallback_active",
             "1 while the forwarder serves because rules cannot, and not because --mode forwarder chose it",
             fallback_active.clone(),
         );

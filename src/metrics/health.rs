@@ -31,12 +31,12 @@ pub enum Stage {
     /// From the commit to the end of the last flow.
     Flows,
     /// From the decision to the end of the last flow.
-    Told,
+    Notified,
 }
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Decision, Self::Commit, Self::Reaction, Self::Flows, Self::Told];
+    pub const ALL: [Self; 5] = [Self::Decision, Self::Commit, Self::Reaction, Self::Flows, Self::Notified];
 
     fn label(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl Stage {
             Self::Commit => "commit",
             Self::Reaction => "reaction",
             Self::Flows => "flows",
-            Self::Told => "told",
+            Self::Notified => "notified",
         }
     }
 }
@@ -91,10 +91,10 @@ impl HealthMetrics {
         registry.register("transitions", help, transitions.clone());
         let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
         let stages = Family::<StageLabel, Histogram, fn() -> Histogram>::new_with_constructor(histogram);
-        let help = "Parts of a change: decision (from the first sign), commit (from the decision), reaction (both), flows (from the commit to the end of the last flow), told (from the decision to that)";
+        let help = "Parts of a change: decision (from the first sign), commit (from the decision), reaction (both), flows (from the commit to the end of the last flow), notified (from the decision to that)";
         registry.register_with_unit("transition", help, Unit::Seconds, stages.clone());
         let ended = Family::<Method, Counter>::default();
-        for method in ["ask", "nudge", "socket", "syn-sent"] {
+        for method in ["challenge", "reset", "socket", "syn_sent"] {
             let _ = ended.get_or_create(&Method { method });
         }
         registry.register(
@@ -132,15 +132,15 @@ impl Metrics {
         let add = |method: &'static str, count: u64| {
             self.health.ended.get_or_create(&Method { method }).inc_by(count);
         };
-        add("ask", report.ended);
-        add("syn-sent", report.syn_sent);
+        add("challenge", report.ended);
+        add("syn_sent", report.syn_sent);
         if !report.purpose.ends() {
             return;
         }
         let remaining: u64 = report.remaining.values().sum();
         // One that was cancelled does not say how many it reached.
         if !report.cancelled {
-            add("nudge", report.flows.saturating_sub(report.sockets + remaining));
+            add("reset", report.flows.saturating_sub(report.sockets + remaining));
         }
         add("socket", report.sockets);
         for (reason, count) in &report.remaining {

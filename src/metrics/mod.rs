@@ -31,6 +31,7 @@ use crate::model::address::RejectReason;
 use crate::model::health::HealthState as Health;
 use crate::model::report::{Phase, Report, TrafficPath};
 use crate::model::types::Backend;
+use crate::model::verdict::Verdict;
 use crate::proxy::Stats;
 
 /// Seconds. A commit takes some 0.2 ms alone and seconds behind another program's.
@@ -64,8 +65,8 @@ pub struct Metrics {
     programmed: Gauge,
     frontends: Gauge,
     backends: Family<StateLabel, Gauge>,
-    used: Gauge,
-    holds: Gauge,
+    in_use: Gauge,
+    retained: Gauge,
     health: HealthMetrics,
     path: DataplaneMetrics,
     repair: RepairMetrics,
@@ -130,9 +131,11 @@ impl Metrics {
         };
         let programmed = gauge("programmed", "1 while the kernel has the desired state");
         let frontends = gauge("frontends", "Virtual IPs and ports that are redirected");
-        let used = gauge("backends_used", "Apiservers that share new connections");
-        let holds =
-            gauge("holds", "Parts of the rules that are kept although the API no longer publishes them");
+        let in_use = gauge("backends_in_use", "Apiservers that share new connections");
+        let retained = gauge(
+            "retained_objects",
+            "Parts of the rules that are kept although the API no longer publishes them",
+        );
         let backends = Family::<StateLabel, Gauge>::default();
         for state in Health::ALL {
             let _ = backends.get_or_create(&StateLabel { state: state.label() });
@@ -152,8 +155,8 @@ impl Metrics {
             programmed,
             frontends,
             backends,
-            used,
-            holds,
+            in_use,
+            retained,
             health,
             path,
             repair,
@@ -203,20 +206,22 @@ impl Metrics {
             let number = probed().filter(|backend| backend.state == state).count();
             self.backends.get_or_create(&StateLabel { state: state.label() }).set(count(number));
         }
-        self.used.set(count(report.programmed.as_ref().map_or(0, |state| state.backends().len())));
-        self.holds.set(count(report.fail_open.len()));
+        self.in_use.set(count(report.programmed.as_ref().map_or(0, |state| state.backends().len())));
+        self.retained.set(count(report.fail_open.len()));
     }
 
-    /// The text of all metrics, with values that others keep: the connection to the API and the totals.
+    /// The text of all metrics, with values that others keep: the verdict, the connection to the API and the totals.
     pub fn encode(
         &self,
+        verdict: Verdict,
         connection: &Connection,
         totals: &BTreeMap<Backend, u64>,
     ) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         let mut collected = Registry::with_prefix("apivip");
-        collected.register_collector(Box::new(ConnectionCollector {
+        collected.register_collector(Box::new(ScrapeCollector {
+            verdict,
             connection: connection.clone(),
             totals: totals.clone(),
         }));
@@ -230,12 +235,13 @@ impl Metrics {
 
 /// Values that are read at each scrape.
 #[derive(Debug)]
-struct ConnectionCollector {
+struct ScrapeCollector {
+    pub verdict: Verdict,
     pub connection: Connection,
     pub totals: BTreeMap<Backend, u64>,
 }
 
-impl Collector for ConnectionCollector {
+impl Collector for ScrapeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let counters = [
             ("api_reconnects", "Sessions with an apiserver after the first", self.connection.reconnects),
@@ -252,6 +258,16 @@ impl Collector for ConnectionCollector {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
+        let mut family = encoder.encode_descriptor(
+            "verdict",
+            "1 for the verdict of apivip status, 0 for the others",
+            None,
+            ConstGauge::new(0i64).metric_type(),
+        )?;
+        for verdict in Verdict::ALL {
+            let gauge = ConstGauge::new(i64::from(verdict == self.verdict));
+            gauge.encode(family.encode_family(&[("verdict", verdict.label())])?)?;
+        }
         let synced = ConstGauge::new(i64::from(self.connection.state == ConnectionState::Synced));
         synced.encode(encoder.encode_descriptor(
             "api_synced",
@@ -263,7 +279,7 @@ impl Collector for ConnectionCollector {
             let at = SystemTime::now().checked_sub(heard.elapsed()).unwrap_or(UNIX_EPOCH);
             let at = ConstGauge::new(at.duration_since(UNIX_EPOCH).map_or(0.0, |at| at.as_secs_f64()));
             at.encode(encoder.encode_descriptor(
-                "api_last_heard_timestamp_seconds",
+                "api_last_event_timestamp_seconds",
                 "When an apiserver last said something of the Service or its endpoints, in seconds since 1970",
                 None,
                 at.metric_type(),

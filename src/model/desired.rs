@@ -40,9 +40,9 @@ pub struct DesiredFrontend {
     /// New connections are distributed among these: at least one, ordered, each once.
     pub backends: Vec<Backend>,
     /// Backends whose established flows are to be terminated; ordered, each once, none of them among `backends`.
-    pub dead: Vec<Backend>,
+    pub failed: Vec<Backend>,
     /// Leave a flow alone while a local route of this node owns the virtual IP.
-    pub guard: bool,
+    pub local_route_allowed: bool,
 }
 
 /// When the source address of a redirected flow is replaced by the node's.
@@ -207,14 +207,14 @@ impl DesiredState {
     }
 
     /// Every backend whose flows are to be terminated, with the virtual IPs whose connections it may have got.
-    pub fn dead(&self) -> BTreeMap<Backend, Vec<Vip>> {
-        let mut dead: BTreeMap<Backend, Vec<Vip>> = BTreeMap::new();
+    pub fn failed(&self) -> BTreeMap<Backend, Vec<Vip>> {
+        let mut failed: BTreeMap<Backend, Vec<Vip>> = BTreeMap::new();
         for frontend in &self.frontends {
-            for backend in &frontend.dead {
-                dead.entry(*backend).or_default().push(frontend.vip);
+            for backend in &frontend.failed {
+                failed.entry(*backend).or_default().push(frontend.vip);
             }
         }
-        dead
+        failed
     }
 }
 
@@ -255,8 +255,8 @@ pub fn compute_desired_state(
             port_name: published.port_name.clone(),
             affinity: published.affinity,
             backends: selection.backends,
-            dead: selection.dead,
-            guard: true,
+            failed: selection.failed,
+            local_route_allowed: true,
         });
     }
     fail_open.splice(0..0, whole);
@@ -275,7 +275,7 @@ fn without_endpoints(earlier: &DesiredFrontend) -> Frontend {
 
 fn assemble(mut frontends: Vec<DesiredFrontend>, node: &NodeView, policy: &Policy) -> DesiredState {
     for frontend in &mut frontends {
-        frontend.guard = !node.taken_vips.contains(&frontend.vip.ip());
+        frontend.local_route_allowed = !node.taken_vips.contains(&frontend.vip.ip());
     }
     let used: BTreeSet<IpAddr> = frontends.iter().flat_map(|f| &f.backends).map(|b| b.ip()).collect();
     let preferred = match policy.masquerade {
@@ -302,7 +302,7 @@ struct Selection {
     /// They get new connections; ordered, each once. Empty only if no backend is known.
     backends: Vec<Backend>,
     /// Their flows are to be terminated; ordered, each once.
-    dead: Vec<Backend>,
+    failed: Vec<Backend>,
     /// Why the selection is not one of healthy backends.
     hold: Option<FailOpenReason>,
 }
@@ -336,7 +336,7 @@ fn select(
         let backends = if last.is_empty() { pool.clone() } else { last };
         let hold =
             (!backends.is_empty()).then(|| FailOpenReason::NoneAnswers { vip, reason: reason(view, pool) });
-        return Selection { backends, dead: Vec::new(), hold };
+        return Selection { backends, failed: Vec::new(), hold };
     };
     let hold = if candidates.iter().all(|b| view.backends.get(b).is_some_and(|h| h.failure.is_some())) {
         Some(FailOpenReason::NoneAnswers { vip, reason: reason(view, &candidates) })
@@ -347,9 +347,9 @@ fn select(
     let ending = |b: &Backend| view.backends.get(b).is_some_and(|h| h.end_flows) && !candidates.contains(b);
     // Termination that began while another backend answered stops as well.
     let open = matches!(hold, Some(FailOpenReason::NoneAnswers { .. }));
-    let dead: BTreeSet<Backend> =
+    let failed: BTreeSet<Backend> =
         pool.iter().chain(&removed).copied().filter(|b| !open && ending(b)).collect();
-    Selection { backends, dead: dead.into_iter().collect(), hold }
+    Selection { backends, failed: failed.into_iter().collect(), hold }
 }
 
 /// Those that answer in time and are ready, and with them those that answer late, unless at least half of the

@@ -6,14 +6,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::snapshot::Snapshot;
 use super::types::Backend;
 
 /// Why a probe failed. A closed set: these are labels of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum FailReason {
     /// Nothing listens there (ECONNREFUSED).
     Refused,
@@ -51,7 +51,7 @@ impl FailReason {
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
             Self::Tls => "tls",
-            Self::BadCertificate => "bad-certificate",
+            Self::BadCertificate => "bad_certificate",
             Self::Protocol => "protocol",
         }
     }
@@ -193,7 +193,7 @@ pub struct HealthOptions {
     /// After how long of silence established connections may be terminated.
     pub silence_timeout: Duration,
     /// Each node waits an additional random part of it before it terminates or challenges flows.
-    pub kill_spread: Duration,
+    pub reset_jitter: Duration,
 }
 
 /// The health of one backend.
@@ -298,11 +298,11 @@ impl Trigger {
     /// The label in logs and status.
     pub fn label(self) -> &'static str {
         match self {
-            Self::ConnectionClosed => "connection-ended",
-            Self::PingTimeout => "no-pong",
-            Self::KeepaliveTimeout => "no-keepalive",
-            Self::ConnectFailed => "dial-failed",
-            Self::ProbeFailed => "probe-failed",
+            Self::ConnectionClosed => "connection_ended",
+            Self::PingTimeout => "no_pong",
+            Self::KeepaliveTimeout => "no_keepalive",
+            Self::ConnectFailed => "dial_failed",
+            Self::ProbeFailed => "probe_failed",
             Self::ReadyzChanged => "readyz",
             Self::EndpointsChanged => "published",
         }
@@ -311,36 +311,24 @@ impl Trigger {
 
 /// Why established connections to a silent backend are not terminated: what is missing, or contradicts it. A closed
 /// set, in the order in which they are checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TerminationBlocker {
     /// No other backend of the family, on another node, has answered throughout.
     NoWitness,
     /// Data of its process still arrive on clients' connections.
-    DataArrive,
+    DataArriving,
     /// Its host answers on clients' connections, but not this node's own SYNs.
     OwnDialsBlocked,
     /// Packets on clients' connections could not be observed all the time, or the connections could not be challenged.
     NotObserved,
 }
 
-impl TerminationBlocker {
-    /// The label in status and logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::NoWitness => "no-witness",
-            Self::DataArrive => "data-arrive",
-            Self::OwnDialsBlocked => "own-dials-blocked",
-            Self::NotObserved => "not-observed",
-        }
-    }
-}
-
 impl fmt::Display for TerminationBlocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoWitness => "no other apiserver on another node has answered all the time",
-            Self::DataArrive => "data still arrive from it on clients' connections",
+            Self::DataArriving => "data still arrive from it on clients' connections",
             Self::OwnDialsBlocked => {
                 "its host answers on clients' connections, so only this node's own probes are blocked: check this node's firewall"
             }

@@ -11,3 +11,4 @@ pub mod snapshot;
 pub mod sources;
 pub mod traffic;
 pub mod types;
+pub mod verdict;

@@ -35,7 +35,7 @@ pub struct ProxyRoutes {
 pub fn proxy_routes(view: &HealthView, state: &DesiredState) -> ProxyRoutes {
     let vips: BTreeMap<Vip, ProxyRoute> =
         state.frontends.iter().map(|frontend| (frontend.vip, route(view, frontend))).collect();
-    let ending: BTreeSet<Backend> = state.dead().into_keys().collect();
+    let ending: BTreeSet<Backend> = state.failed().into_keys().collect();
     let out = view.backends.iter().filter(|(_, health)| health.state.is_out());
     let suspects = out.map(|(backend, _)| *backend).filter(|backend| !ending.contains(backend)).collect();
     ProxyRoutes { local: local(state, &vips), vips, ending, suspects }
@@ -45,7 +45,7 @@ pub fn proxy_routes(view: &HealthView, state: &DesiredState) -> ProxyRoutes {
 fn route(view: &HealthView, frontend: &DesiredFrontend) -> ProxyRoute {
     let published = view.snapshot.frontends.iter().find(|f| f.vip == frontend.vip);
     let mut all: BTreeSet<Backend> = published.into_iter().flat_map(|f| &f.backends).copied().collect();
-    all.extend(&frontend.dead);
+    all.extend(&frontend.failed);
     let ports: BTreeSet<u16> = all.iter().chain(&frontend.backends).map(Backend::port).collect();
     let related = |b: &&Backend| b.is_ipv4() == frontend.vip.is_ipv4() && ports.contains(&b.port());
     all.extend(view.backends.keys().filter(related));
@@ -108,14 +108,14 @@ mod tests {
         view
     }
 
-    fn state(used: &[u8], dead: &[u8]) -> DesiredState {
+    fn state(used: &[u8], failed: &[u8]) -> DesiredState {
         let frontend = |(name, port, target): (&str, u16, u16)| DesiredFrontend {
             vip: vip(port),
             port_name: name.to_owned(),
             affinity: Affinity::ClientIP,
             backends: used.iter().map(|host| at(*host, target)).collect(),
-            dead: dead.iter().map(|host| at(*host, target)).collect(),
-            guard: true,
+            failed: failed.iter().map(|host| at(*host, target)).collect(),
+            local_route_allowed: true,
         };
         DesiredState {
             service: "default/kubernetes".parse().unwrap(),

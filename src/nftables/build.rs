@@ -127,7 +127,7 @@ pub(super) fn translated(vip: Vip) -> Vec<Match> {
 
 fn frontend_chain(state: &DesiredState, frontend: &DesiredFrontend) -> Chain {
     let mut rules = Vec::new();
-    if frontend.guard {
+    if frontend.local_route_allowed {
         rules.push(
             Rule::new(vec![Match::Tcp, Match::DestinationIsLocal], Action::Dnat(frontend.vip))
                 .with_comment("while the address is local to this node, its listener keeps the flow"),
@@ -273,7 +273,7 @@ fn dead_sets(state: &DesiredState) -> impl Iterator<Item = Set> {
         comment: format!("apiservers of {} that do not answer", frontend.vip),
         family: Family::of(frontend.vip.ip()),
         timeout: DEAD_TIMEOUT,
-        elements: frontend.dead.iter().map(dead_element).collect(),
+        elements: frontend.failed.iter().map(dead_element).collect(),
     })
 }
 
@@ -292,7 +292,7 @@ fn reset_counters(state: &DesiredState) -> impl Iterator<Item = Counter> {
 /// The counters of connections are kept while a backend is dead: it may come back.
 fn connection_counters(state: &DesiredState) -> impl Iterator<Item = Counter> {
     let mut all = state.backends();
-    all.extend(state.dead().into_keys());
+    all.extend(state.failed().into_keys());
     all.into_iter().map(|backend| Counter {
         name: backend_name(backend),
         comment: format!("connections sent to apiserver {backend}"),
@@ -335,7 +335,7 @@ fn untracked_syn_to_client(frontend: &DesiredFrontend) -> Rule {
 /// The ports of all apiservers that are known.
 fn backend_ports(state: &DesiredState) -> BTreeSet<u16> {
     let mut all = state.backends();
-    all.extend(state.dead().into_keys());
+    all.extend(state.failed().into_keys());
     all.into_iter().map(|backend| backend.port()).collect()
 }
 
@@ -375,7 +375,7 @@ fn refusing_chains(state: &DesiredState) -> Vec<Chain> {
 /// The ports of each virtual IP that a local route may take: an address that an interface has serves more than ours.
 fn guarded(state: &DesiredState) -> BTreeMap<IpAddr, BTreeSet<u16>> {
     let mut all: BTreeMap<IpAddr, BTreeSet<u16>> = BTreeMap::new();
-    for frontend in state.frontends.iter().filter(|frontend| frontend.guard) {
+    for frontend in state.frontends.iter().filter(|frontend| frontend.local_route_allowed) {
         all.entry(frontend.vip.ip()).or_default().insert(frontend.vip.port());
     }
     all

@@ -205,8 +205,8 @@ mod tests {
                 port_name: String::new(),
                 affinity: Affinity::None,
                 backends: vec![backend],
-                dead: Vec::new(),
-                guard: true,
+                failed: Vec::new(),
+                local_route_allowed: true,
             }],
             source: SourcePolicy {
                 masquerade: Masquerade::Auto,

@@ -94,7 +94,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         node: &NodeView,
         during_commit: &mut DuringCommit<'_>,
     ) -> Result<Applied, DataplaneError> {
-        let (before, last, claim) = (self.applied.clone(), self.effective.clone(), self.claim());
+        let (before, last, packets) = (self.applied.clone(), self.effective.clone(), self.local_packets());
         let Self {
             dataplane,
             flows,
@@ -132,12 +132,12 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 () = &mut patience, if !waits => {
                     waits = true;
                     tracing::warn!("another program holds nf_tables: the rules wait for it");
-                    order(flows, ending, &desired.dead(), true);
+                    order(flows, ending, &desired.failed(), true);
                 }
                 changed = views.changed(), if watching && waits => watching = changed.is_ok(),
                 () = &mut late, if !fallback_active && path.mode == Mode::Auto => {
                     fallback_active = true;
-                    match path.forward(host, forwarder, desired, (claim, COMMIT_BLOCKED)).await {
+                    match path.forward(host, forwarder, desired, (packets, COMMIT_BLOCKED)).await {
                         Ok(()) => reports.send_modify(|report| {
                             report.phase = Phase::Forwarding;
                             report.path = Some(path.report());
@@ -153,7 +153,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 transitions.preview(&view);
                 let latest = compute_desired_state(&view, last.as_deref(), node, policy).0;
                 forwarder.route(Arc::new(proxy_routes(&view, &latest)));
-                let dead = latest.dead();
+                let dead = latest.failed();
                 order(flows, ending, &dead, true);
                 *dead_early = dead.into_keys().collect();
             }
@@ -174,7 +174,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     /// Orders the termination of flows of `state`'s dead backends, each once, and cancels it for backends that are no
     /// longer dead.
     pub(super) fn end_flows(&mut self, state: &DesiredState, own_reset: bool) {
-        let dead = state.dead();
+        let dead = state.failed();
         let stays = |backend: &Backend| dead.contains_key(backend) || self.dead_early.contains(backend);
         for backend in self.ending.keys().filter(|backend| !stays(backend)) {
             self.flows.cancel(*backend);
@@ -184,14 +184,14 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     }
 
     /// A backend that responds again completes the connections that are being opened to it: they must not be moved any more.
-    pub(super) fn settle_flows(&mut self, view: &HealthView, desired: &DesiredState) {
+    pub(super) fn stop_rerouting(&mut self, view: &HealthView, desired: &DesiredState) {
         let used = desired.backends();
         let is_silent =
             |backend: &Backend| view.backends.get(backend).is_some_and(|h| h.silent_since.is_some());
         for backend in
             self.flow_orders.moved.iter().filter(|backend| used.contains(backend) || !is_silent(backend))
         {
-            self.flows.settle(*backend);
+            self.flows.stop_rerouting(*backend);
         }
     }
 
@@ -212,7 +212,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 health.challenge_at.filter(|at| challenged.insert(*backend, *at) != Some(*at)).is_some();
             let purpose = match (challenges, moves) {
                 (true, _) => Purpose::Challenge,
-                (false, true) => Purpose::Move,
+                (false, true) => Purpose::Reroute,
                 (false, false) => continue,
             };
             let vips = state.vips().into_iter().collect();
@@ -232,7 +232,7 @@ pub(super) fn order<F: FlowKiller>(
         let under_way = ending.get(backend).is_some_and(|without_rule| own_reset || !without_rule);
         if !under_way {
             ending.insert(*backend, own_reset);
-            let purpose = Purpose::End { own_reset };
+            let purpose = Purpose::Reset { own_reset };
             flows.start(FlowOrder { backend: *backend, vips: vips.clone(), purpose });
         }
     }
@@ -249,7 +249,7 @@ impl<D: Dataplane, H, F, W> Reconciler<D, H, F, W> {
     /// When the set is to be refreshed, if it is not empty.
     pub(super) fn refresh_due(&self) -> Option<Instant> {
         let applied = self.applied.as_ref()?;
-        applied.frontends.iter().any(|frontend| !frontend.dead.is_empty()).then_some(self.refresh_at)
+        applied.frontends.iter().any(|frontend| !frontend.failed.is_empty()).then_some(self.refresh_at)
     }
 
     /// The set was just refreshed.

@@ -275,7 +275,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             self.report(view, Phase::Waiting, None);
             return Ok(StepOutcome::Done);
         }
-        self.settle_flows(view, &desired);
+        self.stop_rerouting(view, &desired);
         self.forwarder.route(Arc::new(proxy_routes(view, &desired)));
         if self.path.mode == Mode::Forwarder {
             self.forward(desired, view, "--mode forwarder").await?;
@@ -287,7 +287,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         let can_release = self.path.can_release(&self.forwarder);
         let delayed = can_release && self.is_to_commit(&desired);
         if can_release && !delayed {
-            routed = self.path.settle(&mut self.host).await;
+            routed = self.path.release_local_vips(&mut self.host).await;
             if routed.is_ok() {
                 self.flows.delete_stale(StaleFlows::of(&desired));
             }
@@ -327,7 +327,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     }
 
     /// Which packets must be delivered locally for the forwarder: where rules exist, their guard must see the local route.
-    fn claim(&self) -> LocalVip {
+    fn local_packets(&self) -> LocalVip {
         match self.applied.is_some() || self.uncertain || self.existing_rules == Some(true) {
             true => LocalVip::All,
             false => LocalVip::Ports,
@@ -349,9 +349,9 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     ) -> Result<(), PathError> {
         self.end_flows(&desired, true);
         self.move_and_challenge(view, &desired);
-        let claim = self.claim();
+        let packets = self.local_packets();
         let Self { path, host, forwarder, .. } = self;
-        let outcome = path.forward(host, forwarder, &desired, (claim, why)).await;
+        let outcome = path.forward(host, forwarder, &desired, (packets, why)).await;
         if outcome.as_ref().is_err_and(|error| !matches!(error, PathError::Routes(_))) {
             return outcome;
         }

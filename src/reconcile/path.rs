@@ -114,11 +114,11 @@ impl PathSwitch {
         host: &mut H,
         forwarder: &mut W,
         state: &DesiredState,
-        (claim, reason): (LocalVip, &str),
+        (packets, reason): (LocalVip, &str),
     ) -> Result<(), PathError> {
         forwarder.serve(&state.vips()).await?;
         (self.listening, self.vip_is_local) = (true, true);
-        let partly = match host.claim(state, claim).await {
+        let partly = match host.acquire_local_vips(state, packets).await {
             Err(error) if !error.is_partial() => return Err(error.into()),
             outcome => outcome.err(),
         };
@@ -144,7 +144,7 @@ impl PathSwitch {
         self.vip_is_local |= self.in_use == TrafficPath::Forwarder;
         if self.vip_is_local {
             // Each time: others may have removed a part of it.
-            host.claim(state, LocalVip::Ports).await?;
+            host.acquire_local_vips(state, LocalVip::Ports).await?;
         }
         if self.listening && !self.waits_for_predecessor {
             forwarder.withdraw().await;
@@ -168,8 +168,8 @@ impl PathSwitch {
     }
 
     /// Releases the virtual IPs.
-    pub async fn settle<H: Host>(&mut self, host: &mut H) -> Result<(), DataplaneError> {
-        host.release().await?;
+    pub async fn release_local_vips<H: Host>(&mut self, host: &mut H) -> Result<(), DataplaneError> {
+        host.release_local_vips().await?;
         self.had_predecessor = false;
         if std::mem::take(&mut self.vip_is_local) {
             tracing::info!("the forwarder's last connection through the virtual IP has ended");

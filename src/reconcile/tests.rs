@@ -12,6 +12,7 @@ use crate::model::balance::Balance;
 use crate::model::desired::{Masquerade, NodeView, PreferredSource, SourceAddress};
 use crate::model::health::{HealthState, sample as health};
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus, Snapshot};
+use crate::model::verdict::Verdict;
 use crate::proxy::fake::FakeForwarder;
 
 struct Rig {
@@ -77,6 +78,11 @@ impl Rig {
 
     fn backends(&self) -> Vec<Backend> {
         self.kernel.programmed().map(|s| s.frontends[0].backends.clone()).unwrap_or_default()
+    }
+
+    fn metrics_text(&self) -> String {
+        let connection = crate::kube::Connection::default();
+        self.metrics.encode(Verdict::Healthy, &connection, &BTreeMap::new()).unwrap()
     }
 }
 
@@ -157,7 +163,7 @@ fn a_refused_commit_is_tried_again_until_the_kernel_takes_it() {
         rig.kernel.set_failing(false);
         rig.reports.changed().await.unwrap();
         assert_eq!(rig.backends(), [backend(12)]);
-        let text = rig.metrics.encode(&crate::kube::Connection::default(), &BTreeMap::new()).unwrap();
+        let text = rig.metrics_text();
         assert!(!text.contains("apivip_commits_total{outcome=\"failed\"} 0"), "{text}");
     });
 }

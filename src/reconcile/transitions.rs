@@ -148,7 +148,7 @@ impl TransitionLog {
         {
             // An order may come before the commit, or a time to drain after it.
             let ordered = span(cause.decided, report.started).min(cause.commit.unwrap_or(Duration::MAX));
-            metrics.stage(Stage::Told, ordered + report.last_ended);
+            metrics.stage(Stage::Notified, ordered + report.last_ended);
         }
         if before.is_none() || report.flows + report.syn_sent > 0 {
             log_flows_ended(report, cause.as_ref(), before.is_some());
@@ -267,7 +267,7 @@ mod tests {
 
     fn ended(transitions: &mut TransitionLog, flows: u64, remaining: u64, cancelled: bool) {
         let remaining = std::iter::once((Remaining::NoAnswer, remaining)).filter(|(_, n)| *n > 0).collect();
-        let new = FlowReport::new(BACKEND.into(), Purpose::End { own_reset: false });
+        let new = FlowReport::new(BACKEND.into(), Purpose::Reset { own_reset: false });
         let report = FlowReport { flows, remaining, cancelled, ..new };
         let (shown, _) = watch::channel(Report::default());
         transitions.ended(&report, &Metrics::default(), &shown);
@@ -301,7 +301,7 @@ mod tests {
             show(&mut transitions, state);
             transitions.committed(Instant::now(), &metrics);
         }
-        for purpose in [Purpose::Move, Purpose::Challenge] {
+        for purpose in [Purpose::Reroute, Purpose::Challenge] {
             let (flows, asked, ended) = (7, 7, 2);
             let report =
                 FlowReport { flows, challenged: asked, ended, ..FlowReport::new(BACKEND.into(), purpose) };

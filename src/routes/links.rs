@@ -147,7 +147,7 @@ pub struct OtherNetnsLinks {
     /// Devices whose parent is in this namespace.
     pub links: Vec<SeenLink>,
     /// Why some namespaces may have been left out.
-    pub blind: Option<String>,
+    pub incomplete: Option<String>,
 }
 
 /// Looks for devices of these kinds, for `limit` at most.
@@ -156,13 +156,13 @@ pub struct OtherNetnsLinks {
 /// This process's own namespace cannot be named.
 pub fn links_in_other_netns(kinds: &'static [&'static str], limit: Duration) -> io::Result<OtherNetnsLinks> {
     let ours = File::open(OWN_NAMESPACE)?;
-    let (others, mut blind) = other_namespaces(&ours)?;
+    let (others, mut incomplete) = other_namespaces(&ours)?;
     let deadline = Instant::now() + limit;
     let search = thread::Builder::new().name("other-netns".to_owned()).spawn(move || {
         let mut found = OtherNetnsLinks::default();
         for path in others {
             if Instant::now() > deadline {
-                found.blind = Some("there are too many".to_owned());
+                found.incomplete = Some("there are too many".to_owned());
                 break;
             }
             match enter(&path).and_then(|()| children(&ours, kinds)) {
@@ -170,23 +170,23 @@ pub fn links_in_other_netns(kinds: &'static [&'static str], limit: Duration) -> 
                 // It ended meanwhile; the file that named it is dangling (EINVAL) or is gone.
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {}
-                Err(error) => found.blind = Some(format!("{}: {error}", path.display())),
+                Err(error) => found.incomplete = Some(format!("{}: {error}", path.display())),
             }
         }
         found
     })?;
     let found = search.join().map_err(|_| io::Error::other("the thread that looked for them"))?;
-    blind = blind.or(found.blind);
-    Ok(OtherNetnsLinks { links: found.links, blind })
+    incomplete = incomplete.or(found.incomplete);
+    Ok(OtherNetnsLinks { links: found.links, incomplete })
 }
 
 /// Each namespace but ours once, and why there may be more.
 fn other_namespaces(ours: &File) -> io::Result<(Vec<PathBuf>, Option<String>)> {
     let own = ours.metadata()?.ino();
-    let mut blind = None;
+    let mut incomplete = None;
     let pids = fs::metadata("/proc/self/ns/pid")?.ino();
     if pids != INITIAL_PID_NAMESPACE {
-        blind = Some("other processes of the node are not visible".to_owned());
+        incomplete = Some("other processes of the node are not visible".to_owned());
     }
     let mut paths: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
@@ -206,7 +206,7 @@ fn other_namespaces(ours: &File) -> io::Result<(Vec<PathBuf>, Option<String>)> {
                 namespaces.entry(metadata.ino()).or_insert(path);
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                blind = Some("processes of others are not visible".to_owned());
+                incomplete = Some("processes of others are not visible".to_owned());
             }
             // It ended meanwhile.
             Err(_) => {}
@@ -214,9 +214,9 @@ fn other_namespaces(ours: &File) -> io::Result<(Vec<PathBuf>, Option<String>)> {
     }
     namespaces.remove(&own);
     if namespaces.len() > MAX_NAMESPACES {
-        blind = Some("there are too many".to_owned());
+        incomplete = Some("there are too many".to_owned());
     }
-    Ok((namespaces.into_values().take(MAX_NAMESPACES).collect(), blind))
+    Ok((namespaces.into_values().take(MAX_NAMESPACES).collect(), incomplete))
 }
 
 fn enter(path: &Path) -> io::Result<()> {

@@ -109,8 +109,8 @@ impl LocalVips {
         std::mem::take(&mut self.repaired)
     }
 
-    /// Makes the virtual IPs of `state` local, for the packets that `claim` names.
-    pub(super) async fn claim(&mut self, state: &DesiredState, claim: LocalVip) -> Result<(), HostError> {
+    /// Makes the virtual IPs of `state` local, for the packets that `packets` names.
+    pub(super) async fn acquire(&mut self, state: &DesiredState, packets: LocalVip) -> Result<(), HostError> {
         self.forget_removed().await?;
         if self.device.is_none() {
             self.device = Some(TunDevice::make().await?);
@@ -123,16 +123,16 @@ impl LocalVips {
         // An error of one address family must not prevent the other.
         let (mut refused, mut made) = (None, 0);
         for (vip, backend) in &wanted {
-            match self.claim_one(*vip, *backend, claim, (&all, &established)).await {
+            match self.acquire_one(*vip, *backend, packets, (&all, &established)).await {
                 Ok(()) => made += 1,
                 Err(error) => refused = refused.or(Some(error)),
             }
         }
-        if claim == LocalVip::Ports {
+        if packets == LocalVip::Ports {
             self.remove_routes_of_draining_daemons(&served, index).await?;
         }
         // A virtual IP that is gone from the state keeps its connections.
-        for ip in all.into_iter().filter(|ip| claim == LocalVip::Ports || !served.contains(ip)) {
+        for ip in all.into_iter().filter(|ip| packets == LocalVip::Ports || !served.contains(ip)) {
             let route = local_route(ip, LOCAL_TABLE, index)?.build();
             ignore_absent(self.requests.send(|handle| handle.route().del(route).execute()).await)
                 .map_err(|e| failed(format!("delete the local route to {ip}"), e))?;
@@ -144,15 +144,15 @@ impl LocalVips {
         }
     }
 
-    async fn claim_one(
+    async fn acquire_one(
         &mut self,
         vip: Vip,
         backend: Option<IpAddr>,
-        claim: LocalVip,
+        packets: LocalVip,
         (all, established): (&BTreeSet<IpAddr>, &BTreeSet<Vip>),
     ) -> Result<(), HostError> {
         let Some(index) = self.device.as_ref().map(TunDevice::index) else { return Ok(()) };
-        if claim == LocalVip::All && !all.contains(&vip.ip()) {
+        if packets == LocalVip::All && !all.contains(&vip.ip()) {
             self.add_local_route(vip.ip(), backend, LOCAL_TABLE, index).await?;
             self.record(|device| device.all.insert(vip.ip()));
         }

@@ -204,11 +204,15 @@ impl Host for Node {
         Ok(removed)
     }
 
-    async fn claim(&mut self, state: &DesiredState, claim: LocalVip) -> Result<(), DataplaneError> {
-        Ok(self.local_vips.claim(state, claim).await?)
+    async fn acquire_local_vips(
+        &mut self,
+        state: &DesiredState,
+        packets: LocalVip,
+    ) -> Result<(), DataplaneError> {
+        Ok(self.local_vips.acquire(state, packets).await?)
     }
 
-    async fn release(&mut self) -> Result<bool, DataplaneError> {
+    async fn release_local_vips(&mut self) -> Result<bool, DataplaneError> {
         Ok(self.local_vips.release().await?)
     }
 

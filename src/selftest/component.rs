@@ -11,7 +11,7 @@
 //! | the same, with an outdated view | no | answered by another address | |
 //! | a local listener | no | none, or answered by the virtual IP, whose socket is on this host | |
 //! | a machine that has the address | no | answered by the virtual IP, no socket here | |
-//! | below netfilter (Cilium's socket load balancer) | no | none: the connection goes to the backend from the start | |
+//! | before netfilter (Cilium's socket load balancer) | no | none: the connection goes to the backend from the start | |
 //!
 //! A connection that is not established shows nothing of that. One thing is certain all the same: while the forwarder
 //! serves the virtual IP it has listeners there, so whatever refuses this host's connections is a rule of another program.
@@ -38,7 +38,7 @@ pub enum Component {
     /// A program of this host that listens on the virtual IP.
     LocalListener,
     /// Something that chose the backend before netfilter saw a packet.
-    BelowNetfilter,
+    BeforeNetfilter,
     /// A machine that has the address.
     Network,
     /// Another program's rules, which reject this host's connections to the forwarder.
@@ -54,7 +54,7 @@ impl Component {
         Self::Forwarder,
         Self::OtherProgramDnat,
         Self::LocalListener,
-        Self::BelowNetfilter,
+        Self::BeforeNetfilter,
         Self::Network,
         Self::OtherProgramReject,
         Self::Unknown,
@@ -65,11 +65,11 @@ impl Component {
         match self {
             Self::Rules => "rules",
             Self::Forwarder => "forwarder",
-            Self::OtherProgramDnat => "neighbour-dnat",
-            Self::LocalListener => "local-listener",
-            Self::BelowNetfilter => "below-netfilter",
+            Self::OtherProgramDnat => "other_program_dnat",
+            Self::LocalListener => "local_listener",
+            Self::BeforeNetfilter => "before_netfilter",
             Self::Network => "network",
-            Self::OtherProgramReject => "neighbour-reject",
+            Self::OtherProgramReject => "other_program_reject",
             Self::Unknown => "unknown",
         }
     }
@@ -90,7 +90,7 @@ impl Component {
             Self::LocalListener => {
                 "a program of this host listens on the virtual IP and takes its connections"
             }
-            Self::BelowNetfilter => {
+            Self::BeforeNetfilter => {
                 "something below netfilter chooses the apiserver, such as a socket load balancer (Cilium's), and apivip's rules see no packet"
             }
             Self::Network => {
@@ -156,7 +156,7 @@ pub(super) fn identify_component(
         }
         _ if own_socket => (Component::LocalListener, None),
         Some(_) => (Component::Network, None),
-        None => (Component::BelowNetfilter, direct),
+        None => (Component::BeforeNetfilter, direct),
     }
 }
 
@@ -175,9 +175,9 @@ pub struct ForwardedCounts {
 pub enum ForwardedTraffic {
     /// None arrived, or too few to tell.
     #[default]
-    Unseen,
+    Unknown,
     /// The latest were forwarded.
-    Open,
+    Passing,
     /// So many arrived since the latest that was forwarded, if any was.
     Blocked(u64),
 }
@@ -186,8 +186,8 @@ impl ForwardedTraffic {
     /// The label in status.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Unseen => "unseen",
-            Self::Open => "open",
+            Self::Unknown => "unknown",
+            Self::Passing => "passing",
             Self::Blocked(_) => "blocked",
         }
     }
@@ -212,13 +212,13 @@ impl ForwardedTracker {
             }
             // Counting begins, or began anew.
             (_, counts) => {
-                *self = Self { base: counts, way: ForwardedTraffic::Unseen };
+                *self = Self { base: counts, way: ForwardedTraffic::Unknown };
                 return self.way;
             }
         };
         let arrived = now.arrived - base.arrived;
         if now.forwarded > base.forwarded {
-            *self = Self { base: Some(now), way: ForwardedTraffic::Open };
+            *self = Self { base: Some(now), way: ForwardedTraffic::Passing };
         } else if arrived >= BLOCKED_AFTER {
             self.way = ForwardedTraffic::Blocked(arrived);
         }
@@ -294,10 +294,10 @@ mod tests {
     fn connection_without_vip_entry_was_redirected_below_netfilter() {
         let direct = Some(at(BACKEND));
         let trace = ConnectionTrace { direct, ..ConnectionTrace::default() };
-        assert_eq!(of(false, Some(trace), CounterChange::Unchanged), (Component::BelowNetfilter, direct));
+        assert_eq!(of(false, Some(trace), CounterChange::Unchanged), (Component::BeforeNetfilter, direct));
         assert_eq!(
             of(false, Some(ConnectionTrace::default()), CounterChange::Unchanged),
-            (Component::BelowNetfilter, None)
+            (Component::BeforeNetfilter, None)
         );
         assert_eq!(of(false, None, CounterChange::Unchanged), (Component::Unknown, None));
     }
@@ -312,20 +312,24 @@ mod tests {
 
     #[test]
     fn several_arrived_and_none_forwarded_is_blocked() {
-        use ForwardedTraffic::{Blocked, Open, Unseen};
+        use ForwardedTraffic::{Blocked, Passing, Unknown};
         let seen = [Some((100, 100)), Some((103, 100)), Some((104, 100)), Some((109, 100)), Some((109, 101))];
-        assert_eq!(looks(&seen), [Unseen, Unseen, Blocked(4), Blocked(9), Open]);
+        assert_eq!(looks(&seen), [Unknown, Unknown, Blocked(4), Blocked(9), Passing]);
         let again = [Some((0, 0)), Some((1, 1)), Some((2, 1)), Some((5, 1))];
-        assert_eq!(looks(&again), [Unseen, Open, Open, Blocked(4)], "counted since the latest that went on");
+        assert_eq!(
+            looks(&again),
+            [Unknown, Passing, Passing, Blocked(4)],
+            "counted since the latest that went on"
+        );
     }
 
     #[test]
     fn reset_or_missing_counters_are_unseen() {
-        use ForwardedTraffic::{Blocked, Unseen};
-        assert_eq!(looks(&[Some((9, 9)), Some((5, 0)), Some((9, 0))]), [Unseen, Unseen, Blocked(4)]);
+        use ForwardedTraffic::{Blocked, Unknown};
+        assert_eq!(looks(&[Some((9, 9)), Some((5, 0)), Some((9, 0))]), [Unknown, Unknown, Blocked(4)]);
         assert_eq!(
             looks(&[Some((0, 0)), Some((8, 0)), None, Some((8, 0))]),
-            [Unseen, Blocked(8), Unseen, Unseen]
+            [Unknown, Blocked(8), Unknown, Unknown]
         );
     }
 }

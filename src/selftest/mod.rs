@@ -52,7 +52,7 @@ pub trait ConnectionEvidence: Send + Sync {
     fn counted(&self, backends: &BTreeSet<Backend>) -> Option<BTreeMap<Backend, u64>>;
 
     /// What `table inet apivip` counted of connections of others to `vip`; `None` if that cannot be read.
-    fn others(&self, vip: Vip) -> Option<ForwardedCounts>;
+    fn forwarded_counts(&self, vip: Vip) -> Option<ForwardedCounts>;
 
     /// What the kernel knows of the connection from `local` to `vip`; `None` if it cannot be queried.
     fn trace(&self, local: SocketAddr, vip: Vip, backends: &BTreeSet<Backend>) -> Option<ConnectionTrace>;
@@ -83,7 +83,7 @@ pub struct SelfTestResult {
     /// When it was answered last.
     pub answered: Option<Instant>,
     /// Whether connections of Pods and other hosts get beyond this node.
-    pub others: ForwardedTraffic,
+    pub pod_traffic: ForwardedTraffic,
 }
 
 impl SelfTestResult {

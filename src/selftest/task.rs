@@ -69,7 +69,7 @@ fn targets(state: &DesiredState) -> Vec<Vip> {
 fn backends(report: &Report, vip: Vip) -> BTreeSet<Backend> {
     let programmed = report.programmed.iter().flat_map(|state| &state.frontends).filter(|f| f.vip == vip);
     let mut all: BTreeSet<Backend> =
-        programmed.flat_map(|f| f.backends.iter().chain(&f.dead)).copied().collect();
+        programmed.flat_map(|f| f.backends.iter().chain(&f.failed)).copied().collect();
     if let Some(view) = &report.view {
         all.extend(view.snapshot.frontends.iter().filter(|f| f.vip == vip).flat_map(|f| &f.backends));
         let ports: BTreeSet<u16> = all.iter().map(Backend::port).collect();
@@ -180,8 +180,8 @@ impl SelfTestTask {
         };
         let at = Instant::now();
         let answered = outcome.ok().map(|_| at).or(last.as_ref().and_then(|last| last.answered));
-        let others = last.map(|last| last.others).unwrap_or_default();
-        let latest = SelfTestResult { at, outcome, by, backend, failures, answered, others };
+        let pod_traffic = last.map(|last| last.pod_traffic).unwrap_or_default();
+        let latest = SelfTestResult { at, outcome, by, backend, failures, answered, pod_traffic };
         self.log(vip, &latest);
         self.results.send_modify(|results| {
             results.insert(vip, latest);
@@ -192,26 +192,27 @@ impl SelfTestTask {
     /// Only the rules count forwarded connections; the forwarder terminates them.
     fn check_forwarded_traffic(&mut self, vips: &[Vip], traffic_path: TrafficPath) {
         for vip in vips {
-            let counts =
-                (traffic_path == TrafficPath::Nftables).then(|| self.evidence.others(*vip)).flatten();
-            let others = self.forwarded.entry(*vip).or_default().update(counts);
-            let before = self.results.borrow().get(vip).map(|latest| latest.others).unwrap_or_default();
-            if before == others {
+            let counts = (traffic_path == TrafficPath::Nftables)
+                .then(|| self.evidence.forwarded_counts(*vip))
+                .flatten();
+            let pod_traffic = self.forwarded.entry(*vip).or_default().update(counts);
+            let before = self.results.borrow().get(vip).map(|latest| latest.pod_traffic).unwrap_or_default();
+            if before == pod_traffic {
                 continue;
             }
-            match (before, others) {
+            match (before, pod_traffic) {
                 (ForwardedTraffic::Blocked(_), ForwardedTraffic::Blocked(_)) => {}
                 (_, ForwardedTraffic::Blocked(arrived)) => {
                     tracing::warn!(%vip, came = arrived, "connections of Pods and other hosts come to the virtual IP and none leaves this node");
                 }
-                (ForwardedTraffic::Blocked(_), ForwardedTraffic::Open) => {
+                (ForwardedTraffic::Blocked(_), ForwardedTraffic::Passing) => {
                     tracing::info!(%vip, "connections of Pods and other hosts leave this node again");
                 }
                 _ => {}
             }
             self.results.send_modify(|results| {
                 if let Some(latest) = results.get_mut(vip) {
-                    latest.others = others;
+                    latest.pod_traffic = pod_traffic;
                 }
             });
         }

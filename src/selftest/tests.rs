@@ -39,7 +39,7 @@ impl ConnectionEvidence for Scripted {
         Some(BTreeMap::new())
     }
 
-    fn others(&self, _: Vip) -> Option<ForwardedCounts> {
+    fn forwarded_counts(&self, _: Vip) -> Option<ForwardedCounts> {
         None
     }
 
@@ -104,8 +104,8 @@ fn report(vip: Vip, backends: &[Backend]) -> Report {
         port_name: port_name.to_owned(),
         affinity: Affinity::None,
         backends: backends.to_vec(),
-        dead: Vec::new(),
-        guard: true,
+        failed: Vec::new(),
+        local_route_allowed: true,
     };
     // The other port is not tested: nothing listens there, and a test of it would fail.
     let other = SocketAddr::new(vip.ip(), 1);

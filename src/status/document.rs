@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::problems::Problem;
+use crate::model::health::TerminationBlocker;
 use crate::model::sources::EndpointSource;
 use crate::model::types::{Backend, Vip};
+use crate::model::verdict::Verdict;
 use crate::transport::Expiry;
 
 /// A credential plugin answers within so many seconds, most of them within one.
@@ -24,6 +26,8 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_seconds: u64,
+    /// The state of the whole, by the severest of the problems.
+    pub verdict: Verdict,
     /// The Service, as NAMESPACE/NAME.
     pub service: String,
     /// `starting`, `waiting`, `programmed`, `forwarding` or `failed`.
@@ -45,10 +49,10 @@ pub struct Status {
     /// What is redirected.
     pub frontends: Vec<FrontendStatus>,
     /// Why something is kept that the API no longer publishes.
-    pub holds: Vec<String>,
+    pub retained: Vec<String>,
     /// Addresses that the API publishes and that were left out, with the reason.
     pub rejected: Vec<String>,
-    /// What an operator should look after; nothing, if all is well.
+    /// What an operator should look after, the most severe first; nothing, if all is well.
     pub problems: Vec<Problem>,
 }
 
@@ -58,21 +62,19 @@ pub struct ApiStatus {
     /// `connecting`, `synced` or `degraded`.
     pub state: String,
     /// Seconds since 1970 when it entered that state.
-    pub since: u64,
+    pub since_timestamp: u64,
     /// The apiserver that is watched.
     pub address: Option<String>,
     /// The `resourceVersion` up to which the endpoints have been read.
     pub resource_version: Option<String>,
     /// Seconds since an apiserver last said something of the Service or its endpoints.
-    pub heard_seconds_ago: Option<u64>,
+    pub last_event_seconds_ago: Option<u64>,
     /// Why it is not synced.
     pub last_error: Option<String>,
     /// The command of the credential plugin that has not answered yet.
-    #[serde(default)]
-    pub plugin: Option<String>,
+    pub pending_plugin: Option<String>,
     /// Seconds since it was started.
-    #[serde(default)]
-    pub plugin_seconds: Option<u64>,
+    pub pending_plugin_seconds: Option<u64>,
     /// When the CA and the credentials expire.
     pub expiry: Expiry,
 }
@@ -80,8 +82,8 @@ pub struct ApiStatus {
 impl ApiStatus {
     /// What it waits for, once that takes longer than a plugin should.
     pub(super) fn waiting(&self) -> Option<String> {
-        let seconds = self.plugin_seconds.filter(|seconds| *seconds >= SLOW_PLUGIN)?;
-        let command = self.plugin.as_deref()?;
+        let seconds = self.pending_plugin_seconds.filter(|seconds| *seconds >= SLOW_PLUGIN)?;
+        let command = self.pending_plugin.as_deref()?;
         Some(format!("the credential plugin {command} has not answered for {}", duration(seconds)))
     }
 }
@@ -96,7 +98,7 @@ pub struct FrontendStatus {
     /// Whether a client address stays with one backend.
     pub client_affinity: bool,
     /// Whether a local route may take the virtual IP over.
-    pub guard: bool,
+    pub local_route_allowed: bool,
     /// Its apiservers: those in use, those that could be, and those that were.
     pub backends: Vec<BackendStatus>,
 }
@@ -111,14 +113,14 @@ pub struct BackendStatus {
     /// Seconds since it entered that state.
     pub since_seconds: Option<u64>,
     /// Why its latest probe failed, while it does.
-    pub failing: Option<String>,
-    /// Why its established connections are left alone, where it has been silent for longer than `--silence-timeout`.
-    pub withheld: Option<String>,
+    pub failure: Option<String>,
+    /// Why its established connections are not reset, where it has been silent for longer than `--silence-timeout`.
+    pub reset_withheld: Option<TerminationBlocker>,
     /// Seconds for which it must go on answering before it is healthy again, after it failed repeatedly.
     pub hold_down_seconds: Option<u64>,
     /// How it authenticated the daemon at its latest answer to `/readyz`: `authenticated`, `anonymous` where there are no credentials to
     /// send, or `refused` where it answers 401.
-    pub caller: Option<String>,
+    pub authentication: Option<String>,
     /// Whether that answer said if it is ready; 401 and 403 do not, and it is taken for ready.
     pub readiness_known: Option<bool>,
     /// Where it was learnt: `published`, `seed` or `saved`.
@@ -155,7 +157,6 @@ pub struct DataplaneStatus {
     /// Why it is this one.
     pub reason: Option<String>,
     /// The proxy serves because nftables cannot be used, and not because the operator chose it.
-    #[serde(default, rename = "stands_in")]
     pub fallback_active: bool,
     /// Connections that the forwarder carries, through virtual IPs and `--listen`.
     pub forwarder_connections: u64,
@@ -197,28 +198,27 @@ pub struct SelfTestStatus {
     /// Whether it counts as answering: it was answered, and did not fail twice in a row since.
     pub ready: bool,
     /// Why the latest test failed; null if it was answered.
-    pub failing: Option<String>,
+    pub failure: Option<String>,
     /// Failures in a row.
-    pub failures: u32,
+    pub consecutive_failures: u32,
     /// How long the answer took, in microseconds.
-    pub took_us: Option<u64>,
+    pub latency_us: Option<u64>,
     /// Seconds since the latest test.
     pub seconds_ago: u64,
     /// Seconds since the latest answer.
     pub answered_seconds_ago: Option<u64>,
-    /// The component that answered the connection: `rules`, `forwarder`, `neighbour-dnat`, `local-listener`, `below-netfilter`, `network`
-    /// or `unknown`; `neighbour-reject` if one was rejected on its way to the forwarder; null if none came about.
+    /// The component that answered the connection: `rules`, `forwarder`, `other_program_dnat`, `local_listener`, `before_netfilter`, `network`
+    /// or `unknown`; `other_program_reject` if one was rejected on its way to the forwarder; null if none came about.
     pub answered_by: Option<String>,
     /// The same as a sentence.
     pub explanation: Option<String>,
     /// The backend of the connection, where conntrack shows it.
     pub backend: Option<SocketAddr>,
-    /// Whether connections of Pods and other hosts get further than this node: `open`, `blocked`, or `unseen` where too few came.
-    #[serde(default)]
-    pub others: Option<String>,
+    /// Whether connections of Pods and other hosts get further than this node: `passing`, `blocked`, or `unknown` where too few
+    /// came.
+    pub pod_traffic: String,
     /// So many came and none went on, if they are blocked.
-    #[serde(default)]
-    pub others_blocked: Option<u64>,
+    pub pod_connections_blocked: Option<u64>,
 }
 
 impl SelfTestStatus {
@@ -231,9 +231,12 @@ impl SelfTestStatus {
     pub fn result(&self) -> String {
         let backend = self.backend.map(|backend| format!(", {backend}")).unwrap_or_default();
         let by = self.answered_by.as_ref().map(|by| format!(" ({by}{backend})")).unwrap_or_default();
-        let times =
-            if self.failures > 1 { format!(" {} times in a row", self.failures) } else { String::new() };
-        match (&self.failing, self.took_us) {
+        let times = if self.consecutive_failures > 1 {
+            format!(" {} times in a row", self.consecutive_failures)
+        } else {
+            String::new()
+        };
+        match (&self.failure, self.latency_us) {
             (Some(reason), _) => format!("failed{times}: {reason}{by}"),
             (None, took) => format!("answered in {}{by}", milliseconds(took.unwrap_or(0))),
         }
@@ -244,7 +247,7 @@ impl SelfTestStatus {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TransitionStatus {
     /// Seconds since 1970 when it was decided.
-    pub at: u64,
+    pub timestamp: u64,
     /// Seconds since then.
     pub seconds_ago: u64,
     /// Whose.
@@ -256,8 +259,7 @@ pub struct TransitionStatus {
     /// Why its latest probe failed, if it did.
     pub reason: Option<String>,
     /// The first sign of it.
-    #[serde(default)]
-    pub cue: Option<String>,
+    pub trigger: String,
     /// From the first sign to the decision, in milliseconds.
     pub decision_ms: u64,
     /// From the decision to the commit, in milliseconds.

@@ -1,6 +1,7 @@
 //! What `apivip status` shows: one document, as JSON (`document`) and as [`text`] for people.
 //!
-//! In: what the parts of the daemon know ([`Parts`]). Out: a [`Status`], with the `problems` that follow from it.
+//! In: what the parts of the daemon know ([`Parts`]). Out: a [`Status`], with the `problems` and the [`Verdict`] that follow
+//! from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,6 +17,7 @@ use crate::model::snapshot::Affinity;
 use crate::model::sources::Origins;
 use crate::model::traffic::Traffic;
 use crate::model::types::{Backend, Family, ServiceKey, Vip};
+use crate::model::verdict::Verdict;
 use crate::process::clock::{unix_now, unix_seconds};
 use crate::proxy::{Origin, Stats};
 use crate::selftest::{Component, ForwardedTraffic, SelfTestResult, SelfTestResults};
@@ -63,7 +65,7 @@ impl Status {
             vip: f.vip,
             port_name: f.port_name.clone(),
             client_affinity: f.affinity == Affinity::ClientIP,
-            guard: f.guard,
+            local_route_allowed: f.local_route_allowed,
             backends: backends(f, report, origins, totals, traffic),
         });
         let snapshot = report.view.as_ref().map(|view| &view.snapshot);
@@ -71,6 +73,7 @@ impl Status {
             version: VERSION.to_owned(),
             pid: std::process::id(),
             uptime_seconds: started.elapsed().as_secs(),
+            verdict: Verdict::default(),
             service: service.to_string(),
             phase: word(&report.phase),
             summary: summary(report),
@@ -81,22 +84,31 @@ impl Status {
             transitions: report.transitions.iter().map(TransitionStatus::new).collect(),
             api: ApiStatus {
                 state: word(&connection.state),
-                since: unix_seconds(connection.since),
+                since_timestamp: unix_seconds(connection.since),
                 address: connection.address.map(|a| a.to_string()),
                 resource_version: connection.resource_version.clone(),
-                heard_seconds_ago: connection.heard.map(|heard| heard.elapsed().as_secs()),
+                last_event_seconds_ago: connection.heard.map(|heard| heard.elapsed().as_secs()),
                 last_error: connection.last_error.clone(),
-                plugin: connection.plugin.as_ref().map(|(command, _)| command.clone()),
-                plugin_seconds: connection.plugin.as_ref().map(|(_, since)| since.elapsed().as_secs()),
+                pending_plugin: connection.plugin.as_ref().map(|(command, _)| command.clone()),
+                pending_plugin_seconds: connection
+                    .plugin
+                    .as_ref()
+                    .map(|(_, since)| since.elapsed().as_secs()),
                 expiry: connection.expiry,
             },
             frontends: frontends.collect(),
-            holds: report.fail_open.iter().map(ToString::to_string).collect(),
+            retained: report.fail_open.iter().map(ToString::to_string).collect(),
             rejected: snapshot.iter().flat_map(|s| &s.rejected).map(ToString::to_string).collect(),
             problems: Vec::new(),
         };
-        status.problems = problems::of(&status);
+        status.problems = problems::of(&status, &report.fail_open);
+        status.verdict = Verdict::of(status.problems.iter().map(|problem| problem.severity));
         status
+    }
+
+    /// The verdict, the phase and one sentence about it.
+    pub fn sentence(&self) -> String {
+        format!("{}, {}: {}", self.verdict, self.phase, self.summary)
     }
 }
 
@@ -114,11 +126,6 @@ pub(crate) fn sample() -> Status {
         forwarder: &Stats::default(),
         selftests: &SelfTestResults::default(),
     })
-}
-
-/// The phase and one sentence about it.
-pub fn sentence(report: &Report) -> String {
-    format!("{}: {}", word(&report.phase), summary(report))
 }
 
 /// The name that serde gives a unit variant.
@@ -174,7 +181,7 @@ fn backends(
     let listed =
         snapshot.iter().flat_map(|s| &s.frontends).find(|f| f.vip == frontend.vip).map(|f| &f.backends);
     let published = listed.filter(|_| snapshot.is_some_and(|s| s.is_published()));
-    let mut all: BTreeSet<Backend> = frontend.backends.iter().chain(&frontend.dead).copied().collect();
+    let mut all: BTreeSet<Backend> = frontend.backends.iter().chain(&frontend.failed).copied().collect();
     all.extend(listed.into_iter().flatten());
     let ports: BTreeSet<u16> = all.iter().map(Backend::port).collect();
     let family = Family::of(frontend.vip.ip());
@@ -192,10 +199,10 @@ fn backends(
             address,
             state: health.map_or(HealthState::Unknown, |h| h.state).label().to_owned(),
             since_seconds: health.map(|h| h.since.elapsed().as_secs()),
-            failing: health.and_then(|h| h.failure).map(|reason: FailReason| reason.label().to_owned()),
-            withheld: health.and_then(|h| h.termination_blocked).map(|why| why.to_string()),
+            failure: health.and_then(|h| h.failure).map(|reason: FailReason| reason.label().to_owned()),
+            reset_withheld: health.and_then(|h| h.termination_blocked),
             hold_down_seconds: health.and_then(|h| h.hold_down_until).and_then(seconds_left),
-            caller: health.and_then(|h| h.readyz).map(|readyz| readyz.auth.label().to_owned()),
+            authentication: health.and_then(|h| h.readyz).map(|readyz| readyz.auth.label().to_owned()),
             readiness_known: health.and_then(|h| h.readyz).map(|readyz| readyz.readiness_known),
             source: origin.map(|o| o.source),
             source_age_seconds: origin.map(|o| now.saturating_sub(o.since)),
@@ -257,18 +264,18 @@ impl SelfTestStatus {
         Self {
             vip,
             ready: latest.is_ready(),
-            failing: latest.outcome.err().map(|failure| failure.label().to_owned()),
-            failures: latest.failures,
-            took_us: latest.outcome.ok().map(micros),
+            failure: latest.outcome.err().map(|failure| failure.label().to_owned()),
+            consecutive_failures: latest.failures,
+            latency_us: latest.outcome.ok().map(micros),
             seconds_ago: latest.at.elapsed().as_secs(),
             answered_seconds_ago: latest.answered.map(|at| at.elapsed().as_secs()),
             answered_by: latest.by.map(|by| by.label().to_owned()),
             explanation: latest.by.map(|by: Component| by.sentence().to_owned()),
             backend: latest.backend,
-            others: Some(latest.others.label().to_owned()),
-            others_blocked: match latest.others {
+            pod_traffic: latest.pod_traffic.label().to_owned(),
+            pod_connections_blocked: match latest.pod_traffic {
                 ForwardedTraffic::Blocked(came) => Some(came),
-                ForwardedTraffic::Open | ForwardedTraffic::Unseen => None,
+                ForwardedTraffic::Passing | ForwardedTraffic::Unknown => None,
             },
         }
     }
@@ -280,13 +287,13 @@ impl TransitionStatus {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ended = transition.ended;
         Self {
-            at: now.saturating_sub(ago).as_secs(),
+            timestamp: now.saturating_sub(ago).as_secs(),
             seconds_ago: ago.as_secs(),
             backend: transition.backend,
             from: transition.from.label().to_owned(),
             to: transition.to.label().to_owned(),
             reason: transition.reason.map(|reason: FailReason| reason.label().to_owned()),
-            cue: Some(transition.trigger.label().to_owned()),
+            trigger: transition.trigger.label().to_owned(),
             decision_ms: millis(transition.decision),
             commit_ms: millis(transition.commit),
             flows_ms: ended.map(|ended| millis(ended.took)),

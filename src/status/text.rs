@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::document::{BackendStatus, FrontendStatus, Status, duration, expiry, milliseconds};
 use crate::columns::{Cell, Colour, Columns};
 use crate::model::sources::EndpointSource;
+use crate::model::verdict::{Severity, Verdict};
 use crate::process::clock::unix_now;
 
 /// How it is written.
@@ -58,11 +59,12 @@ impl Text {
     }
 
     fn head(&mut self, status: &Status) {
-        let verdict = match status.problems.len() {
-            0 => self.coloured(Colour::Good, "healthy"),
-            _ if status.phase == "failed" => self.coloured(Colour::Bad, "degraded"),
-            _ => self.coloured(Colour::Doubtful, "degraded"),
+        let colour = match status.verdict {
+            Verdict::Healthy => Colour::Good,
+            Verdict::Degraded => Colour::Doubtful,
+            Verdict::Failing => Colour::Bad,
         };
+        let verdict = self.coloured(colour, status.verdict.label());
         let up = duration(status.uptime_seconds);
         let head = format!("apivip {}, pid {}, up {up}: {verdict}", status.version, status.pid);
         let _ = writeln!(self.out, "{head}");
@@ -104,7 +106,7 @@ impl Text {
             .as_deref()
             .map(|v| format!(", EndpointSlices at version {v}"))
             .unwrap_or_default();
-        let since = duration(unix_now().saturating_sub(api.since));
+        let since = duration(unix_now().saturating_sub(api.since_timestamp));
         self.line("API", &format!("{}{address} for {since}{version}", api.state));
         for said in api.waiting().iter().chain(&api.last_error) {
             self.line("", said);
@@ -112,7 +114,7 @@ impl Text {
         if !self.form.wide {
             return;
         }
-        if let Some(seconds) = api.heard_seconds_ago {
+        if let Some(seconds) = api.last_event_seconds_ago {
             self.line("", &format!("last heard of {} ago", duration(seconds)));
         }
     }
@@ -134,7 +136,7 @@ impl Text {
         }
         let affinity = if frontend.client_affinity { ", by client address" } else { "" };
         let _ = write!(text, " of {}{affinity}", status.service);
-        if self.form.wide && !frontend.guard {
+        if self.form.wide && !frontend.local_route_allowed {
             text.push_str(", no guard: an interface has this address");
         }
         self.line("virtual IP", &text);
@@ -200,9 +202,13 @@ impl Text {
 
     fn problems(&mut self, status: &Status) {
         for problem in &status.problems {
-            let label = self.coloured(Colour::Doubtful, &format!("{:<MARGIN$}", "problem"));
-            let _ = writeln!(self.out, "{label} {}", problem.what);
-            self.line("", &format!("-> {}", problem.todo));
+            let (label, colour) = match problem.severity {
+                Severity::Critical => ("critical", Colour::Bad),
+                Severity::Warning => ("problem", Colour::Doubtful),
+            };
+            let label = self.coloured(colour, &format!("{label:<MARGIN$}"));
+            let _ = writeln!(self.out, "{label} {}", problem.message);
+            self.line("", &format!("-> {}", problem.action));
         }
     }
 }
@@ -230,17 +236,17 @@ pub fn note(backend: &BackendStatus) -> String {
 }
 
 fn remarks(backend: &BackendStatus) -> Vec<String> {
-    let failing = backend.failing.as_ref().map(|reason| format!("probes fail: {reason}"));
+    let failure = backend.failure.as_ref().map(|reason| format!("probes fail: {reason}"));
     let held = backend.hold_down_seconds.map(|seconds| format!("answers again, held down for {seconds}s"));
     let is_spared = !backend.used && backend.state == "healthy";
     let spared = is_spared.then(|| "spared by --balance".to_owned());
-    let caller = match backend.caller.as_deref() {
+    let authentication = match backend.authentication.as_deref() {
         Some("anonymous") => Some("asked without credentials".to_owned()),
         Some("refused") => Some("refuses the daemon's credentials".to_owned()),
         _ => None,
     };
     let unknown = (backend.readiness_known == Some(false)).then(|| "readiness unknown".to_owned());
-    failing.into_iter().chain(held).chain(spared).chain(caller).chain(unknown).collect()
+    failure.into_iter().chain(held).chain(spared).chain(authentication).chain(unknown).collect()
 }
 
 /// Where nothing is known, that is said.

@@ -15,7 +15,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{DnsName, ServerName};
 
 use super::authentication::Token;
-use super::certificates::{self, ClientCertificate, Expiry, Lifetime};
+use super::certificates::{self, ClientCertificate, Expiry, Validity};
 use super::exec_plugin::ExecPlugin;
 use super::tls;
 
@@ -131,8 +131,8 @@ impl Access {
     }
 
     /// From when to when each of its credentials is good, as far as that is known.
-    pub fn lifetimes(&self) -> Vec<(&'static str, Lifetime)> {
-        certificates::lifetimes(&self.roots, self.user.leaf(), self.expiry)
+    pub fn validities(&self) -> Vec<(&'static str, Validity)> {
+        certificates::validities(&self.roots, self.user.leaf(), self.expiry)
     }
 
     pub(super) fn warn(&self, known: &[Warning]) {

@@ -163,7 +163,7 @@ impl Expiry {
 
 /// From when to when something is good, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lifetime {
+pub struct Validity {
     /// `notBefore`, if there is one.
     pub begin: Option<i64>,
     /// The end.
@@ -172,29 +172,29 @@ pub struct Lifetime {
 
 /// Those of the CA's certificate that ends first of those that are still valid, of the client certificate, and of the
 /// token, each by the name that [`Expiry::dates`] gives it.
-pub(crate) fn lifetimes(
+pub(crate) fn validities(
     roots: &[Vec<u8>],
     client: Option<&[u8]>,
     expiry: Expiry,
-) -> Vec<(&'static str, Lifetime)> {
-    let of_end = |end: i64| roots.iter().filter_map(|der| lifetime(der)).find(|found| found.end == end);
+) -> Vec<(&'static str, Validity)> {
+    let of_end = |end: i64| roots.iter().filter_map(|der| validity(der)).find(|found| found.end == end);
     let all = [
         ("ca", expiry.ca.and_then(of_end)),
-        ("client_certificate", client.and_then(lifetime)),
-        ("token", expiry.token.map(|end| Lifetime { begin: None, end })),
+        ("client_certificate", client.and_then(validity)),
+        ("token", expiry.token.map(|end| Validity { begin: None, end })),
     ];
     all.into_iter().filter_map(|(name, found)| Some((name, found?))).collect()
 }
 
 /// That of a certificate.
-pub(crate) fn lifetime(der: &[u8]) -> Option<Lifetime> {
+pub(crate) fn validity(der: &[u8]) -> Option<Validity> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    let validity = certificate.validity();
-    Some(Lifetime { begin: Some(validity.not_before.timestamp()), end: validity.not_after.timestamp() })
+    let found = certificate.validity();
+    Some(Validity { begin: Some(found.not_before.timestamp()), end: found.not_after.timestamp() })
 }
 
 fn not_after(der: &[u8]) -> Option<i64> {
-    Some(lifetime(der)?.end)
+    Some(validity(der)?.end)
 }
 
 /// `exp` of a JSON Web Token (RFC 7519, section 4.1.4). Nothing is verified: the apiserver does that.

@@ -11,7 +11,7 @@ use rustls::ClientConfig;
 use tokio::sync::Mutex;
 
 use super::access::Access;
-use super::certificates::lifetime;
+use super::certificates::validity;
 use super::exec_plugin::{self, ExecPlugin, PluginCredentials, parse_exec_credential};
 use super::{readyz, tls};
 use crate::process::clock::unix_now;
@@ -97,7 +97,7 @@ pub(crate) fn with_plugin_output(
         None => (None, None, None),
     };
     let end = issued.as_ref().filter(|_| user.certificate.is_none());
-    let end = end.and_then(|issued| Some(lifetime(issued.leaf()?)?.end));
+    let end = end.and_then(|issued| Some(validity(issued.leaf()?)?.end));
     let identity = user.certificate.as_ref().or(issued.as_ref());
     let authorization = match (&user.authorization, token, ends, &user.plugin) {
         (Some(own), ..) => Some(Authorization::Fixed(own.clone())),

@@ -22,7 +22,7 @@ pub mod text;
 mod tls;
 
 pub use access::{Access, AccessError, TLS_NAME, Warning};
-pub use certificates::{Expiry, Lifetime};
+pub use certificates::{Expiry, Validity};
 pub use credentials::ResolvedCredentials;
 pub use load::load;
 

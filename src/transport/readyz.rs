@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::access::Access;
-use super::certificates::{Lifetime, lifetime};
+use super::certificates::{Validity, validity};
 use super::failure::{ExpectedServer, explain};
 use super::text::errno_text;
 use crate::model::health::ProbeOutcome;
@@ -192,8 +192,8 @@ pub struct Inspection {
     pub address: SocketAddr,
     /// How long the TCP handshake took, or why there was none.
     pub connected: Result<Duration, String>,
-    /// The lifetime of its certificate, which was verified, or why TLS failed.
-    pub secured: Option<Result<Option<Lifetime>, String>>,
+    /// The validity of its certificate, which was verified, or why TLS failed.
+    pub secured: Option<Result<Option<Validity>, String>>,
     /// What it answered to `/readyz`, or why not.
     pub answered: Option<Result<ReadyzResponse, String>>,
 }
@@ -236,7 +236,7 @@ async fn steps(inspection: &mut Inspection, trust: Option<ServerTrust>, limit: D
         }
     };
     let certificates = stream.get_ref().1.peer_certificates();
-    inspection.secured = Some(Ok(certificates.and_then(|all| lifetime(all.first()?))));
+    inspection.secured = Some(Ok(certificates.and_then(|all| validity(all.first()?))));
     inspection.answered = Some(Err(timed_out(limit)));
     let request = format!(
         "GET /readyz HTTP/1.1\r\nHost: {}\r\nUser-Agent: apivip/{}\r\nConnection: close\r\n\r\n",

@@ -31,7 +31,7 @@ struct Arguments {
     /// Answer clients with resets of our own
     #[arg(long)]
     own_reset: bool,
-    /// Flows nudged per second
+    /// Flows reset per second
     #[arg(long, default_value_t = FlowOptions::default().rate)]
     rate: u32,
     /// Milliseconds to go on for
@@ -61,9 +61,9 @@ enum Command {
 impl Arguments {
     fn purpose(&self) -> Purpose {
         match (self.move_only, self.ask) {
-            (true, _) => Purpose::Move,
+            (true, _) => Purpose::Reroute,
             (_, true) => Purpose::Challenge,
-            _ => Purpose::End { own_reset: self.own_reset },
+            _ => Purpose::Reset { own_reset: self.own_reset },
         }
     }
 }

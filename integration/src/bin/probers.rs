@@ -169,8 +169,8 @@ fn self_tests(arguments: &Arguments, identity: &Identity, tasks: &mut JoinSet<()
         port_name: "https".into(),
         affinity: Affinity::None,
         backends: vec![arguments.target],
-        dead: Vec::new(),
-        guard: false,
+        failed: Vec::new(),
+        local_route_allowed: false,
     };
     let state = DesiredState {
         service: service()?,
@@ -203,7 +203,7 @@ impl ConnectionEvidence for Blind {
         None
     }
 
-    fn others(&self, _: Vip) -> Option<ForwardedCounts> {
+    fn forwarded_counts(&self, _: Vip) -> Option<ForwardedCounts> {
         None
     }
 

@@ -22,7 +22,7 @@ pub fn options() -> HealthOptions {
         removal_grace: Duration::from_secs(180),
         drain_timeout: None,
         silence_timeout: Duration::from_secs(5),
-        kill_spread: Duration::from_secs(1),
+        reset_jitter: Duration::from_secs(1),
     }
 }
 
@@ -145,7 +145,7 @@ impl Node {
         assert!(!self.chosen.is_empty(), "a backend is known, and there is no way");
         let before = self.dead;
         self.dead = [false; SERVERS];
-        for backend in frontend.iter().flat_map(|f| &f.dead) {
+        for backend in frontend.iter().flat_map(|f| &f.failed) {
             self.dead[server(*backend)] = true;
         }
         let end = (0..SERVERS).filter(|server| self.dead[*server] && !before[*server]).collect();

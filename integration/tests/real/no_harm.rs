@@ -135,7 +135,7 @@ fn a_killed_one_s_clients_are_told_by_its_host() -> Result<()> {
     println!("{outcome}\n{}", outcome.by_kind(&dead));
     stage.daemon.explain(outcome.expect_told(&dead))?;
     stage.daemon.explain(outcome.expect_uncut(&dead))?;
-    for method in ["nudge", "socket"] {
+    for method in ["reset", "socket"] {
         let ended = stage.daemon.metric(&format!("apivip_flows_ended_total{{method=\"{method}\"}}"))?;
         ensure!(ended == 0, "{ended} flows were ended by {method}\n{}", stage.daemon.log());
     }

@@ -59,7 +59,7 @@ impl Clock {
 }
 
 fn says_clock(status: &Value) -> bool {
-    let holds = status["holds"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let holds = status["retained"].as_array().map(Vec::as_slice).unwrap_or_default();
     holds.iter().any(|hold| hold.as_str().is_some_and(|hold| hold.contains("clock")))
 }
 

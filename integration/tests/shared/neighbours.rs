@@ -73,7 +73,7 @@ fn expect_nobody(what: &str, scenario: &Scenario<'_>, lab: &Lab, who: &[&Namespa
 /// What the status names as problems.
 fn problems(status: &Value) -> Vec<&str> {
     let problems = status["problems"].as_array().into_iter().flatten();
-    problems.filter_map(|problem| problem["what"].as_str()).collect()
+    problems.filter_map(|problem| problem["message"].as_str()).collect()
 }
 
 /// Waits until each virtual IP was tested anew, by two in turn and one that was under way, and the status is healthy: a probe

@@ -30,7 +30,7 @@ fn all(plane: &ControlPlane<'_>) -> Vec<SocketAddr> {
 
 /// Real apiservers write the Service again sooner or later, maybe before the daemon has told of it: another turn, then.
 fn wait_for_hold(daemon: &mut Daemon, why: &str, empty: impl Fn() -> Result<()>) -> Result<Value> {
-    let held = |status: &Value| status["holds"].to_string().contains(why);
+    let held = |status: &Value| status["retained"].to_string().contains(why);
     for _ in 1..TURNS {
         empty()?;
         if let Ok(status) = daemon.wait_for_status(why, LIMIT / TURNS, held) {
@@ -61,7 +61,7 @@ pub(crate) fn leave_the_last_good_rules(variant: Variant) -> Result<()> {
         ensure!(plane.fetch(lab.pod(1), VIP)? == "ok", "{why}: the virtual IP does not answer");
         plane.put_service(&[VIP], false)?;
         plane.publish_apiservers(&[1, 2, 3])?;
-        daemon.wait_for_status("no hold", LIMIT, |status| status["holds"] == serde_json::json!([]))?;
+        daemon.wait_for_status("no hold", LIMIT, |status| status["retained"] == serde_json::json!([]))?;
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ fn expect(checked: &Checked, expected: &[Expected]) -> Result<()> {
         checked.expect(id, verdict, &[words])?;
         let finding = checked.findings().find(|finding| finding["id"] == id).context("find it")?;
         ensure!(*verdict == "unknown" || finding["severity"] == *severity, "{finding:#}");
-        ensure!(finding["mend"].is_string(), "nothing is said to help: {finding:#}");
+        ensure!(finding["fix"].is_string(), "nothing is said to help: {finding:#}");
     }
     Ok(())
 }

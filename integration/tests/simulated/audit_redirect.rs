@@ -80,7 +80,7 @@ fn a_node_as_it_should_be_passes_and_each_neighbour_is_noticed() -> Result<()> {
         "table ip other { chain output { type nat hook output priority -150;
          ip daddr 10.96.0.1 tcp dport 443 dnat to 192.0.2.13:6443\n}\n}\n",
     )?;
-    stage.answered_by("neighbour-dnat")?;
+    stage.answered_by("other_program_dnat")?;
     let checked = stage.audit()?;
     checked.expect("redirect-answer", "fail", &[VIP])?;
     checked.expect("redirect-tables", "fail", &["ip other output (-150)"])?;
@@ -153,7 +153,7 @@ fn without_a_daemon_nothing_is_guessed() -> Result<()> {
     checked.expect("kubelet-verified", "unknown", &["no kube-apiserver's flags"])?;
     let findings = checked.findings().filter(|finding| finding["verdict"] == "unknown");
     for finding in findings {
-        ensure!(finding["mend"].is_string() && finding["evidence"] != "", "{finding:#}");
+        ensure!(finding["fix"].is_string() && finding["evidence"] != "", "{finding:#}");
     }
     Ok(())
 }

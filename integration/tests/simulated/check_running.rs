@@ -47,23 +47,24 @@ fn a_forward_policy_that_drops_pods_is_seen_by_what_becomes_of_their_connections
     let mut daemon = stage.scenario.daemon()?;
     let vip = SocketAddr::new(lab.vips()[0], SERVICE_PORT);
     let dial = |times: usize| (0..times).try_for_each(|_| echoes::connects(lab.pod(1), vip).map(drop));
-    let others = |status: &Value, expected: &str| status["selftests"][0]["others"] == expected;
+    let pod_traffic = |status: &Value, expected: &str| status["selftests"][0]["pod_traffic"] == expected;
     // From then on what comes is compared with what was there.
     daemon.wait_for_status("a self-test", LIMIT, |status| status["selftests"][0]["ready"] == true)?;
     thread::sleep(COUNTED);
     dial(1)?;
-    daemon.wait_for_status("a pod's connection that went on", LIMIT, |status| others(status, "open"))?;
+    daemon
+        .wait_for_status("a pod's connection that went on", LIMIT, |status| pod_traffic(status, "passing"))?;
     stage.check()?.expect("daemon-problems", "ok", &[])?;
     lab.node().nft_load(
         "table inet fw {\n chain f {\n type filter hook forward priority 0\n policy drop\n }\n}\n",
     )?;
     dial(1)?;
-    daemon.wait_for_status("pods that are cut off", LIMIT, |status| others(status, "blocked"))?;
+    daemon.wait_for_status("pods that are cut off", LIMIT, |status| pod_traffic(status, "blocked"))?;
     ensure!(daemon.status()?["selftests"][0]["ready"] == true, "the node's own way is another");
     stage.check()?.expect("daemon-problems", "warning", &["10.96.0.1:443", "none left this node"])?;
     lab.node().nft_load("delete table inet fw\n")?;
     dial(1)?;
-    daemon.wait_for_status("pods that are served again", LIMIT, |status| others(status, "open"))?;
+    daemon.wait_for_status("pods that are served again", LIMIT, |status| pod_traffic(status, "passing"))?;
     daemon.process().wait_for_line("leave this node again", LIMIT).map(drop)
 }
 

@@ -44,7 +44,7 @@ fn all_that_flap_each_second_keep_one_in_place_and_nobody_ends_their_connections
             let backends = backends_of(&status, (vip, 443).into());
             ensure!(!backends.is_empty(), "{vip} leads nowhere\n{status:#}");
         }
-        open += usize::from(status["holds"].to_string().contains("answers probes"));
+        open += usize::from(status["retained"].to_string().contains("answers probes"));
         thread::sleep(Duration::from_millis(100));
     }
     stage.heal(inflicted)?;
@@ -52,7 +52,7 @@ fn all_that_flap_each_second_keep_one_in_place_and_nobody_ends_their_connections
     thread::sleep(SETTLED * 4);
     let ended =
         |method: &str| stage.daemon.metric(&format!("apivip_flows_ended_total{{method=\"{method}\"}}"));
-    let ended = [ended("nudge")?, ended("socket")?];
+    let ended = [ended("reset")?, ended("socket")?];
     let outcome = crowd.finish()?;
     println!("{open} looks at an outage of all, {ended:?} flows ended\n{outcome}");
     let judge = || -> Result<()> {
@@ -75,8 +75,9 @@ fn two_and_all_that_are_unready_or_slow_cut_nobody() -> Result<()> {
         let two = stage.inflict(&mut crowd, Fault::Unready, &[1, 2])?;
         stage.wait_for_backends(&[3])?;
         let third = Fault::Unready.inflict(&mut stage.plane, &[3])?;
-        let none =
-            |status: &serde_json::Value| status["holds"].to_string().contains("is ready; those that answer");
+        let none = |status: &serde_json::Value| {
+            status["retained"].to_string().contains("is ready; those that answer")
+        };
         stage.daemon.wait_for_status("that none is ready", SEEN, none)?;
         stage.wait_for_backends(&ALL)?;
         for inflicted in [two, third] {

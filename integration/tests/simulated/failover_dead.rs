@@ -74,11 +74,11 @@ fn what_became_of_the_clients_is_counted_by_method_and_stage() -> Result<()> {
     // A few clients may be told by their own kernels before.
     stage.daemon.process().wait_for_line("told the clients of an apiserver that is gone", TOLD)?;
     let daemon = &stage.daemon;
-    for method in ["nudge", "socket"] {
+    for method in ["reset", "socket"] {
         let ended = daemon.metric(&format!("apivip_flows_ended_total{{method=\"{method}\"}}"))?;
         ensure!(ended > 0, "no flow was ended by {method}\n{}", daemon.log());
     }
-    for name in ["decision", "commit", "reaction", "flows", "told"] {
+    for name in ["decision", "commit", "reaction", "flows", "notified"] {
         let count = daemon.metric(&format!("apivip_transition_seconds_count{{stage=\"{name}\"}}"))?;
         ensure!(count > 0, "the stage {name} was not measured\n{}", daemon.log());
     }

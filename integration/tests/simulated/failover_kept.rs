@@ -189,7 +189,7 @@ fn a_clock_that_is_wrong_for_all_cuts_nobody_off() -> Result<()> {
         stage.expect_backends(&format!("{fault:?} for all"), &ALL)?;
         // A handshake that took too long for once is another reason, until the next probe.
         stage.daemon.wait_for_status("a word on the certificates", DRAINED, |status| {
-            status["holds"].to_string().contains("certificate")
+            status["retained"].to_string().contains("certificate")
         })?;
     }
     crowd.finish()?.expect_nothing_refused()

@@ -143,7 +143,7 @@ fn busy_clients_of_a_pod_that_drops_invalid_packets_are_told() -> Result<()> {
     lab.pod(1).nft_load(
         "table inet firewall {\nchain in { type filter hook input priority 0;\nct state invalid drop\n}\n}\n",
     )?;
-    unreached(&mut stage, lab.pod(1), lab::addresses::pod(1, Family::V4), Some("no-answer")).map(drop)
+    unreached(&mut stage, lab.pod(1), lab::addresses::pod(1, Family::V4), Some("no_answer")).map(drop)
 }
 
 #[test]

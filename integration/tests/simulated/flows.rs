@@ -35,7 +35,10 @@ fn everybody_is_told(attachment: PodAttachment) -> Result<()> {
     for family in lab.families() {
         let report = stage.kill(1, *family, &[], &[])?;
         ensure!(report["remaining"] == serde_json::json!({}), "{report}");
-        ensure!(report["sockets"].as_u64() > Some(0) && report["nudged"].as_u64() > Some(0), "{report}");
+        ensure!(
+            report["sockets"].as_u64() > Some(0) && report["challenge_syns"].as_u64() > Some(0),
+            "{report}"
+        );
         ensure!(report["degraded"].is_null(), "{report}");
     }
     check("pod", &pod.finish()?, since)?;
@@ -121,16 +124,16 @@ fn asking_tells_the_clients_of_a_host_that_lost_its_memory_and_spares_all_others
         for family in lab.families() {
             let asked = |i: u8| {
                 let report = stage.kill(i, *family, &[], &["--ask"])?;
-                ensure!(report["purpose"] == "ask" && report["sockets"] == 0, "{report}");
+                ensure!(report["purpose"] == "challenge" && report["sockets"] == 0, "{report}");
                 ensure!(report["remaining"] == serde_json::json!({}), "{report}");
-                ensure!(report["asked"].as_u64() > Some(0), "{report}");
-                anyhow::Ok((report["asked"].as_u64(), report["ended"].as_u64()))
+                ensure!(report["challenged"].as_u64() > Some(0), "{report}");
+                anyhow::Ok((report["challenged"].as_u64(), report["ended"].as_u64()))
             };
             let (told, ended) = asked(1)?;
             ensure!(told == ended, "{told:?} were asked, {ended:?} had ended");
             ensure!(asked(2)?.1 == Some(0), "an open connection ended");
             let report = stage.kill(3, *family, &[], &["--move-only"])?;
-            ensure!(report["nudged"] == 0 && report["flows"].as_u64() > Some(0), "{report}");
+            ensure!(report["challenge_syns"] == 0 && report["flows"].as_u64() > Some(0), "{report}");
         }
         check("pod", &pod.finish()?, since)?;
         check("host", &host.finish()?, since)?;

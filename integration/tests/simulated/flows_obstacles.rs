@@ -58,7 +58,7 @@ fn a_pod_that_drops_invalid_is_reported() -> Result<()> {
     let mut reported = 0;
     for family in lab.families() {
         let report = stage.kill(1, *family, &[], &["--bound-ms", "2500"])?;
-        let remaining = report["remaining"]["no-answer"].as_u64().unwrap_or_default();
+        let remaining = report["remaining"]["no_answer"].as_u64().unwrap_or_default();
         ensure!(
             report["rounds"].as_u64() > Some(1) && Some(remaining) == report["flows"].as_u64(),
             "{report}"
@@ -82,8 +82,8 @@ fn without_cap_net_raw_the_rule_alone_tells_those_who_speak() -> Result<()> {
     for family in lab.families() {
         let report = stage.kill(1, *family, &wrapper, &["--bound-ms", "1500"])?;
         let degraded = report["degraded"].as_str().unwrap_or_default();
-        ensure!(degraded.contains("raw socket") && report["nudged"] == 0, "{report}");
-        ensure!(report["remaining"]["not-permitted"].as_u64() > Some(0), "{report}");
+        ensure!(degraded.contains("raw socket") && report["challenge_syns"] == 0, "{report}");
+        ensure!(report["remaining"]["not_permitted"].as_u64() > Some(0), "{report}");
         ensure!(report["sockets"].as_u64() > Some(0), "{report}");
     }
     let (idle, host) = (idle.finish()?, host.finish()?);
@@ -99,7 +99,7 @@ fn a_cancelled_order_stops() -> Result<()> {
     let pod = stage.hold(lab.pod(1), lab.families(), &[(Kind::Idle, 60)])?;
     stage.lead(&[1], true)?;
     let report = stage.kill(1, Family::V4, &[], &["--rate", "1", "--cancel-after-ms", "600"])?;
-    ensure!(report["cancelled"] == true && report["nudged"].as_u64() < Some(4), "{report}");
+    ensure!(report["cancelled"] == true && report["challenge_syns"].as_u64() < Some(4), "{report}");
     let held = pod.finish()?;
     ensure!(dead(&held).0 > 0 && dead(&held).1 < 4, "{held:?}");
     Ok(())

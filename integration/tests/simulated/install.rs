@@ -103,7 +103,7 @@ fn the_service_manager_is_told() -> Result<()> {
         [("NOTIFY_SOCKET", path.display().to_string()), ("WATCHDOG_USEC", "2000000".to_owned())];
     scenario.options.environment.extend(environment.map(|(name, value)| (name.to_owned(), value)));
     let _daemon = scenario.daemon()?;
-    let mut wanted = BTreeSet::from(["READY=1", "STATUS=programmed: ", "WATCHDOG=1"]);
+    let mut wanted = BTreeSet::from(["READY=1", "STATUS=healthy, programmed: ", "WATCHDOG=1"]);
     let deadline = Instant::now() + PATIENCE;
     let mut said = Vec::new();
     while !wanted.is_empty() {

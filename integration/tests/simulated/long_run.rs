@@ -63,7 +63,7 @@ fn a_credential_plugin_is_asked_for_each_session() -> Result<()> {
     let waits = format!("the API is not read: the credential plugin {} has not answered", plugin.display());
     let status = daemon.wait_for_status("the plugin that hangs", LIMIT, |status| {
         let problems = status["problems"].as_array().into_iter().flatten();
-        let mut problems = problems.filter_map(|problem| problem["what"].as_str());
+        let mut problems = problems.filter_map(|problem| problem["message"].as_str());
         problems.any(|what| what.starts_with(&waits))
     })?;
     ensure!(status["phase"] == "programmed" && status["api"]["state"] == "degraded", "{status:#}");

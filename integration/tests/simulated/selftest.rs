@@ -40,7 +40,7 @@ fn wait_for(daemon: &mut Daemon, vip: &str, component: &str, answered: bool) -> 
     let what = format!("{component} at {vip}");
     let status = daemon.wait_for_status(&what, LIMIT, |status| {
         let test = test_of(status, vip);
-        test["answered_by"] == component && test["failing"].is_null() == answered
+        test["answered_by"] == component && test["failure"].is_null() == answered
     });
     let status = daemon.explain(status)?;
     Ok(test_of(&status, vip))
@@ -62,7 +62,7 @@ fn apivips_own_ways_are_named_and_cost_an_apiserver_one_request_each() -> Result
     let mut daemon = Daemon::start(lab.node(), lab.dir(), &options(&scenario))?;
     for (vip, backend) in [(VIP, "192.0.2.1"), ("[fd00:10:96::1]:443", "[2001:db8::1")] {
         let test = wait_for(&mut daemon, vip, "rules", true)?;
-        ensure!(test["ready"] == true && test["failures"] == 0, "{test}");
+        ensure!(test["ready"] == true && test["consecutive_failures"] == 0, "{test}");
         let seen = test["backend"].as_str().unwrap_or_default();
         ensure!(seen.starts_with(backend) && seen.ends_with(":6443"), "{test}");
     }
@@ -111,7 +111,7 @@ fn a_neighbour_in_the_way_is_named() -> Result<()> {
         // One that apivip does not use, and one that it does: the table's counter tells that it was not its doing.
         for i in [3, 1] {
             translate(node, backend(i))?;
-            let test = wait_for(&mut daemon, vip, "neighbour-dnat", true)?;
+            let test = wait_for(&mut daemon, vip, "other_program_dnat", true)?;
             ensure!(test["backend"] == backend(i).to_string(), "{test}");
             // The other family is not concerned.
             wait_for(&mut daemon, VIPS[1 - at], "rules", true)?;
@@ -122,9 +122,9 @@ fn a_neighbour_in_the_way_is_named() -> Result<()> {
         }
         // An outdated view leads to where nobody is.
         translate(node, SocketAddr::new(backend(3).ip(), 9))?;
-        let failed = |status: &Value| test_of(status, vip)["failures"].as_u64() > Some(1);
+        let failed = |status: &Value| test_of(status, vip)["consecutive_failures"].as_u64() > Some(1);
         let status = daemon.wait_for_status("a failure", LIMIT, failed)?;
-        ensure!(test_of(&status, vip)["failing"] == "refused", "{status:#}");
+        ensure!(test_of(&status, vip)["failure"] == "refused", "{status:#}");
         ensure!(get(node, "/readyz")?.status == 500, "ready though nobody answers");
         let frontends = status["frontends"].as_array().context("no frontends")?;
         let backends = frontends.iter().flat_map(|f| f["backends"].as_array().into_iter().flatten());
@@ -158,15 +158,15 @@ fn a_neighbour_that_rejects_the_node_is_named() -> Result<()> {
     stage.touch(0)?;
     daemon.wait_for_dataplane("forwarder", TAKEN_OVER)?;
     for vip in [VIP, "[fd00:10:96::1]:443"] {
-        let test = wait_for(&mut daemon, vip, "neighbour-reject", false)?;
-        ensure!(test["failing"] == "refused" && test["backend"].is_null(), "{test}");
+        let test = wait_for(&mut daemon, vip, "other_program_reject", false)?;
+        ensure!(test["failure"] == "refused" && test["backend"].is_null(), "{test}");
     }
     let sentence = "reject this node's own connections while the forwarder serves the virtual IP";
     let status = daemon.wait_for_status("two failures in a row", LIMIT, |status| {
-        status["problems"][0]["what"].as_str().is_some_and(|what| what.contains(sentence))
+        status["problems"][0]["message"].as_str().is_some_and(|message| message.contains(sentence))
     })?;
-    let todo = status["problems"][0]["todo"].as_str().unwrap_or_default();
-    ensure!(todo.contains("--listen"), "{status:#}");
+    let action = status["problems"][0]["action"].as_str().unwrap_or_default();
+    ensure!(action.contains("--listen"), "{status:#}");
     admin::wait_for(lab.node(), "/readyz", "the culprit", LIMIT, |answer| {
         answer.status == 500 && answer.body.contains(sentence)
     })?;
@@ -207,7 +207,7 @@ fn a_local_listener_is_named() -> Result<()> {
                     std::thread::sleep(Duration::from_millis(10));
                 }
             });
-            let seen = wait_for(&mut daemon, vip, "local-listener", false);
+            let seen = wait_for(&mut daemon, vip, "local_listener", false);
             done.store(true, Ordering::Relaxed);
             seen
         })?;
@@ -229,7 +229,7 @@ fn a_socket_load_balancer_is_named() -> Result<()> {
         let backend = scenario.plane.apiservers(2)[at];
         let behind = balancer.in_daemon(options(&scenario), vip.parse()?, backend);
         let mut daemon = Daemon::start(lab.node(), lab.dir(), &behind)?;
-        let test = wait_for(&mut daemon, vip, "below-netfilter", true)?;
+        let test = wait_for(&mut daemon, vip, "before_netfilter", true)?;
         ensure!(test["backend"] == backend.to_string(), "{test}");
         // The other family is not concerned, nor are others on the node: they go through the rules.
         wait_for(&mut daemon, VIPS[1 - at], "rules", true)?;

@@ -50,7 +50,7 @@ fn wait_for_health(daemon: &mut Daemon) -> Result<Value> {
 }
 
 #[test]
-fn the_exit_code_tells_healthy_from_degraded_from_no_answer() -> Result<()> {
+fn the_exit_code_tells_healthy_degraded_failing_and_no_answer_apart() -> Result<()> {
     let lab = Lab::start(LabOptions::default())?;
     let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = scenario.daemon()?;
@@ -69,14 +69,22 @@ fn the_exit_code_tells_healthy_from_degraded_from_no_answer() -> Result<()> {
     daemon.wait_for_status("a problem", LIMIT, |status| {
         let problems = status["problems"].as_array().into_iter().flatten();
         problems
-            .filter_map(|problem| problem["what"].as_str())
-            .any(|what| what.contains("does not answer for"))
+            .filter_map(|problem| problem["message"].as_str())
+            .any(|message| message.contains("does not answer for"))
     })?;
     expect(&lab, &daemon, 3, "degraded")?;
 
     scenario.plane.start_again(3)?;
     wait_for_health(&mut daemon)?;
     expect(&lab, &daemon, 0, "healthy")?;
+    daemon.wait_for_metric("apivip_verdict{verdict=\"healthy\"}", LIMIT, |value| value == 1)?;
+
+    scenario.plane.kill_all(&[1, 2, 3])?;
+    let failing = daemon.wait_for_status("a failing node", LIMIT, |status| status["verdict"] == "failing")?;
+    ensure!(failing["problems"][0]["severity"] == "critical", "{failing:#}");
+    expect(&lab, &daemon, 4, "failing")?;
+    daemon.wait_for_metric("apivip_verdict{verdict=\"failing\"}", LIMIT, |value| value == 1)?;
+    ensure!(daemon.metric("apivip_verdict{verdict=\"healthy\"}")? == 0, "{}", daemon.metrics()?);
 
     daemon.stop()?;
     for form in ["table", "json"] {
@@ -94,7 +102,7 @@ fn a_forwarder_that_was_chosen_is_no_problem() -> Result<()> {
     let mut daemon = Daemon::spawn(lab.node(), lab.dir(), &scenario.options)?;
     daemon.wait_for_dataplane("forwarder", LIMIT)?;
     let healthy = wait_for_health(&mut daemon)?;
-    ensure!(healthy["dataplane"]["stands_in"] == false, "{:#}", healthy["dataplane"]);
+    ensure!(healthy["dataplane"]["fallback_active"] == false, "{:#}", healthy["dataplane"]);
     expect(&lab, &daemon, 0, "healthy")?;
     let shown = status(&lab, &daemon, &[])?.stdout;
     ensure!(shown.contains("(--mode forwarder)"), "{shown}");

@@ -59,7 +59,7 @@ fn the_unit_does_all_its_work_under_systemd() -> Result<()> {
     systemd.wait_for_status("rules", works)?;
     ensure!(systemd.shows("ActiveState")? == "active", "{}", systemd.journal_text());
     systemd.wait_until("a sentence for systemctl status", |systemd| {
-        Ok(systemd.shows("StatusText")?.starts_with("programmed: ").then_some(()))
+        Ok(systemd.shows("StatusText")?.starts_with("healthy, programmed: ").then_some(()))
     })?;
     scenario.expect_everybody("under systemd")?;
     expect_limits(&systemd)?;

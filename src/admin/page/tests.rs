@@ -5,6 +5,7 @@ use crate::kube::Connection;
 use crate::metrics::Metrics;
 use crate::model::report::Report;
 use crate::model::sources::Origins;
+use crate::model::verdict::Severity;
 use crate::selftest::{Component, ForwardedTraffic, SelfTestResult};
 use crate::status::{BackendStatus, Parts, Problem, RepairStatus, TransitionStatus};
 
@@ -16,10 +17,10 @@ fn backend(last: u8, state: &str, used: bool) -> BackendStatus {
         address: ([192, 0, 2, last], 6443).into(),
         state: state.to_owned(),
         since_seconds: Some(61),
-        failing: (state == "failed").then(|| "timeout".to_owned()),
-        withheld: None,
+        failure: (state == "failed").then(|| "timeout".to_owned()),
+        reset_withheld: None,
         hold_down_seconds: None,
-        caller: Some("authenticated".to_owned()),
+        authentication: Some("authenticated".to_owned()),
         readiness_known: Some(true),
         source: None,
         source_age_seconds: Some(5),
@@ -44,7 +45,7 @@ fn status() -> Status {
         backend: Some(([192, 0, 2, 11], 6443).into()),
         failures: 0,
         answered: Some(now),
-        others: ForwardedTraffic::Open,
+        pod_traffic: ForwardedTraffic::Passing,
     };
     let vip = "10.96.0.1:443".parse().unwrap();
     let mut status = Status::new(&Parts {
@@ -66,7 +67,7 @@ fn status() -> Status {
         vip,
         port_name: "https".to_owned(),
         client_affinity: false,
-        guard: true,
+        local_route_allowed: true,
         backends: vec![
             backend(11, "healthy", true),
             backend(12, "failed", false),
@@ -109,7 +110,7 @@ fn foreign_text_is_escaped() {
     assert_eq!(html(&status).matches('<').count(), clean);
     status.dataplane.in_use = "forwarder".to_owned();
     status.dataplane.reason = Some(evil());
-    status.problems = vec![Problem { what: evil(), todo: evil() }];
+    status.problems = vec![Problem { severity: Severity::Warning, message: evil(), action: evil() }];
     status.repairs.latest = vec![RepairStatus {
         object: "table".to_owned(),
         seconds_ago: 1,
@@ -118,13 +119,13 @@ fn foreign_text_is_escaped() {
         by: Some(evil()),
     }];
     status.transitions = vec![TransitionStatus {
-        at: 0,
+        timestamp: 0,
         seconds_ago: 2,
         backend: ([192, 0, 2, 11], 6443).into(),
         from: evil(),
         to: evil(),
         reason: Some(evil()),
-        cue: None,
+        trigger: evil(),
         decision_ms: 1,
         commit_ms: 1,
         flows_ms: Some(3),
@@ -142,7 +143,11 @@ fn verdict_is_the_first_thing_on_the_page() {
     status.selftests[0].ready = false;
     assert!(html(&status).contains("pill bad\">Not answering"));
     status.selftests[0].ready = true;
-    status.problems = vec![Problem { what: "something".to_owned(), todo: "look".to_owned() }];
+    status.problems = vec![Problem {
+        severity: Severity::Warning,
+        message: "something".to_owned(),
+        action: "look".to_owned(),
+    }];
     let text = html(&status);
     assert!(text.contains("pill warn\">Serving, with problems") && text.contains("<em>Look.</em>"), "{text}");
     status.phase = "failed".to_owned();

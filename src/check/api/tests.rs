@@ -14,8 +14,8 @@ fn one() -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 11], 6443))
 }
 
-fn lasting(from: i64, to: i64) -> Lifetime {
-    Lifetime { begin: Some(NOW + from * DAY), end: NOW + to * DAY }
+fn lasting(from: i64, to: i64) -> Validity {
+    Validity { begin: Some(NOW + from * DAY), end: NOW + to * DAY }
 }
 
 fn ready(status: u16, clock_ahead: Option<i64>) -> Inspection {
@@ -48,10 +48,10 @@ fn good() -> ApiState {
     let snapshot = Ok(snapshot(ServiceStatus::Found, &[one()]));
     ApiState {
         access: Some(Ok(("user \"apivip\"".to_owned(), Vec::new()))),
-        lifetimes: vec![
+        validities: vec![
             ("ca", lasting(-100, 3000)),
             ("client_certificate", lasting(-100, 265)),
-            ("token", Lifetime { begin: None, end: NOW + 3000 }),
+            ("token", Validity { begin: None, end: NOW + 3000 }),
         ],
         unresolved: Vec::new(),
         examined: vec![ready(200, Some(0))],
@@ -107,16 +107,18 @@ fn invalid_or_expired_credentials_fail() {
         [("ca", "ca-expiry"), ("client_certificate", "client-certificate-expiry"), ("token", "token-expiry")]
     {
         let with =
-            |lifetime| ApiState { lifetimes: vec![("ca", lasting(-1, 9)), (name, lifetime)], ..good() };
-        let with =
-            |lifetime| ApiState { lifetimes: with(lifetime).lifetimes.into_iter().rev().collect(), ..good() };
+            |validity| ApiState { validities: vec![("ca", lasting(-1, 9)), (name, validity)], ..good() };
+        let with = |validity| ApiState {
+            validities: with(validity).validities.into_iter().rev().collect(),
+            ..good()
+        };
         assert_eq!(of(&with(lasting(-365, -1)), id), Verdict::Fail);
         assert_eq!(of(&with(lasting(1, 9)), id), Verdict::Fail);
         assert_eq!(of(&with(lasting(-355, 10)), id), Verdict::Warning);
         assert_eq!(of(&with(lasting(-1, 1)), id), Verdict::Ok);
     }
-    let soon = vec![("token", Lifetime { begin: None, end: NOW + 60 })];
-    assert_eq!(of(&ApiState { lifetimes: soon, ..good() }, "token-expiry"), Verdict::Warning);
+    let soon = vec![("token", Validity { begin: None, end: NOW + 60 })];
+    assert_eq!(of(&ApiState { validities: soon, ..good() }, "token-expiry"), Verdict::Warning);
     let unresolved = vec![("api.example.com".to_owned(), "it stands for no address".to_owned())];
     assert_eq!(of(&ApiState { unresolved, ..good() }, "apiserver-name"), Verdict::Fail);
 }

@@ -170,6 +170,7 @@ mod node {
 mod daemon {
     use super::super::*;
     use crate::check::report::Verdict;
+    use crate::model::verdict::Severity;
     use crate::status::sample;
 
     fn verdicts(status: &Status) -> Vec<(&'static str, Verdict)> {
@@ -184,7 +185,7 @@ mod daemon {
         (status.problems, status.selftests) = (Vec::new(), vec![test(true, None, Some("rules"))]);
         let good = [("self-test", Verdict::Ok), ("daemon-problems", Verdict::Ok)];
         assert_eq!(verdicts(&status), good);
-        for bad in [test(false, Some("timeout"), None), test(true, None, Some("neighbour-dnat"))] {
+        for bad in [test(false, Some("timeout"), None), test(true, None, Some("other_program_dnat"))] {
             status.selftests = vec![bad];
             status.problems = Vec::new();
             assert_eq!(verdicts(&status)[0], ("self-test", Verdict::Fail));
@@ -197,11 +198,17 @@ mod daemon {
     fn problem_of_the_daemon_is_one_warning() {
         let mut status = sample();
         status.selftests = vec![test(false, Some("timeout"), None)];
-        let problem = |what: String| crate::status::Problem { what, todo: "mend it".to_owned() };
+        let problem = |message: String| crate::status::Problem {
+            severity: Severity::Warning,
+            message,
+            action: "restart it".to_owned(),
+        };
         let repeated = format!("a connection of this node to it {}", status.selftests[0].result());
         status.problems = vec![problem("192.0.2.11:6443 is gone".to_owned()), problem(repeated)];
         let expected = [("self-test", Verdict::Fail), ("daemon-problems", Verdict::Warning)];
         assert_eq!(verdicts(&status), expected);
+        status.problems[0].severity = Severity::Critical;
+        assert_eq!(verdicts(&status)[1], ("daemon-problems", Verdict::Fail));
     }
 
     #[test]
@@ -212,20 +219,20 @@ mod daemon {
         assert!(daemon_findings(None, Path::new("/run/apivip")).is_empty());
     }
 
-    fn test(ready: bool, failing: Option<&str>, by: Option<&str>) -> crate::status::SelfTestStatus {
+    fn test(ready: bool, failure: Option<&str>, by: Option<&str>) -> crate::status::SelfTestStatus {
         crate::status::SelfTestStatus {
             vip: "10.96.0.1:443".parse().unwrap(),
             ready,
-            failing: failing.map(str::to_owned),
-            failures: u32::from(failing.is_some()) * 2,
-            took_us: failing.is_none().then_some(500),
+            failure: failure.map(str::to_owned),
+            consecutive_failures: u32::from(failure.is_some()) * 2,
+            latency_us: failure.is_none().then_some(500),
             seconds_ago: 1,
             answered_seconds_ago: None,
             answered_by: by.map(str::to_owned),
             explanation: by.map(str::to_owned),
             backend: None,
-            others: None,
-            others_blocked: None,
+            pod_traffic: "unknown".to_owned(),
+            pod_connections_blocked: None,
         }
     }
 }

@@ -113,8 +113,8 @@ fn report_of_a_check_serialises_group_and_mend() {
     let json = serde_json::to_string(&report).unwrap();
     let expected = concat!(
         r#"{"version":"1","verdict":"warning","counts":{"ok":1,"info":0,"unknown":0,"warning":1,"fail":0},"findings":["#,
-        r#"{"id":"kernel-tun","group":"kernel","title":"asked","subject":null,"verdict":"warning","evidence":"missing","mend":"modprobe tun"},"#,
-        r#"{"id":"kube-proxy","group":"neighbours","title":"asked","subject":null,"verdict":"ok","evidence":"none","mend":null}]}"#,
+        r#"{"id":"kernel-tun","group":"kernel","title":"asked","subject":null,"verdict":"warning","evidence":"missing","fix":"modprobe tun"},"#,
+        r#"{"id":"kube-proxy","group":"other_programs","title":"asked","subject":null,"verdict":"ok","evidence":"none","fix":null}]}"#,
     );
     assert_eq!(json, expected);
 }
@@ -134,7 +134,7 @@ fn report_of_an_audit_serialises_path_and_severity() {
     let json = serde_json::to_string(&Report::of_audit("1", vec![finding])).unwrap();
     let expected = concat!(
         r#"{"version":"1","counts":{"pass":0,"unknown":0,"fail":1},"findings":[{"id":"basic-auth","path":"apiserver","title":"asked","#,
-        r#""subject":"192.0.2.11:6443","verdict":"fail","severity":"high","evidence":"it asks","mend":"remove it"}]}"#,
+        r#""subject":"192.0.2.11:6443","verdict":"fail","severity":"high","evidence":"it asks","fix":"remove it"}]}"#,
     );
     assert_eq!(json, expected);
 }

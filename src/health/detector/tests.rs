@@ -29,7 +29,7 @@ fn options() -> HealthOptions {
         removal_grace: Duration::from_secs(180),
         drain_timeout: None,
         silence_timeout: Duration::from_secs(5),
-        kill_spread: Duration::ZERO,
+        reset_jitter: Duration::ZERO,
     }
 }
 

@@ -38,7 +38,7 @@ async fn no_backend_is_down_if_no_certificate_verifies() {
             assert!(view.backends.values().all(|health| health.state == HealthState::Unknown));
         })
         .await;
-    assert!(probing.counted.of("bad-certificate") >= 4);
+    assert!(probing.counted.of("bad_certificate") >= 4);
 }
 
 fn answered(probing: &Probing, server: &Server) -> Option<ReadyzAnswer> {

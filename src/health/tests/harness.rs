@@ -31,7 +31,7 @@ pub(super) fn config() -> ProbeConfig {
             removal_grace: Duration::from_secs(2),
             drain_timeout: None,
             silence_timeout: Duration::from_secs(5),
-            kill_spread: Duration::from_millis(100),
+            reset_jitter: Duration::from_millis(100),
         },
     }
 }

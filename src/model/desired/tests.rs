@@ -110,9 +110,12 @@ fn a_recreated_service_moves_to_its_new_virtual_ip() {
 fn an_address_that_another_component_bound_has_no_guard() {
     let snapshot = found(vec![frontend("10.96.0.1:443", &["192.0.2.11:6443"])]);
     let node = NodeView { taken_vips: BTreeSet::from(["10.96.0.1".parse().unwrap()]), ..NodeView::default() };
-    assert!(!compute_desired_state(&view(&snapshot), None, &node, &policy()).0.frontends[0].guard);
     assert!(
-        compute_desired_state(&view(&snapshot), None, &NodeView::default(), &policy()).0.frontends[0].guard
+        !compute_desired_state(&view(&snapshot), None, &node, &policy()).0.frontends[0].local_route_allowed
+    );
+    assert!(
+        compute_desired_state(&view(&snapshot), None, &NodeView::default(), &policy()).0.frontends[0]
+            .local_route_allowed
     );
 }
 
@@ -194,7 +197,7 @@ fn lasts(backends: &[Backend]) -> Vec<u8> {
 
 fn choice(view: &HealthView, last: Option<&DesiredState>) -> (Vec<u8>, Vec<u8>, Vec<FailOpenReason>) {
     let (state, fail_open) = compute_desired_state(view, last, &NodeView::default(), &policy());
-    (lasts(&state.frontends[0].backends), lasts(&state.frontends[0].dead), fail_open)
+    (lasts(&state.frontends[0].backends), lasts(&state.frontends[0].failed), fail_open)
 }
 
 fn vip() -> Vip {
@@ -330,12 +333,12 @@ proptest! {
             let (state, _) = compute_desired_state(&view, last.as_ref(), &NodeView::default(), &policy());
             for frontend in &state.frontends {
                 prop_assert!(!frontend.backends.is_empty());
-                prop_assert!(frontend.backends.is_sorted() && frontend.dead.is_sorted());
-                prop_assert!(frontend.dead.iter().all(|b| !frontend.backends.contains(b)));
+                prop_assert!(frontend.backends.is_sorted() && frontend.failed.is_sorted());
+                prop_assert!(frontend.failed.iter().all(|b| !frontend.backends.contains(b)));
                 let nobody = frontend.backends.iter().all(|b| {
                     view.backends.get(b).is_some_and(|h| h.state == HealthState::Failed && !h.answering)
                 });
-                prop_assert!(!nobody || frontend.dead.is_empty(), "no flow is ended while all are down");
+                prop_assert!(!nobody || frontend.failed.is_empty(), "no flow is ended while all are down");
             }
             for published in view.snapshot.frontends.iter().filter(|f| !f.backends.is_empty()) {
                 prop_assert!(state.frontends.iter().any(|f| f.vip == published.vip));

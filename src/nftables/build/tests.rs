@@ -34,9 +34,9 @@ pub(in super::super) fn any_state() -> impl Strategy<Value = DesiredState> {
                     vip,
                     port_name,
                     affinity,
-                    dead: backends.iter().take(dead).map(|b| Backend::new(b.ip(), 1)).collect(),
+                    failed: backends.iter().take(dead).map(|b| Backend::new(b.ip(), 1)).collect(),
                     backends,
-                    guard,
+                    local_route_allowed: guard,
                 })
             },
         );
@@ -133,8 +133,8 @@ fn long_service_name_fits_its_comment() {
         port_name: "quote\"and\nnewline-and-much-more".to_owned(),
         affinity: Affinity::ClientIP,
         backends: vec!["192.0.2.11:6443".parse().unwrap()],
-        dead: Vec::new(),
-        guard: true,
+        failed: Vec::new(),
+        local_route_allowed: true,
     });
     let table = table(&state);
     let comment = &table.chains.iter().find(|c| c.name == "vip-10.96.0.1-443").unwrap().comment;

@@ -75,8 +75,8 @@ pub(in super::super) fn state(backends: &[&str]) -> crate::model::desired::Desir
             port_name: String::new(),
             affinity: crate::model::snapshot::Affinity::None,
             backends: backends.iter().map(|b| b.parse().unwrap()).collect(),
-            dead: Vec::new(),
-            guard: true,
+            failed: Vec::new(),
+            local_route_allowed: true,
         }],
         source: crate::model::desired::SourcePolicy::default(),
         forwarding: false,
@@ -115,7 +115,7 @@ fn replacement_keeps_table_base_chains_and_wanted_counters() {
 fn backend_failure_and_recovery_change_only_set_elements() {
     let alive = state(&["192.0.2.11:6443", "192.0.2.12:6443"]);
     let mut one_dead = state(&["192.0.2.11:6443"]);
-    one_dead.frontends[0].dead = vec!["192.0.2.12:6443".parse().unwrap()];
+    one_dead.frontends[0].failed = vec!["192.0.2.12:6443".parse().unwrap()];
     let (alive, one_dead) = (build::table(&alive), build::table(&one_dead));
     for (from, to, added) in [(&alive, &one_dead, true), (&one_dead, &alive, false)] {
         let steps = replace(to, &observed(from), Ownership::Plain);

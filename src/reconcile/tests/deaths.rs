@@ -43,7 +43,7 @@ fn view(down: &[u8]) -> HealthView {
 }
 
 fn ordered(orders: &[FlowOrder]) -> Vec<(Backend, bool)> {
-    let own_reset = |order: &FlowOrder| order.purpose == Purpose::End { own_reset: true };
+    let own_reset = |order: &FlowOrder| order.purpose == Purpose::Reset { own_reset: true };
     assert!(orders.iter().all(|order| order.purpose.ends()));
     orders.iter().map(|order| (order.backend, own_reset(order))).collect()
 }
@@ -55,15 +55,15 @@ fn dead_backend_leaves_the_rules_and_its_flows_are_ended_once() {
         assert!(rig.flows.orders().is_empty());
         rig.show(view(&[13])).await;
         assert_eq!(rig.backends(), [backend(11), backend(12)]);
-        assert_eq!(rig.kernel.programmed().unwrap().frontends[0].dead, [backend(13)]);
+        assert_eq!(rig.kernel.programmed().unwrap().frontends[0].failed, [backend(13)]);
         assert_eq!(ordered(&rig.flows.orders()), [(backend(13), false)]);
         assert_eq!(rig.flows.orders()[0].vips, [SocketAddr::from(([10, 96, 0, 1], 443))]);
         rig.show(view(&[12, 13])).await;
         assert_eq!(ordered(&rig.flows.orders()), [(backend(13), false), (backend(12), false)]);
         assert!(rig.flows.finish(backend(13), |report| report.flows = 7));
         rig.show(view(&[12, 13])).await;
-        let text = rig.metrics.encode(&crate::kube::Connection::default(), &BTreeMap::new()).unwrap();
-        assert!(text.contains("apivip_flows_ended_total{method=\"nudge\"} 7"), "{text}");
+        let text = rig.metrics_text();
+        assert!(text.contains("apivip_flows_ended_total{method=\"reset\"} 7"), "{text}");
         assert!(text.contains("apivip_transitions_total{to=\"failed\",reason=\"refused\"} 2"), "{text}");
     });
 }
@@ -128,7 +128,7 @@ fn flows_are_ended_although_the_commit_is_blocked() {
         // Of this one the rules that wait do not know yet.
         assert!(rig.flows.finish(backend(12), |report| report.flows = 3));
         tokio::time::sleep(Duration::from_millis(1)).await;
-        let text = rig.metrics.encode(&crate::kube::Connection::default(), &BTreeMap::new()).unwrap();
+        let text = rig.metrics_text();
         assert!(text.contains("apivip_flows_ended_total{method=\"socket\"} 5"), "{text}");
         rig.kernel.set_blocked(false);
         tokio::time::sleep(Duration::from_secs(1)).await;

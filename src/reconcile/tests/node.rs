@@ -127,6 +127,6 @@ fn failed_vip_release_delays_no_commit() {
         assert_eq!(before.elapsed(), Duration::ZERO);
         rig.kernel.set_routing(RtnetlinkMode::Answers);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!((rig.kernel.claim(), rig.kernel.programmed().unwrap().forwarding), (None, false));
+        assert_eq!((rig.kernel.local_vip(), rig.kernel.programmed().unwrap().forwarding), (None, false));
     });
 }

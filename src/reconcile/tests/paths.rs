@@ -26,7 +26,7 @@ fn refused_rules_activate_the_forwarder_within_a_second_and_come_back() {
         rig.publish(1, ServiceStatus::Found, &[11, 12]).await;
         rig.pass(Duration::from_secs(1)).await;
         // No rules stand whose guard would have to see it.
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (TrafficPath::Forwarder, Some(LocalVip::Ports)));
+        assert_eq!((in_use(&rig), rig.kernel.local_vip()), (TrafficPath::Forwarder, Some(LocalVip::Ports)));
         assert_eq!(rig.forwarder.served(), [SocketAddr::from(([10, 96, 0, 1], 443))].into());
         let routes = rig.forwarder.routes().unwrap();
         assert_eq!(routes.vips.values().next().unwrap().backends, [backend(11), backend(12)]);
@@ -38,7 +38,7 @@ fn refused_rules_activate_the_forwarder_within_a_second_and_come_back() {
         rig.forwarder.set_connections(3);
         rig.kernel.set_failing(false);
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (TrafficPath::Nftables, Some(LocalVip::Ports)));
+        assert_eq!((in_use(&rig), rig.kernel.local_vip()), (TrafficPath::Nftables, Some(LocalVip::Ports)));
         assert_eq!((rig.forwarder.withdrawals(), rig.forwarder.served().len()), (1, 0));
         let path = rig.reports.borrow().path.clone().unwrap();
         assert!(!path.fallback_active && path.reason.unwrap().starts_with("--mode auto"));
@@ -46,7 +46,7 @@ fn refused_rules_activate_the_forwarder_within_a_second_and_come_back() {
 
         rig.forwarder.set_connections(0);
         rig.pass(Duration::from_millis(200)).await;
-        assert_eq!(rig.kernel.claim(), None);
+        assert_eq!(rig.kernel.local_vip(), None);
         let forgotten = rig.flows.forgotten();
         assert!(forgotten.iter().all(|stale| stale.vip == SocketAddr::from(([10, 96, 0, 1], 443))));
         // When the forwarder began, when rules did, and with the forwarder's last connection.
@@ -84,7 +84,7 @@ fn single_refused_commit_does_not_activate_the_forwarder() {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         rig.kernel.set_failing(false);
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (TrafficPath::Nftables, None));
+        assert_eq!((in_use(&rig), rig.kernel.local_vip()), (TrafficPath::Nftables, None));
         assert_eq!(rig.forwarder.withdrawals(), 0);
     });
 }
@@ -98,11 +98,11 @@ fn it_takes_over_again_while_its_connections_drain() {
         rig.forwarder.set_connections(1);
         rig.kernel.set_failing(false);
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!(rig.kernel.claim(), Some(LocalVip::Ports));
+        assert_eq!(rig.kernel.local_vip(), Some(LocalVip::Ports));
         rig.kernel.set_failing(true);
         rig.publish(2, ServiceStatus::Found, &[12]).await;
         rig.pass(Duration::from_secs(1)).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (TrafficPath::Forwarder, Some(LocalVip::All)));
+        assert_eq!((in_use(&rig), rig.kernel.local_vip()), (TrafficPath::Forwarder, Some(LocalVip::All)));
         assert_eq!(rig.forwarder.routes().unwrap().vips.values().next().unwrap().backends, [backend(12)]);
     });
 }
@@ -117,13 +117,13 @@ fn hanging_commit_activates_the_forwarder() {
         (other.generation, other.frontends[0].backends) = (2, vec![backend(12)]);
         rig.views.send_replace(Some(HealthView::unprobed(Arc::new(other), Instant::now())));
         rig.pass(Duration::from_secs(9)).await;
-        assert_eq!(rig.kernel.claim(), None, "another program may take that long");
+        assert_eq!(rig.kernel.local_vip(), None, "another program may take that long");
         rig.pass(Duration::from_secs(2)).await;
-        assert_eq!(rig.kernel.claim(), Some(LocalVip::All));
+        assert_eq!(rig.kernel.local_vip(), Some(LocalVip::All));
         assert_eq!(rig.forwarder.routes().unwrap().vips.values().next().unwrap().backends, [backend(12)]);
         rig.kernel.set_blocked(false);
         rig.pass(Duration::from_secs(2)).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (TrafficPath::Nftables, None));
+        assert_eq!((in_use(&rig), rig.kernel.local_vip()), (TrafficPath::Nftables, None));
     });
 }
 
@@ -133,12 +133,12 @@ fn each_mode_keeps_to_itself() {
         rig.kernel.set_failing(true);
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         rig.pass(Duration::from_secs(20)).await;
-        assert_eq!((rig.kernel.claim(), rig.forwarder.served().len()), (None, 0));
+        assert_eq!((rig.kernel.local_vip(), rig.forwarder.served().len()), (None, 0));
         assert_eq!(rig.reports.borrow().phase, Phase::Failed);
     });
     with_mode(Mode::Forwarder, async |mut rig: Rig| {
         rig.publish(1, ServiceStatus::Found, &[11]).await;
-        assert_eq!((in_use(&rig), rig.kernel.claim()), (TrafficPath::Forwarder, Some(LocalVip::Ports)));
+        assert_eq!((in_use(&rig), rig.kernel.local_vip()), (TrafficPath::Forwarder, Some(LocalVip::Ports)));
         let path = rig.reports.borrow().path.clone().unwrap();
         assert_eq!((path.fallback_active, path.reason.as_deref()), (false, Some("--mode forwarder")));
         rig.publish(2, ServiceStatus::Found, &[12]).await;
@@ -153,10 +153,10 @@ fn failed_listeners_change_nothing() {
         rig.forwarder.set_failing(true);
         rig.publish(1, ServiceStatus::Found, &[11]).await;
         rig.pass(Duration::from_secs(3)).await;
-        assert_eq!((rig.kernel.claim(), in_use(&rig)), (None, TrafficPath::None));
+        assert_eq!((rig.kernel.local_vip(), in_use(&rig)), (None, TrafficPath::None));
         assert_eq!(rig.reports.borrow().phase, Phase::Failed);
         rig.forwarder.set_failing(false);
         rig.pass(Duration::from_secs(6)).await;
-        assert_eq!(rig.kernel.claim(), Some(LocalVip::Ports));
+        assert_eq!(rig.kernel.local_vip(), Some(LocalVip::Ports));
     });
 }

@@ -28,7 +28,7 @@ fn change_by_another_program_is_repaired_and_logged_with_its_name() {
         assert_eq!(repairs.total, 1);
         assert_eq!(repairs.latest[0].by.as_deref(), Some("firewalld (pid 42)"));
         assert_eq!(rig.flows.forgotten().len(), 2, "who dialled meanwhile would stay without rules");
-        let text = rig.metrics.encode(&crate::kube::Connection::default(), &BTreeMap::new()).unwrap();
+        let text = rig.metrics_text();
         assert!(text.contains("apivip_drift_repairs_total{object=\"table\",found=\"event\"} 1\n"), "{text}");
         // A repair, however late, is no reaction to what the API said.
         assert!(text.contains("apivip_reaction_seconds_count 1\n"), "{text}");

@@ -86,6 +86,7 @@ fn healthy_node_has_no_problems_and_columns_align() {
     assert_eq!(status.problems, []);
     let text = text(&status, Form::default());
     assert!(line(&text, "apivip ").ends_with(": healthy"), "{text}");
+    assert!(status.sentence().starts_with("healthy, programmed: "), "{}", status.sentence());
     let (head, row) = (line(&text, "BACKEND"), line(&text, "192.0.2.11:6443   "));
     for (title, value) in
         [("STATE", "healthy"), ("SHARE", "33%"), ("CONNECTIONS", "1204"), ("SOURCE", "published")]
@@ -104,19 +105,20 @@ fn slow_credential_plugin_is_a_problem() {
             Connection { plugin: Some(("/opt/get-token".to_owned(), since)), ..Connection::default() };
         let status = status([HealthState::Healthy; 3], &connection);
         let text = text(&status, Form::default());
-        let todo = status.problems.iter().find(|problem| problem.what.starts_with("the API is not read"));
-        (text, todo.cloned().expect("a problem"))
+        let problem =
+            status.problems.iter().find(|problem| problem.message.starts_with("the API is not read"));
+        (text, problem.cloned().expect("a problem"))
     };
     let (text, problem) = waiting(45);
     assert!(text.contains("the credential plugin /opt/get-token has not answered for 45s"), "{text}");
-    assert!(problem.what.ends_with("/opt/get-token has not answered for 45s"), "{problem:?}");
-    assert!(problem.todo.starts_with("run it by hand"), "{problem:?}");
+    assert!(problem.message.ends_with("/opt/get-token has not answered for 45s"), "{problem:?}");
+    assert!(problem.action.starts_with("run it by hand"), "{problem:?}");
     let (text, problem) = waiting(0);
-    assert!(!text.contains("get-token") && problem.what.contains("no apiserver has answered"), "{text}");
+    assert!(!text.contains("get-token") && problem.message.contains("no apiserver has answered"), "{text}");
 }
 
 #[test]
-fn problems_have_a_todo() {
+fn problems_have_an_action() {
     let expired = Expiry { client_certificate: Some(1_700_000_000), ..Expiry::default() };
     let connection = Connection {
         state: ConnectionState::Degraded,
@@ -136,10 +138,22 @@ fn problems_have_a_todo() {
         "the API is not read: connection refused",
         "the client certificate expired",
     ] {
-        assert!(status.problems.iter().any(|problem| problem.what.contains(words)), "{words}: {text}");
+        assert!(status.problems.iter().any(|problem| problem.message.contains(words)), "{words}: {text}");
     }
-    assert!(status.problems.iter().all(|problem| !problem.todo.is_empty()));
+    assert!(status.problems.iter().all(|problem| !problem.action.is_empty()));
     assert!(text.contains("\x1b[31msuspect\x1b[0m") && line(&text, "BACKEND").contains("SOURCE"), "{text}");
+}
+
+#[test]
+fn verdict_is_in_the_first_line_and_critical_problems_have_their_own_label() {
+    let head = |states| {
+        let text = text(&status(states, &synced()), Form { wide: false, colour: true });
+        (line(&text, "apivip ").to_owned(), text.contains("\x1b[31mcritical "))
+    };
+    let (degraded, critical) = head([HealthState::Healthy, HealthState::Healthy, HealthState::Suspect]);
+    assert!(degraded.ends_with(": \x1b[33mdegraded\x1b[0m") && !critical, "{degraded:?}");
+    let (failing, critical) = head([HealthState::Suspect; 3]);
+    assert!(failing.ends_with(": \x1b[31mfailing\x1b[0m") && critical, "{failing:?}");
 }
 
 #[test]
@@ -180,17 +194,17 @@ fn document_survives_a_round_trip() {
 fn refused_credentials_are_a_problem() {
     let connection = Connection { state: ConnectionState::Synced, ..Connection::default() };
     let mut status = status([HealthState::Healthy; 3], &connection);
-    let callers = [("refused", true), ("refused", false), ("authenticated", true)];
-    for (backend, (caller, known)) in status.frontends[0].backends.iter_mut().zip(callers) {
-        (backend.caller, backend.readiness_known) = (Some(caller.to_owned()), Some(known));
+    let answers = [("refused", true), ("refused", false), ("authenticated", true)];
+    for (backend, (authentication, known)) in status.frontends[0].backends.iter_mut().zip(answers) {
+        (backend.authentication, backend.readiness_known) = (Some(authentication.to_owned()), Some(known));
     }
     let problems: Vec<String> =
-        crate::status::problems::of(&status).into_iter().map(|problem| problem.what).collect();
+        crate::status::problems::of(&status, &[]).into_iter().map(|problem| problem.message).collect();
     let refused = "the daemon's credentials are refused (401) by 192.0.2.11:6443, 192.0.2.12:6443, which are asked without any";
-    assert!(problems.iter().any(|what| what == refused), "{problems:?}");
+    assert!(problems.iter().any(|message| message == refused), "{problems:?}");
     let unknown = "whether these are ready is unknown, and taken for granted: 192.0.2.12:6443";
-    assert!(problems.iter().any(|what| what == unknown), "{problems:?}");
+    assert!(problems.iter().any(|message| message == unknown), "{problems:?}");
     assert_eq!(note(&status.frontends[0].backends[1]), "refuses the daemon's credentials, readiness unknown");
-    status.frontends[0].backends[2].caller = Some("anonymous".to_owned());
+    status.frontends[0].backends[2].authentication = Some("anonymous".to_owned());
     assert_eq!(note(&status.frontends[0].backends[2]), "asked without credentials");
 }

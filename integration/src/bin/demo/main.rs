@@ -127,7 +127,7 @@ fn status(run_dir: &Path) -> Result<String> {
     let mut status = Command::new(command::program("apivip")?);
     status.arg("status").arg("--run-dir").arg(run_dir);
     let shown = command::finish(status, "", COMMAND_LIMIT)?;
-    ensure!(matches!(shown.status.code(), Some(0 | 3)), "apivip status: {}", shown.stderr.trim());
+    ensure!(matches!(shown.status.code(), Some(0 | 3 | 4)), "apivip status: {}", shown.stderr.trim());
     Ok(shown.stdout)
 }
 

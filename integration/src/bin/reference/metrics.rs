@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use apivip::kube::Connection;
 use apivip::metrics::{Metrics, Stage, prometheus_text};
 use apivip::model::health::{FailReason, HealthState};
+use apivip::model::verdict::Verdict;
 use apivip::transport::Expiry;
 
 /// Labels whose values are no closed set, and what they are instead.
@@ -31,7 +32,7 @@ pub fn samples() -> Result<String> {
         reasons.chain([None]).for_each(|reason| metrics.changed(state, reason));
     }
     Stage::ALL.into_iter().for_each(|stage| metrics.stage(stage, Duration::ZERO));
-    Ok(prometheus_text(&metrics.encode(&connection, &totals)?))
+    Ok(prometheus_text(&metrics.encode(Verdict::default(), &connection, &totals)?))
 }
 
 /// One row for each metric, with its labels and its help.

@@ -104,7 +104,7 @@ pub fn expect(checked: &Checked, expected: &[(&str, &str, &str)]) -> Result<()> 
         }
     }
     for finding in checked.findings().filter(|finding| finding["verdict"] != "pass") {
-        ensure!(finding["mend"].is_string(), "nothing is said to help: {finding:#}");
+        ensure!(finding["fix"].is_string(), "nothing is said to help: {finding:#}");
     }
     Ok(())
 }

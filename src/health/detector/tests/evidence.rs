@@ -249,7 +249,7 @@ fn complete_proof_makes_failed_soon_after_the_timeout() {
 
 #[test]
 fn incomplete_proof_ends_no_flows_and_reports_what_is_missing() {
-    use TerminationBlocker::{DataArrive, NoWitness, NotObserved, OwnDialsBlocked};
+    use TerminationBlocker::{DataArriving, NoWitness, NotObserved, OwnDialsBlocked};
     let frozen = Case { connects: true, asked: None, ..ALL };
     for (what, case, why) in [
         ("no fresh handshake: PONGs are none", Case { handshake: None, ..ALL }, NoWitness),
@@ -267,8 +267,8 @@ fn incomplete_proof_ends_no_flows_and_reports_what_is_missing() {
         ("clients cannot be asked", Case { asked: Some(ChallengeOutcome::Impossible), ..ALL }, NotObserved),
         ("clients were not asked", Case { asked: None, ..ALL }, NotObserved),
         ("its host answers clients", Case { arrives: Some((3000, false)), ..ALL }, OwnDialsBlocked),
-        ("data arrive", Case { arrives: Some((3000, true)), ..ALL }, DataArrive),
-        ("data arrive, its own dials connect", Case { arrives: Some((3000, true)), ..frozen }, DataArrive),
+        ("data arrive", Case { arrives: Some((3000, true)), ..ALL }, DataArriving),
+        ("data arrive, its own dials connect", Case { arrives: Some((3000, true)), ..frozen }, DataArriving),
         ("its own dials connect, nothing is watched", Case { observed: None, ..frozen }, NotObserved),
     ] {
         assert_eq!(found(case, 7900), (HealthState::Suspect, false, Some(why)), "{what}");
@@ -306,7 +306,7 @@ fn segments_without_data_do_not_save_a_stopped_process() {
 #[test]
 fn data_older_than_the_timeout_does_not_block_termination() {
     let case = Case { arrives: Some((3000, true)), ..ALL };
-    assert_eq!(found(case, 7950), (HealthState::Suspect, false, Some(TerminationBlocker::DataArrive)));
+    assert_eq!(found(case, 7950), (HealthState::Suspect, false, Some(TerminationBlocker::DataArriving)));
     assert_eq!(found(case, 8300), (HealthState::Failed, true, None));
 }
 
@@ -351,9 +351,9 @@ fn flows_end_spread_out_within_6500_ms_of_the_fault() {
     let mut times = BTreeSet::new();
     for seed in 0..8 {
         for phase in (0..1000).step_by(111) {
-            let kill_spread = Duration::from_secs(1);
-            let mut story = Story::healthy(HealthOptions { kill_spread, ..options() }, &[A, B]);
-            story.detector = Detector::new(HealthOptions { kill_spread, ..options() }, seed);
+            let reset_jitter = Duration::from_secs(1);
+            let mut story = Story::healthy(HealthOptions { reset_jitter, ..options() }, &[A, B]);
+            story.detector = Detector::new(HealthOptions { reset_jitter, ..options() }, seed);
             story.publish(0, &[A, B]);
             story.shakes(B, 0, false);
             // The fault comes at 10 s, and a keepalive was acknowledged in the second before.

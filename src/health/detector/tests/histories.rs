@@ -32,9 +32,9 @@ impl History {
         let mut random = Random(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let other = "[2001:db8::13]:6443".parse().unwrap();
         let all = [backend(A), backend(B), if random.draw() < 0.25 { other } else { backend(C) }];
-        let kill_spread = Duration::from_millis(if random.draw() < 0.5 { 0 } else { 1000 });
+        let reset_jitter = Duration::from_millis(if random.draw() < 0.5 { 0 } else { 1000 });
         let begin = Instant::now() + Duration::from_secs(3600);
-        let detector = Detector::new(HealthOptions { kill_spread, ..options() }, number);
+        let detector = Detector::new(HealthOptions { reset_jitter, ..options() }, number);
         let mut story = Story { detector, begin };
         story.detector.publish(&all.into(), begin);
         Self { number, story, random, account: Account::default(), all, now: 0, failed: 0 }
@@ -260,8 +260,12 @@ impl History {
         let state = compute_desired_state(&view, None, &NodeView::default(), &policy).0;
         let chosen = &state.frontends[0];
         assert!(!chosen.backends.is_empty(), "history {}", self.number);
-        assert!(chosen.dead.iter().all(|b| !chosen.backends.contains(b)), "history {}", self.number);
-        assert!(chosen.dead.iter().all(|b| view.state(*b) == HealthState::Failed), "history {}", self.number);
+        assert!(chosen.failed.iter().all(|b| !chosen.backends.contains(b)), "history {}", self.number);
+        assert!(
+            chosen.failed.iter().all(|b| view.state(*b) == HealthState::Failed),
+            "history {}",
+            self.number
+        );
     }
 
     /// Whatever was before, each decision takes bounded time.

@@ -203,7 +203,7 @@ fn clients_are_challenged_after_a_second_of_silence_however_it_ends() {
 fn nodes_spread_their_challenges() {
     let mut times = BTreeSet::new();
     for seed in 0..100 {
-        let spread = HealthOptions { kill_spread: Duration::from_secs(1), ..options() };
+        let spread = HealthOptions { reset_jitter: Duration::from_secs(1), ..options() };
         let mut story = Story::healthy(spread, &[A, B]);
         story.detector = Detector::new(spread, seed);
         story.publish(0, &[A, B]);
@@ -238,9 +238,9 @@ fn continuing_silence_challenges_no_client() {
 /// on answers all nodes in the same instant.
 #[test]
 fn clients_of_a_restarted_host_are_challenged_without_spread() {
-    let kill_spread = Duration::from_secs(1);
+    let reset_jitter = Duration::from_secs(1);
     let silent = || {
-        let mut story = Story::healthy(HealthOptions { kill_spread, ..options() }, &[A, B]);
+        let mut story = Story::healthy(HealthOptions { reset_jitter, ..options() }, &[A, B]);
         story.overdue(A, 1000, 1300);
         story.pass(1300, 4000);
         story
