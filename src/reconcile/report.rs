@@ -105,7 +105,7 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
 
 /// Logs why something stays in use that neither the API nor probes confirm.
 fn log_fail_open(service: &ServiceKey, fail_open: &FailOpenReason) {
-    let missing = |reason| {
+    let missing = |reason: &str| {
         tracing::warn!(
             event = %"fail_open_started", %service, reason,
             "Service is missing or unusable, keeping the last rules"
