@@ -149,11 +149,9 @@ pub fn takeovers(log: &str) -> Result<Vec<Duration>> {
             let stamp = event["timestamp"].as_str().with_context(|| format!("no time in {line}"))?;
             OffsetDateTime::parse(stamp, &Rfc3339).with_context(|| format!("read the time of {line}"))
         };
-        match event["message"].as_str() {
-            Some("cannot program the kernel; what stood before still stands") if refused.is_none() => {
-                refused = Some(at()?);
-            }
-            Some("the forwarder serves the virtual IP: rules do not") => {
+        match event["event"].as_str() {
+            Some("rules_failed") if refused.is_none() => refused = Some(at()?),
+            Some("forwarder_active") => {
                 let refused = refused.take().with_context(|| format!("nothing was refused before {line}"))?;
                 took.push((at()? - refused).try_into().context("the clock went back")?);
             }
@@ -169,14 +167,12 @@ mod tests {
 
     #[test]
     fn a_takeover_begins_with_the_first_refusal() {
-        let event = |second: &str, message: &str| {
-            format!("{{\"timestamp\":\"2026-01-02T03:04:{second}Z\",\"message\":\"{message}\"}}\n")
+        let event = |second: &str, id: &str| {
+            format!("{{\"timestamp\":\"2026-01-02T03:04:{second}Z\",\"event\":\"{id}\"}}\n")
         };
-        let refused = "cannot program the kernel; what stood before still stands";
-        let serves = "the forwarder serves the virtual IP: rules do not";
+        let (refused, serves) = ("rules_failed", "forwarder_active");
         let twice = event("05.100000", refused) + &event("05.200000", refused) + &event("05.350000", serves);
-        let log =
-            twice.clone() + "no event\n" + &event("06.000000", "the kernel takes the rules again") + &twice;
+        let log = twice.clone() + "no event\n" + &event("06.000000", "rules_recovered") + &twice;
         assert_eq!(takeovers(&log).unwrap(), [Duration::from_millis(250); 2]);
         assert!(takeovers(&event("05.350000", serves)).is_err());
     }

@@ -282,12 +282,18 @@ impl TrafficCache {
         let traffic = match timeout(TRAFFIC_TIMEOUT, spawn_blocking(move || lookup::traffic(&wanted))).await {
             Ok(Ok(Ok(traffic))) => Some(Arc::new(traffic)),
             Ok(Ok(Err(error))) => {
-                tracing::debug!(%error, "ask conntrack what connections have carried");
+                tracing::debug!(
+                    event = %"conntrack_read_failed", %error,
+                    "Failed to read bytes of connections from conntrack"
+                );
                 None
             }
             Ok(Err(_)) => None,
             Err(_) => {
-                tracing::debug!("conntrack does not say in time what connections have carried");
+                tracing::debug!(
+                    event = %"conntrack_read_timeout",
+                    "Timed out reading bytes of connections from conntrack"
+                );
                 None
             }
         };

@@ -112,7 +112,10 @@ async fn serve_listener<L: Accept>(listener: L, private: bool, handler: Arc<Hand
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::debug!(%error, "accept a connection to the admin listener");
+                tracing::debug!(
+                    event = %"admin_accept_failed", %error,
+                    "Failed to accept connection to admin listener"
+                );
                 sleep(ACCEPT_BACKOFF).await;
                 continue;
             }
@@ -149,7 +152,7 @@ where
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     if let Ok(Err(error)) = timeout(CONNECTION_TIMEOUT, served).await {
-        tracing::debug!(%error, "answer a request to the admin listener");
+        tracing::debug!(event = %"admin_request_failed", %error, "Failed to answer request to admin listener");
     }
 }
 
@@ -159,14 +162,17 @@ const BIND_RETRY: Duration = Duration::from_secs(1);
 /// Returns once it listens.
 async fn listen(address: SocketAddr) -> TcpListener {
     if !address.ip().is_loopback() {
-        tracing::warn!(%address, "the admin listener is open to other hosts, and asks nobody who they are");
+        tracing::warn!(
+            event = %"admin_listener_exposed", %address,
+            "Admin listener accepts unauthenticated requests of other hosts"
+        );
     }
     let mut reported: Option<io::ErrorKind> = None;
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => {
                 if reported.is_some() {
-                    tracing::info!(%address, "the admin listener answers");
+                    tracing::info!(event = %"admin_listener_active", %address, "Admin listener is open");
                 }
                 return listener;
             }
@@ -174,9 +180,8 @@ async fn listen(address: SocketAddr) -> TcpListener {
             Err(error) => {
                 reported = Some(error.kind());
                 tracing::warn!(
-                    %address,
-                    %error,
-                    "the admin listener has to wait: all else works without it; --admin-listen names another address, or off"
+                    event = %"admin_listener_failed", %address, %error,
+                    "Failed to open admin listener, retrying"
                 );
             }
         }

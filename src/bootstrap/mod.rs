@@ -30,7 +30,10 @@ pub fn load_saved_state(file: &StateFile) -> Option<LastKnownGood> {
     match file.load() {
         Ok(saved) => saved,
         Err(error) => {
-            tracing::warn!(%error, "the last good state cannot be used; going on without it");
+            tracing::warn!(
+                event = %"saved_state_unusable", %error,
+                "Saved state cannot be used, starting without it"
+            );
             None
         }
     }
@@ -52,7 +55,10 @@ impl Bootstrap {
     pub fn new(configured: SourceConfig, saved: Option<LastKnownGood>) -> Self {
         let merge = EndpointSources::new(configured, saved.unwrap_or_default(), unix_now());
         for (seed, vip) in merge.contradicted() {
-            tracing::warn!(%seed, %vip, "a seed has the address of a saved virtual IP: the seed counts");
+            tracing::warn!(
+                event = %"seed_is_saved_vip", %seed, %vip,
+                "Seed has the address of a saved virtual IP, using the seed"
+            );
         }
         let bootstrap = Self {
             snapshots: watch::Sender::new(None),
@@ -118,7 +124,10 @@ impl Bootstrap {
                 Some(ResolvedSeed { seed, addresses }) = resolved.recv() => {
                     for rejection in self.merge.resolve(&seed, &addresses, unix_now()) {
                         let (address, reason) = (&rejection.address, &rejection.reason);
-                        tracing::warn!(%seed, address, %reason, "left out an address that a seed stands for");
+                        tracing::warn!(
+                            event = %"seed_address_rejected", %seed, address, %reason,
+                            "Rejected an address of a seed"
+                        );
                     }
                     self.send_changes(None);
                 }

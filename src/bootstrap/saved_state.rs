@@ -250,15 +250,15 @@ pub async fn save_changes(
         match write_blocking(&file, latest.clone()).await {
             Ok(()) => {
                 if failure.take().is_some() {
-                    tracing::info!("the last good state is kept again");
+                    tracing::info!(event = %"saved_state_write_recovered", "State is saved again");
                 }
                 saved = Some(latest);
             }
             Err(error) => {
                 if failure.as_ref() != Some(&error) {
                     tracing::warn!(
-                        error,
-                        "the last good state is not kept: the next start begins with what is there already"
+                        event = %"saved_state_write_failed", error,
+                        "Failed to save state, next start uses the earlier state"
                     );
                 }
                 failure = Some(error);

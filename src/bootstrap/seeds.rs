@@ -47,11 +47,14 @@ async fn resolve_one(seed: Seed, read: watch::Receiver<bool>, resolved: mpsc::Se
         match lookup(&seed).await {
             Ok(addresses) => {
                 if failure.take().is_some() {
-                    tracing::info!(%seed, ?addresses, "the name of a seed is resolved again");
+                    tracing::info!(
+                        event = %"seed_resolution_recovered", %seed, ?addresses,
+                        "Seed name resolves again"
+                    );
                 }
                 if addresses != known {
                     known.clone_from(&addresses);
-                    tracing::info!(%seed, ?addresses, "a seed stands for these addresses");
+                    tracing::info!(event = %"seed_resolved", %seed, ?addresses, "Resolved seed name");
                     if resolved.send(ResolvedSeed { seed: seed.clone(), addresses }).await.is_err() {
                         return;
                     }
@@ -59,7 +62,10 @@ async fn resolve_one(seed: Seed, read: watch::Receiver<bool>, resolved: mpsc::Se
             }
             Err(error) => {
                 if failure.as_ref() != Some(&error) {
-                    tracing::warn!(%seed, error, "cannot resolve the name of a seed; what it stood for is kept");
+                    tracing::warn!(
+                        event = %"seed_resolution_failed", %seed, error,
+                        "Failed to resolve seed name, keeping its last addresses"
+                    );
                 }
                 failure = Some(error);
             }

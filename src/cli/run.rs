@@ -43,13 +43,14 @@ async fn daemon(args: RunArgs) -> Result<(), Failure> {
     let stop = stop_on_signal().context("listen for signals").map_err(Failure::Runtime)?;
     let bound = Bound::new(args, access).map_err(Failure::runtime)?;
     tracing::info!(
+        event = %"daemon_starting",
         version = crate::config::VERSION,
         pid = std::process::id(),
         run_dir = %bound.run_dir().display(),
-        "apivip starts"
+        "Starting apivip"
     );
     bound.run(stop).await.map_err(|error: DaemonError| Failure::runtime(error))?;
-    tracing::info!("apivip stops");
+    tracing::info!(event = %"daemon_stopped", "Stopped apivip");
     Ok(())
 }
 

@@ -73,7 +73,10 @@ impl KernelSockets {
                 }
                 Err(error) => {
                     known = false;
-                    tracing::debug!(%backend, %vip, %error, "read the flows of an apiserver");
+                    tracing::debug!(
+                        event = %"flows_read_failed", %backend, %vip, %error,
+                        "Failed to read connections to API server from conntrack"
+                    );
                 }
             }
         }
@@ -83,7 +86,10 @@ impl KernelSockets {
                 Ok(own) => clients.extend(own),
                 Err(error) => {
                     known = false;
-                    tracing::debug!(%backend, %error, "read this host's connections to an apiserver");
+                    tracing::debug!(
+                        event = %"own_connections_read_failed", %backend, %error,
+                        "Failed to read connections of this host to API server"
+                    );
                 }
             }
         }

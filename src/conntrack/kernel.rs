@@ -85,10 +85,18 @@ impl KernelSockets {
         match self.select(vip, &entries::dump_vip(vip), covers) {
             Ok(entries) => {
                 let deleted = entries.iter().filter(|entry| self.delete(entry)).count();
-                tracing::debug!(%vip, deleted, "conntrack forgets connections that the rules did not translate");
+                tracing::debug!(
+                    event = %"stale_entries_deleted", %vip, deleted,
+                    "Deleted conntrack entries of untranslated connections"
+                );
             }
             // They expire by themselves.
-            Err(error) => tracing::debug!(%vip, %error, "read conntrack's entries of the virtual IP"),
+            Err(error) => {
+                tracing::debug!(
+                    event = %"stale_entries_read_failed", %vip, %error,
+                    "Failed to read conntrack entries of virtual IP"
+                );
+            }
         }
     }
 

@@ -47,7 +47,10 @@ pub(super) struct ProbeConnections(Mutex<Option<OwnConnections>>);
 impl ProbeConnections {
     pub(super) fn open() -> Self {
         let opened = OwnConnections::open().inspect_err(|error| {
-            tracing::debug!(%error, "probes cannot ask the kernel for their connections");
+            tracing::debug!(
+                event = %"probe_socket_info_unavailable", %error,
+                "Probes cannot read kernel state of their connections"
+            );
         });
         Self(Mutex::new(opened.ok()))
     }
@@ -57,7 +60,14 @@ impl SocketInfo for ProbeConnections {
     fn last_segment_age(&self, own: SocketAddr, peer: SocketAddr) -> Option<Duration> {
         let mut connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = connections.as_mut()?.last_ack(own, peer);
-        heard.inspect_err(|error| tracing::debug!(%error, %peer, "ask for a probe's connection")).ok()?
+        heard
+            .inspect_err(|error| {
+                tracing::debug!(
+                    event = %"probe_socket_info_failed", %error, backend = %peer,
+                    "Failed to read kernel state of probe connection"
+                );
+            })
+            .ok()?
     }
 }
 
@@ -124,10 +134,16 @@ struct SelfTestEvidence {
 impl SelfTestEvidence {
     fn open(stats: Arc<Stats>) -> Self {
         let lookup = Lookup::open().inspect_err(|error| {
-            tracing::debug!(%error, "the self-test cannot ask conntrack");
+            tracing::debug!(
+                event = %"selftest_conntrack_unavailable", %error,
+                "Self-test cannot read conntrack"
+            );
         });
         let rules = NftSocket::open().inspect_err(|error| {
-            tracing::debug!(%error, "the self-test cannot read the table's counters");
+            tracing::debug!(
+                event = %"selftest_counters_unavailable", %error,
+                "Self-test cannot read counters of the table"
+            );
         });
         Self { stats, lookup: Mutex::new(lookup.ok()), rules: Mutex::new(rules.ok()) }
     }
@@ -156,7 +172,14 @@ impl ConnectionEvidence for SelfTestEvidence {
     fn trace(&self, local: SocketAddr, vip: Vip, backends: &BTreeSet<Backend>) -> Option<ConnectionTrace> {
         let mut lookup = self.lookup.lock().unwrap_or_else(PoisonError::into_inner);
         let trace = trace(lookup.as_mut()?, local, vip, backends);
-        trace.inspect_err(|error| tracing::debug!(%error, "trace the self-test's connection")).ok()
+        trace
+            .inspect_err(|error| {
+                tracing::debug!(
+                    event = %"selftest_trace_failed", %error,
+                    "Failed to trace connection of self-test"
+                );
+            })
+            .ok()
     }
 }
 
@@ -191,7 +214,10 @@ pub(super) async fn watch_use(
     in_use: mpsc::UnboundedSender<Backend>,
 ) {
     let mut rules = NftSocket::open().inspect_err(|error| {
-        tracing::debug!(%error, "the table's counters cannot be read to see which apiservers are in use");
+        tracing::debug!(
+            event = %"usage_counters_unavailable", %error,
+            "Cannot read counters to find the API servers in use"
+        );
     });
     let (mut counted, mut accepted, mut used) = (BTreeMap::new(), 0, None::<Instant>);
     while !in_use.is_closed() {

@@ -34,7 +34,7 @@ use crate::nftables::table::Ownership;
 use crate::process::handover::{self, Inherited};
 use crate::process::lock::{Lock, LockError};
 use crate::proxy::{Forwarder, ForwarderError, ForwarderOptions, Stats};
-use crate::reconcile::{Inputs, Mode, Parts, Reconciler};
+use crate::reconcile::{Inputs, Mode, Parts, Reconciler, error_chain};
 use crate::routes::Node;
 use crate::transport::Access;
 use crate::transport::readyz::Identity;
@@ -207,7 +207,10 @@ impl Bound {
         let mode = (mode(args.forwarder.mode), proxy.inherited_vips);
         let forwarder = proxy.forwarder;
         if args.dry_run {
-            tracing::warn!("dry run: rules, routes and flows are left as they are");
+            tracing::warn!(
+                event = %"dry_run_started",
+                "Dry run leaves rules, routes and connections unchanged"
+            );
             let parts = Parts { dataplane: DryRun, host: ReadOnlyHost(host), flows: DryRun, forwarder };
             Reconciler::new(parts, (Mode::Nftables, false), policy, metrics, report_in).run(inputs).await;
             tasks.shutdown().await;
@@ -231,7 +234,10 @@ fn start_notifier(sources: Sources, tasks: &mut JoinSet<()>) {
         Ok(Some(notifier)) => drop(tasks.spawn(systemd::run(notifier, sources))),
         Ok(None) => {}
         Err(error) => {
-            tracing::warn!(%error, "the service manager named in NOTIFY_SOCKET cannot be told anything")
+            tracing::warn!(
+                event = %"systemd_notify_unavailable", %error,
+                "Failed to open notification socket of service manager"
+            );
         }
     }
 }
@@ -239,8 +245,10 @@ fn start_notifier(sources: Sources, tasks: &mut JoinSet<()>) {
 /// Removes the routing rules of a daemon that was killed while virtual IPs were local.
 async fn remove_stale_local_vips(host: &mut Node) {
     if let Err(error) = host.release_local_vips().await {
-        let cause = std::error::Error::source(&error).map(tracing::field::display);
-        tracing::warn!(%error, cause, "routing rules that an earlier daemon may have left could not be removed");
+        tracing::warn!(
+            event = %"stale_routes_cleanup_failed", error = %error_chain(&error),
+            "Failed to remove routing rules of an earlier daemon"
+        );
     }
 }
 
@@ -288,7 +296,10 @@ impl StateSaver {
     /// To be called when the other tasks have ended: waits until the last state is saved.
     async fn finish(self) {
         if timeout(SAVE_TIMEOUT, self.0).await.is_err() {
-            tracing::warn!("the disk takes too long: what was learnt last is not kept");
+            tracing::warn!(
+                event = %"saved_state_write_timeout",
+                "Timed out saving state, next start uses the earlier state"
+            );
         }
     }
 }
@@ -342,9 +353,10 @@ fn flows(args: &RunArgs) -> Result<Option<Flows>, DaemonError> {
         Ok(flows) => Ok(Some(flows)),
         Err(error) if args.forwarder.mode == ModeArg::Nftables => Err(error.into()),
         Err(error) => {
-            let error: &dyn std::error::Error = &error;
-            let cause = error.source().map(tracing::field::display);
-            tracing::warn!(%error, cause, "flows to dead apiservers cannot be ended by this kernel");
+            tracing::warn!(
+                event = %"connection_reset_unsupported", error = %error_chain(&error),
+                "Kernel cannot reset connections to failed API servers"
+            );
             Ok(None)
         }
     }

@@ -47,10 +47,16 @@ pub(super) async fn finish(
                 let table = dataplane.remove().await?;
                 let routes = host.remove_routes().await?;
                 host.release_local_vips().await?;
-                tracing::info!(table, ?routes, "removed what apivip made on this node");
+                tracing::info!(
+                    event = %"cleanup_completed", table, ?routes,
+                    "Removed rules and routes from this node"
+                );
             }
             None => {
-                tracing::info!("another daemon has started: what apivip made on this node is its own now")
+                tracing::info!(
+                    event = %"cleanup_skipped",
+                    "Another daemon has started, leaving rules and routes to it"
+                );
             }
         }
     }
@@ -61,7 +67,10 @@ pub(super) async fn finish(
 fn offer_listeners(run_dir: &Path) -> Option<Offer> {
     Offer::open(run_dir)
         .inspect_err(|error| {
-            tracing::warn!(%error, run_dir = %run_dir.display(), "cannot offer the listeners to another daemon");
+            tracing::warn!(
+                event = %"listener_offer_failed", %error, run_dir = %run_dir.display(),
+                "Failed to offer listeners to another daemon"
+            );
         })
         .ok()
 }
@@ -77,7 +86,10 @@ async fn drain(forwarder: Forwarder, offer: Option<Offer>, grace: Duration) -> b
         let until = (Instant::now() + OFFER_TIMEOUT).min(deadline);
         followers.extend(timeout_at(until, give(offer, &listeners)).await.ok());
         if !followers.is_empty() {
-            tracing::info!(listeners = listeners.len(), "another daemon has the listeners");
+            tracing::info!(
+                event = %"listeners_handed_over", listeners = listeners.len(),
+                "Handed over listeners to another daemon"
+            );
         }
     }
     // The kernel accepts connections for as long as one of the duplicates is open.
@@ -97,7 +109,10 @@ async fn drain(forwarder: Forwarder, offer: Option<Offer>, grace: Duration) -> b
         }
     };
     if reset > 0 {
-        tracing::warn!(connections = reset, "reset the connections that had not ended within --drain-grace");
+        tracing::warn!(
+            event = %"drain_grace_exceeded", connections = reset,
+            "Reset connections that were open after the drain grace period"
+        );
     }
     !followers.is_empty()
 }
@@ -108,7 +123,10 @@ async fn give(offer: &Offer, listeners: &[TcpListener]) -> UnixStream {
         match offer.give(listeners).await {
             Ok(stream) => return stream,
             Err(error) => {
-                tracing::warn!(%error, "another daemon could not take the listeners over");
+                tracing::warn!(
+                    event = %"listener_handover_failed", %error,
+                    "Failed to hand over listeners to another daemon"
+                );
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

@@ -62,7 +62,7 @@ impl Notifier {
     /// `READY=1`, `WATCHDOG=1`, `STOPPING=1`, `STATUS=…`. Errors are logged and ignored.
     pub fn notify(&self, state: &str) {
         if let Err(error) = self.socket.send_to_addr(state.as_bytes(), &self.manager) {
-            tracing::debug!(%error, state, "tell the service manager");
+            tracing::debug!(event = %"systemd_notify_failed", %error, state, "Failed to notify service manager");
         }
     }
 

@@ -17,7 +17,12 @@ pub(super) fn spawn(
     let work = move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
-            Err(error) => return tracing::warn!(%error, name, "start the runtime of a thread"),
+            Err(error) => {
+                return tracing::warn!(
+                    event = %"thread_start_failed", %error, thread = name,
+                    "Failed to start runtime of thread"
+                );
+            }
         };
         runtime.block_on(async {
             tokio::select! {
@@ -35,7 +40,9 @@ pub(super) fn spawn(
                 std::future::pending().await
             });
         }
-        Err(error) => tracing::warn!(%error, name, "start a thread"),
+        Err(error) => {
+            tracing::warn!(event = %"thread_start_failed", %error, thread = name, "Failed to start thread");
+        }
     }
 }
 

@@ -22,7 +22,11 @@ impl Dataplane for DryRun {
         _before: Option<&DesiredState>,
     ) -> Result<Applied, DataplaneError> {
         for frontend in &state.frontends {
-            tracing::info!(vip = %frontend.vip, backends = ?frontend.backends, dead = ?frontend.failed, "dry run: would lead the virtual IP to these apiservers");
+            tracing::info!(
+                event = %"dry_run_rules",
+                vip = %frontend.vip, backends = ?frontend.backends, failed_backends = ?frontend.failed,
+                "Dry run, would redirect virtual IP to these API servers"
+            );
         }
         Ok(Applied { connections_before: BTreeMap::new(), took: Duration::ZERO, steps: 0, owned: false })
     }
@@ -50,7 +54,11 @@ impl Dataplane for DryRun {
 
 impl FlowKiller for DryRun {
     fn start(&mut self, order: FlowOrder) {
-        tracing::info!(backend = %order.backend, vips = ?order.vips, purpose = order.purpose.label(), "dry run: would act upon the flows to this apiserver");
+        tracing::info!(
+            event = %"dry_run_connections",
+            backend = %order.backend, vips = ?order.vips, purpose = order.purpose.label(),
+            "Dry run, would act on connections to this API server"
+        );
     }
 
     fn cancel(&mut self, _backend: Backend) {}

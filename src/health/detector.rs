@@ -276,7 +276,10 @@ impl Detector {
         let options = &self.options;
         for tracker in self.backends.values_mut() {
             if let Some(silence) = tracker.silence.as_mut().filter(|_| suspended) {
-                tracing::debug!(since = ?silence.since, "this process did not run: a silence begins anew");
+                tracing::debug!(
+                    event = %"process_suspended", since = ?silence.since,
+                    "Process was suspended, silence of API server begins again"
+                );
                 silence.restart(now);
                 // Nor is it known whether the proof still holds.
                 if tracker.state == HealthState::Failed {

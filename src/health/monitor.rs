@@ -143,7 +143,7 @@ impl HealthMonitor {
     fn record(&mut self, ProberEvent { backend, what }: ProberEvent) -> StdInstant {
         let now = Instant::now().into_std();
         if !matches!(what, ProberEventKind::Probed(_)) {
-            tracing::debug!(%backend, ?what, "a sign");
+            tracing::debug!(event = %"probe_signal", %backend, signal = ?what, "Received signal of a probe");
         }
         let detector = &mut self.detector;
         match what {
@@ -319,7 +319,10 @@ impl ClientFlowWatches {
                 Some(StdInstant::now())
             }
             Err(error) => {
-                tracing::debug!(%backend, %error, "what arrives from a silent apiserver cannot be seen");
+                tracing::debug!(
+                    event = %"flow_watch_failed", %backend, %error,
+                    "Cannot watch for packets of silent API server"
+                );
                 None
             }
         };

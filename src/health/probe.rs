@@ -159,7 +159,10 @@ pub(super) fn failed(task: ProbeTask, error: BoxError) -> ProbeAttempt {
     let shown = task.identity.credentials.clone();
     let probe = local(error).map(|error| {
         let reason = reason(error.as_ref());
-        tracing::debug!(address = %task.target.address, %reason, ?error, "no connection for a probe");
+        tracing::debug!(
+            event = %"probe_connect_failed", backend = %task.target.address, %reason, ?error,
+            "Failed to connect for a probe"
+        );
         task.probe(ProbeOutcome::Failed(reason), None, None)
     });
     ProbeAttempt { probe, kept: None, shown }
@@ -181,8 +184,11 @@ pub(super) async fn request_readyz(task: ProbeTask, handshake_result: Handshake)
     let answered =
         found.status().map(|status| ReadyzAnswer { auth, readiness_known: tells_readiness(status) });
     if found.outcome() != ProbeOutcome::Ready {
-        let (address, outcome) = (task.target.address, found.outcome());
-        tracing::debug!(%address, ?outcome, ?answered, "a fresh probe was not answered as ready");
+        let (backend, outcome) = (task.target.address, found.outcome());
+        tracing::debug!(
+            event = %"probe_not_ready", %backend, ?outcome, ?answered,
+            "Probe was not answered as ready"
+        );
     }
     let probe = Ok(task.probe(found.outcome(), Some(times), answered));
     ProbeAttempt { probe, kept, shown }
@@ -274,7 +280,10 @@ pub(super) async fn open_ping_connection(
         Ok(handshake_result) => Some(handshake_result.kept),
         Err(error) => {
             // Probes report it.
-            tracing::debug!(address = %target.address, ?error, "no connection to keep could be opened");
+            tracing::debug!(
+                event = %"probe_connection_failed", backend = %target.address, ?error,
+                "Failed to open connection to keep"
+            );
             None
         }
     }

@@ -227,7 +227,10 @@ impl Prober {
         if std::mem::replace(&mut held.keepalive_lost, deaf) == deaf {
             return;
         }
-        tracing::debug!(address = %self.target.address, ?heard, deaf, "whether the host acknowledges keepalives");
+        tracing::debug!(
+            event = %"keepalive_checked", backend = %self.target.address, since_ack = ?heard, lost = deaf,
+            "Checked whether host acknowledges keepalives"
+        );
         let asked = now.checked_sub(heard).map_or(now, |last| last + KEEPALIVE);
         self.send(match deaf {
             true => ProberEventKind::RequestOverdue { asked, now, trigger: Trigger::KeepaliveTimeout },
@@ -301,13 +304,16 @@ impl Prober {
 
     async fn ended(&mut self, now: Instant, reason: FailReason) {
         let Some(held) = self.drop_connection(now) else { return };
-        let address = self.target.address;
+        let backend = self.target.address;
         if reason == FailReason::Reset {
             self.send(ProberEventKind::HostResponded(now)).await;
         }
         self.state.short_lived =
             if now - held.since < SHORT_LIVED_TIME { self.state.short_lived + 1 } else { 0 };
-        tracing::debug!(%address, %reason, short_lived = self.state.short_lived, "a kept-open connection ended");
+        tracing::debug!(
+            event = %"probe_connection_closed", %backend, %reason, short_lived = self.state.short_lived,
+            "Kept connection has ended"
+        );
         if self.state.short_lived <= MAX_SHORT_LIVED {
             self.send(ProberEventKind::Triggered(now, Trigger::ConnectionClosed)).await;
         } else {
@@ -375,8 +381,11 @@ impl Prober {
 
     fn log_local_error(&mut self, error: &LocalError) {
         if !self.state.cannot_probe {
-            let source = &error.0;
-            tracing::warn!(address = %self.target.address, error = %source, "this node cannot probe: {error}");
+            tracing::warn!(
+                event = %"probe_impossible",
+                backend = %self.target.address, error = %format_args!("{error}: {}", error.0),
+                "This node cannot probe API servers"
+            );
         }
         self.state.cannot_probe = true;
     }
@@ -415,7 +424,10 @@ impl Prober {
             asked = asked.or(held.kept.readyz_requested());
         }
         if let Some(asked) = asked {
-            tracing::debug!(address = %self.target.address, unanswered, "a kept-open connection is silent");
+            tracing::debug!(
+                event = %"probe_connection_silent", backend = %self.target.address, unanswered,
+                "Kept connection is silent"
+            );
             held.silent = true;
             self.send(ProberEventKind::RequestOverdue { asked, now, trigger: Trigger::PingTimeout }).await;
         }

@@ -290,7 +290,10 @@ impl Tracker {
             Ok(()) => {}
             // Within the spread the proof may still be completed.
             Err(withheld) => {
-                tracing::debug!(%withheld, ?silence, "flows of a silent apiserver are left alone");
+                tracing::debug!(
+                    event = %"connection_reset_withheld", reason = %withheld, ?silence,
+                    "Not resetting connections to silent API server"
+                );
                 let expected = silence.since + options.silence_timeout + options.reset_jitter;
                 self.termination_blocked = (now >= expected).then_some(withheld);
             }

@@ -121,15 +121,13 @@ impl Reporter {
         let address = address.map(tracing::field::display);
         match self.outage.take() {
             Some((begin, failures)) => {
-                let seconds = begin.elapsed().as_secs();
+                let outage_seconds = begin.elapsed().as_secs();
                 tracing::info!(
-                    address,
-                    after_seconds = seconds,
-                    failures,
-                    "the Kubernetes API is read again"
+                    event = %"api_recovered", address, outage_seconds, failures,
+                    "Synced with Kubernetes API again"
                 );
             }
-            None => tracing::info!(address, "the Kubernetes API is read"),
+            None => tracing::info!(event = %"api_synced", address, "Synced with Kubernetes API"),
         }
         self.logged.clear();
     }
@@ -169,7 +167,7 @@ impl Reporter {
         let line = (address.map(|address| address.to_string()).unwrap_or_default(), &text);
         if self.logged.len() < LOGGED_FAILURES && self.logged.insert(format!("{line:?}")) {
             let address = address.map(tracing::field::display);
-            tracing::warn!(address, error = %text, "cannot read the Kubernetes API");
+            tracing::warn!(event = %"api_read_failed", address, error = %text, "Failed to read Kubernetes API");
         }
         self.sender.send_modify(|connection| {
             if connection.state == ConnectionState::Synced {

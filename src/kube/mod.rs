@@ -120,14 +120,20 @@ async fn read(
             () = session::apiserver_unready(views, shared) => {
                 let mut candidates = shared.candidates();
                 let address = candidates.address().map(tracing::field::display);
-                tracing::warn!(address, "the apiserver that was read is not ready or does not answer; one that is ready is read now");
+                tracing::warn!(
+                    event = %"api_server_not_ready", address,
+                    "API server that is read is not ready, switching to another one"
+                );
                 candidates.failed(true);
                 shared.reporter().session_moved();
                 continue;
             }
             () = rebalancer.rebalance(shared) => {
                 // As with renewed credentials, nothing is missed: the watches resume.
-                tracing::debug!("another apiserver is read from now on, to spread the nodes");
+                tracing::debug!(
+                    event = %"api_server_rebalanced",
+                    "Switching to another API server to spread the nodes"
+                );
                 shared.reporter().session_moved();
                 continue;
             }
@@ -167,15 +173,18 @@ fn next_delay(
     if let ApiError::ThroughVip = error {
         let address = address.map(tracing::field::display);
         tracing::warn!(
-            address,
-            "the Kubernetes API was reached through its virtual IP; an endpoint is dialled from now on"
+            event = %"api_reached_through_vip", address,
+            "Read Kubernetes API through its virtual IP, dialing endpoints now"
         );
         candidates.restart();
         shared.reporter().session_moved();
         return Duration::ZERO;
     }
     if let ApiError::CertificateExpiring = error {
-        tracing::debug!("{error}");
+        tracing::debug!(
+            event = %"client_certificate_expiring", %error,
+            "Client certificate expires soon, requesting the next one"
+        );
         shared.reporter().session_moved();
         return Duration::ZERO;
     }

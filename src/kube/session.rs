@@ -248,13 +248,13 @@ async fn publish_credentials(client: &HttpClient<Candidates>, identity: &Sender<
                     changed
                 });
             }
-            Err(cause) => {
+            Err(error) => {
                 failures = failures.saturating_add(1);
                 // Once, another request may have been running the credential plugin.
                 if failures == 2 || !client.renews_credentials() {
                     tracing::warn!(
-                        cause,
-                        "no credentials to ask apiservers for their health with; the last ones are used"
+                        event = %"probe_credentials_unavailable", error,
+                        "No credentials for probes, using the last ones"
                     );
                 }
             }

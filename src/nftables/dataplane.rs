@@ -104,7 +104,8 @@ impl Dataplane for Nftables {
         }
         if self.ownership.made(ownership, replaced.owned, Instant::now()) {
             tracing::info!(
-                "this kernel has no owners of tables that a table outlives (6.9 has): any program may change the rules"
+                event = %"table_owner_unsupported",
+                "Kernel has no persistent table owners, any program may change rules"
             );
         }
         let connections_before =
@@ -135,7 +136,7 @@ impl Dataplane for Nftables {
                 Ok(TableState::Changed) => return drift,
                 Ok(TableState::Unchanged) => self.watch.iter_mut().for_each(TableWatch::settle),
                 Err(error) => {
-                    tracing::debug!(%error, "look whether the table stands");
+                    tracing::debug!(event = %"table_verify_failed", %error, "Failed to verify table");
                     sleep(VERIFY_RETRY).await;
                 }
             }
@@ -288,7 +289,10 @@ fn serve(mut socket: NftSocket, request: Request) -> NftSocket {
             // Whoever waits for the rules does not wait for this. Where it fails, the next verification takes the table for
             // changed, and it is committed once more.
             if let Err(error) = socket.record_fingerprint() {
-                tracing::debug!(%error, "look at the table after a commit");
+                tracing::debug!(
+                    event = %"table_fingerprint_failed", %error,
+                    "Failed to read table after commit"
+                );
             }
         }
         Request::Refresh(dead, answer) => drop(answer.send(socket.refresh(&dead))),

@@ -35,7 +35,12 @@ impl TableWatch {
     /// Without events the periodic check goes on.
     pub fn open() -> Self {
         let events = Multicast::open(NETLINK_NETFILTER, [GROUP])
-            .inspect_err(|error| tracing::warn!(%error, check_seconds = CHECK.as_secs(), "cannot listen to changes of nf_tables: the rules are looked at from time to time only"))
+            .inspect_err(|error| {
+                tracing::warn!(
+                    event = %"nftables_events_unavailable", %error, interval_seconds = CHECK.as_secs(),
+                    "Cannot watch nf_tables for changes, checking rules periodically"
+                );
+            })
             .ok();
         let mut check = interval_at(Instant::now() + CHECK, CHECK);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -55,7 +60,10 @@ impl TableWatch {
                 heard = heard => match heard {
                     Ok(heard) => record(heard, own, &mut self.follower, &mut self.suspicion),
                     Err(error) => {
-                        tracing::debug!(%error, "listen to changes of nf_tables");
+                        tracing::debug!(
+                            event = %"nftables_events_failed", %error,
+                            "Failed to receive changes of nf_tables"
+                        );
                         self.events = None;
                         self.failed = true;
                     }

@@ -44,7 +44,10 @@ pub fn take(run_dir: &Path) -> Option<Inherited> {
     match receive(&predecessor) {
         Ok(listeners) => Some(Inherited { listeners, predecessor }),
         Err(error) => {
-            tracing::warn!(%error, "a daemon that drains did not hand its listeners over");
+            tracing::warn!(
+                event = %"listener_takeover_failed", %error,
+                "Failed to take over listeners of a draining daemon"
+            );
             None
         }
     }

@@ -75,7 +75,12 @@ fn queue() -> Result<LogQueue, LogError> {
     if let Some(queue) = QUEUE.get() {
         return Ok(queue.clone());
     }
-    let dropped = |lines| tracing::warn!(lines, "the log was not read in time: lines were dropped");
+    let dropped = |lines| {
+        tracing::warn!(
+            event = %"log_lines_dropped", lines,
+            "Dropped log lines, the log was not read in time"
+        );
+    };
     let started = LogQueue::start(io::stderr(), dropped).map_err(LogError::Thread)?;
     Ok(QUEUE.get_or_init(|| started).clone())
 }
@@ -299,19 +304,34 @@ mod tests {
             .with_ansi(false)
             .event_format(prioritised());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            tracing::error!("broken");
-            tracing::warn!(by = "nft", "changed");
-            tracing::info!("told");
-            tracing::debug!("small");
+            tracing::error!(event = %"rules_failed", "Failed");
+            tracing::warn!(event = %"drift_repaired", by = "nft", "Restored");
+            tracing::info!(event = %"rules_programmed", frontends = 2, "Programmed");
+            tracing::debug!("Small");
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         let expected = [
-            "<3>ERROR apivip::process::log::tests: broken",
-            "<4> WARN apivip::process::log::tests: changed by=\"nft\"",
-            "<6> INFO apivip::process::log::tests: told",
-            "<7>DEBUG apivip::process::log::tests: small",
+            "<3>ERROR apivip::process::log::tests: Failed event=rules_failed",
+            "<4> WARN apivip::process::log::tests: Restored event=drift_repaired by=\"nft\"",
+            "<6> INFO apivip::process::log::tests: Programmed event=rules_programmed frontends=2",
+            "<7>DEBUG apivip::process::log::tests: Small",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn event_is_a_member_of_a_json_line() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer =
+            tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).json().flatten_event(true);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::warn!(event = %"drift_repaired", by = "nft", "Restored");
+        });
+        let line: serde_json::Value = serde_json::from_slice(&lines.0.lock().unwrap()).unwrap();
+        for (key, value) in [("event", "drift_repaired"), ("by", "nft"), ("message", "Restored")] {
+            assert_eq!(line[key], value, "{line}");
+        }
     }
 
     const LIMIT: Duration = Duration::from_secs(10);

@@ -56,12 +56,13 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         // A rehearsal takes no step.
         if applied.steps > 0 && !is_summarized {
             tracing::info!(
+                event = %"rules_programmed",
                 generation = view.snapshot.generation,
                 frontends = desired.frontends.len(),
                 backends = desired.frontends.iter().map(|f| f.backends.len()).sum::<usize>(),
                 messages = applied.steps,
-                commit_us = u64::try_from(applied.took.as_micros()).unwrap_or(u64::MAX),
-                "programmed table inet apivip"
+                duration_us = u64::try_from(applied.took.as_micros()).unwrap_or(u64::MAX),
+                "Programmed rules"
             );
         }
         if is_repair {
@@ -131,7 +132,10 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 }
                 () = &mut patience, if !waits => {
                     waits = true;
-                    tracing::warn!("another program holds nf_tables: the rules wait for it");
+                    tracing::warn!(
+                        event = %"nftables_busy",
+                        "Another program holds nf_tables, waiting to program rules"
+                    );
                     order(flows, ending, &desired.failed(), true);
                 }
                 changed = views.changed(), if watching && waits => watching = changed.is_ok(),
@@ -143,7 +147,10 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                             report.path = Some(path.report());
                         }),
                         Err(error) => {
-                            tracing::error!(error = %error_chain(&error), "the forwarder cannot take over");
+                            tracing::error!(
+                                event = %"forwarder_failed", error = %error_chain(&error),
+                                "Failed to activate forwarder"
+                            );
                         }
                     }
                 }
@@ -264,9 +271,15 @@ impl<D: Dataplane, H, F, W> Reconciler<D, H, F, W> {
         match timeout(REFRESH_TIMEOUT, self.dataplane.refresh(&dead)).await {
             Ok(Ok(())) => return self.refreshed(),
             Ok(Err(error)) => {
-                tracing::debug!(error = %error_chain(&error), "tell the kernel again who is dead")
+                tracing::debug!(
+                    event = %"failed_set_refresh_failed", error = %error_chain(&error),
+                    "Failed to refresh set of failed API servers"
+                );
             }
-            Err(_) => tracing::debug!("nf_tables is busy: it is told later who is dead"),
+            Err(_) => tracing::debug!(
+                event = %"failed_set_refresh_timeout",
+                "Timed out refreshing set of failed API servers"
+            ),
         }
         self.refresh_at = now() + REFRESH_RETRY;
     }

@@ -74,8 +74,14 @@ impl<D: Dataplane, H, F, W> Reconciler<D, H, F, W> {
         let Some(applied) = self.applied.clone() else { return };
         match timeout(COUNT, self.dataplane.connections(&applied)).await {
             Ok(Ok(observed)) => self.totals.update(&observed),
-            Ok(Err(error)) => tracing::debug!(error = %error_chain(&error), "read the counters"),
-            Err(_) => tracing::debug!("nf_tables is busy: the counters are those of before"),
+            Ok(Err(error)) => tracing::debug!(
+                event = %"counters_read_failed", error = %error_chain(&error),
+                "Failed to read counters"
+            ),
+            Err(_) => tracing::debug!(
+                event = %"counters_read_timeout",
+                "Timed out reading counters, using the last ones"
+            ),
         }
     }
 }

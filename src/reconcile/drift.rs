@@ -56,16 +56,19 @@ impl DriftRepair {
         let after = drift.noticed.elapsed();
         let (by, changes) = (drift.who(), drift.changes);
         let decision = self.log_decision(RepairedObject::Table, by.as_deref());
-        let after_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        let object = RepairedObject::Table.label();
+        let duration_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
         match (decision, drift.source) {
             (LogDecision::Individually, DriftSource::Event) => {
-                tracing::warn!(by, changes, after_us, "another program changed table inet apivip; repaired");
+                tracing::warn!(
+                    event = %"drift_repaired", object, by, changes, duration_us,
+                    "Rules restored after another program changed them"
+                );
             }
             (LogDecision::Individually, DriftSource::Lost | DriftSource::Check) => {
                 tracing::warn!(
-                    found = drift.source.label(),
-                    after_us,
-                    "table inet apivip was not as programmed; repaired"
+                    event = %"drift_repaired", object, found = drift.source.label(), duration_us,
+                    "Rules restored that were not as programmed"
                 );
             }
             (LogDecision::StartSummary | LogDecision::InSummary, _) => {}
@@ -80,9 +83,10 @@ impl DriftRepair {
         if count > 0 {
             self.routes.note(now());
             if self.log_decision(RepairedObject::Routes, None) == LogDecision::Individually {
+                let object = RepairedObject::Routes.label();
                 tracing::warn!(
-                    count,
-                    "another program removed routes or routing rules of apivip; made again"
+                    event = %"drift_repaired", object, count,
+                    "Routes or routing rules restored after another program removed them"
                 );
             }
             self.note(RepairedObject::Routes, &Drift::new(DriftSource::Event), metrics);
@@ -94,9 +98,8 @@ impl DriftRepair {
         if decision == LogDecision::StartSummary {
             let object = what.label();
             tracing::warn!(
-                object,
-                by,
-                "other programs change what apivip made again and again: repairs are summed up from now on"
+                event = %"drift_summary_started", object, by,
+                "Other programs keep making changes, summarizing repairs"
             );
         }
         decision
@@ -114,14 +117,15 @@ impl DriftRepair {
             match self.log_throttles[what as usize].summary(now()) {
                 Some(LogSummary::More { count, by }) => {
                     tracing::warn!(
-                        object,
-                        count,
-                        by,
-                        "other programs changed what apivip made; repaired each time"
+                        event = %"drift_summary", object, count, by,
+                        "Changes of other programs were repaired each time"
                     );
                 }
                 Some(LogSummary::Over { total }) => {
-                    tracing::info!(object, total, "other programs leave alone again what apivip made");
+                    tracing::info!(
+                        event = %"drift_ended", object, total,
+                        "Other programs have stopped making changes"
+                    );
                 }
                 None => {}
             }

@@ -37,7 +37,8 @@ use drift::DriftRepair;
 use node::NodeObserver;
 pub use path::{Mode, PathError};
 use path::{PathSwitch, RULES_RETRY};
-use report::{LoggedError, error_chain};
+use report::LoggedError;
+pub(crate) use report::error_chain;
 use transitions::TransitionLog;
 
 /// A refused commit is tried again after this, doubled up to [`RETRY_MAX`].
@@ -246,8 +247,10 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
         let outcome = self.program(view, during_commit).await;
         match &outcome {
             Ok(StepOutcome::Done) => match self.logged_error.take() {
-                Some(LoggedError { routes: true, .. }) => tracing::info!("the kernel takes the routes again"),
-                Some(_) => tracing::info!("the kernel takes the rules again"),
+                Some(LoggedError { routes: true, .. }) => {
+                    tracing::info!(event = %"routes_recovered", "Kernel accepts routes again");
+                }
+                Some(_) => tracing::info!(event = %"rules_recovered", "Kernel accepts rules again"),
                 None => {}
             },
             Ok(StepOutcome::Incomplete | StepOutcome::FallbackActive) => {}

@@ -73,7 +73,10 @@ impl NodeObserver {
             Err(error) => {
                 let text = error_chain(&error);
                 if self.logged.as_ref() != Some(&text) {
-                    tracing::warn!(error = %text, "cannot look at the node's addresses and routes: what was seen last counts");
+                    tracing::warn!(
+                        event = %"node_lookup_failed", error = %text,
+                        "Failed to read addresses and routes, using the last known ones"
+                    );
                 }
                 (self.logged, self.due) = (Some(text), true);
             }
@@ -102,7 +105,8 @@ impl<D, H: Host, F, W> Reconciler<D, H, F, W> {
             self.look_up_node(view);
             if timeout(FIRST_LOOKUP_TIMEOUT, self.node_observer.lookup_finished()).await.is_err() {
                 tracing::warn!(
-                    "the kernel does not tell the node's addresses and routes: rules come first, without them"
+                    event = %"node_lookup_timeout",
+                    "Timed out reading addresses and routes, programming rules first"
                 );
             }
         }

@@ -127,8 +127,11 @@ impl PathSwitch {
         }
         let chosen = self.mode == Mode::Forwarder;
         self.enter(TrafficPath::Forwarder, || match chosen {
-            true => tracing::info!(reason, "the forwarder serves the virtual IP"),
-            false => tracing::warn!(reason, "the forwarder serves the virtual IP: rules do not"),
+            true => tracing::info!(event = %"forwarder_active", reason, "Forwarder serves the virtual IP"),
+            false => tracing::warn!(
+                event = %"forwarder_active", reason,
+                "Forwarder serves the virtual IP, rules do not"
+            ),
         });
         partly.map_or(Ok(()), |error| Err(PathError::Routes(error)))
     }
@@ -154,7 +157,10 @@ impl PathSwitch {
         let open = forwarder.vip_connections();
         self.enter(TrafficPath::Nftables, || {
             if open > 0 {
-                tracing::info!(open, "rules serve the virtual IP again; the forwarder's connections drain");
+                tracing::info!(
+                    event = %"rules_active", connections = open,
+                    "Rules serve the virtual IP again, draining the forwarder"
+                );
             }
         });
         Ok(())
@@ -172,7 +178,10 @@ impl PathSwitch {
         host.release_local_vips().await?;
         self.had_predecessor = false;
         if std::mem::take(&mut self.vip_is_local) {
-            tracing::info!("the forwarder's last connection through the virtual IP has ended");
+            tracing::info!(
+                event = %"forwarder_drained",
+                "Last forwarded connection through the virtual IP has ended"
+            );
         }
         Ok(())
     }

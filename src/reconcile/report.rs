@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use super::{PathError, Reconciler};
 use crate::model::desired::FailOpenReason;
-use crate::model::health::{BackendHealth, HealthView};
+use crate::model::health::{BackendHealth, FailReason, HealthView};
 use crate::model::report::{Phase, Report, TrafficPath};
 use crate::model::snapshot::Snapshot;
+use crate::model::types::ServiceKey;
 
 /// The error that was logged last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +21,11 @@ pub(super) struct LoggedError {
 impl<D, H, F, W> Reconciler<D, H, F, W> {
     pub(super) fn note_rejections(&mut self, snapshot: &Snapshot) {
         for rejection in snapshot.rejected.difference(&self.known_rejections) {
-            tracing::warn!(address = %rejection.address, port = rejection.port, reason = %rejection.reason, "left out an address that the API publishes");
+            tracing::warn!(
+                event = %"endpoint_address_rejected",
+                address = %rejection.address, port = rejection.port, reason = %rejection.reason,
+                "Rejected an address that the API publishes"
+            );
             self.metrics.rejected(rejection.reason);
         }
         self.known_rejections.clone_from(&snapshot.rejected);
@@ -28,10 +33,13 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
 
     pub(super) fn note_fail_open(&mut self, fail_open: &[FailOpenReason]) {
         for hold in fail_open.iter().filter(|hold| !self.known_fail_open.contains(hold)) {
-            tracing::warn!(service = %self.policy.service, "{hold}");
+            log_fail_open(&self.policy.service, hold);
         }
         if fail_open.is_empty() && !self.known_fail_open.is_empty() {
-            tracing::info!(service = %self.policy.service, "the API publishes endpoints again");
+            tracing::info!(
+                event = %"fail_open_ended", service = %self.policy.service,
+                "Usable API servers are known again"
+            );
         }
         self.known_fail_open = fail_open.to_vec();
     }
@@ -49,12 +57,18 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
         let is_news = self.logged_error.replace(logged.clone()) != Some(logged);
         if routes {
             if is_news {
-                tracing::error!(error = %text, "connections are led; routes or routing rules that go with that could not be made");
+                tracing::error!(
+                    event = %"routes_failed", error = %text,
+                    "Failed to program routes or routing rules"
+                );
             }
             self.report(view, Phase::Unrouted, Some(text));
         } else {
             if is_news {
-                tracing::error!(error = %text, "cannot program the kernel; what stood before still stands");
+                tracing::error!(
+                    event = %"rules_failed", error = %text,
+                    "Failed to program rules, earlier rules stay in effect"
+                );
             }
             self.reports.send_modify(|report| {
                 report.phase = Phase::Failed;
@@ -89,8 +103,40 @@ impl<D, H, F, W> Reconciler<D, H, F, W> {
     }
 }
 
+/// Logs why something stays in use that neither the API nor probes confirm.
+fn log_fail_open(service: &ServiceKey, fail_open: &FailOpenReason) {
+    let missing = |reason: &str| {
+        tracing::warn!(
+            event = %"fail_open_started", %service, reason,
+            "Service is missing or unusable, keeping the last rules"
+        );
+    };
+    match fail_open {
+        FailOpenReason::ServiceMissing => missing("service_missing"),
+        FailOpenReason::ServiceHeadless => missing("service_headless"),
+        FailOpenReason::ServiceUnusable => missing("service_unusable"),
+        FailOpenReason::NoEndpoints { vip, kept: true } => tracing::warn!(
+            event = %"fail_open_started", %service, reason = "no_endpoints", %vip, kept = true,
+            "API publishes no endpoints, keeping the last API servers"
+        ),
+        FailOpenReason::NoEndpoints { vip, kept: false } => tracing::warn!(
+            event = %"fail_open_started", %service, reason = "no_endpoints", %vip, kept = false,
+            "No API server is known, leaving the virtual IP alone"
+        ),
+        FailOpenReason::NoneReady { vip } => tracing::warn!(
+            event = %"fail_open_started", %service, reason = "none_ready", %vip,
+            "No API server is ready, using those that answer"
+        ),
+        FailOpenReason::NoneAnswers { vip, reason } => tracing::warn!(
+            event = %"fail_open_started", %service, reason = "none_answers", %vip,
+            failure = reason.map(FailReason::label),
+            "No API server answers probes, keeping the last ones"
+        ),
+    }
+}
+
 /// An error and its sources as one line.
-pub(super) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

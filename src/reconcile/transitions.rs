@@ -16,9 +16,6 @@ use crate::model::types::Backend;
 /// So many of the latest changes are kept to be shown: a day of a cluster that is upgraded, and a few kilobytes.
 const SHOWN: usize = 64;
 
-const FLOWS_ENDED: &str = "told the clients of an apiserver that is gone";
-const MORE_FLOWS_ENDED: &str = "told more clients of an apiserver that is gone";
-
 /// A change of state that is not in effect yet.
 #[derive(Clone, Copy, Debug)]
 struct PendingTransition {
@@ -93,25 +90,49 @@ impl TransitionLog {
             });
             let reason = change.reason.map(FailReason::label);
             let (decision_ms, commit_ms) = (millis(decision), millis(commit));
-            let (from, to, cue) = (change.from.label(), change.to.label(), change.trigger.label());
+            let (from, to, trigger) = (change.from.label(), change.to.label(), change.trigger.label());
             match change.to {
                 HealthState::Suspect => {
-                    tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver does not answer: new connections go to others");
+                    tracing::warn!(
+                        event = %"backend_state_changed",
+                        %backend, from, to, reason, trigger, decision_ms, commit_ms,
+                        "API server does not answer, new connections go to others"
+                    );
                 }
                 HealthState::Failed => {
-                    tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver is gone beyond doubt: its clients are told");
+                    tracing::warn!(
+                        event = %"backend_state_changed",
+                        %backend, from, to, reason, trigger, decision_ms, commit_ms,
+                        "API server has failed, resetting its connections"
+                    );
                 }
                 HealthState::Late => {
-                    tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver answers late");
+                    tracing::warn!(
+                        event = %"backend_state_changed",
+                        %backend, from, to, reason, trigger, decision_ms, commit_ms,
+                        "API server answers late"
+                    );
                 }
                 HealthState::Draining => {
-                    tracing::warn!(%backend, from, to, reason, cue, decision_ms, commit_ms, "an apiserver drains: it keeps its connections and gets no new ones");
+                    tracing::warn!(
+                        event = %"backend_state_changed",
+                        %backend, from, to, reason, trigger, decision_ms, commit_ms,
+                        "API server drains, it keeps its connections and gets no new ones"
+                    );
                 }
                 HealthState::Unknown | HealthState::Healthy if change.readiness_unknown => {
-                    tracing::info!(%backend, from, to, cue, decision_ms, commit_ms, "an apiserver answers, and does not let the daemon know whether it is ready (401 or 403): it is taken for ready");
+                    tracing::info!(
+                        event = %"backend_state_changed",
+                        %backend, from, to, trigger, decision_ms, commit_ms,
+                        "API server answers without its readiness, treating it as ready"
+                    );
                 }
                 HealthState::Unknown | HealthState::Healthy => {
-                    tracing::info!(%backend, from, to, cue, decision_ms, commit_ms, "an apiserver answers and is ready");
+                    tracing::info!(
+                        event = %"backend_state_changed",
+                        %backend, from, to, trigger, decision_ms, commit_ms,
+                        "API server answers and is ready"
+                    );
                 }
             }
         }
@@ -133,8 +154,11 @@ impl TransitionLog {
     pub fn ended(&mut self, report: &FlowReport, metrics: &Metrics, shown: &watch::Sender<Report>) {
         metrics.flows(report);
         if report.ended > 0 {
-            let FlowReport { backend, challenged: asked, ended, .. } = report;
-            tracing::info!(%backend, asked, ended, "asked the clients of an apiserver that was silent: some of their connections had ended");
+            let FlowReport { backend, challenged, ended, .. } = report;
+            tracing::info!(
+                event = %"connections_challenged", %backend, challenged, ended,
+                "Challenged connections to API server, some had ended"
+            );
         }
         if !report.purpose.ends() {
             return;
@@ -199,27 +223,30 @@ fn sum(before: Option<FlowsEnded>, report: &FlowReport) -> FlowsEnded {
     FlowsEnded { took, flows: flows + report.flows, remaining: report.remaining.values().sum() }
 }
 
-fn log_flows_ended(report: &FlowReport, cause: Option<&FlowEndCause<'_>>, again: bool) {
-    let why: Vec<String> = report.remaining.iter().map(|(why, n)| format!("{n} {}", why.label())).collect();
+fn log_flows_ended(report: &FlowReport, cause: Option<&FlowEndCause<'_>>, repeated: bool) {
+    let reasons: Vec<String> =
+        report.remaining.iter().map(|(why, n)| format!("{n} {}", why.label())).collect();
+    let remaining_reasons = (!reasons.is_empty()).then(|| reasons.join(", "));
     tracing::info!(
+        event = %"connections_reset",
         backend = %report.backend,
         to = cause.map(|c| c.to.label()),
         reason = cause.and_then(|c| c.reason).map(FailReason::label),
-        cue = cause.map(|c| c.trigger.label()),
+        trigger = cause.map(|c| c.trigger.label()),
         decision_ms = cause.map(|c| millis(c.decision)),
         commit_ms = cause.and_then(|c| c.commit).map(millis),
         flows_ms = millis(report.last_ended),
         flows = report.flows,
         moved = report.syn_sent,
         sockets = report.sockets,
-        nudges = report.challenge_syns,
+        challenge_syns = report.challenge_syns,
         rounds = report.rounds,
         remaining = report.remaining.values().sum::<u64>(),
-        why = (!why.is_empty()).then(|| why.join(", ")),
+        remaining_reasons,
         cancelled = report.cancelled,
         degraded = report.degraded,
-        "{}",
-        if again { MORE_FLOWS_ENDED } else { FLOWS_ENDED }
+        repeated,
+        "Reset connections to failed API server"
     );
 }
 

@@ -118,7 +118,10 @@ impl AddressEvents {
         let task = tokio::spawn(async move {
             loop {
                 if let Err(error) = socket.receive().await {
-                    tracing::debug!(%error, "listen to changes of links and addresses");
+                    tracing::debug!(
+                        event = %"address_events_failed", %error,
+                        "Failed to receive changes of links and addresses"
+                    );
                     socket = reopened().await;
                 }
                 sleep(SETTLE).await;
@@ -155,7 +158,10 @@ async fn reopened() -> Multicast {
         sleep(REOPEN).await;
         match listen_to_addresses() {
             Ok(socket) => return socket,
-            Err(error) => tracing::debug!(%error, "listen to changes of links and addresses again"),
+            Err(error) => tracing::debug!(
+                event = %"address_events_unavailable", %error,
+                "Cannot watch links and addresses for changes"
+            ),
         }
     }
 }

@@ -87,7 +87,10 @@ impl TunDevice {
 fn enable_ipv6(device: &str) {
     let path = format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6");
     if let Err(error) = std::fs::write(&path, "0") {
-        tracing::debug!(%error, path, "cannot enable IPv6 on the forwarder's device");
+        tracing::debug!(
+            event = %"ipv6_enable_failed", %error, path,
+            "Failed to enable IPv6 on device of forwarder"
+        );
     }
 }
 

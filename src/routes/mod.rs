@@ -76,9 +76,9 @@ impl Node {
 
     /// Logs a requested route once it is there.
     fn log_added(&mut self, vip: IpAddr, source: Option<IpAddr>) {
-        if let Some(why) = self.unlogged.remove(&vip) {
+        if let Some(reason) = self.unlogged.remove(&vip) {
             let source = source.map(tracing::field::display);
-            tracing::info!(%vip, source, "added a route to the virtual IP: {why}");
+            tracing::info!(event = %"route_added", %vip, source, reason, "Added route to virtual IP");
         }
     }
 
@@ -154,10 +154,10 @@ impl Host for Node {
             let ours = own.remove(&vip);
             let lost = if ours.is_none() { self.installed.remove(&vip) } else { None };
             let existing = if ours.is_none() { self.route_to(vip).await? } else { None };
-            let why = match &existing {
-                None => "the node had none",
+            let reason = match &existing {
+                None => "no_route",
                 Some(existing) if sources::is_misrouted(&self.requests, existing, &backends).await? => {
-                    "with another source, routing rules lead this node's connections another way"
+                    "misrouted_source"
                 }
                 Some(_) => continue,
             };
@@ -174,7 +174,7 @@ impl Host for Node {
                 }
                 continue;
             }
-            self.unlogged.insert(vip, why);
+            self.unlogged.insert(vip, reason);
             self.requests
                 .send(|handle| handle.route().add(wanted).replace().execute())
                 .await
@@ -187,7 +187,10 @@ impl Host for Node {
         }
         for (ip, route) in own {
             self.delete(ip, route).await?;
-            tracing::info!(vip = %ip, "removed the route to a virtual IP that is no longer served");
+            tracing::info!(
+                event = %"route_removed", vip = %ip,
+                "Removed route to virtual IP that is no longer served"
+            );
         }
         match rejected {
             Some(rejected) => Err(rejected.into()),

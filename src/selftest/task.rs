@@ -203,10 +203,16 @@ impl SelfTestTask {
             match (before, pod_traffic) {
                 (ForwardedTraffic::Blocked(_), ForwardedTraffic::Blocked(_)) => {}
                 (_, ForwardedTraffic::Blocked(arrived)) => {
-                    tracing::warn!(%vip, came = arrived, "connections of Pods and other hosts come to the virtual IP and none leaves this node");
+                    tracing::warn!(
+                        event = %"pod_connections_blocked", %vip, connections = arrived,
+                        "Connections of Pods reach the virtual IP, none leaves this node"
+                    );
                 }
                 (ForwardedTraffic::Blocked(_), ForwardedTraffic::Passing) => {
-                    tracing::info!(%vip, "connections of Pods and other hosts leave this node again");
+                    tracing::info!(
+                        event = %"pod_connections_recovered", %vip,
+                        "Connections of Pods leave this node again"
+                    );
                 }
                 _ => {}
             }
@@ -220,7 +226,7 @@ impl SelfTestTask {
 
     /// Logs each change once.
     fn log(&mut self, vip: Vip, latest: &SelfTestResult) {
-        let by = latest.by.map(Component::label);
+        let component = latest.by.map(Component::label);
         let backend = latest.backend.map(tracing::field::display);
         let news = match latest.outcome {
             Ok(_) => Some(latest.by.unwrap_or(Component::Unknown)),
@@ -232,16 +238,25 @@ impl SelfTestTask {
         }
         match (latest.outcome, news) {
             (Err(failure), _) => {
-                let (reason, seen) = (failure.label(), latest.by.map(Component::sentence));
-                tracing::warn!(%vip, reason, by, backend, seen, "the virtual IP does not answer this node");
+                let (reason, detail) = (failure.label(), latest.by.map(Component::sentence));
+                tracing::warn!(
+                    event = %"selftest_failed", %vip, reason, component, backend, detail,
+                    "Virtual IP does not answer this node"
+                );
             }
-            (Ok(took), Some(component)) if component.is_ours() => {
-                let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                tracing::info!(%vip, by, backend, took_us, "the virtual IP answers this node");
+            (Ok(took), Some(found)) if found.is_ours() => {
+                let latency_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                tracing::info!(
+                    event = %"selftest_passed", %vip, component, backend, latency_us,
+                    "Virtual IP answers this node"
+                );
             }
-            (Ok(_), component) => {
-                let seen = component.map(Component::sentence);
-                tracing::warn!(%vip, by, backend, seen, "something else than apivip serves the virtual IP");
+            (Ok(_), found) => {
+                let detail = found.map(Component::sentence);
+                tracing::warn!(
+                    event = %"vip_served_by_other", %vip, component, backend, detail,
+                    "Something other than apivip serves the virtual IP"
+                );
             }
         }
     }

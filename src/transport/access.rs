@@ -137,7 +137,16 @@ impl Access {
 
     pub(super) fn warn(&self, known: &[Warning]) {
         for warning in self.warnings.iter().filter(|warning| !known.contains(warning)) {
-            tracing::warn!("{warning}");
+            match warning {
+                Warning::Date(detail) => tracing::warn!(
+                    event = %"ca_certificate_not_valid", %detail,
+                    "CA certificate is expired or not valid yet"
+                ),
+                Warning::Ignored(detail) => tracing::warn!(
+                    event = %"kubeconfig_setting_ignored", %detail,
+                    "Ignored a setting of the kubeconfig"
+                ),
+            }
         }
     }
 

@@ -114,8 +114,11 @@ impl Token {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match read_token(&self.file).and_then(|read| reject_partial(&last, read)) {
             Ok(header) => *last = header,
-            Err(cause) => {
-                tracing::debug!(file = %self.file.display(), cause, "the token file cannot be read; using the last");
+            Err(error) => {
+                tracing::debug!(
+                    event = %"token_file_unreadable", file = %self.file.display(), error,
+                    "Failed to read token file, using the last token"
+                );
             }
         }
         last.clone()

@@ -124,11 +124,14 @@ impl<O: DialOrder> Dialer<O> {
                 match self.attempt(address).await {
                     Ok(stream) => {
                         self.lock().connected(target, address);
-                        tracing::debug!(%address, "connected to an apiserver");
+                        tracing::debug!(event = %"api_server_connected", %address, "Connected to API server");
                         return Ok(stream);
                     }
                     Err(cause) => {
-                        tracing::debug!(%address, cause, "cannot connect to an apiserver");
+                        tracing::debug!(
+                            event = %"api_server_connect_failed", %address, error = cause,
+                            "Failed to connect to API server"
+                        );
                         failed.attempts.push((address, cause));
                     }
                 }

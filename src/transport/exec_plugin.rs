@@ -156,7 +156,12 @@ pub(crate) async fn run(plugin: &ExecPlugin, source: &str) -> Result<PluginCrede
     loop {
         match tokio::time::timeout(SLOW_PLUGIN, &mut running).await {
             Ok(answer) => return answer?,
-            Err(_) => tracing::warn!(source, "the credential plugin has not answered yet"),
+            Err(_) => {
+                tracing::warn!(
+                    event = %"credential_plugin_slow", source,
+                    "Credential plugin has not answered yet"
+                );
+            }
         }
     }
 }

@@ -136,16 +136,18 @@ pub(crate) async fn watch_files_every(
         match reload_if_changed(access, identity).await {
             Ok(()) => {
                 if failing.take().is_some() {
-                    tracing::info!(source = access.borrow().source(), "the credentials can be read again");
+                    tracing::info!(
+                        event = %"credentials_reload_recovered", source = access.borrow().source(),
+                        "Credentials can be read again"
+                    );
                 }
             }
             Err(error) => {
                 if failing.as_ref() != Some(&error) {
                     let source = access.borrow().source().to_owned();
                     tracing::warn!(
-                        source,
-                        error,
-                        "cannot read renewed credentials; the last good ones are used"
+                        event = %"credentials_reload_failed", source, error,
+                        "Failed to read renewed credentials, using the last ones"
                     );
                 }
                 failing = Some(error);
@@ -163,10 +165,13 @@ async fn reload_if_changed(
     if !renewed.has_same_ca(&current) {
         let trust = Arc::new(renewed.trust()?);
         identity.send_modify(|identity| identity.trust = trust);
-        tracing::info!(ca = renewed.ca(), "the cluster's CA was renewed");
+        tracing::info!(event = %"ca_renewed", ca = renewed.ca(), "Cluster CA was renewed");
     }
     if !renewed.has_same_connection(&current) {
-        tracing::info!(source = renewed.source(), "the credentials were renewed");
+        tracing::info!(
+            event = %"credentials_renewed", source = renewed.source(),
+            "Credentials were renewed"
+        );
     } else if renewed.has_same_expiry_and_warnings(&current) {
         return Ok(());
     }

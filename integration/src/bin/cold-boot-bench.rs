@@ -15,7 +15,7 @@ use integration::lab::{Lab, LabOptions};
 
 const ROUNDS: usize = 200;
 /// What the daemon logs after its first commit.
-const PROGRAMMED: &str = "programmed table inet apivip";
+const PROGRAMMED: &str = "event=rules_programmed";
 /// Writes down when it becomes the daemon, in seconds since 1970.
 const STAMP: &str = r#"echo "$EPOCHREALTIME" >"$0"; exec "$@""#;
 /// Between two looks at the log.

@@ -107,7 +107,7 @@ fn credentials_are_renewed_without_a_restart() -> Result<()> {
 
     // Half a key, in place: what was good is used on.
     fs::write(volume.path("tls.key"), &second.1[..second.1.len() / 2]).context("write half a key")?;
-    daemon.process().wait_for_line("the last good ones are used", LIMIT)?;
+    daemon.process().wait_for_line("event=credentials_reload_failed", LIMIT)?;
     plane.publish(
         &lab.apiserver_addresses(2).iter().chain(&lab.apiserver_addresses(1)).copied().collect::<Vec<_>>(),
     )?;
@@ -119,8 +119,8 @@ fn credentials_are_renewed_without_a_restart() -> Result<()> {
 
     // The whole: the session goes on with it where it was.
     swap(&mut volume, &second, &format!("{ca}{other}"))?;
-    daemon.process().wait_for_line("the credentials were renewed", LIMIT)?;
-    daemon.process().wait_for_line("the cluster's CA was renewed", LIMIT)?;
+    daemon.process().wait_for_line("event=credentials_renewed", LIMIT)?;
+    daemon.process().wait_for_line("event=ca_renewed", LIMIT)?;
     plane.publish_apiservers(&[1])?;
     daemon.wait_for_status("one published", LIMIT, |status| published(status) == both[..1])?;
     daemon.wait_for_backends(vip, &both[..1])?;

@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LIFETIME: u16 = 15;
 /// How long they are renewed.
 const RENEWED: Duration = Duration::from_secs(20);
-const READS: &str = "cannot read the Kubernetes API";
+const READS: &str = "event=api_read_failed";
 
 /// A plugin that says what a file holds, and leaves a line each time that it is asked.
 struct Plugin {

@@ -146,7 +146,7 @@ pub(crate) fn every_change_is_put_right(variant: Variant) -> Result<()> {
         "{}",
         daemon.metrics()?
     );
-    let named = daemon.log().lines().filter(|l| l.contains("another program changed table")).count();
+    let named = daemon.log().lines().filter(|l| l.contains("event=drift_repaired")).count();
     ensure!(u64::try_from(named)? == total, "{}", daemon.log());
     scenario.expect_everybody("after all changes")?;
 
@@ -195,15 +195,15 @@ pub(crate) fn a_fight_is_damped(variant: Variant) -> Result<()> {
     let mut neighbour = lab.node().command("sh");
     neighbour.args(["-c", "while :; do nft delete table inet apivip 2>/dev/null; sleep 0.02; done"]);
     let mut neighbour = Spawned::start("neighbour", neighbour, lab.dir())?;
-    daemon.process().wait_for_line("repairs are summed up from now on", SUMMED_UP)?;
+    daemon.process().wait_for_line("event=drift_summary_started", SUMMED_UP)?;
     let before = commits(&daemon)?;
     thread::sleep(FIGHT);
     let made = commits(&daemon)? - before;
     ensure!((1..20).contains(&made), "{made} commits within {FIGHT:?}\n{}", daemon.log());
     let log = daemon.log();
     let said = |message: &str| log.lines().filter(|line| line.contains(message)).count();
-    ensure!(said("repairs are summed up from now on") == 1, "{log}");
-    for message in ["another program changed table", "programmed table inet apivip"] {
+    ensure!(said("event=drift_summary_started") == 1, "{log}");
+    for message in ["event=drift_repaired", "event=rules_programmed"] {
         // One more for the start, and one for what was not heard.
         ensure!(said(message) <= TOLD + 2, "{message}: {} lines\n{log}", said(message));
     }

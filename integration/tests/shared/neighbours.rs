@@ -202,7 +202,7 @@ pub(crate) fn are_obstacles_as_the_manual_says(variant: Variant) -> Result<()> {
         expect_nobody("a full conntrack table", &scenario, &lab, &[pod])
     };
     (1..TRIES).find_map(|turn| ask(turn).ok()).map_or_else(|| ask(TRIES), Ok)?;
-    ensure!(!daemon.log().contains("an apiserver does not answer"), "{}", daemon.log());
+    ensure!(!daemon.log().contains("API server does not answer"), "{}", daemon.log());
     let status = daemon.status()?;
     println!("a full conntrack table: {:?}", problems(&status));
     ensure!(

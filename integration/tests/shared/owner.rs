@@ -122,7 +122,7 @@ pub(crate) fn is_let_go(variant: Variant) -> Result<()> {
     second.wait_for_status("a change", LIMIT, |status| ports(status) == before.map(|ports| ports - 1))?;
     ensure!(first.process().exited()?.is_none(), "the first daemon does not drain\n{}", first.log());
     let log = second.log();
-    let (_, of_second) = log.rsplit_once("apivip starts").context("no start in the log")?;
-    ensure!(!of_second.contains("cannot program"), "{log}");
+    let (_, of_second) = log.rsplit_once("event=daemon_starting").context("no start in the log")?;
+    ensure!(!of_second.contains("event=rules_failed"), "{log}");
     kept.finish_clean().context("a connection of the first daemon was cut")
 }

@@ -19,7 +19,7 @@ use serde_json::Value;
 /// It takes two seconds.
 const LIMIT: Duration = Duration::from_secs(60);
 const RECONNECTS: &str = "apivip_api_reconnects_total";
-const RENEWED: &str = "the cluster's CA was renewed";
+const RENEWED: &str = "event=ca_renewed";
 
 /// Replaces a file as a whole.
 fn replace(path: &Path, text: &str) -> Result<()> {

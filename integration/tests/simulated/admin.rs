@@ -90,7 +90,7 @@ fn every_endpoint_answers_as_documented() -> Result<()> {
     expect(&answer, 500, &["[+]dataplane ok\n[-]selftest failed: 10.96.0.1:443: ", "readyz check failed\n"])?;
     expect(&get(node, "/readyz?exclude=selftest")?, 200, &["ok\n"])?;
     expect(&get(node, "/livez")?, 200, &["ok\n"])?;
-    ensure!(daemon.log().contains("the virtual IP does not answer this node"), "{}", daemon.log());
+    ensure!(daemon.log().contains("event=selftest_failed"), "{}", daemon.log());
     for i in 1..=3 {
         scenario.plane.start_again(i)?;
     }
@@ -105,14 +105,14 @@ fn a_port_that_is_in_use_delays_the_listener_and_nothing_else() -> Result<()> {
     let other = node.within(|| TcpListener::bind(admin::ADDRESS).context("take the port"))?;
     let mut daemon = scenario.daemon()?;
     scenario.expect_everybody("while another program has the admin port")?;
-    daemon.process().wait_for_line("the admin listener has to wait", LIMIT)?;
+    daemon.process().wait_for_line("event=admin_listener_failed", LIMIT)?;
     drop(other);
     admin::wait_until_ready(node, LIMIT)?;
     // The next daemon has it as soon as this one is gone.
     daemon.stop()?;
     let mut next = scenario.daemon()?;
     admin::wait_for(node, "/livez", "the next daemon", LIMIT, is_ready)?;
-    let waits = next.log().matches("the admin listener has to wait").count();
+    let waits = next.log().matches("event=admin_listener_failed").count();
     ensure!(waits == 1, "it was said {waits} times\n{}", next.log());
     next.stop()?;
     let off = scenario.options.clone().arg("--admin-listen=off").arg("--selftest-interval=off");

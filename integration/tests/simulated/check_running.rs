@@ -65,7 +65,7 @@ fn a_forward_policy_that_drops_pods_is_seen_by_what_becomes_of_their_connections
     lab.node().nft_load("delete table inet fw\n")?;
     dial(1)?;
     daemon.wait_for_status("pods that are served again", LIMIT, |status| pod_traffic(status, "passing"))?;
-    daemon.process().wait_for_line("leave this node again", LIMIT).map(drop)
+    daemon.process().wait_for_line("event=pod_connections_recovered", LIMIT).map(drop)
 }
 
 #[test]

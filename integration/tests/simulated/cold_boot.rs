@@ -25,7 +25,7 @@ const PROGRAMMED: Duration = Duration::from_secs(5);
 
 /// Waits for the first commit and fails if it took far longer than promised.
 fn expect_programmed_soon(daemon: &mut Daemon, begin: Instant) -> Result<()> {
-    daemon.process().wait_for_line("programmed table inet apivip", LIMIT)?;
+    daemon.process().wait_for_line("event=rules_programmed", LIMIT)?;
     let took = begin.elapsed();
     ensure!(took < PROGRAMMED, "programmed {took:?} after the start\n{}", daemon.log());
     Ok(())
@@ -59,7 +59,7 @@ fn seeds_serve_the_virtual_ips_and_are_probed_while_the_api_cannot_be_read() -> 
 
     let rehearsal = options.clone().arg("--dry-run");
     let mut dry = boot.spawn(&rehearsal)?;
-    dry.process().wait_for_line("dry run: would lead the virtual IP", LIMIT)?;
+    dry.process().wait_for_line("event=dry_run_rules", LIMIT)?;
     dry.stop()?;
     ensure!(!dry.state_dir().exists(), "a rehearsal keeps state");
 

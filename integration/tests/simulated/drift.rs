@@ -33,7 +33,7 @@ fn who_hears_of_no_change_looks_at_the_regular_time() -> Result<()> {
     scenario.options = faults.in_daemon(scenario.options.arg("--table-owner=off"));
     let mut daemon = scenario.daemon()?;
     ensure!(faults.met().contains(&"deaf socket".to_owned()), "the fault met nobody: {:?}", faults.met());
-    daemon.process().wait_for_line("cannot listen to changes of nf_tables", LIMIT)?;
+    daemon.process().wait_for_line("event=nftables_events_unavailable", LIMIT)?;
     let wanted = rules(&lab);
     lab.node().nft_load("delete table inet apivip")?;
     thread::sleep(HEARD);

@@ -60,7 +60,7 @@ fn a_rehearsal_probes_and_says_what_it_would_do_and_does_nothing() -> Result<()>
     let options = DaemonOptions::kubeconfig(stage.plane.kubeconfig()?).arg("--dry-run");
     let mut rehearsal = Daemon::spawn(lab.node(), lab.dir(), &options)?;
     let limit = Duration::from_secs(30);
-    rehearsal.process().wait_for_line("dry run: would lead the virtual IP", limit)?;
+    rehearsal.process().wait_for_line("event=dry_run_rules", limit)?;
     thread::sleep(LOOKED / 2);
     let of_the_node = || -> Result<String> {
         let node = lab.node();
@@ -72,7 +72,7 @@ fn a_rehearsal_probes_and_says_what_it_would_do_and_does_nothing() -> Result<()>
     };
     let before = of_the_node()?;
     let inflicted = stage.inflict(&mut crowd, Fault::Unplugged, &[2])?;
-    rehearsal.process().wait_for_line("dry run: would act upon the flows to this apiserver", limit)?;
+    rehearsal.process().wait_for_line("event=dry_run_connections", limit)?;
     thread::sleep(LOOKED);
     ensure!(of_the_node()? == before, "a rehearsal changed\n{before}\nto\n{}", of_the_node()?);
     inflicted.heal(&mut stage.plane)?;

@@ -111,7 +111,7 @@ fn unreached(
     others.hidden(inner, outer);
     stage.inflict(&mut busy, Fault::Unplugged, &[2])?;
     let waited = busy.wait_told(&dead, SPOKE_UP);
-    let told = stage.daemon.process().wait_for_line("told the clients of an apiserver", GIVEN_UP)?;
+    let told = stage.daemon.process().wait_for_line("event=connections_reset", GIVEN_UP)?;
     // Two rounds are over soon, where somebody answers in the clients' place.
     thread::sleep(WATCHED);
     let outcome = busy.joined(others).finish()?;

@@ -66,12 +66,12 @@ fn a_log_that_nobody_reads_keeps_no_failover_waiting() -> Result<()> {
     // Somebody reads again: what waited comes, in its order.
     let begin = Instant::now();
     let mut log = String::new();
-    while !log.contains("an apiserver does not answer") {
+    while !log.contains("API server does not answer") {
         ensure!(begin.elapsed() < LIMIT, "the log ends with {:?}", log.lines().last());
         log += &drain(&mut pipe)?;
         thread::sleep(Duration::from_millis(20));
     }
-    ensure!(log.contains("apivip starts"), "{log}");
+    ensure!(log.contains("event=daemon_starting"), "{log}");
     daemon.kill()?;
     Ok(())
 }

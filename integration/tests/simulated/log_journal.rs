@@ -23,7 +23,7 @@ fn priorities_go_before_lines_where_stderr_is_what_the_manager_named() -> Result
     scenario.options.environment.push(("JOURNAL_STREAM".to_owned(), stream.clone()));
     let mut daemon = scenario.daemon()?;
     scenario.plane.kill(3)?;
-    daemon.process().wait_for_line("an apiserver does not answer", LIMIT)?;
+    daemon.process().wait_for_line("API server does not answer", LIMIT)?;
     daemon.stop()?;
     for line in daemon.log().lines() {
         let level = match line.get(..3) {

@@ -42,9 +42,13 @@ fn events(daemon: &Daemon) -> Result<Vec<Value>> {
     whole.lines().map(read).collect()
 }
 
-fn with(events: &[Value], message: &str) -> Vec<Value> {
-    let says = |event: &&Value| event["message"].as_str().is_some_and(|text| text.starts_with(message));
-    events.iter().filter(says).cloned().collect()
+fn with(events: &[Value], id: &str) -> Vec<Value> {
+    events.iter().filter(|event| event["event"] == id).cloned().collect()
+}
+
+/// Waits for the line of an event.
+fn wait_for_event(daemon: &mut Daemon, id: &str) -> Result<()> {
+    daemon.process().wait_for_line(&format!("\"event\":\"{id}\""), LIMIT).map(drop)
 }
 
 /// Waits until everything of the start has been said: rules stand, each apiserver is up, each virtual IP answers.
@@ -98,19 +102,19 @@ fn an_api_that_is_away_is_told_once_for_each_failure() -> Result<()> {
     thread::sleep(FAILING);
     let tried = daemon.metric("apivip_api_reconnects_total")? - reconnects;
     let said = events(&daemon)?.split_off(before);
-    let lines = with(&said, "cannot read the Kubernetes API");
+    let lines = with(&said, "api_read_failed");
     let different: BTreeSet<String> = lines.iter().map(Value::to_string).collect();
     ensure!(tried > 3, "only {tried} attempts");
     ensure!(!lines.is_empty() && lines.len() == different.len(), "said twice: {lines:#?}");
     ensure!(lines.len() <= DIFFERENT, "{} lines of one outage: {lines:#?}", lines.len());
-    let lines = with(&said, "cannot read renewed credentials");
+    let lines = with(&said, "credentials_reload_failed");
     ensure!(lines.len() == 1, "said more than once, or never: {lines:#?}");
     fs::write(&kubeconfig, good)?;
     scenario.plane.fleet()?.on_all(|control| async move { control.answer(None).await })?;
-    let back = "the Kubernetes API is read again";
+    let back = "api_recovered";
     daemon.wait_for_status("the API", LIMIT * 2, |status| status["api"]["state"] == "synced")?;
-    daemon.process().wait_for_line(back, LIMIT)?;
-    daemon.process().wait_for_line("the credentials can be read again", LIMIT)?;
+    wait_for_event(&mut daemon, back)?;
+    wait_for_event(&mut daemon, "credentials_reload_recovered")?;
     let all = events(&daemon)?.split_off(before);
     ensure!(with(&all, back).len() == 1, "{all:#?}");
     Ok(())
@@ -123,14 +127,15 @@ fn a_dead_apiserver_is_told_once() -> Result<()> {
     let mut daemon = settled(&lab, &options(&scenario))?;
     let before = events(&daemon)?.len();
     scenario.plane.kill(3)?;
-    daemon.process().wait_for_line("an apiserver does not answer", LIMIT)?;
+    daemon.process().wait_for_line("\"to\":\"suspect\"", LIMIT)?;
     let probes = |daemon: &Daemon| daemon.metric("apivip_probes_total{outcome=\"refused\"}");
     let failed = probes(&daemon)?;
     thread::sleep(FAILING);
     ensure!(probes(&daemon)? > failed + 10, "it was not asked again");
     let said = events(&daemon)?.split_off(before);
     // Each of its ports is a backend of its own in the log. Its clients were told by its host.
-    let lines = with(&said, "an apiserver does not answer");
+    let mut lines = with(&said, "backend_state_changed");
+    lines.retain(|line| line["to"] == "suspect");
     let backends: BTreeSet<String> = lines.iter().map(|line| line["backend"].to_string()).collect();
     ensure!(!lines.is_empty() && lines.len() == backends.len(), "{lines:#?}");
     // The watch may have been with it.
@@ -155,10 +160,10 @@ fn rules_that_the_kernel_refuses_are_told_once() -> Result<()> {
     thread::sleep(FAILING);
     ensure!(refused(&daemon)? >= failed + 3, "it was not tried again");
     let said = events(&daemon)?.split_off(before);
-    let lines = with(&said, "cannot program the kernel");
+    let lines = with(&said, "rules_failed");
     ensure!(lines.len() == 1, "{lines:#?}");
     faults.clear()?;
     daemon.wait_for_phase("programmed", LIMIT)?;
-    daemon.process().wait_for_line("the kernel takes the rules again", LIMIT)?;
+    wait_for_event(&mut daemon, "rules_recovered")?;
     Ok(())
 }

@@ -151,7 +151,7 @@ fn no_secret_is_told_whatever_becomes_of_it() -> Result<()> {
         fs::write(&path, fs::read_to_string(&path)?.replace(&user, &format!("{user}: [\"")))?;
         if accepted {
             // It looks each ten seconds; what it finds is read as at a start, which comes below.
-            daemon.process().wait_for_line("cannot read renewed credentials", LIMIT)?;
+            daemon.process().wait_for_line("event=credentials_reload_failed", LIMIT)?;
         }
         for (place, text) in [
             ("/status", daemon.status()?.to_string()),

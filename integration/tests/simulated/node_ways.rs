@@ -231,7 +231,7 @@ fn a_new_address_of_the_node_is_no_other_programs_doing() -> Result<()> {
     // Another address of the same network goes with the first one otherwise.
     lab.node().sysctl("net.ipv4.conf.all.promote_secondaries", "1")?;
     lab.node().ip("addr add 192.0.2.77/24 dev eth0\naddr del 192.0.2.1/24 dev eth0\n")?;
-    let line = "added a route to the virtual IP";
+    let line = "event=route_added";
     daemon.wait_for_status("a new route", std::time::Duration::from_secs(30), |_| {
         lab.node()
             .run("ip", &["route", "show", "10.96.0.1"])
@@ -239,7 +239,7 @@ fn a_new_address_of_the_node_is_no_other_programs_doing() -> Result<()> {
     })?;
     let log = daemon.log();
     ensure!(log.matches(line).count() == 2, "{log}");
-    ensure!(!log.contains("another program removed routes"), "{log}");
+    ensure!(!log.contains("event=drift_repaired"), "{log}");
     let status = daemon.status()?;
     ensure!(status["repairs"]["total"].as_u64().unwrap_or(0) == 0, "{:#}", status["repairs"]);
     Ok(())

@@ -34,7 +34,7 @@ fn without_owners_in_the_kernel_the_table_is_plain() -> Result<()> {
     let mut daemon = scenario.daemon()?;
     ensure!(faults.met() == ["noowner commit", "noowner commit"], "{:?}", faults.met());
     ensure!(!owned(&daemon)?, "the table has an owner");
-    ensure!(daemon.log().contains("this kernel has no owners"), "{}", daemon.log());
+    ensure!(daemon.log().contains("event=table_owner_unsupported"), "{}", daemon.log());
     lab.node().nft_load("delete table inet apivip")?;
     daemon.wait_for_status("the repair", LIMIT, |status| status["repairs"]["total"] == 1)?;
     scenario.plane.publish_apiservers(&[1, 2])?;

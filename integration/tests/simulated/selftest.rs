@@ -137,9 +137,7 @@ fn a_neighbour_in_the_way_is_named() -> Result<()> {
     }
     let log = daemon.log();
     for vip in VIPS {
-        let said = |line: &str| {
-            line.contains("something else than apivip serves the virtual IP") && line.contains(vip)
-        };
+        let said = |line: &str| line.contains("event=vip_served_by_other") && line.contains(vip);
         ensure!(log.lines().any(said), "nothing of {vip} in {log}");
     }
     Ok(())
@@ -234,7 +232,7 @@ fn a_socket_load_balancer_is_named() -> Result<()> {
         // The other family is not concerned, nor are others on the node: they go through the rules.
         wait_for(&mut daemon, VIPS[1 - at], "rules", true)?;
         scenario.expect_everybody("beside a socket load balancer")?;
-        let said = format!("something else than apivip serves the virtual IP vip={vip}");
+        let said = format!("event=vip_served_by_other vip={vip}");
         ensure!(daemon.log().contains(&said), "{}", daemon.log());
         daemon.stop()?;
     }

@@ -118,7 +118,9 @@ fn a_dead_apiserver_is_left(scenario: &Scenario<'_>, systemd: &mut Systemd<'_>) 
         let dead = SocketAddr::new(ip, streams::PORT).to_string();
         systemd.wait_until(&format!("the end of the flows to {dead}"), |systemd| {
             let log = systemd.journal_text();
-            let mut told = log.lines().filter(|line| line.contains("told the clients"));
+            let first =
+                |line: &&str| line.contains("event=connections_reset") && line.contains("repeated=false");
+            let mut told = log.lines().filter(first);
             Ok(told.any(|line| line.contains(&dead) && !line.contains("flows=0 ")).then_some(()))
         })?;
     }
@@ -189,8 +191,8 @@ fn expect_journal(systemd: &Systemd<'_>) -> Result<()> {
     };
     for (words, priority) in [
         ("no such file; correct the path", "3"),
-        ("an apiserver does not answer", "4"),
-        ("told the clients", "6"),
+        ("API server does not answer", "4"),
+        ("event=connections_reset", "6"),
     ] {
         let line = said(words).with_context(|| format!("no {words:?} in\n{}", systemd.journal_text()))?;
         ensure!(line["PRIORITY"] == priority, "{line:#}");

@@ -39,18 +39,19 @@ fn failure_is_logged_when_it_starts_changes_and_ends() {
     });
     let failure = |code: u16, last: u8| {
         format!(
-            "WARN cannot read the Kubernetes API address=192.0.2.{last}:6443 \
+            "WARN Failed to read Kubernetes API event=api_read_failed address=192.0.2.{last}:6443 \
              error=list services in namespace default: the server answered {code}: no"
         )
     };
     assert_eq!(
         lines,
         [
-            "INFO the Kubernetes API is read address=192.0.2.11:6443",
+            "INFO Synced with Kubernetes API event=api_synced address=192.0.2.11:6443",
             &failure(500, 11),
             &failure(500, 12),
             &failure(503, 11),
-            "INFO the Kubernetes API is read again address=192.0.2.12:6443 after_seconds=0 failures=7",
+            "INFO Synced with Kubernetes API again event=api_recovered address=192.0.2.12:6443 outage_seconds=0 \
+             failures=7",
             &failure(500, 11),
         ]
     );

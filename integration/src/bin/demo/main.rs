@@ -107,7 +107,7 @@ fn removal(stage: &Stage, daemon: &Daemon) -> Result<()> {
     let report = load.stdout();
     say("What became of all of them, as the pod saw it:");
     lines(report.lines().find(|line| line.contains("connections in")).unwrap_or(&report));
-    say("The daemon's log of the change: one transaction, commit_us microseconds long.");
+    say("The daemon's log of the change: one transaction, duration_us microseconds long.");
     lines(daemon.log().lines().last().unwrap_or_default());
     Ok(())
 }

@@ -105,17 +105,17 @@ impl<'lab> Stage<'lab> {
 
     /// Another CA is trusted besides.
     pub fn renew_ca(&mut self, half: bool) -> Result<()> {
-        let before = self.said("the cluster's CA was renewed");
+        let before = self.said("event=ca_renewed");
         self.files.renew_ca(&self.plane, half)?;
-        self.wait_until_said("the cluster's CA was renewed", before)
+        self.wait_until_said("event=ca_renewed", before)
     }
 
     /// What the daemon shows is replaced by another that is as good.
     pub fn renew_credentials(&mut self, half: bool) -> Result<()> {
-        let before = self.said("the credentials were renewed");
+        let before = self.said("event=credentials_renewed");
         self.files.renew(&self.plane, self.certified, half)?;
         // A token is read anew for each request, and nothing is said of it.
-        if self.certified { self.wait_until_said("the credentials were renewed", before) } else { Ok(()) }
+        if self.certified { self.wait_until_said("event=credentials_renewed", before) } else { Ok(()) }
     }
 
     /// How often the daemons have said this.

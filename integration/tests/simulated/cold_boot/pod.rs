@@ -54,7 +54,7 @@ fn a_pod_dials_what_a_seed_stands_for_and_the_virtual_ip_never() -> Result<()> {
     let options = in_a_pod(&boot, lab.dir())?;
     boot.watch_vip()?;
     let mut daemon = boot.spawn(&options)?;
-    daemon.process().wait_for_line("cannot resolve the name of a seed", LIMIT)?;
+    daemon.process().wait_for_line("event=seed_resolution_failed", LIMIT)?;
     daemon.wait_for_status("nothing to dial", LIMIT, |status| {
         let error = status["api"]["last_error"].as_str().unwrap_or_default();
         error.contains("10.96.0.1:443 is the virtual IP, and no seed could be resolved yet")

@@ -51,7 +51,7 @@ fn whatever_is_wrong_with_the_state_the_daemon_warns_and_works() -> Result<()> {
     let boot = ColdBoot::start(&lab, Variant::Simulated, true)?;
     boot.may_read(true)?;
     let options = boot.options(&["--seed", "192.0.2.11:6443"])?;
-    works_and_keeps(&boot, &options, "apivip starts")?;
+    works_and_keeps(&boot, &options, "event=daemon_starting")?;
     let folder = lab.dir().join("state");
     let file = folder.join("state");
     let text = fs::read_to_string(&file).context("read the state")?;
