@@ -26,12 +26,12 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut add = |what: String, todo: &str| problems.push(Problem { what, todo: todo.to_owned() });
     match status.phase.as_str() {
-        "failed" => add(status.summary.clone(), "apivip check tells what this kernel and its rules lack"),
+        "failed" => add(status.summary.clone(), "Run apivip check to find what the kernel or its rules lack"),
         "unrouted" => add(
             status.summary.clone(),
-            "Pods are served; programs of the node may lack a route to the virtual IP. It is tried again every 5 s",
+            "Pods are served. Programs on this node may have no route to the virtual IP. apivip retries every 5 s",
         ),
-        "starting" | "waiting" => add(status.summary.clone(), "see the state of the API below"),
+        "starting" | "waiting" => add(status.summary.clone(), "Check the state of the API connection"),
         _ => {}
     }
     for test in status.selftests.iter().filter(|test| !test.ready || !test.is_ours()) {
@@ -39,50 +39,50 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
         let seen = seen.map(|seen| format!("; {seen}")).unwrap_or_default();
         let todo = match (test.answered_by.as_deref(), test.is_ours()) {
             (Some("neighbour-reject"), _) => {
-                "mend why the forwarder stands in; Pods are served, and programs of the node at --listen"
+                "Fix what prevents the nftables rules. Pods are served, and programs on this node can use --listen"
             }
             (_, false) => {
-                "take the virtual IP out of what the line names, or leave it to that and stop apivip"
+                "Remove the virtual IP from the named component, or leave it to that component and stop apivip"
             }
-            _ => "see which apiservers are up below, and the way from this node to them",
+            _ => "Check the states of the API servers and the network path from this node to them",
         };
-        add(format!("a connection of this node to {} {}{seen}", test.vip, test.result()), todo);
+        add(format!("Connection from this node to {} {}{seen}", test.vip, test.result()), todo);
     }
     for test in &status.selftests {
         if let Some(came) = test.others_blocked {
             add(
                 format!(
-                    "{came} connections of Pods and other hosts came to {} and none left this node: they are dropped on their way",
+                    "Connections from Pods and other hosts are dropped on this node: {came} arrived for {} and none left",
                     test.vip
                 ),
-                "see what drops them: nft list ruleset and iptables-save, chains of the hook forward; sysctl net.ipv4.ip_forward; nothing, if a network policy keeps those Pods off",
+                "Find what drops them: nft list ruleset and iptables-save, chains of the hook forward; sysctl net.ipv4.ip_forward. No action is needed if a network policy blocks those Pods",
             );
         }
     }
     let path = &status.dataplane;
     if let Some(reason) = path.reason.as_ref().filter(|_| path.fallback_active) {
         add(
-            format!("the forwarder stands in for rules since {}: {reason}", duration(path.since_seconds)),
-            "mend the cause; rules are tried again twice a second",
+            format!("The forwarder has been active as the fallback for {}: {reason}", duration(path.since_seconds)),
+            "Fix the cause. apivip retries the rules twice a second",
         );
     }
     if path.accept_paused {
         add(
-            format!("the forwarder takes no more connections, it has {}", path.forwarder_connections),
-            "raise --forwarder-max-connections and the limit of open files",
+            format!("The forwarder accepts no more connections: it has {}", path.forwarder_connections),
+            "Raise --forwarder-max-connections and the limit of open files",
         );
     }
     for hold in &status.holds {
-        add(hold.clone(), "the last good ones go on; see what the Service and its EndpointSlices say");
+        add(capitalized(hold), "Inspect the Service, its EndpointSlices and the states of the API servers");
     }
     if let Some(waiting) = status.api.waiting().filter(|_| status.api.state != "synced") {
         add(
-            format!("the API is not read: {waiting}"),
-            "run it by hand to see what it waits for; once that process has ended, it is run again",
+            format!("Cannot read the API: {waiting}"),
+            "Run the plugin by hand to see what it waits for. apivip runs it again after that process has ended",
         );
     } else if status.api.state != "synced" {
-        let error = status.api.last_error.as_deref().unwrap_or("no apiserver has answered yet");
-        add(format!("the API is not read: {error}"), "mend the cause; what is known is used meanwhile");
+        let error = status.api.last_error.as_deref().unwrap_or("no API server has answered yet");
+        add(format!("Cannot read the API: {error}"), "Fix the cause. The last known state stays in use");
     }
     let mut backends: Vec<&BackendStatus> = status.frontends.iter().flat_map(|f| &f.backends).collect();
     backends.sort_by_key(|backend| backend.address);
@@ -99,19 +99,19 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
     for (credential, end) in status.api.expiry.dates() {
         let left = end.saturating_sub(now);
         if left < 0 || (left < SOON && credential != "token") {
-            let what = format!("the {}", expiry(credential, left));
-            add(what, "renew it; it is read again within seconds");
+            let what = format!("The {}", expiry(credential, left));
+            add(what, "Renew it. apivip reads it again within seconds");
         }
     }
     for rejection in &status.rejected {
-        add(format!("left out: {rejection}"), "correct it where the endpoints come from");
+        add(format!("Ignored address: {rejection}"), "Correct it at the source of the endpoints");
     }
     if let Some(repair) = status.repairs.latest.first().filter(|repair| repair.seconds_ago < RECENT) {
-        let by = repair.by.as_deref().unwrap_or("somebody");
+        let by = repair.by.as_deref().unwrap_or("An unknown program");
         let ago = duration(repair.seconds_ago);
         add(
-            format!("{by} changed the {} of apivip {ago} ago; it was repaired", repair.object),
-            "keep that program from table inet apivip and from routes with protocol 97",
+            format!("{by} changed the {} of apivip {ago} ago, and apivip repaired the change", repair.object),
+            "Prevent that program from changing table inet apivip and routes with protocol 97",
         );
     }
     problems
@@ -129,14 +129,20 @@ fn of_callers(backends: &[&BackendStatus]) -> Vec<(String, &'static str)> {
     };
     let refused = those(|backend| backend.caller.as_deref() == Some("refused")).map(|who| {
         let what =
-            format!("the daemon's credentials are refused (401) by {who}, which are asked without any");
-        (what, "renew the credentials; until then each question costs them a connection of its own")
+            format!("API servers reject the credentials of apivip (401) and are probed without them: {who}");
+        (what, "Renew the credentials. Until then, each request without them needs a connection of its own")
     });
     let unknown = those(|backend| backend.readiness_known == Some(false)).map(|who| {
-        let what = format!("whether these are ready is unknown, and taken for granted: {who}");
-        (what, "let the daemon's user get /readyz, as the ClusterRole system:public-info-viewer does")
+        let what = format!("Readiness is unknown and assumed: {who}");
+        (what, "Allow the user of apivip to get /readyz, as the ClusterRole system:public-info-viewer does")
     });
     refused.into_iter().chain(unknown).collect()
+}
+
+/// The same with a capital letter at the beginning.
+fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map(|first| first.to_uppercase().chain(characters).collect()).unwrap_or_default()
 }
 
 fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {
@@ -147,36 +153,36 @@ fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {
         return None;
     }
     if let Some(seconds) = backend.hold_down_seconds {
-        let what = format!("{address} failed repeatedly; it answers, and is held down for {seconds}s more");
-        return Some((what, "look why it comes and goes"));
+        let what = format!("{address} failed repeatedly. It answers again and stays in hold-down for {seconds}s more");
+        return Some((what, "Find out why it fails and recovers repeatedly"));
     }
     match backend.state.as_str() {
         "suspect" => {
             let reason = backend.failing.as_deref().unwrap_or("no answer");
             let kept =
-                backend.withheld.as_deref().map(|why| format!("; its connections are left alone: {why}"));
-            let todo = "look at that apiserver and the way to it; new connections go to others";
+                backend.withheld.as_deref().map(|why| format!("; its connections are not reset: {why}"));
+            let todo = "Check that API server and the network path to it. New connections use the others";
             Some((
-                format!("{address} does not answer for {since}: {reason}{}", kept.unwrap_or_default()),
+                format!("{address} has not answered for {since}: {reason}{}", kept.unwrap_or_default()),
                 todo,
             ))
         }
         "failed" => {
             let todo =
-                "look at that apiserver and the way to it; its clients were told, and others serve them";
-            Some((format!("{address} is gone for {since}"), todo))
+                "Check that API server and the network path to it. Its connections were reset, and new ones use the others";
+            Some((format!("{address} failed {since} ago"), todo))
         }
         "late" => {
-            let todo = "see what keeps it busy; it keeps its connections";
-            Some((format!("{address} answers late for {since}"), todo))
+            let todo = "Find out why it is slow. It keeps its connections";
+            Some((format!("{address} has answered late for {since}"), todo))
         }
         "draining" => {
-            let todo = "ask it why, at /readyz?verbose; it keeps its connections and gets no new ones";
-            Some((format!("{address} is alive but not ready for {since}"), todo))
+            let todo = "Query its /readyz?verbose for the reason. It keeps its connections and gets no new ones";
+            Some((format!("{address} has been alive but not ready for {since}"), todo))
         }
         _ => {
             let reason = backend.failing.as_deref()?;
-            Some((format!("probes of {address} fail: {reason}"), "look at that apiserver and the way to it"))
+            Some((format!("Probes of {address} fail: {reason}"), "Check that API server and the network path to it"))
         }
     }
 }

@@ -114,7 +114,7 @@ fn expect_failing(what: &str, daemon: &mut Daemon, lab: &Lab, reasons: &[&str]) 
         })
     })?;
     println!("{what}: {:?}", problems(&status));
-    let condemned = problems(&status).iter().any(|problem| problem.contains("does not answer for"));
+    let condemned = problems(&status).iter().any(|problem| problem.contains("has not answered for"));
     ensure!(!condemned, "{what} condemned an apiserver: {:#}", status["problems"]);
     Ok(())
 }
@@ -206,7 +206,7 @@ pub(crate) fn are_obstacles_as_the_manual_says(variant: Variant) -> Result<()> {
     let status = daemon.status()?;
     println!("a full conntrack table: {:?}", problems(&status));
     ensure!(
-        !problems(&status).iter().any(|problem| problem.contains("does not answer for")),
+        !problems(&status).iter().any(|problem| problem.contains("has not answered for")),
         "{:#}",
         status["problems"]
     );

@@ -161,7 +161,7 @@ fn a_neighbour_that_rejects_the_node_is_named() -> Result<()> {
         let test = wait_for(&mut daemon, vip, "neighbour-reject", false)?;
         ensure!(test["failing"] == "refused" && test["backend"].is_null(), "{test}");
     }
-    let sentence = "reject this node's own connections while the forwarder serves the virtual IP";
+    let sentence = "reject connections from this node while the forwarder serves the virtual IP";
     let status = daemon.wait_for_status("two failures in a row", LIMIT, |status| {
         status["problems"][0]["what"].as_str().is_some_and(|what| what.contains(sentence))
     })?;
@@ -212,7 +212,7 @@ fn a_local_listener_is_named() -> Result<()> {
             seen
         })?;
         let limit =
-            |answer: &admin::Answer| answer.body.contains("a program of this host listens on the virtual IP");
+            |answer: &admin::Answer| answer.body.contains("a program on this host listens on the virtual IP");
         admin::wait_for(node, "/readyz", "the culprit", LIMIT, limit)?;
         node.ip(&format!("route del local {address} dev lo table local\n"))?;
         wait_for(&mut daemon, vip, "rules", true)?;
