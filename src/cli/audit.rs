@@ -26,7 +26,7 @@ fn explained(id: &str) -> anyhow::Result<String> {
         return Ok(all.join("\n"));
     }
     let check = catalogue::find(id).ok_or_else(|| {
-        anyhow!("--explain {id}: there is no check of that name; apivip audit --explain all lists them")
+        anyhow!("--explain {id}: no check has this id; apivip audit --explain all lists them")
     })?;
     Ok(explain(check))
 }

@@ -10,7 +10,7 @@ const CAP_NET_ADMIN: u32 = 12;
 pub enum PrivilegeError {
     /// The capability is not in the effective set.
     #[error(
-        "CAP_NET_ADMIN is missing: programming nftables needs it; run apivip as root or with that capability"
+        "CAP_NET_ADMIN is missing, which nftables requires: run apivip as root or with that capability"
     )]
     NotNetAdmin,
     /// The capabilities cannot be read.

@@ -54,7 +54,7 @@ fn every_endpoint_answers_as_documented() -> Result<()> {
     expect(&get(node, "/readyz?verbose")?, 200, &[checks, "readyz check passed\n"])?;
     expect(&get(node, "/healthz?verbose")?, 200, &[checks, "healthz check passed\n"])?;
     expect(&get(node, "/readyz?verbose&exclude=selftest")?, 200, &["[+]selftest excluded: ok\n"])?;
-    expect(&get(node, "/nothing")?, 404, &["there is / /livez /readyz /healthz /metrics /status"])?;
+    expect(&get(node, "/nothing")?, 404, &["available paths: / /livez /readyz /healthz /metrics /status"])?;
 
     let metrics = get(node, "/metrics")?;
     let series = "apivip_selftest_answers_total{component=\"rules\"} ";

@@ -198,7 +198,7 @@ mod daemon {
         let mut status = sample();
         status.selftests = vec![test(false, Some("timeout"), None)];
         let problem = |what: String| crate::status::Problem { what, todo: "mend it".to_owned() };
-        let repeated = format!("a connection of this node to it {}", status.selftests[0].result());
+        let repeated = format!("Connection from this node to it {}", status.selftests[0].result());
         status.problems = vec![problem("192.0.2.11:6443 is gone".to_owned()), problem(repeated)];
         let expected = [("self-test", Verdict::Fail), ("daemon-problems", Verdict::Warning)];
         assert_eq!(verdicts(&status), expected);
