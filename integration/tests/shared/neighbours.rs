@@ -91,7 +91,7 @@ fn expect_cut_off(what: &str, daemon: &mut Daemon, lab: &Lab) -> Result<()> {
     let status = daemon.wait_for_status(what, LIMIT, |status| {
         let problems = problems(status);
         lab.vips().iter().all(|vip| {
-            let vip = format!("came to {} and none left", SocketAddr::new(*vip, SERVICE_PORT));
+            let vip = format!("arrived for {} and none left", SocketAddr::new(*vip, SERVICE_PORT));
             problems.iter().any(|problem| problem.contains(&vip))
         })
     })?;

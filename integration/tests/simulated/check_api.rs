@@ -119,7 +119,7 @@ fn certificates_that_are_not_believed() -> Result<()> {
     checked.expect(
         "apiserver-tls",
         "fail",
-        &["does not carry the name kubernetes.default.svc", "api.elsewhere.example"],
+        &["does not contain the name kubernetes.default.svc", "api.elsewhere.example"],
     )?;
     let named =
         ["--kubeconfig", &kubeconfig.display().to_string(), "--probe-server-name", "api.elsewhere.example"];

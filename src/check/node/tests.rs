@@ -197,9 +197,9 @@ mod daemon {
     fn problem_of_the_daemon_is_one_warning() {
         let mut status = sample();
         status.selftests = vec![test(false, Some("timeout"), None)];
-        let problem = |what: String| crate::status::Problem { what, todo: "mend it".to_owned() };
+        let problem = |what: String| crate::status::Problem { what, todo: "Fix it".to_owned() };
         let repeated = format!("Connection from this node to it {}", status.selftests[0].result());
-        status.problems = vec![problem("192.0.2.11:6443 is gone".to_owned()), problem(repeated)];
+        status.problems = vec![problem("192.0.2.11:6443 failed 3s ago".to_owned()), problem(repeated)];
         let expected = [("self-test", Verdict::Fail), ("daemon-problems", Verdict::Warning)];
         assert_eq!(verdicts(&status), expected);
     }
