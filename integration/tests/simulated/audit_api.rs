@@ -155,7 +155,7 @@ fn it_says_what_it_found_in_each_form_and_by_its_exit_code() -> Result<()> {
     let text = run(&[])?;
     ensure!(text.status.code() == Some(3) && text.stderr.is_empty(), "{}\n{}", text.stdout, text.stderr);
     for words in [
-        "cluster -> apiserver\n",
+        "cluster -> API server\n",
         "fail",
         "high",
         "basic-auth",

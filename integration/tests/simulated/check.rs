@@ -213,7 +213,7 @@ fn a_table_is_told_by_its_owner() -> Result<()> {
     daemon.wait_for_state(COMMAND_LIMIT)?;
     let checked = stage.check()?;
     ensure!(checked.code == Some(GOOD), "{:#}", checked.report);
-    checked.expect("table", "ok", &["belongs to netlink port"])?;
+    checked.expect("table", "ok", &["netlink port", "owns it"])?;
     checked.expect("ruleset-save", "info", &["nft -f fails as a whole", "--table-owner off"])?;
     checked.expect("saved-state", "ok", &[])?;
     let elsewhere = lab.dir().join("elsewhere");
@@ -222,9 +222,9 @@ fn a_table_is_told_by_its_owner() -> Result<()> {
     checked.expect("table", "fail", &["no daemon answers"])?;
     daemon.kill()?;
     let checked = stage.check()?;
-    checked.expect("daemon", "info", &["none runs"])?;
+    checked.expect("daemon", "info", &["no daemon runs"])?;
     checked.expect("table", "info", &["apivip cleanup removes it"])?;
-    checked.expect("ruleset-save", "info", &["orphan"])
+    checked.expect("ruleset-save", "info", &["a table without an owner"])
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn no_apiserver_answers_or_all_of_them_hang() -> Result<()> {
     println!("with three that hang it took {:?}", checked.took);
     ensure!(checked.took < LIMIT && checked.code == Some(BAD), "{:?} {:#}", checked.took, checked.report);
     checked.expect("apiserver-tls", "fail", &["no answer within", "192.0.2.11:6443", "192.0.2.13:6443"])?;
-    checked.expect("api-read", "unknown", &["no apiserver with a verified certificate"])?;
+    checked.expect("api-read", "unknown", &["no API server with a verified certificate"])?;
     checked.expect("clock", "unknown", &[])?;
     checked.expect("apiserver-name", "fail", &["silent.example"])?;
     for i in 1..=3 {
@@ -144,7 +144,7 @@ fn credentials_that_are_old_or_wrong() -> Result<()> {
     let wrong = written(&lab, "wrong.yaml", plane.authority(), User::Token("stolen".to_owned()))?;
     bad(&lab, &wrong)?.expect("permission", "fail", &["(401)"])?;
     let missing = lab.dir().join("missing.yaml");
-    bad(&lab, &missing)?.expect("api-access", "fail", &["no such file", "refuses to start"])
+    bad(&lab, &missing)?.expect("api-access", "fail", &["no such file", "does not start"])
 }
 
 #[test]
