@@ -101,7 +101,8 @@ impl Handler {
         }
         // What HEAD must not send, the server leaves out.
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut answer = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD are supported\n");
+            let mut answer =
+                respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD are supported\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;
         }

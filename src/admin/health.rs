@@ -62,9 +62,10 @@ pub(super) fn dataplane(report: &Report) -> Result<(), String> {
         Phase::Programmed | Phase::Unrouted | Phase::Forwarding => Ok(()),
         Phase::Starting => Err("no state is known yet that can be programmed".to_owned()),
         Phase::Waiting => Err("the API publishes nothing that can be programmed".to_owned()),
-        Phase::Failed => {
-            Err(format!("the kernel rejected the rules: {}", report.last_error.as_deref().unwrap_or("no reason given")))
-        }
+        Phase::Failed => Err(format!(
+            "the kernel rejected the rules: {}",
+            report.last_error.as_deref().unwrap_or("no reason given")
+        )),
     }
 }
 

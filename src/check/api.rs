@@ -40,7 +40,8 @@ pub struct ApiState {
 }
 
 /// Where kubeconfigs are.
-const KUBECONFIGS: &str = "ls -l /etc/apivip/kubeconfig /etc/kubernetes/*.conf: set --kubeconfig to the file that apivip run uses";
+const KUBECONFIGS: &str =
+    "ls -l /etc/apivip/kubeconfig /etc/kubernetes/*.conf: set --kubeconfig to the file that apivip run uses";
 
 const fn api(id: &'static str, title: &'static str) -> Check {
     Check { id, group: Group::Api, title }
@@ -72,8 +73,9 @@ pub fn findings(observed: &ApiState) -> Vec<Finding> {
     let mut all = vec![access(observed)];
     all.extend(lifetimes(observed));
     all.extend(observed.unresolved.iter().map(|(name, why)| {
-        let fix =
-            format!("getent ahosts {name}: correct the name, use the address instead, or fix the name server");
+        let fix = format!(
+            "getent ahosts {name}: correct the name, use the address instead, or fix the name server"
+        );
         NAMES.fail(why.as_str(), fix).about(name)
     }));
     if observed.examined.is_empty() {
@@ -87,7 +89,10 @@ pub fn findings(observed: &ApiState) -> Vec<Finding> {
         all.push(match reached {
             0 => {
                 let reach = reach(observed.examined[0].address);
-                KNOWN.fail(text, format!("{reach}: correct --seed, the server of the kubeconfig, or the network"))
+                KNOWN.fail(
+                    text,
+                    format!("{reach}: correct --seed, the server of the kubeconfig, or the network"),
+                )
             }
             _ => KNOWN.ok(text),
         });
@@ -117,8 +122,10 @@ fn access(observed: &ApiState) -> Finding {
                 true => {
                     ACCESS.warning(said, "timedatectl: check the clock of the node, then renew what expired")
                 }
-                false => ACCESS
-                    .warning(said, format!("{} config view, and remove the ignored fields", kubectl(observed))),
+                false => ACCESS.warning(
+                    said,
+                    format!("{} config view, and remove the ignored fields", kubectl(observed)),
+                ),
             }
         }
     }

@@ -78,8 +78,9 @@ fn sriov(paths: &BypassPaths) -> Finding {
         Some(Err(error)) => {
             SRIOV.unknown(error.as_str(), "mount -t sysfs sysfs /sys, in this network namespace")
         }
-        None => SRIOV
-            .unknown("reading /sys/class/net timed out", "grep . /sys/class/net/*/device/sriov_numvfs"),
+        None => {
+            SRIOV.unknown("reading /sys/class/net timed out", "grep . /sys/class/net/*/device/sriov_numvfs")
+        }
     }
 }
 

@@ -20,7 +20,8 @@ const fn capability(id: &'static str, title: &'static str) -> Check {
 const NET_ADMIN: Check = capability("cap-net-admin", "permission to change rules and routes");
 const BIND: Check = capability("cap-net-bind-service", "permission to listen on ports below 1024");
 const NET_RAW: Check = capability("cap-net-raw", "permission to send and capture raw packets");
-const SYS_ADMIN: Check = capability("cap-sys-admin", "permission to create a network namespace, for this check only");
+const SYS_ADMIN: Check =
+    capability("cap-sys-admin", "permission to create a network namespace, for this check only");
 
 /// Bits of `include/uapi/linux/capability.h`.
 const CAPABILITIES: [(Check, u32); 4] = [(NET_ADMIN, 12), (BIND, 10), (NET_RAW, 13), (SYS_ADMIN, 21)];
@@ -140,7 +141,9 @@ fn about(feature: Feature) -> (Check, &'static str, Loss) {
         Feature::LocalRoutes => (
             kernel_check("kernel-local-routes", "local routes"),
             "makes an address local with a route",
-            Forwarder("grep CONFIG_IP_MULTIPLE_TABLES= /boot/config-$(uname -r): use a kernel with the value y"),
+            Forwarder(
+                "grep CONFIG_IP_MULTIPLE_TABLES= /boot/config-$(uname -r): use a kernel with the value y",
+            ),
         ),
         Feature::RoutingRules => (
             kernel_check("kernel-routing-rules", "routing rules with a port"),
@@ -169,7 +172,9 @@ fn of_feature(feature: Feature, trial: &FeatureTrial, forwards: bool) -> Finding
         Some((_, Outcome::Missing(reason))) => reason,
         Some((_, Outcome::Forbidden(reason))) => {
             let needed = match feature {
-                Feature::RawSockets | Feature::PacketSockets => "sudo apivip check: the check requires CAP_NET_RAW",
+                Feature::RawSockets | Feature::PacketSockets => {
+                    "sudo apivip check: the check requires CAP_NET_RAW"
+                }
                 _ => "sudo apivip check: the check requires CAP_NET_ADMIN",
             };
             return check.unknown(reason, needed);
@@ -185,9 +190,8 @@ fn of_feature(feature: Feature, trial: &FeatureTrial, forwards: bool) -> Finding
         }
     };
     match loss {
-        Loss::Rules(needs) if forwards => {
-            check.warning(format!("nftables rules do not work, the forwarder is the fallback: {reason}"), needs)
-        }
+        Loss::Rules(needs) if forwards => check
+            .warning(format!("nftables rules do not work, the forwarder is the fallback: {reason}"), needs),
         Loss::Rules(needs) => {
             check.fail(format!("nftables rules do not work: {reason}"), format!("{needs}; or --mode auto"))
         }
@@ -211,14 +215,16 @@ fn of_capability(check: &Check, bit: u32, effective: Option<u64>) -> Finding {
         return check.ok("in the effective set");
     }
     match check.id {
-        "cap-net-admin" => check
-            .fail("missing: apivip run does not start without it, and many checks have no result", GRANT),
+        "cap-net-admin" => {
+            check.fail("missing: apivip run does not start without it, and many checks have no result", GRANT)
+        }
         "cap-net-bind-service" => check.warning(
             "missing: as the fallback, the forwarder cannot listen on a virtual IP with a port below 1024",
             GRANT,
         ),
-        "cap-net-raw" => check
-            .warning("missing: clients of a failed API server are reset only when they send data", GRANT),
+        "cap-net-raw" => {
+            check.warning("missing: clients of a failed API server are reset only when they send data", GRANT)
+        }
         _ => check.info("missing: kernel features cannot be tested; apivip run does not require it"),
     }
 }
@@ -333,10 +339,7 @@ fn route_localnet(interfaces: Option<&[String]>, at_risk: bool) -> Finding {
         None => ROUTE_LOCALNET.unknown("net.ipv4.conf.*.route_localnet cannot be read", PROC),
         Some([]) => ROUTE_LOCALNET.ok("off: only this node can reach listeners on 127.0.0.1"),
         Some(some) if at_risk => ROUTE_LOCALNET.warning(
-            format!(
-                "on for {}: other hosts on its network can reach --listen on 127.0.0.1",
-                few(some)
-            ),
+            format!("on for {}: other hosts on its network can reach --listen on 127.0.0.1", few(some)),
             closed(some),
         ),
         Some(some) => ROUTE_LOCALNET

@@ -241,7 +241,10 @@ fn table(observed: &NodeState) -> Vec<Finding> {
         return vec![match rules_in_use {
             true => TABLE.fail(
                 format!("{missing}, although a daemon reports that it programmed the table"),
-                format!("apivip status --run-dir {} names the program that removes it", observed.run_dir.display()),
+                format!(
+                    "apivip status --run-dir {} names the program that removes it",
+                    observed.run_dir.display()
+                ),
             ),
             false => TABLE.ok(missing),
         }];
@@ -286,8 +289,7 @@ fn state(observed: &NodeState) -> Finding {
     }
 }
 
-const SELF_TEST: Check =
-    Check { id: "self-test", group: Group::Apivip, title: "self-test of the daemon" };
+const SELF_TEST: Check = Check { id: "self-test", group: Group::Apivip, title: "self-test of the daemon" };
 const PROBLEMS: Check =
     Check { id: "daemon-problems", group: Group::Apivip, title: "problems in the status of the daemon" };
 

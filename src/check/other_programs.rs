@@ -194,9 +194,7 @@ fn nat_order(traces: &ProgramTraces) -> Finding {
             "nat chains of other programs run as early or earlier, and may translate the virtual IP: {}",
             few(&shown)
         ),
-        format!(
-            "nft list chain {first}: set its priority above {OURS}, or exclude the virtual IP from it"
-        ),
+        format!("nft list chain {first}: set its priority above {OURS}, or exclude the virtual IP from it"),
     )
 }
 
@@ -269,9 +267,7 @@ fn socket_translation(traces: &ProgramTraces) -> Finding {
     }
     match traces.dialled.iter().find_map(|(vip, peer)| Some((vip, peer.as_ref().err()?))) {
         Some((vip, error)) => SOCKETS.unknown(format!("{vip} {error}"), list),
-        None if traces.dialled.is_empty() => {
-            SOCKETS.unknown("no virtual IP is known to dial", list)
-        }
+        None if traces.dialled.is_empty() => SOCKETS.unknown("no virtual IP is known to dial", list),
         None => SOCKETS.ok("connections of this process to the virtual IP leave its socket untranslated"),
     }
 }

@@ -81,8 +81,8 @@ fn window() -> Window {
 /// What to print, and the exit code.
 fn query(args: &StatusArgs) -> anyhow::Result<(String, u8)> {
     let body = get(&args.run_dir, "/status", TIMEOUT)?;
-    let status: Status =
-        serde_json::from_str(&body).context("cannot read the response of the daemon; does it have another version?")?;
+    let status: Status = serde_json::from_str(&body)
+        .context("cannot read the response of the daemon; does it have another version?")?;
     let code = if status.problems.is_empty() { OK } else { DEGRADED };
     let wide = args.output == OutputArg::Wide;
     let shown = match args.output {
@@ -239,7 +239,10 @@ mod tests {
                 "{hangs}"
             );
             let elsewhere = describe_table(&ObservedTable { owner: Some(7), ..observed }, true);
-            assert!(elsewhere.contains("netlink port 7") && !elsewhere.contains("no daemon probes"), "{elsewhere}");
+            assert!(
+                elsewhere.contains("netlink port 7") && !elsewhere.contains("no daemon probes"),
+                "{elsewhere}"
+            );
             let nothing = describe_table(&ObservedTable::default(), false);
             assert!(nothing.contains("no table inet apivip: no rules of apivip"), "{nothing}");
         }

@@ -181,7 +181,10 @@ mod tests {
             (&["--vip", "10.96.0.1:0"], "expected ADDRESS:PORT"),
             (&["--vip", "127.0.0.1:443"], "loopback"),
             (&["--vip", "224.0.0.1:443"], "multicast"),
-            (&["--vip", "[fd00::1]:443", "--seed", "192.0.2.11:6443"], "every --seed is of the other IP family"),
+            (
+                &["--vip", "[fd00::1]:443", "--seed", "192.0.2.11:6443"],
+                "every --seed is of the other IP family",
+            ),
             (
                 &["--vip", "10.97.0.1:443", "--service-cidr", "10.96.0.0/16"],
                 "outside of --service-cidr 10.96.0.0/16",

@@ -71,8 +71,7 @@ pub(crate) fn peer_of(vip: SocketAddr) -> Result<SocketAddr, String> {
         })
         .map_err(|error| chain(&error))?;
     let ours = listed.into_iter().find(|socket| socket.flow.client.port() == own.port());
-    ours.map(|socket| socket.flow.vip)
-        .ok_or_else(|| "the connection ended before its inspection".to_owned())
+    ours.map(|socket| socket.flow.vip).ok_or_else(|| "the connection ended before its inspection".to_owned())
 }
 
 /// Conntrack and the host's sockets. `tracked`: a chain that looks at conntrack stands.

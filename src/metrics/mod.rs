@@ -92,11 +92,7 @@ impl Metrics {
         for reason in DataplaneError::LABELS {
             let _ = commit_failures.get_or_create(&Reason { reason });
         }
-        registry.register(
-            "commit_failures",
-            "Transactions that failed, by reason",
-            commit_failures.clone(),
-        );
+        registry.register("commit_failures", "Transactions that failed, by reason", commit_failures.clone());
         let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("APIVIP_COMMIT"));
         let build = Info::new([("version", version), ("commit", commit)]);
         registry.register("build", "Version and commit of this daemon", build);

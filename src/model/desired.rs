@@ -165,11 +165,15 @@ impl FailOpenReason {
 impl fmt::Display for FailOpenReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ServiceMissing => f.write_str("the Service does not exist; the last good rules stay in place"),
-            Self::ServiceHeadless => f.write_str("the Service has no ClusterIP; the last good rules stay in place"),
-            Self::ServiceUnusable => {
-                f.write_str("the Service has no usable ClusterIP and TCP port; the last good rules stay in place")
+            Self::ServiceMissing => {
+                f.write_str("the Service does not exist; the last good rules stay in place")
             }
+            Self::ServiceHeadless => {
+                f.write_str("the Service has no ClusterIP; the last good rules stay in place")
+            }
+            Self::ServiceUnusable => f.write_str(
+                "the Service has no usable ClusterIP and TCP port; the last good rules stay in place",
+            ),
             Self::NoEndpoints { vip, kept: true } => {
                 write!(f, "no endpoint of {vip} is published; its last good backends stay in use")
             }

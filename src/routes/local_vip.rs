@@ -63,9 +63,8 @@ impl TunDevice {
             Ok((tun, index))
         });
         let (tun, index) = opened.await.map_err(|source| HostError {
-            action:
-                "create a tun device for the virtual IP (check the kernel module tun and /dev/net/tun)"
-                    .to_owned(),
+            action: "create a tun device for the virtual IP (check the kernel module tun and /dev/net/tun)"
+                .to_owned(),
             source,
             partial: false,
         })?;
@@ -238,9 +237,7 @@ impl LocalVips {
             let others = is_local(&route) && output_interface(&route) != Some(own);
             if let Some(ip) = ip.filter(|_| others && u32::from(route.header.table) == LOCAL_TABLE) {
                 ignore_absent(self.requests.send(|handle| handle.route().del(route).execute()).await)
-                    .map_err(|e| {
-                        failed(format!("delete the local route to {ip} of a draining daemon"), e)
-                    })?;
+                    .map_err(|e| failed(format!("delete the local route to {ip} of a draining daemon"), e))?;
             }
         }
         Ok(())

@@ -133,7 +133,8 @@ fn summary(report: &Report) -> String {
     use crate::model::report::Phase;
     match report.phase {
         Phase::Starting => {
-            "Waiting for the first response of the API. Rules of an earlier run, if any, stay in place".to_owned()
+            "Waiting for the first response of the API. Rules of an earlier run, if any, stay in place"
+                .to_owned()
         }
         Phase::Waiting => {
             "The API publishes nothing that can be programmed. The node is unchanged".to_owned()

@@ -62,7 +62,10 @@ pub(super) fn of(status: &Status) -> Vec<Problem> {
     let path = &status.dataplane;
     if let Some(reason) = path.reason.as_ref().filter(|_| path.fallback_active) {
         add(
-            format!("The forwarder has been active as the fallback for {}: {reason}", duration(path.since_seconds)),
+            format!(
+                "The forwarder has been active as the fallback for {}: {reason}",
+                duration(path.since_seconds)
+            ),
             "Fix the cause. apivip retries the rules twice a second",
         );
     }
@@ -153,7 +156,9 @@ fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {
         return None;
     }
     if let Some(seconds) = backend.hold_down_seconds {
-        let what = format!("{address} failed repeatedly. It answers again and stays in hold-down for {seconds}s more");
+        let what = format!(
+            "{address} failed repeatedly. It answers again and stays in hold-down for {seconds}s more"
+        );
         return Some((what, "Find out why it fails and recovers repeatedly"));
     }
     match backend.state.as_str() {
@@ -168,8 +173,7 @@ fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {
             ))
         }
         "failed" => {
-            let todo =
-                "Check that API server and the network path to it. Its connections were reset, and new ones use the others";
+            let todo = "Check that API server and the network path to it. Its connections were reset, and new ones use the others";
             Some((format!("{address} failed {since} ago"), todo))
         }
         "late" => {
@@ -177,12 +181,16 @@ fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {
             Some((format!("{address} has answered late for {since}"), todo))
         }
         "draining" => {
-            let todo = "Query its /readyz?verbose for the reason. It keeps its connections and gets no new ones";
+            let todo =
+                "Query its /readyz?verbose for the reason. It keeps its connections and gets no new ones";
             Some((format!("{address} has been alive but not ready for {since}"), todo))
         }
         _ => {
             let reason = backend.failing.as_deref()?;
-            Some((format!("Probes of {address} fail: {reason}"), "Check that API server and the network path to it"))
+            Some((
+                format!("Probes of {address} fail: {reason}"),
+                "Check that API server and the network path to it",
+            ))
         }
     }
 }

@@ -83,7 +83,9 @@ impl Text {
         }
         match path.in_use.as_str() {
             "forwarder" => {}
-            _ if path.draining => self.line("", &format!("{count} connections of the forwarder are draining")),
+            _ if path.draining => {
+                self.line("", &format!("{count} connections of the forwarder are draining"))
+            }
             _ if count > 0 => self.line("", &format!("{count} connections through the forwarder")),
             _ => {}
         }
@@ -231,7 +233,8 @@ pub fn note(backend: &BackendStatus) -> String {
 
 fn remarks(backend: &BackendStatus) -> Vec<String> {
     let failing = backend.failing.as_ref().map(|reason| format!("probes fail: {reason}"));
-    let held = backend.hold_down_seconds.map(|seconds| format!("answers again, hold-down for {seconds}s more"));
+    let held =
+        backend.hold_down_seconds.map(|seconds| format!("answers again, hold-down for {seconds}s more"));
     let is_spared = !backend.used && backend.state == "healthy";
     let spared = is_spared.then(|| "not selected by --balance".to_owned());
     let caller = match backend.caller.as_deref() {

@@ -230,9 +230,8 @@ impl Server {
     /// Reads the `server` of a kubeconfig. Whatever is wrong with it is an error, and nothing is left out silently.
     pub(crate) fn of_url(url: &str) -> Result<Self, String> {
         if url.contains('@') {
-            return Err(
-                "its server contains a user name or a password; set them in the user entry instead".to_owned()
-            );
+            return Err("its server contains a user name or a password; set them in the user entry instead"
+                .to_owned());
         }
         let wrong = |why: &str| format!("its server {url:?} is not a URL of the form https://HOST:PORT{why}");
         let uri: Uri = url.parse().map_err(|_| wrong(""))?;
@@ -256,8 +255,9 @@ impl Server {
         let (host, port) = split(authority);
         let port = match port {
             None | Some("") => HTTPS,
-            Some(port) => port_of(port)
-                .ok_or_else(|| wrong(&format!(": {port} is not a port from 1 to 65535")))?,
+            Some(port) => {
+                port_of(port).ok_or_else(|| wrong(&format!(": {port} is not a port from 1 to 65535")))?
+            }
         };
         if !is_host(host) {
             return Err(wrong(": the host is neither a DNS name nor an IP address"));
@@ -380,9 +380,7 @@ pub enum AccessError {
         problem: String,
     },
     /// Not in a Pod, or in one without a service account.
-    #[error(
-        "not running in a Pod with a service account: {problem}; set --kubeconfig FILE"
-    )]
+    #[error("not running in a Pod with a service account: {problem}; set --kubeconfig FILE")]
     NotInCluster {
         /// What is absent.
         problem: String,

@@ -115,7 +115,10 @@ pub(crate) fn parse_exec_credential(written: &[u8]) -> Result<PluginCredentials,
         "the output of the credential plugin is not an ExecCredential: it is not valid UTF-8".to_owned()
     })?;
     let read: ExecCredential = serde_saphyr::from_str(text).map_err(|error| {
-        format!("the output of the credential plugin is not an ExecCredential: {}", redacted_yaml_error(&error))
+        format!(
+            "the output of the credential plugin is not an ExecCredential: {}",
+            redacted_yaml_error(&error)
+        )
     })?;
     let status = read.status.ok_or("the output of the credential plugin has no status")?;
     let there = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
@@ -128,8 +131,12 @@ pub(crate) fn parse_exec_credential(written: &[u8]) -> Result<PluginCredentials,
             Some(identity.map_err(|problem| format!("in the output of the credential plugin, {problem}"))?)
         }
         (None, None) => None,
-        (Some(_), None) => return Err("the credential plugin returned a certificate without a key".to_owned()),
-        (None, Some(_)) => return Err("the credential plugin returned a key without a certificate".to_owned()),
+        (Some(_), None) => {
+            return Err("the credential plugin returned a certificate without a key".to_owned());
+        }
+        (None, Some(_)) => {
+            return Err("the credential plugin returned a key without a certificate".to_owned());
+        }
     };
     if token.is_none() && identity.is_none() {
         return Err("the credential plugin returned neither a token nor a certificate".to_owned());

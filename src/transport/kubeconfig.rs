@@ -227,7 +227,9 @@ impl File {
             || env.iter().any(|(name, value)| name.contains(['=', '\0']) || holds_nul(value))
             || command.to_string_lossy().contains('\0')
         {
-            return Err("its exec plugin has arguments or variables that cannot be passed to a program".to_owned());
+            return Err(
+                "its exec plugin has arguments or variables that cannot be passed to a program".to_owned()
+            );
         }
         let info = exec.provide_cluster_info.unwrap_or_default().then(|| cluster_info(cluster, ca));
         let info = ExecPlugin::info(exec.api_version.as_deref(), info);
@@ -274,7 +276,9 @@ fn check_cluster(cluster: &ClusterEntry) -> Result<Server, String> {
         );
     }
     if cluster.certificate_authority.is_none() && cluster.certificate_authority_data.is_none() {
-        return Err("it has no certificate-authority; set it to the file with the CA of the cluster".to_owned());
+        return Err(
+            "it has no certificate-authority; set it to the file with the CA of the cluster".to_owned()
+        );
     }
     Ok(server)
 }
@@ -291,15 +295,15 @@ fn authorization(user: &UserEntry) -> Result<Option<http::HeaderValue>, String> 
         (Some(_), Some(_)) => Err("it has both a username and a token; remove one of them".to_owned()),
         (Some(name), None) => {
             let header = basic(name, user.password.as_deref().unwrap_or_default());
-            header.map(Some).ok_or_else(|| "its username and password contain characters that cannot be sent".to_owned())
+            header
+                .map(Some)
+                .ok_or_else(|| "its username and password contain characters that cannot be sent".to_owned())
         }
         // One in a file is renewed, so it comes first.
         (None, Some(_)) if user.token_file.is_some() => Ok(None),
         (None, Some(token)) => {
             let header = bearer(token);
-            header
-                .map(Some)
-                .ok_or_else(|| "its token is empty or contains invalid characters".to_owned())
+            header.map(Some).ok_or_else(|| "its token is empty or contains invalid characters".to_owned())
         }
         (None, None) => Ok(None),
     }
@@ -360,7 +364,9 @@ pub(crate) fn check_ca(ders: &[Vec<u8>], place: &str, now: ASN1Time) -> Result<V
         }
     }
     if ders.is_empty() {
-        return Err(problem("contains no certificate in PEM format; it must contain the CA of the cluster".to_owned()));
+        return Err(problem(
+            "contains no certificate in PEM format; it must contain the CA of the cluster".to_owned(),
+        ));
     }
     if expired.len() == ders.len()
         && let Some((end, subject)) = expired.iter().max_by_key(|(end, _)| end.timestamp())
@@ -373,7 +379,8 @@ pub(crate) fn check_ca(ders: &[Vec<u8>], place: &str, now: ASN1Time) -> Result<V
         return Ok(warnings);
     }
     for (end, subject) in expired {
-        let text = format!("{place}: {subject} expired at {end}; other certificates in the bundle have not expired");
+        let text =
+            format!("{place}: {subject} expired at {end}; other certificates in the bundle have not expired");
         warnings.push(Warning::Date(text));
     }
     Ok(warnings)
@@ -409,7 +416,7 @@ mod tests {
             (of(&format!("{SECRET}: [\"")), "line"),
             (of(&format!("{{token: *{SECRET}}}")), ""),
             (of(&format!("{{exec: {{env: {SECRET}}}}}")), "exec.env: the value is not"),
-            (of(&format!("{{token: a, {SECRET}: 1, {SECRET}: 2}}")), "twice"),
+            (of(&format!("{{token: a, {SECRET}: 1, {SECRET}: 2}}")), "a key is duplicated"),
         ] {
             let error = error_of(&text).unwrap_or_else(|| panic!("{text} is read"));
             assert!(!error.contains(SECRET) && error.contains(says), "{text}: {error}");

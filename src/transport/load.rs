@@ -95,8 +95,9 @@ pub(super) fn load_in_cluster(
     let warnings = check_ca(&roots, &place, ASN1Time::now())?;
 
     let token = folder.join("token");
-    let token = Token::open(&token, kept)
-        .map_err(|cause| absent(format!("read the token of the service account {}: {cause}", token.display())))?;
+    let token = Token::open(&token, kept).map_err(|cause| {
+        absent(format!("read the token of the service account {}: {cause}", token.display()))
+    })?;
 
     let expiry = Expiry::of(&roots, None, Some(&token));
     Ok(Access {

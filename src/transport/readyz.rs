@@ -256,8 +256,9 @@ async fn steps(inspection: &mut Inspection, trust: Option<ServerTrust>, limit: D
     let answered: io::Result<()> = answered.await;
     inspection.answered = Some(match answered {
         Err(error) => Err(explain(&error, &expected)),
-        Ok(()) => parse_head(&head, unix_now().cast_signed())
-            .ok_or_else(|| "its answer is not HTTP".to_owned()),
+        Ok(()) => {
+            parse_head(&head, unix_now().cast_signed()).ok_or_else(|| "its answer is not HTTP".to_owned())
+        }
     });
 }
 

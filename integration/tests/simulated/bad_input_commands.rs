@@ -239,14 +239,20 @@ fn status_tells_a_forbidden_and_a_silent_socket_from_none() -> Result<()> {
     let _silent = std::os::unix::net::UnixListener::bind(&socket).context("listen")?;
     fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let forbidden = finish(nobody.command(&["status", "--run-dir", "."]), "")?;
-    ensure!(forbidden.stdout.starts_with("the daemon did not answer, and the table of apivip cannot be read"), "{forbidden:?}");
+    ensure!(
+        forbidden.stdout.starts_with("the daemon did not answer, and the table of apivip cannot be read"),
+        "{forbidden:?}"
+    );
     let said = finish(nobody.command(&["status", "--run-dir", ".", "-o", "json"]), "")?;
     refusal::expect(&said, FAILED, &["apivip.sock", "run as root", "Permission denied"])?;
     let run_dir = nobody.folder.path().display().to_string();
     let silent = finish(apivip(&["status", "--run-dir", &run_dir])?, "")?;
     ensure!(silent.stdout.starts_with("the daemon did not answer, "), "{silent:?}");
     ensure!(!silent.stdout.contains("nobody"), "{silent:?}");
-    ensure!(silent.stderr.contains("a daemon listens on ") && silent.stderr.contains("within 10 s"), "{silent:?}");
+    ensure!(
+        silent.stderr.contains("a daemon listens on ") && silent.stderr.contains("within 10 s"),
+        "{silent:?}"
+    );
     ensure!(silent.status.code() == Some(FAILED), "{silent:?}");
     Ok(())
 }

@@ -93,7 +93,11 @@ fn nonsense_in_a_watch_and_memory_stays_bounded() -> Result<()> {
     for (name, injection, words) in [
         ("half-line", Injection::HalfLine, &["watch services", "in the middle of"] as &[&str]),
         ("line", Injection::Line("It works!".to_owned()), &["watch services", "does not parse", "It works!"]),
-        ("kind", Injection::WrongKind, &["watch services", "sent a v1 Pod instead of the requested v1 Service"]),
+        (
+            "kind",
+            Injection::WrongKind,
+            &["watch services", "sent a v1 Pod instead of the requested v1 Service"],
+        ),
         ("error", Injection::Error(500), &["watch services", "ended the watch with error 500"]),
         ("large", Injection::Large(8 << 20), &["watch services", "more than 4 MiB as one object"]),
     ] {

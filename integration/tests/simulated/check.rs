@@ -79,7 +79,7 @@ fn without_any_access_it_says_what_it_lacks() -> Result<()> {
     lab.node().sysctls(&SETTINGS)?;
     let checked = check::<&str>(lab.node(), lab.dir(), &[])?;
     ensure!(checked.code == Some(GOOD), "{:#}", checked.report);
-    checked.expect("api-access", "unknown", &["no kubeconfig", "--kubeconfig"])?;
+    checked.expect("api-access", "unknown", &["not running in a Pod", "--kubeconfig"])?;
     checked.expect("virtual-ip", "unknown", &["kubectl get service", "--vip"])?;
     let seeded = ["--seed", "192.0.2.11:6443", "--service-cidr", "10.96.0.0/12"];
     let checked = check(lab.node(), lab.dir(), &seeded)?;

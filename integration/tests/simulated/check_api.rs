@@ -212,7 +212,7 @@ fn a_server_that_is_unready_or_has_another_clock() -> Result<()> {
 /// What is different from run to run is masked.
 fn masked(text: &str) -> String {
     let mask = |line: &str| {
-        for begin in ["round trip ", "good for another "] {
+        for begin in ["round trip ", "valid for another "] {
             if let Some((head, _)) = line.split_once(begin) {
                 return format!("{head}{begin}T");
             }

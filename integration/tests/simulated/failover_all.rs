@@ -75,8 +75,9 @@ fn two_and_all_that_are_unready_or_slow_cut_nobody() -> Result<()> {
         let two = stage.inflict(&mut crowd, Fault::Unready, &[1, 2])?;
         stage.wait_for_backends(&[3])?;
         let third = Fault::Unready.inflict(&mut stage.plane, &[3])?;
-        let none =
-            |status: &serde_json::Value| status["holds"].to_string().contains("is ready; the ones that answer");
+        let none = |status: &serde_json::Value| {
+            status["holds"].to_string().contains("is ready; the ones that answer")
+        };
         stage.daemon.wait_for_status("that none is ready", SEEN, none)?;
         stage.wait_for_backends(&ALL)?;
         for inflicted in [two, third] {

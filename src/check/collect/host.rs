@@ -192,9 +192,9 @@ pub(super) fn checked_virtual_functions(
 pub(super) fn daemon(run_dir: &Path) -> Result<Option<Value>, String> {
     let error = match client::get(run_dir, "/status", ANSWER) {
         Ok(answer) => {
-            return serde_json::from_str(&answer)
-                .map(Some)
-                .map_err(|_| "the response of the daemon cannot be read; does it have another version?".to_owned());
+            return serde_json::from_str(&answer).map(Some).map_err(|_| {
+                "the response of the daemon cannot be read; does it have another version?".to_owned()
+            });
         }
         Err(error) => error,
     };

@@ -44,7 +44,10 @@ fn empty_list_means_nothing_exists() {
 fn lists_of_another_kind_are_refused() {
     let refused = [
         ("<html>nope</html>", "begins with \"<html>nope"),
-        (r#"{"kind":"PodList","apiVersion":"v1"}"#, "sent a v1 PodList instead of the requested v1 ServiceList"),
+        (
+            r#"{"kind":"PodList","apiVersion":"v1"}"#,
+            "sent a v1 PodList instead of the requested v1 ServiceList",
+        ),
         ("{}", "sent an object without kind"),
         (r#"{"kind":"ServiceList","apiVersion":"v1","items":[]}"#, "without resourceVersion"),
         (

@@ -190,7 +190,10 @@ fn refused_credentials_are_a_problem() {
     assert!(problems.iter().any(|what| what == refused), "{problems:?}");
     let unknown = "Readiness is unknown and assumed: 192.0.2.12:6443";
     assert!(problems.iter().any(|what| what == unknown), "{problems:?}");
-    assert_eq!(note(&status.frontends[0].backends[1]), "rejects the credentials of apivip, readiness unknown");
+    assert_eq!(
+        note(&status.frontends[0].backends[1]),
+        "rejects the credentials of apivip, readiness unknown"
+    );
     status.frontends[0].backends[2].caller = Some("anonymous".to_owned());
     assert_eq!(note(&status.frontends[0].backends[2]), "probed without credentials");
 }

@@ -92,7 +92,10 @@ fn unverifiable_algorithms_are_not_reported_as_another_cluster() {
         assert!(said.starts_with("its certificate cannot be verified: ") && said.contains(says), "{said}");
     }
     // The certificate of another CA on P-521 is not called unverifiable, since nothing says that it is of ours.
-    assert!(verdict(data!("ca.crt"), data!("by521.crt"), TLS_NAME).contains("the server belongs to another cluster"));
+    assert!(
+        verdict(data!("ca.crt"), data!("by521.crt"), TLS_NAME)
+            .contains("the server belongs to another cluster")
+    );
 }
 
 #[test]
@@ -165,12 +168,12 @@ async fn unusable_certificates_and_keys_are_refused() {
         .await;
     Case::new()
         .write("ca.crt", "text")
-        .fails(None, &["FOLDER/ca.crt: holds no certificate in PEM form"])
+        .fails(None, &["FOLDER/ca.crt: contains no certificate in PEM format"])
         .await;
     let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     Case::new()
         .write("ca.crt", broken)
-        .fails(None, &["FOLDER/ca.crt: holds a certificate that does not parse"])
+        .fails(None, &["FOLDER/ca.crt: contains a certificate that cannot be parsed"])
         .await;
 }
 

@@ -31,7 +31,10 @@ async fn white_space_around_a_token_is_trimmed() {
         assert_eq!(headers(&access).await["authorization"], "Bearer good", "{token}");
     }
     for user in ["    token: \"a\\u0000b\"\n", "    token: \"a\\n b\"\n", "    token: ' '\n"] {
-        Case::new().replace(FILES, user).fails(None, &["its token is empty or contains invalid characters"]).await;
+        Case::new()
+            .replace(FILES, user)
+            .fails(None, &["its token is empty or contains invalid characters"])
+            .await;
     }
 }
 
