@@ -193,7 +193,7 @@ tunnels from the API server to nodes
 ";
         assert_eq!(text(&report, Style::default()), expected);
         assert!(text(&report, Style { colour: true, wide: false }).contains("\x1b[31mhigh  \x1b[0m"));
-        assert!(text(&report, Style { colour: false, wide: true }).contains("valid now: expired 2 h ago"));
+        assert!(text(&report, Style { colour: false, wide: true }).contains("is valid: expired 2 h ago"));
         assert_eq!(report.worst(), Some(Severity::High));
     }
 

@@ -31,7 +31,7 @@ fn a_good_apiserver_passes_and_each_bad_way_at_the_door_is_noticed() -> Result<(
             ("anonymous-discovery", "fail", "/api, /apis"),
             ("anonymous-objects", "fail", "/api/v1/namespaces, /api/v1/nodes"),
             // A path that begins like the others: whoever is nobody may read any, and nothing tells a stranger from nobody.
-            ("foreign-client-certificate", "pass", "refused"),
+            ("foreign-client-certificate", "pass", "rejected"),
             ("basic-auth", "pass", ""),
         ],
     )?;

@@ -31,7 +31,7 @@ fn a_healthy_node_is_ok_before_and_after_and_stays_as_it_was() -> Result<()> {
     // A container sees its own processes only, and so do tests that run in one.
     let unseen: &[&str] = if sees_processes()? { &[] } else { &["macvlan"] };
     ensure!(checked.with_verdicts(&["unknown", "warning", "fail"]) == unseen, "{:#}", checked.report);
-    checked.expect("api-read", "ok", &["10.96.0.1:443", "3 apiservers"])?;
+    checked.expect("api-read", "ok", &["10.96.0.1:443", "3 API servers"])?;
     let manual = include_str!("../../../docs/reference.md");
     let id = |finding: &serde_json::Value| format!("`{}`", finding["id"].as_str().unwrap_or_default());
     let unexplained: Vec<String> = checked.findings().map(id).filter(|id| !manual.contains(id)).collect();

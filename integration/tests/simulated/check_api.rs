@@ -75,7 +75,7 @@ fn one_of_three_hangs() -> Result<()> {
     let kubeconfig = plane.kubeconfig()?;
     plane.pause(3)?;
     let checked = bad(&lab, &kubeconfig)?;
-    checked.expect("api-read", "ok", &["3 apiservers"])?;
+    checked.expect("api-read", "ok", &["3 API servers"])?;
     ensure!(checked.with_verdicts(&["fail"]) == ["apiserver-tls 192.0.2.13:6443"], "{:#}", checked.report);
     Ok(())
 }
