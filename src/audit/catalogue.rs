@@ -314,7 +314,7 @@ pub mod kubelet {
         Severity::Medium,
         "the cluster CA signed its certificate",
         "By default, a kubelet creates its certificate itself, with its own CA (HOST-ca@TIME) whose key it discards. \
-     Nobody can verify that certificate: neither the API server, nor metrics-server or Prometheus, which then send \
+     No client can verify that certificate: neither the API server, nor metrics-server or Prometheus, which then send \
      their tokens to any server that answers. If another CA signs the certificates of kubelets on purpose, every \
      client of the kubelets must know that CA.",
         "serverTLSBootstrap: true in the kubelet configuration, and approve its requests: kubectl get csr",
@@ -350,7 +350,7 @@ pub mod kubelet {
         "it renews its serving certificate",
         "With serverTLSBootstrap (--rotate-server-certificates), the kubelet requests a new serving certificate before \
      the old one expires. Each request needs an approval, which Kubernetes itself does not give. The program that \
-     writes tlsCertFile must renew a certificate from a file. Nobody renews a certificate that the kubelet created \
+     writes tlsCertFile must renew a certificate from a file. No program renews a certificate that the kubelet created \
      itself, for a year. rotateCertificates is about its client certificate.",
         "serverTLSBootstrap: true in the kubelet configuration, and a controller that approves its requests",
     );

@@ -332,7 +332,7 @@ pub fn daemon_findings(status: Option<&Value>, run_dir: &Path) -> Vec<Finding> {
         .map(|problem| PROBLEMS.warning(problem.what.as_str(), format!("{ask}; {}", problem.todo)))
         .collect();
     if problems.is_empty() {
-        all.push(PROBLEMS.ok("none besides the findings above"));
+        all.push(PROBLEMS.ok("none other than the findings above"));
     }
     all.extend(problems);
     all

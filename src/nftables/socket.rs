@@ -451,7 +451,7 @@ impl NftSocket {
                     ReplyContent::Generation(generation) => return Ok(generation),
                     ReplyContent::Outcome(Some(errno)) => {
                         let source = io::Error::from_raw_os_error(errno);
-                        return Err(NftError::Refused { step: "say its generation".to_owned(), source });
+                        return Err(NftError::Refused { step: "report its generation".to_owned(), source });
                     }
                     _ => {}
                 }

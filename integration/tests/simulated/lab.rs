@@ -75,7 +75,7 @@ fn a_cable_can_be_pulled_and_put_back() -> Result<()> {
         // A neighbour entry that was asked for without the cable may still fail a first call made with it.
         let until = Instant::now() + Duration::from_secs(20);
         while !answers_within(2, lab.node(), address) {
-            ensure!(Instant::now() < until, "failed API server 2 at {address} with its cable back");
+            ensure!(Instant::now() < until, "apiserver 2 does not answer at {address} with its cable back");
         }
     }
     Ok(())

@@ -241,7 +241,7 @@ fn command_line(proc: &Path) -> Result<Vec<String>, MissingInput> {
         (None, _) => Err(MissingInput {
             why: format!("the command line of the kubelet is not in {served}"),
             needed: "hostPID: true in a Pod, or /proc of the host mounted and set with --host-proc; or credentials with permission to get \
-                     nodes/configz or nodes/proxy, to whom the kubelet tells it (also where it is part of another program, \
+                     nodes/configz or nodes/proxy, to read it from the kubelet (also where the kubelet is part of another program, \
                      as in k3s)"
                 .to_owned(),
         }),
