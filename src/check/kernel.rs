@@ -376,7 +376,7 @@ fn bridge_netfilter(observed: &KernelSettings) -> Finding {
         (_, Some([])) => BRIDGE.ok("no bridge exists"),
         (Some(0) | None, _) if !observed.bridges_to_apiservers.is_empty() => BRIDGE.warning(
             format!(
-                "off, and {} leads to an API server: its replies to Pods on the same bridge bypass netfilter and arrive \
+                "off, and {} connects to an API server: its replies to Pods on the same bridge bypass netfilter and arrive \
                  from an address that the Pods never dialed",
                 few(&observed.bridges_to_apiservers)
             ),
