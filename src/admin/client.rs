@@ -16,7 +16,7 @@ pub fn get(run_dir: &Path, path: &str, timeout: Duration) -> anyhow::Result<Stri
     let socket = run_dir.join(SOCKET_FILE);
     let answer = exchange(&socket, path, timeout).map_err(|error| describe(error, &socket, timeout))?;
     let Some((head, body)) = answer.split_once("\r\n\r\n") else {
-        bail!("the daemon on {} gave half an answer", socket.display());
+        bail!("the response of the daemon on {} is incomplete", socket.display());
     };
     if head.split(' ').nth(1) != Some("200") {
         bail!("the daemon on {} answered: {}", socket.display(), head.lines().next().unwrap_or_default());
@@ -50,12 +50,12 @@ fn describe(error: io::Error, socket: &Path, timeout: Duration) -> anyhow::Error
     let socket = socket.display();
     let text = match error.kind() {
         kind if means_absent(kind) => format!("no daemon answers on {socket}; is apivip running?"),
-        ErrorKind::PermissionDenied => format!("cannot ask the daemon on {socket}: run as root"),
+        ErrorKind::PermissionDenied => format!("cannot connect to the daemon on {socket}: run as root"),
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
             let seconds = timeout.as_secs();
-            return anyhow::anyhow!("a daemon holds {socket} and does not answer within {seconds} s");
+            return anyhow::anyhow!("a daemon listens on {socket} and does not answer within {seconds} s");
         }
-        _ => format!("ask the daemon on {socket}"),
+        _ => format!("query the daemon on {socket}"),
     };
     anyhow::Error::new(error).context(text)
 }

@@ -44,7 +44,7 @@ const ALIVE: Duration = Duration::from_secs(5);
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
-const THERE_IS: &str = "there is / /livez /readyz /healthz /metrics /status /debug/ruleset; the health checks take ?verbose and ?exclude=NAME\n";
+const THERE_IS: &str = "available paths: / /livez /readyz /healthz /metrics /status /debug/ruleset; the health checks accept ?verbose and ?exclude=NAME\n";
 
 /// What the answers are made from.
 #[derive(Clone)]
@@ -114,12 +114,13 @@ impl Handler {
     pub async fn answer(&self, request: &Request<Incoming>, private: bool) -> AdminResponse {
         let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         if private && !is_own_name(host) {
-            let text = "ask by an address, or as localhost: another name may be a web page's that is not of this host\n";
+            let text = "use an IP address or localhost as the host: another host name may belong to a web page of another origin\n";
             return respond(StatusCode::MISDIRECTED_REQUEST, TEXT, text);
         }
         // What HEAD must not send, the server leaves out.
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut answer = respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD are all there is\n");
+            let mut answer =
+                respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD are supported\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;
         }

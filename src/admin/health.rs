@@ -60,18 +60,19 @@ impl<'a> HealthQuery<'a> {
 pub(super) fn dataplane(report: &Report) -> Result<(), String> {
     match report.phase {
         Phase::Programmed | Phase::Unrouted | Phase::Forwarding => Ok(()),
-        Phase::Starting => Err("nothing is known yet that could be programmed".to_owned()),
+        Phase::Starting => Err("no state is known yet that can be programmed".to_owned()),
         Phase::Waiting => Err("the API publishes nothing that can be programmed".to_owned()),
-        Phase::Failed => {
-            Err(format!("the kernel refused: {}", report.last_error.as_deref().unwrap_or("no reason given")))
-        }
+        Phase::Failed => Err(format!(
+            "the kernel rejected the rules: {}",
+            report.last_error.as_deref().unwrap_or("no reason given")
+        )),
     }
 }
 
 /// Every virtual IP answers a connection of this host.
 pub(super) fn selftest(results: &SelfTestResults, interval: Duration, now: Instant) -> Result<(), String> {
     if results.is_empty() {
-        return Err("no virtual IP has been tried yet".to_owned());
+        return Err("no virtual IP has been tested yet".to_owned());
     }
     // Two rounds may be missed, each with as many tests as there are virtual IPs.
     let rounds = u32::try_from(results.len()).unwrap_or(u32::MAX);

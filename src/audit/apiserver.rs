@@ -36,8 +36,9 @@ pub struct TlsProbe {
 
 /// Who renews in time does so long before the last tenth of a lifetime, or the last two weeks.
 const RENEWAL: i64 = 14 * 86_400;
-const UNREACHABLE: &str = "see whether the apiserver runs, and whether this node may reach it: apivip check";
-const GIVE_CA: &str = "give --kubeconfig FILE as for apivip run";
+const UNREACHABLE: &str =
+    "run apivip check to find out whether the API server runs and whether this node can reach it";
+const GIVE_CA: &str = "set --kubeconfig FILE as for apivip run";
 
 /// All findings about it. `names` are those that clients dial, `now` is in seconds since 1970.
 pub fn tls_findings(tls_probe: &TlsProbe, names: &[String], now: i64) -> Vec<Finding> {
@@ -54,7 +55,7 @@ pub fn tls_findings(tls_probe: &TlsProbe, names: &[String], now: i64) -> Vec<Fin
 
 fn issuer(shown: &ServedCertificate) -> Finding {
     match &shown.trusted {
-        Ok(()) => ISSUER.pass("the cluster's CA signed it"),
+        Ok(()) => ISSUER.pass("the cluster CA signed it"),
         Err(why) if why == "no CA is known" => ISSUER.unknown(why.as_str(), GIVE_CA),
         Err(why) if shown.self_signed => ISSUER.fail(format!("self-signed ({}): {why}", shown.subject)),
         Err(why) => ISSUER.fail(format!("signed by {}: {why}", shown.issuer)),
@@ -64,9 +65,9 @@ fn issuer(shown: &ServedCertificate) -> Finding {
 fn names_finding(shown: &ServedCertificate, names: &[String]) -> Finding {
     let missing: Vec<&str> = names.iter().filter(|name| !shown.is_for(name)).map(String::as_str).collect();
     if missing.is_empty() {
-        return NAMES.pass(format!("it is for {}", names.join(", ")));
+        return NAMES.pass(format!("it is valid for {}", names.join(", ")));
     }
-    NAMES.fail(format!("it lacks {}; it is for {}", missing.join(", "), shown.shown_names()))
+    NAMES.fail(format!("it lacks {}; it is valid for {}", missing.join(", "), shown.shown_names()))
 }
 
 /// Whether it is valid now, and for how long.
@@ -77,9 +78,9 @@ pub fn expiry(check: &AuditCheck, shown: &ServedCertificate, now: i64) -> Findin
     }
     if shown.begin > now {
         let ahead = duration((shown.begin - now).unsigned_abs());
-        return check.fail(format!("not valid for another {ahead}"));
+        return check.fail(format!("not valid yet, for another {ahead}"));
     }
-    let text = format!("good for another {}", duration(left.unsigned_abs()));
+    let text = format!("valid for another {}", duration(left.unsigned_abs()));
     if left < ((shown.end - shown.begin) / 10).min(RENEWAL) {
         return check.fail(format!("{text}, and not renewed yet")).with_severity(Severity::Low);
     }
@@ -91,13 +92,13 @@ pub fn expiry(check: &AuditCheck, shown: &ServedCertificate, now: i64) -> Findin
 pub fn version(check: &AuditCheck, old: &HelloResult, shown: &Result<ServedCertificate, String>) -> Finding {
     match (old, shown) {
         (Ok(Some(Reply::Chosen { version, .. })), _) if *version <= TLS_1_1 => {
-            check.fail(format!("it takes {}", version_name(*version)))
+            check.fail(format!("it accepts {}", version_name(*version)))
         }
         (Ok(Some(Reply::Alert(PROTOCOL_VERSION))), _) | (Ok(_), Ok(_)) => {
-            check.pass("it refuses TLS 1.1 and older")
+            check.pass("it rejects TLS 1.1 and older")
         }
         (Ok(_), Err(error)) => {
-            check.unknown(format!("it takes neither old nor new TLS: {error}"), UNREACHABLE)
+            check.unknown(format!("it accepts neither old nor new TLS: {error}"), UNREACHABLE)
         }
         (Err(error), _) => check.unknown(error.as_str(), UNREACHABLE),
     }
@@ -109,18 +110,18 @@ fn ciphers(tls_probe: &TlsProbe) -> Finding {
         _ => None,
     };
     if let Some(suite) = chosen(&tls_probe.broken) {
-        return CIPHERS.fail(format!("it takes {suite}"));
+        return CIPHERS.fail(format!("it accepts {suite}"));
     }
     if let Some(suite) = chosen(&tls_probe.fixed) {
         return CIPHERS
-            .fail(format!("it takes {suite}, which has no forward secrecy"))
+            .fail(format!("it accepts {suite}, which has no forward secrecy"))
             .with_severity(Severity::Low);
     }
     // Whoever shakes no hand at all refuses these too.
     let deaf = tls_probe.shown.as_ref().err();
     match tls_probe.broken.as_ref().err().or(tls_probe.fixed.as_ref().err()).or(deaf) {
         Some(error) => CIPHERS.unknown(error.as_str(), UNREACHABLE),
-        None => CIPHERS.pass("it takes none of those that are weak"),
+        None => CIPHERS.pass("it accepts no weak cipher"),
     }
 }
 
@@ -130,15 +131,15 @@ pub fn trusted(subjects: &[String], public: Option<&[String]>) -> Finding {
     match (subjects, public) {
         ([], _) => TRUSTED.unknown("no CA is known", GIVE_CA),
         (_, Some([first, ..])) => {
-            TRUSTED.fail(format!("the bundle holds {first}, a public CA of this host's system"))
+            TRUSTED.fail(format!("the bundle contains {first}, a public CA of this host"))
         }
         ([one], _) => TRUSTED.pass(format!("one CA: {one}")),
         ([..], _) if subjects.len() <= 2 => {
-            TRUSTED.pass(format!("two CAs, as while one replaces the other: {}", subjects.join(", ")))
+            TRUSTED.pass(format!("two CAs, as during a CA rotation: {}", subjects.join(", ")))
         }
         _ => TRUSTED
             .fail(format!(
-                "{} CAs, each of which can be the apiserver: {}",
+                "{} CAs, each of which can impersonate the API server: {}",
                 subjects.len(),
                 subjects.join(", ")
             ))
@@ -182,10 +183,10 @@ impl Identity {
     /// As a part of a sentence.
     pub fn taken_for(&self) -> String {
         match self {
-            Self::Nobody => "refused (401)".to_owned(),
-            Self::Anonymous => "taken for system:anonymous".to_owned(),
-            Self::User(user) => format!("taken for {user}"),
-            Self::Allowed => "taken for somebody who may read any path".to_owned(),
+            Self::Nobody => "rejected (401)".to_owned(),
+            Self::Anonymous => "authenticated as system:anonymous".to_owned(),
+            Self::User(user) => format!("authenticated as {user}"),
+            Self::Allowed => "authenticated as a user who can read any path".to_owned(),
             Self::Unclear(status) => format!("answered with {status}"),
         }
     }
@@ -246,7 +247,7 @@ pub enum PlainResponse {
     Other(u16),
 }
 
-const REACH: &str = "what the line names; apivip check tells more";
+const REACH: &str = "access to the named address; run apivip check for details";
 
 /// All findings about it.
 pub fn access_findings(access_probe: &AccessProbe) -> Vec<Finding> {
@@ -281,31 +282,33 @@ fn anonymous_findings(access_probe: &AccessProbe) -> [Finding; 2] {
         paths.iter().find_map(|wanted| {
             match access_probe.open.iter().find(|(path, _)| path == wanted).map(|(_, status)| status) {
                 Some(Ok(200 | 401 | 403 | 404)) => None,
-                Some(Ok(other)) => Some(format!("{wanted} is answered with {other}")),
+                Some(Ok(other)) => Some(format!("the answer to {wanted} is {other}")),
                 Some(Err(error)) => Some(error.clone()),
-                None => Some(format!("{wanted} was not asked for")),
+                None => Some(format!("{wanted} was not requested")),
             }
         })
     };
     let public = read(&PUBLIC_PATHS);
     let public = if public.is_empty() { "nothing".to_owned() } else { public.join(", ") };
     let discovery = match (read(&DISCOVERY_PATHS).as_slice(), doubt(&DISCOVERY_PATHS)) {
-        ([], None) => ANONYMOUS_DISCOVERY.pass(format!("they read {public}, no discovery")),
+        ([], None) => ANONYMOUS_DISCOVERY.pass(format!("they can read {public}, but no discovery")),
         ([], Some(doubt)) => ANONYMOUS_DISCOVERY.unknown(doubt, REACH),
-        (read, _) => ANONYMOUS_DISCOVERY.fail(format!("they read {public}, and {}", read.join(", "))),
+        (read, _) => ANONYMOUS_DISCOVERY.fail(format!("they can read {public}, and {}", read.join(", "))),
     };
     let objects = match (read(&OBJECT_PATHS).as_slice(), doubt(&OBJECT_PATHS)) {
-        ([], None) => ANONYMOUS_OBJECTS.pass("they read no Namespaces, Nodes, Pods, ConfigMaps or Secrets"),
+        ([], None) => {
+            ANONYMOUS_OBJECTS.pass("they can read no Namespaces, Nodes, Pods, ConfigMaps or Secrets")
+        }
         ([], Some(doubt)) => ANONYMOUS_OBJECTS.unknown(doubt, REACH),
-        (read, _) => ANONYMOUS_OBJECTS.fail(format!("they read {}", read.join(", "))),
+        (read, _) => ANONYMOUS_OBJECTS.fail(format!("they can read {}", read.join(", "))),
     };
     [discovery, objects]
 }
 
 fn basic_auth(answer: &Answered<bool>) -> Finding {
     match answer {
-        Ok(false) => BASIC.pass("it does not ask for one, and refuses a made-up one"),
-        Ok(true) => BASIC.fail("it asks for a password (WWW-Authenticate: Basic), or takes any"),
+        Ok(false) => BASIC.pass("it requests no password, and rejects an invented one"),
+        Ok(true) => BASIC.fail("it requests a password (WWW-Authenticate: Basic), or accepts any"),
         Err(error) => BASIC.unknown(error.as_str(), REACH),
     }
 }
@@ -320,12 +323,12 @@ fn plain_ports(ports: &[(u16, Result<PlainResponse, HttpError>)]) -> Finding {
         return PLAIN_HTTP.fail(format!("{} serves the API without TLS", open.join(", ")));
     }
     let said = |(port, answer): &(u16, Result<PlainResponse, HttpError>)| match answer {
-        Ok(PlainResponse::Other(status)) => format!("{port} answers {status} and is no apiserver"),
+        Ok(PlainResponse::Other(status)) => format!("{port} answers {status} and is not an API server"),
         Ok(PlainResponse::Api) => format!("{port} serves the API"),
         Err(error) => match error.reason {
             HttpErrorKind::Refused => format!("{port} is closed"),
             HttpErrorKind::Silent => format!("{port} does not answer"),
-            HttpErrorKind::Tls | HttpErrorKind::Broken => format!("{port} speaks no HTTP"),
+            HttpErrorKind::Tls | HttpErrorKind::Broken => format!("{port} does not speak HTTP"),
         },
     };
     let all = ports.iter().map(said).collect::<Vec<_>>().join(", ");
@@ -334,8 +337,8 @@ fn plain_ports(ports: &[(u16, Result<PlainResponse, HttpError>)]) -> Finding {
     };
     if ports.is_empty() || ports.iter().any(silent) {
         return PLAIN_HTTP.unknown(
-            format!("{all}: a packet filter may keep this node alone away"),
-            "run apivip-audit on the apiserver's own node",
+            format!("{all}: a packet filter may block only this node"),
+            "run apivip-audit on the node of the API server",
         );
     }
     PLAIN_HTTP.pass(all)
@@ -343,7 +346,9 @@ fn plain_ports(ports: &[(u16, Result<PlainResponse, HttpError>)]) -> Finding {
 
 fn own_credentials(answer: Option<&Answered<Identity>>) -> Finding {
     match answer {
-        None => CREDENTIALS.unknown("there are none", "give --kubeconfig FILE as for apivip run"),
+        None => {
+            CREDENTIALS.unknown("no credentials are configured", "set --kubeconfig FILE as for apivip run")
+        }
         Some(Err(error)) => CREDENTIALS.unknown(error.as_str(), REACH),
         Some(Ok(identity @ (Identity::User(_) | Identity::Allowed))) => {
             CREDENTIALS.pass(format!("they are {}", identity.taken_for()))
@@ -360,8 +365,9 @@ fn own_credentials(answer: Option<&Answered<Identity>>) -> Finding {
 fn damaged_token(answer: &Answered<Identity>) -> Finding {
     match answer {
         Ok(identity @ Identity::Nobody) => DAMAGED_TOKEN.pass(identity.taken_for()),
-        Ok(identity @ Identity::Anonymous) => DAMAGED_TOKEN
-            .pass(format!("{}: whoever authenticates takes no notice of it", identity.taken_for())),
+        Ok(identity @ Identity::Anonymous) => {
+            DAMAGED_TOKEN.pass(format!("{}: the authenticator ignores the signature", identity.taken_for()))
+        }
         Ok(identity @ (Identity::User(_) | Identity::Allowed)) => DAMAGED_TOKEN.fail(identity.taken_for()),
         Ok(identity @ Identity::Unclear(_)) => {
             DAMAGED_TOKEN.unknown(format!("it {}", identity.taken_for()), REACH)
@@ -377,7 +383,7 @@ pub fn static_tokens(control: &ControlPlane, opaque: Option<bool>) -> Finding {
     match (given, apiservers, opaque) {
         (Some((place, file)), _, _) => STATIC_TOKENS.fail(format!("{place}: --token-auth-file={file}")),
         (None, _, Some(true)) => STATIC_TOKENS
-            .fail("this node's own token is not signed: it comes from such a file")
+            .fail("the token of this node is not signed: it comes from such a file")
             .with_severity(Severity::Medium),
         (None, [], _) => STATIC_TOKENS.unknown(NO_FLAGS, NEED_FLAGS),
         (None, [one, ..], _) => {

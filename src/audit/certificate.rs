@@ -49,7 +49,7 @@ impl ServedCertificate {
     /// # Errors
     /// One line: the certificate cannot be read.
     pub fn read(chain: &[Vec<u8>], roots: &[Vec<u8>], now: i64) -> Result<Self, String> {
-        let own = chain.first().ok_or("it shows no certificate")?;
+        let own = chain.first().ok_or("it presents no certificate")?;
         let (_, parsed) =
             X509Certificate::from_der(own).map_err(|error| format!("its certificate: {error}"))?;
         let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());
@@ -91,7 +91,7 @@ impl ServedCertificate {
     pub fn shown_names(&self) -> String {
         let all: Vec<String> =
             self.names.iter().cloned().chain(self.addresses.iter().map(IpAddr::to_string)).collect();
-        if all.is_empty() { "no name at all".to_owned() } else { few(&all) }
+        if all.is_empty() { "no name".to_owned() } else { few(&all) }
     }
 }
 
@@ -131,7 +131,7 @@ fn verify_chain(chain: &[Vec<u8>], roots: &[Vec<u8>], moment: i64) -> Result<(),
         .build()
         .map_err(|error| error.to_string())?;
     let mut all = chain.iter().map(|der| CertificateDer::from(der.as_slice()));
-    let Some(own) = all.next() else { return Err("it shows no certificate".to_owned()) };
+    let Some(own) = all.next() else { return Err("it presents no certificate".to_owned()) };
     let intermediates: Vec<_> = all.collect();
     let moment = UnixTime::since_unix_epoch(Duration::from_secs(moment.max(0).unsigned_abs()));
     let nobody = ServerName::try_from("nobody.invalid").map_err(|error| error.to_string())?;
@@ -142,7 +142,7 @@ fn verify_chain(chain: &[Vec<u8>], roots: &[Vec<u8>], moment: i64) -> Result<(),
         )) => Ok(()),
         Err(rustls::Error::InvalidCertificate(error)) => Err(match error {
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                "the cluster's CA did not sign it".to_owned()
+                "the cluster CA did not sign it".to_owned()
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 "a CA of its chain has expired".to_owned()
@@ -239,7 +239,7 @@ mod tests {
         let roots = [root.der().to_vec()];
         assert_eq!(
             ServedCertificate::read(&[untrusted], &roots, NOW).unwrap().trusted,
-            Err("the cluster's CA did not sign it".to_owned())
+            Err("the cluster CA did not sign it".to_owned())
         );
         let own = ServedCertificate::read(&[own], &roots, NOW).unwrap();
         assert!(own.self_signed && own.trusted.is_err());

@@ -84,10 +84,10 @@ pub struct ControlPlane {
 }
 
 /// What would let the flags be known.
-pub(super) const NEED_FLAGS: &str = "on a node of the control plane --apiserver-manifest or --host-proc; elsewhere the right to list Pods in \
+pub(super) const NEED_FLAGS: &str = "on a control plane node, --apiserver-manifest or --host-proc; elsewhere permission to list Pods in \
      kube-system, where kube-apiserver runs as a static Pod, or to get the ConfigMap kubeadm-config there";
 /// Why nothing is known of them.
-pub(super) const NO_FLAGS: &str = "no kube-apiserver's flags can be read";
+pub(super) const NO_FLAGS: &str = "the flags of kube-apiserver cannot be read";
 
 impl ControlPlane {
     /// Adds the apiservers of this host, which come first. A mirror Pod with the same flags is the same apiserver. kubeadm's
@@ -109,7 +109,7 @@ impl ControlPlane {
         if self.all_flags {
             return check.pass(evidence);
         }
-        check.unknown(format!("{evidence}; the flags of other apiservers cannot be read"), NEED_FLAGS)
+        check.unknown(format!("{evidence}; the flags of other API servers cannot be read"), NEED_FLAGS)
     }
 }
 
@@ -138,7 +138,7 @@ fn authorization(observed: &ControlPlane) -> Finding {
     }
     match &observed.nonexistent {
         Some(Ok(review)) if !review.allowed => {
-            AUTHORIZATION.pass("these credentials may not do a thing that does not exist")
+            AUTHORIZATION.pass("these credentials are denied a verb and resource that do not exist")
         }
         Some(Ok(review)) if review.reason.starts_with("RBAC:") => AUTHORIZATION.pass(format!(
             "RBAC allows these credentials everything ({})",
@@ -147,22 +147,22 @@ fn authorization(observed: &ControlPlane) -> Finding {
         // So it is for the group system:masters too, whatever the mode.
         Some(Ok(_)) => match (&observed.everybody, modes.clone().find_map(|(place, mode)| Some((place, mode?)))) {
             (Some(Ok(everybody)), _) if everybody.allowed && everybody.reason.is_empty() => AUTHORIZATION
-                .fail("everybody with credentials may do even what does not exist, and no rule of RBAC says so"),
+                .fail("all authenticated users are allowed even a verb and resource that do not exist, and no RBAC rule allows it"),
             (Some(Ok(everybody)), _) if everybody.allowed => AUTHORIZATION
-                .fail(format!("everybody with credentials may do everything ({})", everybody.reason)),
+                .fail(format!("RBAC allows all authenticated users everything ({})", everybody.reason)),
             (Some(Ok(_)), _) => {
-                AUTHORIZATION.pass("these credentials are allowed everything, and others are not")
+                AUTHORIZATION.pass("these credentials are allowed everything, and other users are not")
             }
             (_, Some((place, mode))) if observed.all_flags => {
                 AUTHORIZATION.pass(format!("{place}: --authorization-mode={mode}"))
             }
             _ => AUTHORIZATION.unknown(
-                "these credentials are allowed even what does not exist, as administrators are in every mode",
-                "the right to create subjectaccessreviews.authorization.k8s.io, or the credentials of the daemon",
+                "these credentials are allowed even a verb and resource that do not exist, as administrators are in every mode",
+                "permission to create subjectaccessreviews.authorization.k8s.io, or the credentials of the daemon",
             ),
         },
-        Some(Err(error)) => AUTHORIZATION.unknown(error.as_str(), "a client certificate or token that the apiserver accepts"),
-        None => AUTHORIZATION.unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run"),
+        Some(Err(error)) => AUTHORIZATION.unknown(error.as_str(), "a client certificate or token that the API server accepts"),
+        None => AUTHORIZATION.unknown("no API server can be queried", "set --kubeconfig FILE as for apivip run"),
     }
 }
 
@@ -209,7 +209,7 @@ fn proxy(check: &AuditCheck, resource: &str, subject: Subject, reviews: &[&Revie
             match subject {
                 // An administrator may; a daemon need not.
                 Subject::Caller => found.with_severity(Severity::Low).with_fix(format!(
-                    "run daemons with the Role of docs/install/rbac.yaml, which has no {resource}/proxy"
+                    "run daemons with the Role of docs/install/rbac.yaml, which does not allow {resource}/proxy"
                 )),
                 _ => found,
             }
@@ -217,13 +217,13 @@ fn proxy(check: &AuditCheck, resource: &str, subject: Subject, reviews: &[&Revie
         _ => match reviews.iter().find_map(|review| review.as_ref().err()) {
             Some(error) => check.unknown(
                 error.as_str(),
-                "the right to create subjectaccessreviews.authorization.k8s.io (see docs/audit.md)",
+                "permission to create subjectaccessreviews.authorization.k8s.io (see docs/audit.md)",
             ),
             None if reviews.is_empty() => {
-                check.unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run")
+                check.unknown("no API server can be queried", "set --kubeconfig FILE as for apivip run")
             }
             None => check.pass(
-                "denied (get, create) for the cluster; bindings in single namespaces are not looked for",
+                "denied (get, create) for the cluster; the audit does not inspect bindings in single namespaces",
             ),
         },
     };
@@ -234,10 +234,10 @@ fn https(observed: &ControlPlane) -> Finding {
     let services = match &observed.services {
         Some(Ok(services)) => services,
         Some(Err(error)) => {
-            return HTTPS.unknown(error.as_str(), "the right to list services of all namespaces");
+            return HTTPS.unknown(error.as_str(), "permission to list Services of all namespaces");
         }
         None => {
-            return HTTPS.unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run");
+            return HTTPS.unknown("no API server can be queried", "set --kubeconfig FILE as for apivip run");
         }
     };
     let with: Vec<&str> = services.iter().filter(|s| s.https).map(|s| s.name.as_str()).collect();
@@ -246,7 +246,7 @@ fn https(observed: &ControlPlane) -> Finding {
         return HTTPS.pass(format!("all {} Services: {}", with.len(), few(&with)));
     }
     HTTPS.fail(format!(
-        "{} of {} Services have none: {}; those that have one: {}",
+        "{} of {} Services have no HTTPS port: {}; Services with an HTTPS port: {}",
         without.len(),
         services.len(),
         few(&without),
@@ -260,7 +260,7 @@ fn tunnel_findings(observed: &ControlPlane) -> [Finding; 2] {
 
 fn ssh(observed: &ControlPlane) -> Finding {
     by_flags(&SSH, observed, |flags| match flags.get("ssh-user").or(flags.get("ssh-keyfile")) {
-        Some(value) => Err(format!("it has SSH tunnels ({value})")),
+        Some(value) => Err(format!("it uses SSH tunnels ({value})")),
         None => Ok("no --ssh-user".to_owned()),
     })
 }
@@ -269,7 +269,7 @@ fn konnectivity(observed: &ControlPlane) -> Finding {
     let without_selector = |one: &&ApiserverFlags| one.egress_file().is_none();
     if let Some(one) = observed.apiservers.iter().find(without_selector) {
         return KONNECTIVITY.fail(format!(
-            "{}: no --{EGRESS_FLAG}: its connections to nodes, Pods and Services leave in no tunnel",
+            "{}: no --{EGRESS_FLAG}: its connections to nodes, Pods and Services use no tunnel",
             one.place
         ));
     }
@@ -284,15 +284,15 @@ fn konnectivity(observed: &ControlPlane) -> Finding {
         Some(Ok(agents)) => agents,
         Some(Err(error)) => {
             return KONNECTIVITY
-                .unknown(error.as_str(), "the right to list Pods in kube-system, or --host-proc");
+                .unknown(error.as_str(), "permission to list Pods in kube-system, or --host-proc");
         }
         None => {
             return KONNECTIVITY
-                .unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run");
+                .unknown("no API server can be queried", "set --kubeconfig FILE as for apivip run");
         }
     };
     let found = if agents.is_empty() {
-        "no konnectivity agent is seen".to_owned()
+        "no konnectivity agent was found".to_owned()
     } else {
         format!("agents: {}", few(agents))
     };
@@ -305,8 +305,8 @@ fn konnectivity(observed: &ControlPlane) -> Finding {
     let unread = observed.apiservers.iter().find_map(|one| Some((one, one.egress.as_ref().err()?)));
     match (unread, &first.egress) {
         (Some((one, why)), _) => KONNECTIVITY.unknown(
-            format!("{}, which is not read: {why}; {found}", selector(one)),
-            "the audit on each node of the control plane, as root: there the file can be read",
+            format!("{}, which cannot be read: {why}; {found}", selector(one)),
+            "an audit on each control plane node as root, where the file can be read",
         ),
         (None, Ok(Egress::Tunnel(protocol))) => {
             observed.complete(&KONNECTIVITY, format!("{}: {protocol}; {found}", selector(first)))

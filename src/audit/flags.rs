@@ -82,7 +82,7 @@ pub enum Egress {
 impl ApiserverFlags {
     /// Flags whose egress selector configuration was not searched for.
     pub fn new(place: String, flags: Flags) -> Self {
-        Self { place, flags, egress: Err("it stands on another node".to_owned()) }
+        Self { place, flags, egress: Err("it is on another node".to_owned()) }
     }
 
     /// The file with its egress selector's configuration.
@@ -98,7 +98,7 @@ impl Egress {
     /// It is something else, or names a protocol that is not known.
     pub fn read(file: &Value) -> Result<Self, String> {
         if file["kind"] != "EgressSelectorConfiguration" {
-            return Err("it is no EgressSelectorConfiguration".to_owned());
+            return Err("it is not an EgressSelectorConfiguration".to_owned());
         }
         let mut selections = file["egressSelections"].as_array().into_iter().flatten();
         let Some(cluster) = selections.find(|selection| selection["name"] == "cluster") else {

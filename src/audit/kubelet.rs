@@ -57,7 +57,7 @@ impl KubeletProbe {
 pub fn findings(probe: &KubeletProbe, now: i64) -> Vec<Finding> {
     let mut all = if probe.is_absent() {
         let why = format!("no kubelet listens on {}", probe.address);
-        let needed = "--kubelet ADDR:PORT where it listens; in a Pod hostNetwork: true";
+        let needed = "--kubelet ADDR:PORT with its address; in a Pod hostNetwork: true";
         let checks = [&ISSUER, &NAMES, &EXPIRY, &ROTATION, &VERSION, &ANONYMOUS, &AUTHORIZATION];
         checks.map(|check| check.unknown(why.as_str(), needed)).to_vec()
     } else {
@@ -69,11 +69,11 @@ pub fn findings(probe: &KubeletProbe, now: i64) -> Vec<Finding> {
     all
 }
 
-const REACH: &str = "see whether the kubelet runs and answers: journalctl -u kubelet";
-const APPROVE: &str = "approve the kubelet's request: kubectl get csr, kubectl certificate approve NAME";
-const GIVE_CA: &str = "--kubeconfig FILE, as for apivip run: it holds the cluster's CA";
-const NEWER: &str = "tlsMinVersion: VersionTLS12 in the kubelet's configuration";
-const PREFERRED: &str = "see --kubelet-preferred-address-types of kube-apiserver";
+const REACH: &str = "check that the kubelet runs and answers: journalctl -u kubelet";
+const APPROVE: &str = "approve the request of the kubelet: kubectl get csr, kubectl certificate approve NAME";
+const GIVE_CA: &str = "--kubeconfig FILE as for apivip run, which contains the cluster CA";
+const NEWER: &str = "tlsMinVersion: VersionTLS12 in the kubelet configuration";
+const PREFERRED: &str = "check --kubelet-preferred-address-types of kube-apiserver";
 
 fn certificate_findings(probe: &KubeletProbe, now: i64) -> Vec<Finding> {
     let mut all = match &probe.served {
@@ -91,13 +91,13 @@ fn certificate_findings(probe: &KubeletProbe, now: i64) -> Vec<Finding> {
 fn no_certificate(error: &str) -> (String, &'static str) {
     let plain = error.to_ascii_lowercase().replace([' ', '_'], "");
     if plain.contains("internalerror") {
-        let why = "it shows no certificate (TLS alert internal_error), as a kubelet that waits for one to be approved";
+        let why = "it presents no certificate (TLS alert internal_error), as a kubelet does whose request is not approved yet";
         return (why.to_owned(), APPROVE);
     }
     if plain.contains("protocolversion") {
-        return ("it shows no certificate: it speaks no TLS 1.2 or newer".to_owned(), NEWER);
+        return ("it presents no certificate: it does not support TLS 1.2 or newer".to_owned(), NEWER);
     }
-    (format!("it shows no certificate: {error}"), REACH)
+    (format!("it presents no certificate: {error}"), REACH)
 }
 
 /// Whether the kubelet signed it itself: HOST@TIME, signed by a CA HOST-ca@TIME whose key is thrown away.
@@ -112,7 +112,7 @@ fn is_own(served: &ServedCertificate) -> bool {
 
 fn issuer(served: &ServedCertificate) -> Finding {
     match &served.trusted {
-        Ok(()) => ISSUER.pass(format!("the cluster's CA signed it: {}", served.subject)),
+        Ok(()) => ISSUER.pass(format!("the cluster CA signed it: {}", served.subject)),
         Err(_) if served.self_signed || is_own(served) => {
             ISSUER.fail(format!("self-signed: {}, signed by {}", served.subject, served.issuer))
         }
@@ -129,30 +129,30 @@ fn names_finding(served: &ServedCertificate, probe: &KubeletProbe) -> Finding {
     let all = served.shown_names();
     match (name, addresses.as_slice()) {
         (Some(name), [_, ..]) => {
-            NAMES.pass(format!("it is for {name} and for {} of this node", addresses.join(", ")))
+            NAMES.pass(format!("it is valid for {name} and for {} of this node", addresses.join(", ")))
         }
         (Some(name), []) => NAMES.unknown(
             format!(
-                "it is for {name}, but for no address of this node: good where the apiserver dials Hostname first (its \
-                 default), not where it dials InternalIP first (kubeadm's setting)"
+                "it is valid for {name}, but for no address of this node: correct if the API server dials Hostname first (the \
+                 default), wrong if it dials InternalIP first (as kubeadm sets it)"
             ),
             PREFERRED,
         ),
         (None, [_, ..]) => NAMES.unknown(
             format!(
-                "it is for {} of this node, but not for {}: good where the apiserver dials InternalIP first (kubeadm's \
-                 setting), not where it dials Hostname first (its default)",
+                "it is valid for {} of this node, but not for {}: correct if the API server dials InternalIP first (as kubeadm \
+                 sets it), wrong if it dials Hostname first (the default)",
                 addresses.join(", "),
                 probe.name
             ),
             PREFERRED,
         ),
         (None, []) if probe.addresses.is_empty() => NAMES.unknown(
-            format!("it is for {all}, not for {}; no address of this node is seen", probe.name),
-            "the host's network: hostNetwork: true in a Pod",
+            format!("it is valid for {all}, not for {}; no address of this node is visible", probe.name),
+            "the network of the host: hostNetwork: true in a Pod",
         ),
         (None, []) => {
-            NAMES.fail(format!("it is for {all}, neither for {} nor for an address of this node", probe.name))
+            NAMES.fail(format!("it is valid for {all}, neither for {} nor for an address of this node", probe.name))
         }
     }
 }
@@ -160,19 +160,19 @@ fn names_finding(served: &ServedCertificate, probe: &KubeletProbe) -> Finding {
 fn rotation(probe: &KubeletProbe) -> Finding {
     if probe.served.as_ref().is_ok_and(is_own) {
         return ROTATION
-            .fail("it made its certificate itself, once, and makes another only when the file is gone");
+            .fail("it created its certificate itself, and creates another only if the file does not exist");
     }
     match probe.configuration.all() {
-        Ok(set) if set.bootstrap => ROTATION.pass(format!("serverTLSBootstrap is on, by {}", set.source)),
+        Ok(set) if set.bootstrap => ROTATION.pass(format!("serverTLSBootstrap is on, set by {}", set.source)),
         Ok(set) => match &set.certificate_file {
             Some(file) => ROTATION.unknown(
                 format!(
-                    "its certificate comes from {file}, by {}: another program has to renew it",
+                    "its certificate comes from {file}, set by {}: another program must renew it",
                     set.source
                 ),
-                format!("see what writes {file}"),
+                format!("find the program that writes {file}"),
             ),
-            None => ROTATION.fail(format!("serverTLSBootstrap is off, by {}", set.source)),
+            None => ROTATION.fail(format!("serverTLSBootstrap is off, set by {}", set.source)),
         },
         Err(missing) => {
             let said = |set: &KubeletConfiguration| format!("serverTLSBootstrap: {}", set.bootstrap);
@@ -207,7 +207,7 @@ fn anonymous(probe: &KubeletProbe) -> Finding {
     }
     if let Some((path, answer)) = all.iter().find(|(_, answer)| *answer == Ok(FORBIDDEN)) {
         let text = format!(
-            "{}: it lets everybody in, and authorization alone refuses them",
+            "{}: it authenticates anonymous requests, and only authorization rejects them",
             anonymous_get(path, answer)
         );
         return ANONYMOUS.fail(text).with_severity(Severity::Low);
@@ -218,12 +218,11 @@ fn anonymous(probe: &KubeletProbe) -> Finding {
     };
     let seen_so = anonymous_get(path, answer);
     match probe.configuration.all() {
-        Ok(set) if !set.anonymous => {
-            ANONYMOUS.pass(format!("authentication.anonymous.enabled is false, by {}; {seen_so}", set.source))
-        }
+        Ok(set) if !set.anonymous => ANONYMOUS
+            .pass(format!("authentication.anonymous.enabled is false, set by {}; {seen_so}", set.source)),
         Ok(set) => {
             let severity = if set.mode == ALWAYS_ALLOW { Severity::High } else { Severity::Low };
-            let text = format!("authentication.anonymous.enabled is true, by {}; {seen_so}", set.source);
+            let text = format!("authentication.anonymous.enabled is true, set by {}; {seen_so}", set.source);
             ANONYMOUS.fail(text).with_severity(severity)
         }
         Err(missing) => {
@@ -239,34 +238,38 @@ fn anonymous(probe: &KubeletProbe) -> Finding {
 fn authorization(probe: &KubeletProbe) -> Finding {
     match probe.configuration.all() {
         Ok(set) if set.mode == ALWAYS_ALLOW => {
-            return AUTHORIZATION.fail(format!("authorization.mode is AlwaysAllow, by {}", set.source));
+            return AUTHORIZATION.fail(format!("authorization.mode is AlwaysAllow, set by {}", set.source));
         }
         Ok(set) if set.mode == "Webhook" => {
-            let tokens =
-                if set.webhook { "" } else { "; it takes no tokens (authentication.webhook.enabled: false)" };
-            return AUTHORIZATION.pass(format!("authorization.mode is Webhook, by {}{tokens}", set.source));
+            let tokens = if set.webhook {
+                ""
+            } else {
+                "; it accepts no tokens (authentication.webhook.enabled: false)"
+            };
+            return AUTHORIZATION
+                .pass(format!("authorization.mode is Webhook, set by {}{tokens}", set.source));
         }
         _ => {}
     }
     if let Some((path, answer)) = probe.anonymous.iter().find(|(_, answer)| *answer == Ok(FORBIDDEN)) {
-        return AUTHORIZATION.pass(format!("{}: somebody decides", anonymous_get(path, answer)));
+        return AUTHORIZATION.pass(format!("{}: an authorizer decides", anonymous_get(path, answer)));
     }
-    let with = "GET /pods with this node's credentials";
+    let with = "GET /pods with the credentials of this node";
     let behaviour = match &probe.credentialed {
-        Ok(Ok(FORBIDDEN)) => return AUTHORIZATION.pass(format!("{with}: 403: somebody decides")),
+        Ok(Ok(FORBIDDEN)) => return AUTHORIZATION.pass(format!("{with}: 403: an authorizer decides")),
         Ok(Ok(UNAUTHORIZED)) => {
-            format!("{with}: 401: it does not know them, as with authentication.webhook.enabled: false")
+            format!("{with}: 401: it rejects them, as with authentication.webhook.enabled: false")
         }
         Ok(answer) if is_success(answer) => {
-            format!("{with}: {}, which they may be allowed to", answer_text(answer))
+            format!("{with}: {}, which RBAC may allow", answer_text(answer))
         }
         Ok(answer) => format!("{with}: {}", answer_text(answer)),
-        Err(why) => format!("it was not asked with credentials: {why}"),
+        Err(why) => format!("the audit sent it no credentials: {why}"),
     };
     match probe.configuration.all() {
         Ok(set) => AUTHORIZATION.unknown(
-            format!("authorization.mode is {}, by {}; {behaviour}", set.mode, set.source),
-            "see what that mode does",
+            format!("authorization.mode is {}, set by {}; {behaviour}", set.mode, set.source),
+            "check what that mode does",
         ),
         Err(missing) => {
             let setting = |set: &KubeletConfiguration| format!("authorization.mode: {}", set.mode);
@@ -284,14 +287,14 @@ fn read_only(probe: &KubeletProbe) -> Finding {
     };
     let open = list(&is_success);
     if !open.is_empty() {
-        return READ_ONLY.fail(format!("it answers everybody over plain HTTP at {open}"));
+        return READ_ONLY.fail(format!("it answers unauthenticated requests over plain HTTP at {open}"));
     }
     let set = probe.configuration.all();
     if let Ok(set) = set
         && set.read_only_port != 0
     {
         let port = set.read_only_port;
-        let text = format!("readOnlyPort is {port}, by {}, though it did not answer there", set.source);
+        let text = format!("readOnlyPort is {port}, set by {}, although it did not answer there", set.source);
         return READ_ONLY.fail(text).with_severity(Severity::Medium);
     }
     let is_refused =
@@ -299,20 +302,20 @@ fn read_only(probe: &KubeletProbe) -> Finding {
     let odd = all.iter().find(|(_, answer)| !is_refused(answer));
     match (odd, set) {
         (None, _) if all.is_empty() => {
-            READ_ONLY.unknown("it was not asked", format!("curl http://ADDRESS:{READ_ONLY_PORT}/healthz"))
+            READ_ONLY.unknown("it was not queried", format!("curl http://ADDRESS:{READ_ONLY_PORT}/healthz"))
         }
         // That of a Pod with a network of its own is closed too.
         (None, Err(missing)) if probe.is_absent() => READ_ONLY.unknown(
             format!(
-                "nothing listens at {}, but no kubelet listens on {} either",
+                "nothing listens on {}, but no kubelet listens on {} either",
                 list(&is_refused),
                 probe.address
             ),
             missing.needed.as_str(),
         ),
-        (None, _) => READ_ONLY.pass(format!("nothing listens at {}", list(&is_refused))),
+        (None, _) => READ_ONLY.pass(format!("nothing listens on {}", list(&is_refused))),
         (Some((address, answer)), Ok(set)) => READ_ONLY.pass(format!(
-            "readOnlyPort is 0, by {}; {address} said: {}",
+            "readOnlyPort is 0, set by {}; {address} answered: {}",
             set.source,
             answer_text(answer)
         )),

@@ -89,7 +89,7 @@ impl KubeletConfiguration {
     /// One line that names the field which has a value of the wrong kind.
     pub fn read(value: &Value, source: impl Into<String>) -> Result<Self, String> {
         if !value.is_object() {
-            return Err("it is no KubeletConfiguration".to_owned());
+            return Err("it is not a KubeletConfiguration".to_owned());
         }
         let rotates = switch(value, "featureGates.RotateKubeletServerCertificate", true)?;
         let mode = text(value, "authorization.mode")?;
@@ -156,7 +156,7 @@ fn text(value: &Value, path: &str) -> Result<Option<String>, String> {
     match field(value, path) {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
-        _ => Err(format!("{path} is no text")),
+        _ => Err(format!("{path} is not a string")),
     }
 }
 
@@ -166,7 +166,7 @@ fn port(value: &Value, path: &str) -> Result<u16, String> {
         number => number
             .as_u64()
             .and_then(|port| u16::try_from(port).ok())
-            .ok_or_else(|| format!("{path} is no port")),
+            .ok_or_else(|| format!("{path} is not a port")),
     }
 }
 
@@ -229,10 +229,10 @@ mod tests {
     #[test]
     fn field_of_wrong_type_is_named() {
         for (value, words) in [
-            (json!([]), "no KubeletConfiguration"),
+            (json!([]), "not a KubeletConfiguration"),
             (json!({"serverTLSBootstrap": "yes"}), "serverTLSBootstrap is neither"),
-            (json!({"authorization": {"mode": 1}}), "authorization.mode is no text"),
-            (json!({"readOnlyPort": 70_000}), "readOnlyPort is no port"),
+            (json!({"authorization": {"mode": 1}}), "authorization.mode is not a string"),
+            (json!({"readOnlyPort": 70_000}), "readOnlyPort is not a port"),
             (json!({"authentication": {"anonymous": {"enabled": 1}}}), "authentication.anonymous.enabled"),
         ] {
             let error = KubeletConfiguration::read(&value, "FILE").unwrap_err();

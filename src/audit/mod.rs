@@ -64,8 +64,8 @@ fn without_address() -> impl Iterator<Item = Finding> {
     ];
     checks.into_iter().map(|check| {
         check.unknown(
-            "no address of the API is known: no kubeconfig, seed, saved state or running daemon names one",
-            "give --kubeconfig as for apivip run, or --seed ADDRESS:PORT",
+            "no API server is known: no kubeconfig, seed, saved state or running daemon names one",
+            "set --kubeconfig as for apivip run, or --seed ADDRESS:PORT",
         )
     })
 }

@@ -51,7 +51,7 @@ pub struct Listener {
 }
 
 const NO_VIP: &str = "no virtual IP is known";
-const GIVE_VIP: &str = "give --vip ADDRESS:PORT, or access to the API";
+const GIVE_VIP: &str = "set --vip ADDRESS:PORT, or provide access to the API";
 
 /// All findings.
 pub fn findings(observed: &VipRedirect) -> Vec<Finding> {
@@ -67,13 +67,13 @@ pub fn findings(observed: &VipRedirect) -> Vec<Finding> {
 }
 
 fn answers(observed: &VipRedirect) -> Vec<Finding> {
-    let run = "run the daemon, and give its --run-dir";
+    let run = "run the daemon, and set --run-dir to its value";
     let Some(status) = &observed.status else { return vec![ANSWER.unknown("no daemon answers", run)] };
     let tests: Vec<&Value> = status["selftests"].as_array().into_iter().flatten().collect();
     if tests.is_empty() {
-        let why = "the daemon has not dialled the virtual IP";
+        let why = "the daemon has not tested the virtual IP";
         return vec![
-            ANSWER.unknown(why, "wait some seconds after its start; --selftest-interval must not be off"),
+            ANSWER.unknown(why, "wait some seconds after its start; do not set --selftest-interval off"),
         ];
     }
     let judge = |test: &&Value| {
@@ -82,11 +82,11 @@ fn answers(observed: &VipRedirect) -> Vec<Finding> {
         match (text("answered_by"), test["ready"].as_bool()) {
             ("rules" | "forwarder", Some(true)) => ANSWER.pass(sentence),
             ("rules" | "forwarder", _) => ANSWER.unknown(
-                format!("{sentence}, and no apiserver answers: {}", text("failure")),
+                format!("{sentence}, and no API server answers: {}", text("failure")),
                 "apivip status",
             ),
             ("" | "unknown" | "other_program_reject", _) => ANSWER.unknown(
-                format!("no connection came about: {}", text("failure")),
+                format!("no connection was established: {}", text("failure")),
                 "apivip status, apivip check",
             ),
             (_, _) => ANSWER.fail(sentence),
@@ -99,7 +99,7 @@ fn answers(observed: &VipRedirect) -> Vec<Finding> {
 /// The verdict of `apivip check` on the same question.
 fn by_check(observed: &VipRedirect, check: &AuditCheck, id: &str) -> Finding {
     let Some(found) = observed.node_checks.iter().find(|finding| finding.id == id) else {
-        return check.unknown("it was not looked at", "run apivip check");
+        return check.unknown("it was not checked", "run apivip check");
     };
     let fix = found.fix.clone().unwrap_or_else(|| check.setting.to_owned());
     match found.verdict {
@@ -115,8 +115,8 @@ fn listeners(observed: &VipRedirect) -> Finding {
     }
     let listeners = match &observed.listeners {
         Some(Ok(listeners)) => listeners,
-        Some(Err(error)) => return LISTENERS.unknown(error.as_str(), "mount /proc of the host's network"),
-        None => return LISTENERS.unknown("sockets were not listed in time", "run it again"),
+        Some(Err(error)) => return LISTENERS.unknown(error.as_str(), "mount /proc of the host network"),
+        None => return LISTENERS.unknown("listing sockets timed out", "run it again"),
     };
     let daemon = observed.status.as_ref().and_then(|status| status["pid"].as_u64());
     let others: Vec<String> = listeners
@@ -124,7 +124,7 @@ fn listeners(observed: &VipRedirect) -> Finding {
         .filter(|listener| listener.pid.is_none() || listener.pid != daemon)
         .map(|listener| match listener.pid {
             Some(pid) => format!("process {pid} on {}", listener.address),
-            None => format!("a process that cannot be seen on {}", listener.address),
+            None => format!("a process that is not visible on {}", listener.address),
         })
         .collect();
     if let Some(local) = bound_elsewhere(observed) {
@@ -135,12 +135,13 @@ fn listeners(observed: &VipRedirect) -> Finding {
     let may_be =
         |listener: &Listener| listener.pid.is_none() || (listener.pid != daemon && listener.inner == daemon);
     if forwards && listeners.iter().any(may_be) {
-        let why = "somebody listens, which may be the daemon or not";
-        return LISTENERS.unknown(why, "run apivip-audit as root in the host's pid namespace, or ss -ltnp");
+        let why = "an unknown process listens, which may be the daemon";
+        return LISTENERS
+            .unknown(why, "run apivip-audit as root in the pid namespace of the host, or ss -ltnp");
     }
     match (others.as_slice(), listeners.is_empty()) {
-        ([], true) => LISTENERS.pass("nobody listens there"),
-        ([], false) => LISTENERS.pass("apivip's own forwarder, and nobody else"),
+        ([], true) => LISTENERS.pass("no process listens there"),
+        ([], false) => LISTENERS.pass("only the forwarder of apivip listens there"),
         (others, _) => LISTENERS.fail(others.join(", ")),
     }
 }
@@ -158,10 +159,10 @@ fn claims(observed: &VipRedirect) -> Finding {
     let services = match &observed.services {
         Some(Ok(services)) => services,
         Some(Err(error)) => {
-            return CLAIMS.unknown(error.as_str(), "the right to list services of all namespaces");
+            return CLAIMS.unknown(error.as_str(), "permission to list Services of all namespaces");
         }
         None => {
-            return CLAIMS.unknown("no apiserver could be asked", "give --kubeconfig FILE as for apivip run");
+            return CLAIMS.unknown("no API server can be queried", "set --kubeconfig FILE as for apivip run");
         }
     };
     if observed.vips.is_empty() {
@@ -185,7 +186,7 @@ fn nonlocal(observed: &VipRedirect) -> Finding {
         return NONLOCAL.fail(format!("{} is on", on.join(", ")));
     }
     match observed.nonlocal.first().is_some_and(|(_, value)| value.is_some()) {
-        true => NONLOCAL.pass("off: a Pod of the host's network cannot bind the virtual IP either"),
+        true => NONLOCAL.pass("off: Pods in the host network cannot bind the virtual IP either"),
         false => NONLOCAL.unknown("net.ipv4.ip_nonlocal_bind cannot be read", "mount /proc/sys"),
     }
 }
@@ -207,9 +208,9 @@ fn route_localnet(observed: &VipRedirect) -> Finding {
         None => ROUTE_LOCALNET.unknown("net.ipv4.conf.*.route_localnet cannot be read", "mount /proc/sys"),
         Some([]) => ROUTE_LOCALNET.pass("off"),
         Some(some) if observed.guarded => ROUTE_LOCALNET
-            .pass(format!("on for {}, and kube-proxy's rules drop what comes from outside", some.join(", "))),
+            .pass(format!("on for {}, and rules of kube-proxy drop packets from outside", some.join(", "))),
         Some(some) => {
-            ROUTE_LOCALNET.fail(format!("on for {}, and no rules of kube-proxy guard it", some.join(", ")))
+            ROUTE_LOCALNET.fail(format!("on for {}, and no rules of kube-proxy protect it", some.join(", ")))
         }
     }
 }

@@ -47,7 +47,7 @@ fn plain(text: &str) -> String {
 /// The background of a check, for `--explain`.
 pub fn explain(check: &AuditCheck) -> String {
     format!(
-        "{} ({}, {} severity)\n{}\n\n{}\n\nwhat to set:\n{}\n",
+        "{} ({}, {} severity)\n{}\n\n{}\n\nremediation:\n{}\n",
         check.id,
         Section::Path(check.path).title(),
         check.severity.label(),
@@ -180,27 +180,27 @@ mod tests {
         let expected = "\
 apivip-audit 1
 
-cluster -> apiserver
+cluster -> API server
   pass               apiserver-certificate-issuer 192.0.2.11:6443 and 2 more   of the cluster's CA
   fail      high     apiserver-certificate-expiry 192.0.2.11:6443              expired 2 h ago
   unknown   high     apiserver-certificate-expiry 192.0.2.12:6443              no answer
                                                                                -> renew it
 
-tunnels from the apiserver to nodes
+tunnels from the API server to nodes
   pass               tunnel-ssh   none is configured
 
-4 pass, 1 unknown, 1 fail (1 high, 0 medium, 0 low); background of a finding: apivip-audit --explain apiserver-certificate-expiry
+4 pass, 1 unknown, 1 fail (1 high, 0 medium, 0 low); for details of a finding run apivip-audit --explain apiserver-certificate-expiry
 ";
         assert_eq!(text(&report, Style::default()), expected);
         assert!(text(&report, Style { colour: true, wide: false }).contains("\x1b[31mhigh  \x1b[0m"));
-        assert!(text(&report, Style { colour: false, wide: true }).contains("valid now: expired 2 h ago"));
+        assert!(text(&report, Style { colour: false, wide: true }).contains("is valid: expired 2 h ago"));
         assert_eq!(report.worst(), Some(Severity::High));
     }
 
     #[test]
     fn explanation_has_short_lines() {
         let text = explain(&apiserver::CIPHERS);
-        assert!(text.starts_with("apiserver-tls-ciphers (cluster -> apiserver, medium severity)\n"));
+        assert!(text.starts_with("apiserver-tls-ciphers (cluster -> API server, medium severity)\n"));
         assert!(text.lines().all(|line| line.len() <= WIDTH), "{text}");
     }
 

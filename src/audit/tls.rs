@@ -46,7 +46,7 @@ pub async fn certificates(address: SocketAddr, name: &str) -> Result<Vec<Vec<u8>
     match ended {
         // A server that wants a client certificate ends the handshake, and has shown its own before.
         _ if !shown.is_empty() => Ok(shown),
-        Ok(Ok(_)) => Err("it shows no certificate".to_owned()),
+        Ok(Ok(_)) => Err("it presents no certificate".to_owned()),
         Ok(Err(error)) => Err(errno_text(&error)),
         Err(_) => Err(format!("no handshake within {:.0} s", LIMIT.as_secs_f32())),
     }

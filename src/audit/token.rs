@@ -85,30 +85,30 @@ pub fn findings(token: Option<&str>, now: i64) -> [Finding; 3] {
             check.unknown(why, "run apivip-audit in a Pod, or with a kubeconfig whose user has a tokenFile")
         })
     };
-    let Some(token) = token else { return none("the credentials are no token") };
+    let Some(token) = token else { return none("the credentials contain no token") };
     match claims(token) {
         Some(claims) => [lifetime(&claims, now), audience(&claims), binding(&claims)],
-        None => none("the token is not one that an apiserver signed"),
+        None => none("the token is not a token that an API server signed"),
     }
 }
 
 fn lifetime(claims: &Claims, now: i64) -> Finding {
-    let Some(end) = claims.end else { return TOKEN_LIFETIME.fail("it never ends") };
+    let Some(end) = claims.end else { return TOKEN_LIFETIME.fail("it never expires") };
     let left = end.saturating_sub(now);
     if left < 0 {
-        return TOKEN_LIFETIME.fail(format!("it ended {} ago", duration(left.unsigned_abs()))).with_fix(
-            "see why the kubelet does not renew it: kubectl describe pod; or correct this node's clock",
+        return TOKEN_LIFETIME.fail(format!("it expired {} ago", duration(left.unsigned_abs()))).with_fix(
+            "find out why the kubelet does not renew it: kubectl describe pod; or correct the clock of this node",
         );
     }
     let whole = end.saturating_sub(claims.issued.unwrap_or(now));
-    let text = format!("it ends in {}", duration(left.unsigned_abs()));
+    let text = format!("it expires in {}", duration(left.unsigned_abs()));
     if whole <= LONG {
         return TOKEN_LIFETIME.pass(text);
     }
-    let long = format!("{text}, and was made for {}", duration(whole.unsigned_abs()));
+    let long = format!("{text}, and was issued for {}", duration(whole.unsigned_abs()));
     match claims.renew {
         Some(renew) => TOKEN_LIFETIME
-            .fail(format!("{long}: the apiserver extended one that was to be renewed after {}", duration(renew.saturating_sub(claims.issued.unwrap_or(renew)).unsigned_abs())))
+            .fail(format!("{long}: the API server extended a token that should be renewed after {}", duration(renew.saturating_sub(claims.issued.unwrap_or(renew)).unsigned_abs())))
             .with_severity(crate::check::report::Severity::Low)
             .with_fix("--service-account-extend-token-expiration=false of kube-apiserver, once every client reads its token again"),
         None => TOKEN_LIFETIME.fail(long),
@@ -117,7 +117,7 @@ fn lifetime(claims: &Claims, now: i64) -> Finding {
 
 fn audience(claims: &Claims) -> Finding {
     match claims.audiences.as_slice() {
-        [] => TOKEN_AUDIENCE.fail("it names none"),
+        [] => TOKEN_AUDIENCE.fail("it names no audience"),
         [one] => TOKEN_AUDIENCE.pass(one.as_str()),
         // An apiserver with several --api-audiences puts all of its own into a token that asks for none.
         several => TOKEN_AUDIENCE.fail(format!("it names {}", several.join(", "))),
@@ -129,7 +129,7 @@ fn binding(claims: &Claims) -> Finding {
         (Some(pod), Some(node), _) => TOKEN_BINDING.pass(format!("to Pod {pod} on node {node}")),
         (Some(pod), None, _) => TOKEN_BINDING.pass(format!("to Pod {pod}")),
         (None, _, Some(secret)) => TOKEN_BINDING.fail(format!("it comes from Secret {secret}")),
-        (None, ..) => TOKEN_BINDING.fail("to nothing: it stays good until it ends"),
+        (None, ..) => TOKEN_BINDING.fail("to no object: it stays valid until it expires"),
     }
 }
 

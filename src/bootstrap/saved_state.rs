@@ -55,7 +55,7 @@ pub enum StateError {
         problem: &'static str,
     },
     /// Another release wrote it.
-    #[error("the last good state {} has version {version}; this apivip knows version {VERSION} only", .path.display())]
+    #[error("the last good state {} has version {version}; this apivip supports only version {VERSION}", .path.display())]
     OtherVersion {
         /// The file.
         path: PathBuf,
@@ -63,7 +63,7 @@ pub enum StateError {
         version: u32,
     },
     /// Another `--service`.
-    #[error("the last good state {} is that of the Service {service}", .path.display())]
+    #[error("the last good state {} belongs to the Service {service}", .path.display())]
     OtherService {
         /// The file.
         path: PathBuf,
@@ -71,7 +71,7 @@ pub enum StateError {
         service: String,
     },
     /// It cannot be written.
-    #[error("keep the last good state: {step} {}: {source}", .path.display())]
+    #[error("save the last good state: {step} {}: {source}", .path.display())]
     Unwritable {
         /// What failed.
         step: &'static str,
@@ -196,22 +196,22 @@ fn encode(document: &Document) -> io::Result<Vec<u8>> {
 
 fn decode(bytes: &[u8]) -> Result<Document, Invalid> {
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(Invalid::Damaged("it is longer than any that was written"));
+        return Err(Invalid::Damaged("it is larger than the maximum size"));
     }
-    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(Invalid::Damaged("it is cut off"))?;
+    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(Invalid::Damaged("it is truncated"))?;
     let (head, body) = (&bytes[..end], &bytes[end + 1..]);
     let head = std::str::from_utf8(head).unwrap_or_default();
-    let rest = head.strip_prefix("apivip state ").ok_or(Invalid::Damaged("it does not begin like one"))?;
-    let (version, rest) = rest.split_once(' ').ok_or(Invalid::Damaged("its first line is cut off"))?;
+    let rest = head.strip_prefix("apivip state ").ok_or(Invalid::Damaged("it does not begin as expected"))?;
+    let (version, rest) = rest.split_once(' ').ok_or(Invalid::Damaged("its first line is truncated"))?;
     match version.parse() {
         Ok(VERSION) => {}
         Ok(version) => return Err(Invalid::Version(version)),
-        Err(_) => return Err(Invalid::Damaged("its version is no number")),
+        Err(_) => return Err(Invalid::Damaged("its version is not a number")),
     }
     if rest != format!("sha256 {}", checksum(body)) {
         return Err(Invalid::Damaged("its checksum is wrong"));
     }
-    serde_json::from_slice(body).map_err(|_| Invalid::Damaged("it holds something else"))
+    serde_json::from_slice(body).map_err(|_| Invalid::Damaged("it has unexpected content"))
 }
 
 fn checksum(body: &[u8]) -> String {

@@ -85,7 +85,7 @@ async fn resolve_one(seed: Seed, read: watch::Receiver<bool>, resolved: mpsc::Se
 async fn lookup(seed: &Seed) -> Result<BTreeSet<SocketAddr>, String> {
     let found = tokio::net::lookup_host((seed.host(), seed.port())).await;
     let addresses: BTreeSet<SocketAddr> = found.map_err(|error| error.to_string())?.collect();
-    if addresses.is_empty() { Err("it stands for no address".to_owned()) } else { Ok(addresses) }
+    if addresses.is_empty() { Err("it has no address".to_owned()) } else { Ok(addresses) }
 }
 
 #[cfg(test)]

@@ -40,23 +40,24 @@ pub struct ApiState {
 }
 
 /// Where kubeconfigs are.
-const KUBECONFIGS: &str = "ls -l /etc/apivip/kubeconfig /etc/kubernetes/*.conf: the one that apivip run has is what --kubeconfig takes";
+const KUBECONFIGS: &str =
+    "ls -l /etc/apivip/kubeconfig /etc/kubernetes/*.conf: set --kubeconfig to the file that apivip run uses";
 
 const fn api(id: &'static str, title: &'static str) -> Check {
     Check { id, group: Group::Api, title }
 }
 
-const ACCESS: Check = api("api-access", "access to the API is configured");
-const CA: Check = api("ca-expiry", "the cluster's CA");
-const CLIENT: Check = api("client-certificate-expiry", "the client certificate");
-const TOKEN: Check = api("token-expiry", "the token");
-const NAMES: Check = api("apiserver-name", "names of apiservers resolve");
-const KNOWN: Check = api("apiservers", "apiservers that are known");
-const TCP: Check = api("apiserver-tcp", "an apiserver accepts connections");
-const TLS: Check = api("apiserver-tls", "its certificate is verified");
-const CERTIFICATE: Check = api("apiserver-certificate-expiry", "its certificate");
-const READY: Check = api("apiserver-readyz", "it is ready");
-const CLOCK: Check = api("clock", "this node's clock and an apiserver's");
+const ACCESS: Check = api("api-access", "credentials for the API");
+const CA: Check = api("ca-expiry", "expiry of the cluster CA");
+const CLIENT: Check = api("client-certificate-expiry", "expiry of the client certificate");
+const TOKEN: Check = api("token-expiry", "expiry of the token");
+const NAMES: Check = api("apiserver-name", "resolution of API server names");
+const KNOWN: Check = api("apiservers", "known API servers");
+const TCP: Check = api("apiserver-tcp", "TCP connection to the API server");
+const TLS: Check = api("apiserver-tls", "certificate verification of the API server");
+const CERTIFICATE: Check = api("apiserver-certificate-expiry", "expiry of the API server certificate");
+const READY: Check = api("apiserver-readyz", "readiness of the API server");
+const CLOCK: Check = api("clock", "clock difference between this node and the API servers");
 
 /// A server's clock has whole seconds, and answers take their time.
 const SKEW: i64 = 5;
@@ -72,22 +73,26 @@ pub fn findings(observed: &ApiState) -> Vec<Finding> {
     let mut all = vec![access(observed)];
     all.extend(validities(observed));
     all.extend(observed.unresolved.iter().map(|(name, why)| {
-        let fix =
-            format!("getent ahosts {name}: correct the name, or name the address, or mend the name server");
+        let fix = format!(
+            "getent ahosts {name}: correct the name, use the address instead, or fix the name server"
+        );
         NAMES.fail(why.as_str(), fix).about(name)
     }));
     if observed.examined.is_empty() {
         all.push(KNOWN.unknown(
-            "none is known: no kubeconfig, seed, saved state or running daemon names one",
+            "unknown: no kubeconfig, seed, saved state or running daemon names an API server",
             endpoints_command(&observed.service),
         ));
     } else {
         let reached = observed.examined.iter().filter(|examined| examined.connected.is_ok()).count();
-        let text = format!("{reached} of {} can be connected to", observed.examined.len());
+        let text = format!("{reached} of {} accept connections", observed.examined.len());
         all.push(match reached {
             0 => {
                 let reach = reach(observed.examined[0].address);
-                KNOWN.fail(text, format!("{reach}: correct --seed, the kubeconfig's server, or the network"))
+                KNOWN.fail(
+                    text,
+                    format!("{reach}: correct --seed, the server of the kubeconfig, or the network"),
+                )
             }
             _ => KNOWN.ok(text),
         });
@@ -100,13 +105,13 @@ pub fn findings(observed: &ApiState) -> Vec<Finding> {
 
 fn access(observed: &ApiState) -> Finding {
     match &observed.access {
-        None => ACCESS.unknown("no kubeconfig is given, and this is no Pod", KUBECONFIGS),
+        None => ACCESS.unknown("not running in a Pod, and --kubeconfig is not set", KUBECONFIGS),
         Some(Err(error)) => {
             let show = match &observed.kubeconfig {
                 Some(_) => format!("{} config view", kubectl(observed)),
                 None => "ls -l /var/run/secrets/kubernetes.io/serviceaccount".to_owned(),
             };
-            let fix = format!("{show}, and correct what the line names: apivip run refuses to start with it");
+            let fix = format!("{show}, and correct the reported error: apivip run does not start with it");
             ACCESS.fail(error.as_str(), fix)
         }
         Some(Ok((source, warnings))) if warnings.is_empty() => ACCESS.ok(source.as_str()),
@@ -115,10 +120,12 @@ fn access(observed: &ApiState) -> Finding {
             let said = format!("{source}; {}", texts.join("; "));
             match warnings.iter().any(|warning| matches!(warning, Warning::Date(_))) {
                 true => {
-                    ACCESS.warning(said, "timedatectl: is the node's clock right? Then renew what expired")
+                    ACCESS.warning(said, "timedatectl: check the clock of the node, then renew what expired")
                 }
-                false => ACCESS
-                    .warning(said, format!("{} config view, and remove what is ignored", kubectl(observed))),
+                false => ACCESS.warning(
+                    said,
+                    format!("{} config view, and remove the ignored fields", kubectl(observed)),
+                ),
             }
         }
     }
@@ -136,20 +143,20 @@ fn validities(observed: &ApiState) -> Vec<Finding> {
             &CA,
             found,
             observed.now,
-            "kubeadm certs check-expiration: renew the CA, and give every node both until all certificates are new",
+            "kubeadm certs check-expiration: renew the CA, and distribute the old and the new CA to every node until all certificates are renewed",
         ),
-        None => CA.unknown("its end cannot be read", show_ca(observed)),
+        None => CA.unknown("cannot read its expiry", show_ca(observed)),
     }];
     let client = of("client_certificate").map(|found| {
         ages(
             &CLIENT,
             found,
             observed.now,
-            "kubeadm certs renew all, or renew it as the tool that made it says",
+            "kubeadm certs renew all, or renew it with the tool that created it",
         )
     });
     let token = of("token").map(|found| {
-        ages(&TOKEN, found, observed.now, "journalctl -u kubelet: see why the token is not renewed")
+        ages(&TOKEN, found, observed.now, "journalctl -u kubelet: find out why the token is not renewed")
     });
     all.extend(client);
     all.extend(token);
@@ -179,17 +186,17 @@ fn ages(check: &Check, validity: Validity, now: i64, fix: &str) -> Finding {
     let left = validity.end - now;
     if left < 0 {
         let ago = duration(left.unsigned_abs());
-        return check.fail(format!("expired {ago} ago"), format!("{fix}; or correct this node's clock"));
+        return check.fail(format!("expired {ago} ago"), format!("{fix}; or correct the clock of this node"));
     }
     if let Some(begin) = validity.begin.filter(|begin| *begin > now) {
         let ahead = duration((begin - now).unsigned_abs());
         return check.fail(
-            format!("not valid for another {ahead}"),
-            "chronyc makestep, here or where it was made: correct the clock that is wrong",
+            format!("not valid yet, for another {ahead}"),
+            "chronyc makestep, on this node or where it was issued: correct the clock that is wrong",
         );
     }
     let soon = validity.begin.map_or(TOKEN_RENEWAL, |begin| ((validity.end - begin) / 10).min(RENEWAL));
-    let text = format!("good for another {}", duration(left.unsigned_abs()));
+    let text = format!("valid for another {}", duration(left.unsigned_abs()));
     if left < soon { check.warning(text, fix) } else { check.ok(text) }
 }
 
@@ -198,7 +205,7 @@ fn apiserver(examined: &Inspection, observed: &ApiState) -> Vec<Finding> {
     let took = match &examined.connected {
         Err(error) => {
             let fix = format!(
-                "{}: see whether it runs, and whether routes and firewalls let this node reach it",
+                "{}: check that it runs, and that routes and firewalls allow this node to reach it",
                 reach(address)
             );
             return vec![TCP.fail(error.as_str(), fix).about(address)];
@@ -206,7 +213,7 @@ fn apiserver(examined: &Inspection, observed: &ApiState) -> Vec<Finding> {
         Ok(took) => *took,
     };
     let mut all = vec![TCP.ok(format!("round trip {}", milliseconds(took))).about(address)];
-    let why = "without the cluster's CA nothing can be verified";
+    let why = "certificates cannot be verified without the CA of the cluster";
     match &examined.secured {
         None => {
             all.push(TLS.unknown(why, KUBECONFIGS).about(address));
@@ -218,13 +225,13 @@ fn apiserver(examined: &Inspection, observed: &ApiState) -> Vec<Finding> {
             all.push(TLS.fail(error.as_str(), fix).about(address));
         }
         Some(Ok(validity)) => {
-            all.push(TLS.ok(format!("signed by the cluster's CA for {}", observed.name)).about(address));
+            all.push(TLS.ok(format!("signed by the cluster CA for {}", observed.name)).about(address));
             all.extend(validity.map(|found| {
                 ages(
                     &CERTIFICATE,
                     found,
                     observed.now,
-                    "kubeadm certs renew apiserver, there, and restart the apiserver",
+                    "kubeadm certs renew apiserver, on its node, and restart the API server",
                 )
                 .about(address)
             }));
@@ -233,7 +240,7 @@ fn apiserver(examined: &Inspection, observed: &ApiState) -> Vec<Finding> {
     let verbose = format!("{} --server https://{address} get --raw '/readyz?verbose'", kubectl(observed));
     all.extend(examined.answered.as_ref().map(|answered| {
         match answered {
-            Err(error) => READY.fail(error.as_str(), format!("{verbose}: see whether it hangs")),
+            Err(error) => READY.fail(error.as_str(), format!("{verbose}: check whether it hangs")),
             Ok(ready) => match ready.status {
                 200 => READY.ok("answers 200"),
                 401 | 403 => {
@@ -243,8 +250,8 @@ fn apiserver(examined: &Inspection, observed: &ApiState) -> Vec<Finding> {
                     READY.warning(format!("answers {}: it is alive and not ready", ready.status), verbose)
                 }
                 other => READY.fail(
-                    format!("answers {other}, which no apiserver does"),
-                    format!("{}: see what listens there", reach(address)),
+                    format!("answers {other}, so it is not an API server"),
+                    format!("{}: find out which program listens there", reach(address)),
                 ),
             },
         }
@@ -260,7 +267,7 @@ fn clock(observed: &ApiState) -> Finding {
         Some((ready.clock_ahead?, examined.address))
     });
     let Some((skew, address)) = skews.max_by_key(|(skew, _)| skew.abs()) else {
-        return CLOCK.unknown("no apiserver told its time", "chronyc tracking, or timedatectl");
+        return CLOCK.unknown("no API server returned its time", "chronyc tracking, or timedatectl");
     };
     let text = format!(
         "{address} is {} {}",
@@ -269,11 +276,11 @@ fn clock(observed: &ApiState) -> Finding {
     );
     let fix = "chronyc makestep, on both: synchronise the clocks";
     if skew.abs() <= SKEW {
-        CLOCK.ok(format!("no apiserver is off by more than {SKEW} s"))
+        CLOCK.ok(format!("no API server differs by more than {SKEW} s"))
     } else if skew.abs() <= BAD_SKEW {
         CLOCK.warning(text, fix)
     } else {
-        CLOCK.fail(format!("{text}: certificates and tokens are judged by it"), fix)
+        CLOCK.fail(format!("{text}: the validity of certificates and tokens depends on it"), fix)
     }
 }
 
@@ -285,8 +292,8 @@ fn milliseconds(took: Duration) -> String {
     format!("{:.2} ms", took.as_secs_f64() * 1000.0)
 }
 
-const READ: Check = api("api-read", "the Service and its endpoints can be read");
-const PERMISSION: Check = api("permission", "the daemon may do what it does");
+const READ: Check = api("api-read", "access to the Service and its endpoints");
+const PERMISSION: Check = api("permission", "RBAC permissions of the daemon");
 
 /// What was read, and each permission that matters.
 fn published_findings(observed: &ApiState) -> Vec<Finding> {
@@ -297,7 +304,7 @@ fn published_findings(observed: &ApiState) -> Vec<Finding> {
         Some(Ok(answered)) => answered,
         Some(Err(error)) => return vec![READ.fail(error.as_str(), list)],
         None => {
-            let why = "no apiserver with a verified certificate could be asked";
+            let why = "no API server with a verified certificate can be queried";
             let allowed = format!("{kubectl} auth can-i --list -n {namespace}");
             return vec![READ.unknown(why, list), PERMISSION.unknown(why, allowed)];
         }
@@ -312,7 +319,7 @@ fn published_findings(observed: &ApiState) -> Vec<Finding> {
 
 fn published(snapshot: &Snapshot, from: SocketAddr, service: &ServiceKey) -> Finding {
     let ServiceKey { namespace, name } = service;
-    let fix = format!("kubectl get service,endpointslice -n {namespace}; is --service {service} right?");
+    let fix = format!("kubectl get service,endpointslice -n {namespace}; check --service {service}");
     let empty: Vec<String> =
         snapshot.frontends.iter().filter(|f| f.backends.is_empty()).map(|f| f.vip.to_string()).collect();
     match snapshot.service {
@@ -328,12 +335,12 @@ fn published(snapshot: &Snapshot, from: SocketAddr, service: &ServiceKey) -> Fin
     }
     let rejected: Vec<String> = snapshot.rejected.iter().map(ToString::to_string).collect();
     if !rejected.is_empty() {
-        return READ.warning(format!("addresses are left out: {}", few(&rejected)), format!("kubectl get endpointslice -n {namespace} -l kubernetes.io/service-name={name} -o yaml, and correct the addresses"));
+        return READ.warning(format!("ignored addresses: {}", few(&rejected)), format!("kubectl get endpointslice -n {namespace} -l kubernetes.io/service-name={name} -o yaml, and correct the addresses"));
     }
     let vips: Vec<String> = snapshot.frontends.iter().map(|f| f.vip.to_string()).collect();
     // Each counts once, whatever the number of its ports.
     let apiservers: BTreeSet<IpAddr> = snapshot.backends().iter().map(SocketAddr::ip).collect();
-    READ.ok(format!("from {from}: {} with {} apiservers", few(&vips), apiservers.len()))
+    READ.ok(format!("from {from}: {} with {} API servers", few(&vips), apiservers.len()))
 }
 
 fn permission(asked: &Permission, namespace: &str, kubectl: &str) -> Finding {
@@ -349,7 +356,7 @@ fn permission(asked: &Permission, namespace: &str, kubectl: &str) -> Finding {
             ),
         ),
         Err(ReviewError::Unauthorized(what)) => {
-            PERMISSION.fail("the apiserver does not accept the credentials (401)", format!("{kubectl} get --raw /api: check {what}"))
+            PERMISSION.fail("the API server rejects the credentials (401)", format!("{kubectl} get --raw /api: check {what}"))
         }
         Err(ReviewError::Unanswered(error)) => PERMISSION.unknown(
             error.as_str(),

@@ -34,7 +34,7 @@ const HARDWARE: Check = bypass("hw-tc-offload", "flow offload by the network car
 /// Kinds of devices that send by their parent, past the hooks of the host.
 pub const KINDS: &[&str] = &["macvlan", "macvtap", "ipvlan", "ipvtap"];
 
-const LISTEN: &str = "apivip run --listen 127.0.0.1:7445 serves the node itself; such Pods do not reach the virtual IP through apivip";
+const LISTEN: &str = "apivip run --listen 127.0.0.1:7445 serves programs on the node; such Pods do not reach the virtual IP through apivip";
 
 /// All findings.
 pub fn findings(paths: &BypassPaths) -> Vec<Finding> {
@@ -45,7 +45,7 @@ fn macvlan(paths: &BypassPaths) -> Finding {
     let links = match &paths.links {
         Some(Ok(links)) => links,
         Some(Err(error)) => return MACVLAN.unknown(error.as_str(), "ip -d link show"),
-        None => return MACVLAN.unknown("network devices were not listed in time", "ip -d link show"),
+        None => return MACVLAN.unknown("listing network devices timed out", "ip -d link show"),
     };
     let here = links.iter().filter(|link| KINDS.contains(&link.kind.as_str()));
     let mut found: Vec<String> = here.map(|link| format!("{} ({})", link.name, link.kind)).collect();
@@ -55,15 +55,15 @@ fn macvlan(paths: &BypassPaths) -> Finding {
             incomplete.clone()
         }
         Some(Err(error)) => Some(error.clone()),
-        None => Some("they were not looked into in time".to_owned()),
+        None => Some("the inspection timed out".to_owned()),
     };
     match incomplete {
         _ if !found.is_empty() => {
-            MACVLAN.warning(format!("their packets pass netfilter by: {}", few(&found)), LISTEN)
+            MACVLAN.warning(format!("packets of these devices bypass netfilter: {}", few(&found)), LISTEN)
         }
-        None => MACVLAN.ok("none, neither here nor in other network namespaces of the node"),
+        None => MACVLAN.ok("none in this or other network namespaces of the node"),
         Some(why) => MACVLAN.unknown(
-            format!("none here; not all other network namespaces could be looked into: {why}"),
+            format!("none here; some other network namespaces cannot be inspected: {why}"),
             "sudo apivip check on the node itself, or in a Pod with hostPID",
         ),
     }
@@ -73,13 +73,14 @@ fn sriov(paths: &BypassPaths) -> Finding {
     match &paths.virtual_functions {
         Some(Ok(found)) if found.is_empty() => SRIOV.ok("none"),
         Some(Ok(found)) => {
-            SRIOV.warning(format!("what they carry passes netfilter by: {}", few(found)), LISTEN)
+            SRIOV.warning(format!("packets of these devices bypass netfilter: {}", few(found)), LISTEN)
         }
         Some(Err(error)) => {
             SRIOV.unknown(error.as_str(), "mount -t sysfs sysfs /sys, in this network namespace")
         }
-        None => SRIOV
-            .unknown("/sys/class/net was not read in time", "grep . /sys/class/net/*/device/sriov_numvfs"),
+        None => {
+            SRIOV.unknown("reading /sys/class/net timed out", "grep . /sys/class/net/*/device/sriov_numvfs")
+        }
     }
 }
 
@@ -87,7 +88,7 @@ fn flowtables(paths: &BypassPaths) -> Finding {
     let survey = match &paths.rules {
         Some(Ok(survey)) => survey,
         Some(Err(error)) => {
-            return FLOWTABLES.unknown(error.as_str(), "sudo apivip check: it needs CAP_NET_ADMIN");
+            return FLOWTABLES.unknown(error.as_str(), "sudo apivip check: the check requires CAP_NET_ADMIN");
         }
         None => return FLOWTABLES.unknown("nf_tables did not answer in time", "nft list flowtables"),
     };
@@ -97,12 +98,12 @@ fn flowtables(paths: &BypassPaths) -> Finding {
         .map(|table| format!("{}{}", table.name, if table.hardware { " (in hardware)" } else { "" }))
         .collect();
     if found.is_empty() {
-        return FLOWTABLES.ok("there is no flowtable");
+        return FLOWTABLES.ok("no flowtable exists");
     }
     FLOWTABLES.warning(
-        format!("flows in it pass the rules by that reset clients of a dead apiserver: {}", few(&found)),
+        format!("offloaded connections bypass the rules that reset clients of a failed API server: {}", few(&found)),
         format!(
-            "nft list flowtable {}: keep flows to the apiservers' ports out of it, no flow add for tcp dport 443 and 6443",
+            "nft list flowtable {}: exclude connections to the ports of API servers, no flow add for tcp dport 443 and 6443",
             survey.flowtables[0].name
         ),
     )
@@ -111,14 +112,14 @@ fn flowtables(paths: &BypassPaths) -> Finding {
 fn hardware(paths: &BypassPaths) -> Finding {
     let fix = match (&paths.links, paths.cards.as_slice()) {
         (Some(Ok(_)), []) => return HARDWARE.ok("no network card in this network namespace"),
-        (_, []) => "ls -d /sys/class/net/*/device: what is there is a network card".to_owned(),
+        (_, []) => "ls -d /sys/class/net/*/device: each result is a network card".to_owned(),
         (_, [card]) => format!("ethtool -k {card} | grep hw-tc-offload"),
         (_, cards) => format!(
             "for card in {}; do ethtool -k $card | grep -e Features -e hw-tc-offload; done",
             cards.join(" ")
         ),
     };
-    HARDWARE.unknown("a network card's features cannot be read without ethtool", fix)
+    HARDWARE.unknown("the features of network cards cannot be read without ethtool", fix)
 }
 
 #[cfg(test)]

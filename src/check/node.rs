@@ -67,14 +67,14 @@ const fn own(id: &'static str, title: &'static str) -> Check {
     Check { id, group: Group::Apivip, title }
 }
 
-const KNOWN: Check = vip("virtual-ip", "the virtual IP is known");
-const ROUTE: Check = vip("vip-route", "the node has a way to it");
-const SOURCE: Check = vip("vip-source", "source address of the node's own connections");
-const BOUND: Check = vip("vip-bound", "nobody has bound it");
-const DAEMON: Check = own("daemon", "a daemon runs");
+const KNOWN: Check = vip("virtual-ip", "known virtual IPs");
+const ROUTE: Check = vip("vip-route", "route of the node to the virtual IP");
+const SOURCE: Check = vip("vip-source", "source address of connections of the node itself");
+const BOUND: Check = vip("vip-bound", "other users of the virtual IP on this node");
+const DAEMON: Check = own("daemon", "running daemon");
 const TABLE: Check = own("table", "table inet apivip");
 const SAVE: Check = own("ruleset-save", "nft list ruleset and nft -f");
-const STATE: Check = own("saved-state", "the last good state");
+const STATE: Check = own("saved-state", "saved state");
 
 /// All findings.
 pub fn findings(observed: &NodeState) -> Vec<Finding> {
@@ -89,8 +89,8 @@ fn virtual_ips(observed: &NodeState) -> Vec<Finding> {
     if observed.vips.is_empty() {
         let ServiceKey { namespace, name } = &observed.service;
         return vec![KNOWN.unknown(
-            "nothing names it yet",
-            format!("kubectl get service -n {namespace} {name}: its ClusterIP and port are what --vip takes"),
+            "unknown: no source names it yet",
+            format!("kubectl get service -n {namespace} {name}: set --vip to its ClusterIP and port"),
         )];
     }
     let vips: Vec<String> = observed.vips.iter().map(SocketAddr::to_string).collect();
@@ -102,7 +102,7 @@ fn virtual_ips(observed: &NodeState) -> Vec<Finding> {
             return all;
         }
         None => {
-            all.push(ROUTE.unknown("the kernel's routes were not read in time", route_command(observed)));
+            all.push(ROUTE.unknown("reading the routes timed out", route_command(observed)));
             return all;
         }
     };
@@ -113,9 +113,9 @@ fn virtual_ips(observed: &NodeState) -> Vec<Finding> {
         let taken = view.taken_vips.contains(&ip);
         all.push(
             match route {
-                None => ROUTE.info("no route to it: the daemon adds one"),
+                None => ROUTE.info("no route exists: the daemon adds one"),
                 Some(PreferredSource::Local) if taken => ROUTE.ok("it is an address of this node"),
-                Some(PreferredSource::Local) => ROUTE.ok("a local route leads to this node"),
+                Some(PreferredSource::Local) => ROUTE.ok("a local route points to this node"),
                 Some(PreferredSource::Address(source)) => {
                     ROUTE.ok(format!("with the source address {}", source.address))
                 }
@@ -125,13 +125,13 @@ fn virtual_ips(observed: &NodeState) -> Vec<Finding> {
         all.push(
             match (taken, route) {
                 (true, _) => BOUND.info(
-                    "an interface has it, as kube-proxy's IPVS mode does: it is redirected all the same",
+                    "an interface has the address, as in the IPVS mode of kube-proxy: apivip redirects it anyway",
                 ),
                 (false, Some(PreferredSource::Local)) if !forwards => BOUND.warning(
-                    "a local route that is not the forwarder's takes it: connections end at this node",
+                    "a local route that does not belong to the forwarder has the address: connections end on this node",
                     format!("ip route del local {ip} table local"),
                 ),
-                _ => BOUND.ok("no interface has it"),
+                _ => BOUND.ok("no interface has the address"),
             }
             .about(ip),
         );
@@ -157,7 +157,7 @@ fn source(
     if backends.is_empty() {
         return Some(
             SOURCE
-                .unknown("no apiserver of its family is known", endpoints_command(&observed.service))
+                .unknown("no API server of its IP family is known", endpoints_command(&observed.service))
                 .about(ip),
         );
     }
@@ -175,22 +175,22 @@ fn source(
     let finding = if !unreachable.is_empty() {
         SOURCE.fail(
             format!("there is no route to {}", few(&unreachable)),
-            format!("ip route get {}, then ip route add as your network needs it", unreachable[0]),
+            format!("ip route get {}, then ip route add as your network requires", unreachable[0]),
         )
     } else if let Some((source, (backend, certain))) = other.iter().next() {
-        let text = format!("{chosen} is chosen, and {source} is right towards {backend}");
+        let text = format!("the kernel selects {chosen}, but {source} is correct for {backend}");
         if observed.never_masquerade {
-            SOURCE.warning(format!("{text}: answers may not come back"), "apivip run --masquerade auto")
+            SOURCE.warning(format!("{text}: replies may not return"), "apivip run --masquerade auto")
         } else if *certain {
-            SOURCE.info(format!("{text}: the table corrects it"))
+            SOURCE.info(format!("{text}: the nftables table corrects it"))
         } else {
             SOURCE.info(format!(
-                "{text}; routing rules choose by more than the destination, so the table keeps an address that fits \
-                 the interface by which a packet leaves"
+                "{text}; routing rules depend on more than the destination, so the table keeps an address that matches \
+                 the outgoing interface"
             ))
         }
     } else {
-        SOURCE.ok(format!("{chosen} is right towards every apiserver"))
+        SOURCE.ok(format!("{chosen} is correct for every API server"))
     };
     Some(finding.about(ip))
 }
@@ -199,22 +199,22 @@ fn source(
 pub(super) fn endpoints_command(service: &ServiceKey) -> String {
     let ServiceKey { namespace, name } = service;
     format!(
-        "kubectl get endpointslice -n {namespace} -l kubernetes.io/service-name={name}: an endpoint with its port is what --seed takes"
+        "kubectl get endpointslice -n {namespace} -l kubernetes.io/service-name={name}: set --seed to an endpoint with its port"
     )
 }
 
 fn daemon(observed: &NodeState) -> Finding {
     let status = format!("apivip status --run-dir {}", observed.run_dir.display());
     match &observed.daemon {
-        None => DAEMON.unknown("its socket was not asked in time", format!("sudo {status}")),
-        Some(Ok(None)) => DAEMON.info("none runs with this --run-dir"),
+        None => DAEMON.unknown("the query of its socket timed out", format!("sudo {status}")),
+        Some(Ok(None)) => DAEMON.info("no daemon runs with this --run-dir"),
         Some(Err(error)) => DAEMON.unknown(error.as_str(), format!("sudo {status}")),
         Some(Ok(Some(daemon))) => {
             let text = format!("pid {}, {}: {}", daemon.pid, daemon.phase, daemon.summary);
             match daemon.phase.as_str() {
                 "programmed" => DAEMON.ok(text),
                 "forwarding" if !daemon.fallback_active => {
-                    DAEMON.ok(format!("{text}, as --mode forwarder says"))
+                    DAEMON.ok(format!("{text}, as --mode forwarder requires"))
                 }
                 "failed" => DAEMON.fail(text, status),
                 _ => DAEMON.warning(text, status),
@@ -238,66 +238,68 @@ fn table(observed: &NodeState) -> Vec<Finding> {
     let rules_in_use = matches!(&observed.daemon, Some(Ok(Some(daemon))) if daemon.in_use == "nftables");
     let found = survey.tables.iter().find(|table| table.family == "inet" && table.name == TABLE_NAME);
     let Some(found) = found else {
-        let missing = "it is not there";
+        let missing = "it does not exist";
         return vec![match rules_in_use {
             true => TABLE.fail(
-                format!("{missing}, though a daemon says that it programmed it"),
-                format!("apivip status --run-dir {} names who takes it away", observed.run_dir.display()),
+                format!("{missing}, although a daemon reports that it programmed the table"),
+                format!(
+                    "apivip status --run-dir {} names the program that removes it",
+                    observed.run_dir.display()
+                ),
             ),
             false => TABLE.ok(missing),
         }];
     };
     let ownership = match (found.owner, runs) {
-        (Some(owner), true) => TABLE.ok(format!("it belongs to netlink port {owner}; a daemon runs")),
+        (Some(owner), true) => TABLE.ok(format!("netlink port {owner} owns it; a daemon runs")),
         (Some(owner), false) => TABLE.fail(
             format!(
-                "it belongs to netlink port {owner} (often a pid), and no daemon answers in this --run-dir"
+                "netlink port {owner} (often a pid) owns it, and no daemon answers in this --run-dir"
             ),
             format!(
-                "ps -fp {owner}: give its --run-dir, or stop it: another apivip run cannot change the table"
+                "ps -fp {owner}: set --run-dir to its directory, or stop it: another apivip run cannot change the table"
             ),
         ),
         (None, true) if found.persists && rules_in_use && !observed.plain => TABLE
-            .warning("it is an orphan, though a daemon runs", "systemctl restart apivip, or delete its Pod"),
-        (None, true) => TABLE.ok("it is nobody's, and a daemon looks after it"),
+            .warning("no process owns it, although a daemon runs", "systemctl restart apivip, or delete its Pod"),
+        (None, true) => TABLE.ok("no process owns it, and a daemon maintains it"),
         (None, false) => TABLE.info(
-            "an earlier daemon left it, and it works on; the next one takes it in, apivip cleanup removes it",
+            "an earlier daemon left it, and it keeps working; the next daemon adopts it, and apivip cleanup removes it",
         ),
     };
     let save = match (found.owner, found.persists) {
         (Some(_), _) => SAVE
-            .info("while the daemon owns the table, what nft list ruleset prints cannot be loaded: nft -f fails as a whole")
-            .with_fix("apivip run --table-owner off, or leave table inet apivip out of what is saved"),
-        (None, true) => SAVE.info("nft 1.0.6 prints the flags of an orphan as an empty word, which it cannot read back"),
-        (None, false) => SAVE.ok("the table is saved and loaded like any other"),
+            .info("while the daemon owns the table, the output of nft list ruleset cannot be loaded: nft -f fails as a whole")
+            .with_fix("apivip run --table-owner off, or exclude table inet apivip when you save the rules"),
+        (None, true) => SAVE.info("nft 1.0.6 prints the flags of a table without an owner as an empty word, which it cannot load"),
+        (None, false) => SAVE.ok("the table can be saved and loaded like any other"),
     };
     vec![ownership, save]
 }
 
 fn state(observed: &NodeState) -> Finding {
     match &observed.state {
-        None => STATE.unknown("it was not read in time", format!("ls -l {}", observed.state_dir.display())),
-        Some(Ok(true)) => STATE.ok("there is one, for starts without an apiserver"),
+        None => STATE.unknown("reading it timed out", format!("ls -l {}", observed.state_dir.display())),
+        Some(Ok(true)) => STATE.ok("it exists, for starts without an API server"),
         Some(Ok(false)) => STATE
-            .info("there is none yet: a first start needs the API, or --seed and --vip or --service-cidr"),
+            .info("none exists yet: the first start requires the API, or --seed and --vip or --service-cidr"),
         Some(Err(error)) => STATE.warning(
             error.as_str(),
-            "journalctl -u apivip: the daemon goes on without it and writes it anew; see why if it comes back",
+            "journalctl -u apivip: the daemon continues without it and writes it again; find the cause if this recurs",
         ),
     }
 }
 
-const SELF_TEST: Check =
-    Check { id: "self-test", group: Group::Apivip, title: "the daemon's own connections to the virtual IP" };
+const SELF_TEST: Check = Check { id: "self-test", group: Group::Apivip, title: "self-test of the daemon" };
 const PROBLEMS: Check =
-    Check { id: "daemon-problems", group: Group::Apivip, title: "what the daemon's status complains of" };
+    Check { id: "daemon-problems", group: Group::Apivip, title: "problems in the status of the daemon" };
 
 /// All findings; none without a daemon that answers. `status`: the document of its admin interface.
 pub fn daemon_findings(status: Option<&Value>, run_dir: &Path) -> Vec<Finding> {
     let Some(status) = status else { return Vec::new() };
     let ask = format!("apivip status --run-dir {}", run_dir.display());
     let Ok(status) = serde_json::from_value::<Status>(status.clone()) else {
-        return vec![PROBLEMS.unknown("its status cannot be read; is it of another version?", ask)];
+        return vec![PROBLEMS.unknown("its status cannot be read; does it have another version?", ask)];
     };
     let mut all: Vec<Finding> = status
         .selftests
@@ -306,15 +308,15 @@ pub fn daemon_findings(status: Option<&Value>, run_dir: &Path) -> Vec<Finding> {
             let observed = test.explanation.as_deref().unwrap_or_default();
             let finding = match (test.ready, test.is_ours()) {
                 (false, _) => SELF_TEST
-                    .fail(test.result(), format!("{ask} says since when, and which apiservers are up")),
+                    .fail(test.result(), format!("{ask} shows since when, and which API servers are healthy")),
                 (true, false) => SELF_TEST.fail(
                     format!("{}; {observed}", test.result()),
                     format!(
-                        "{ask}: take the virtual IP out of what is named, or leave it to that and stop apivip"
+                        "{ask}: remove the virtual IP from the named component, or leave it to that component and stop apivip"
                     ),
                 ),
                 (true, true) if test.failure.is_some() => {
-                    SELF_TEST.warning(test.result(), format!("{ask} tells whether the next one fails, too"))
+                    SELF_TEST.warning(test.result(), format!("{ask} shows whether the next one fails too"))
                 }
                 (true, true) => SELF_TEST.ok(test.result()),
             };
@@ -337,7 +339,7 @@ pub fn daemon_findings(status: Option<&Value>, run_dir: &Path) -> Vec<Finding> {
         })
         .collect();
     if problems.is_empty() {
-        all.push(PROBLEMS.ok("none besides what stands above"));
+        all.push(PROBLEMS.ok("none other than the findings above"));
     }
     all.extend(problems);
     all

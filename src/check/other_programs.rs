@@ -46,10 +46,10 @@ const fn other_program(id: &'static str, title: &'static str) -> Check {
 }
 
 const KUBE_PROXY: Check = other_program("kube-proxy", "kube-proxy and its mode");
-const NAT_ORDER: Check = other_program("nat-order", "who translates first");
-const CILIUM: Check = other_program("cilium", "Cilium's socket load balancer and host routing");
-const CALICO: Check = other_program("calico-ebpf", "Calico's eBPF dataplane");
-const SOCKETS: Check = other_program("socket-translation", "programs that translate at the socket");
+const NAT_ORDER: Check = other_program("nat-order", "order of NAT chains");
+const CILIUM: Check = other_program("cilium", "socket load balancer and host routing of Cilium");
+const CALICO: Check = other_program("calico-ebpf", "eBPF dataplane of Calico");
+const SOCKETS: Check = other_program("socket-translation", "socket-level translation");
 
 /// Ahead of it a flow is translated by others. [`crate::nftables::table::Hook`] has it.
 const OURS: i32 = -105;
@@ -83,7 +83,7 @@ fn links(traces: &ProgramTraces) -> Result<&[SeenLink], String> {
     match &traces.links {
         Some(Ok(links)) => Ok(links),
         Some(Err(error)) => Err(error.clone()),
-        None => Err("network devices were not listed in time".to_owned()),
+        None => Err("listing network devices timed out".to_owned()),
     }
 }
 
@@ -96,7 +96,7 @@ fn is_services(chain: &SeenChain) -> bool {
     chain.name == "KUBE-SERVICES"
 }
 
-const NEEDED: &str = "sudo apivip check: it needs CAP_NET_ADMIN";
+const NEEDED: &str = "sudo apivip check: the check requires CAP_NET_ADMIN";
 
 fn kube_proxy(traces: &ProgramTraces) -> Finding {
     let survey = match rules(traces) {
@@ -117,15 +117,15 @@ fn kube_proxy(traces: &ProgramTraces) -> Finding {
     match modes.as_slice() {
         [] => no_proxy(traces),
         [mode] if mode.starts_with("nft") => KUBE_PROXY.info(format!(
-            "mode {mode}: apivip comes first; the node's own connections are rejected while kube-proxy knows no endpoint"
+            "mode {mode}: apivip runs first; connections of the node itself are rejected while kube-proxy knows no endpoint"
         )),
         [mode] if mode.starts_with("IPVS") => {
-            KUBE_PROXY.info(format!("mode {mode}: it binds the virtual IP, and apivip redirects it all the same"))
+            KUBE_PROXY.info(format!("mode {mode}: it binds the virtual IP, and apivip redirects it anyway"))
         }
-        [mode] => KUBE_PROXY.info(format!("mode {mode}: apivip comes first")),
+        [mode] => KUBE_PROXY.info(format!("mode {mode}: apivip runs first")),
         several => KUBE_PROXY.warning(
             format!("traces of several modes: {}", several.join(", ")),
-            "kube-proxy --cleanup removes what an earlier mode left; then restart kube-proxy",
+            "kube-proxy --cleanup removes the rules of an earlier mode; then restart kube-proxy",
         ),
     }
 }
@@ -135,7 +135,7 @@ fn no_proxy(traces: &ProgramTraces) -> Finding {
     match legacy_table(traces, "nat") {
         Ok(Some(command)) => {
             return KUBE_PROXY.unknown(
-                "iptables has a table nat of the legacy kind, whose chains cannot be read over netlink",
+                "legacy iptables has a table nat, whose chains cannot be read over netlink",
                 format!("{command} -t nat -nL KUBE-SERVICES"),
             );
         }
@@ -144,7 +144,7 @@ fn no_proxy(traces: &ProgramTraces) -> Finding {
     }
     if let Err(error) = links(traces) {
         return KUBE_PROXY
-            .unknown(format!("whether it is in IPVS mode: {error}"), "ip link show dev kube-ipvs0");
+            .unknown(format!("IPVS mode cannot be detected: {error}"), "ip link show dev kube-ipvs0");
     }
     match traces.ipvs {
         None => KUBE_PROXY.unknown("/proc/net/ip_vs cannot be read", "sudo ipvsadm -Ln"),
@@ -157,7 +157,7 @@ fn legacy_table(traces: &ProgramTraces, name: &str) -> Result<Option<&'static st
     match &traces.legacy {
         Some(Ok(tables)) => Ok(tables.iter().find(|table| table.name == name).map(|table| table.command)),
         Some(Err(error)) => Err(format!("tables of legacy iptables: {error}")),
-        None => Err("tables of legacy iptables were not read in time".to_owned()),
+        None => Err("reading the tables of legacy iptables timed out".to_owned()),
     }
 }
 
@@ -179,24 +179,22 @@ fn nat_order(traces: &ProgramTraces) -> Finding {
     let mut earlier: Vec<(String, i32)> = earlier.collect();
     earlier.sort_by_key(|(_, priority)| *priority);
     let Some((first, priority)) = earlier.first() else {
-        return NAT_ORDER.ok(format!("no nat chain of others runs at {OURS} or earlier"));
+        return NAT_ORDER.ok(format!("no nat chain of another program runs at {OURS} or earlier"));
     };
     let shown: Vec<String> = earlier.iter().map(|(name, priority)| format!("{name} ({priority})")).collect();
     if any && *priority > OURS {
         return NAT_ORDER.info(format!(
-            "the forwarder serves and no rules of apivip stand: what these chains lead elsewhere does not reach it; the \
-             self-test tells whether they do: {}",
+            "the forwarder serves without rules of apivip: connections that these chains redirect do not reach it; the \
+             self-test detects that: {}",
             few(&shown)
         ));
     }
     NAT_ORDER.warning(
         format!(
-            "nat chains of others run as early or earlier, and may translate the virtual IP: {}",
+            "nat chains of other programs run as early or earlier, and may translate the virtual IP: {}",
             few(&shown)
         ),
-        format!(
-            "nft list chain {first}: give it a priority above {OURS}, or see that it leaves the virtual IP alone"
-        ),
+        format!("nft list chain {first}: set its priority above {OURS}, or exclude the virtual IP from it"),
     )
 }
 
@@ -215,7 +213,7 @@ fn cilium(traces: &ProgramTraces) -> Finding {
     if !sockets.is_empty() {
         return CILIUM.warning(
             format!(
-                "its socket load balancer translates the virtual IP before any packet is made ({})",
+                "its socket load balancer translates the virtual IP before any packet is sent ({})",
                 sockets[0]
             ),
             "helm upgrade cilium cilium/cilium -n kube-system --reuse-values --set socketLB.enabled=false --set kubeProxyReplacement=false, or use --listen",
@@ -226,7 +224,7 @@ fn cilium(traces: &ProgramTraces) -> Finding {
     }
     let trace = few(if devices.is_empty() { &pinned } else { &devices });
     CILIUM.unknown(
-        format!("it is there ({trace}); whether it load-balances at sockets or routes past netfilter is not visible from here"),
+        format!("detected ({trace}); this check cannot see whether it balances at sockets or bypasses netfilter"),
         "kubectl exec -n kube-system ds/cilium -- cilium-dbg status --verbose: KubeProxyReplacement must be False, Host Routing must be Legacy",
     )
 }
@@ -239,7 +237,7 @@ fn calico(traces: &ProgramTraces) -> Finding {
     let pinned = bpf(traces, |name| name.contains("/cali_") || name.contains("/calico"));
     match devices.first().or(pinned.first()) {
         Some(trace) => CALICO.warning(
-            format!("it serves Services itself, ahead of netfilter ({trace})"),
+            format!("it serves Services itself, before netfilter ({trace})"),
             "kubectl patch felixconfiguration default --type merge -p '{\"spec\":{\"bpfEnabled\":false}}', or use --listen",
         ),
         None => no_trace(&CALICO, traces),
@@ -251,7 +249,7 @@ fn no_trace(check: &Check, traces: &ProgramTraces) -> Finding {
         Some(Ok(_)) => check.ok("no trace of it"),
         Some(Err(error)) => check.unknown(format!("/sys/fs/bpf: {error}"), "sudo apivip check"),
         None => {
-            check.unknown("/sys/fs/bpf was not read in time", "ls -R /sys/fs/bpf, then apivip check again")
+            check.unknown("reading /sys/fs/bpf timed out", "ls -R /sys/fs/bpf, then run apivip check again")
         }
     }
 }
@@ -263,25 +261,23 @@ fn socket_translation(traces: &ProgramTraces) -> Finding {
         traces.dialled.iter().find_map(|(vip, peer)| Some((vip, peer.as_ref().ok().filter(|p| *p != vip)?)));
     if let Some((vip, peer)) = moved {
         return SOCKETS.warning(
-            format!("a socket that dials {vip} is connected to {peer} before any packet is made"),
+            format!("a socket that dials {vip} is connected to {peer} before any packet is sent"),
             format!("{list}; or use --listen"),
         );
     }
     match traces.dialled.iter().find_map(|(vip, peer)| Some((vip, peer.as_ref().err()?))) {
         Some((vip, error)) => SOCKETS.unknown(format!("{vip} {error}"), list),
-        None if traces.dialled.is_empty() => {
-            SOCKETS.unknown("no virtual IP is known that could be dialled", list)
-        }
-        None => SOCKETS.ok("what this process dials at the virtual IP leaves its socket untranslated"),
+        None if traces.dialled.is_empty() => SOCKETS.unknown("no virtual IP is known to dial", list),
+        None => SOCKETS.ok("connections of this process to the virtual IP leave its socket untranslated"),
     }
 }
 
-const ALLOW: &str = "allow Pods to the apiservers' addresses and ports in forward, and ct state established,related everywhere";
+const ALLOW: &str = "allow connections from Pods to the addresses and ports of the API servers in forward, and ct state established,related everywhere";
 
 /// The number of the hook.
 const INPUT: u32 = 1;
 
-const FIREWALL: Check = other_program("firewall", "firewalls and policies that drop");
+const FIREWALL: Check = other_program("firewall", "firewalls and drop policies");
 
 fn firewall(traces: &ProgramTraces) -> Finding {
     let survey = match rules(traces) {
@@ -306,9 +302,9 @@ fn firewall(traces: &ProgramTraces) -> Finding {
     };
     if firewalld || !dropping.is_empty() {
         let what = if dropping.is_empty() {
-            "rejects what no zone allows".to_owned()
+            "rejects packets that no zone allows".to_owned()
         } else {
-            format!("policies drop what no rule allows: {}", few(&dropping))
+            format!("policies drop packets that no rule allows: {}", few(&dropping))
         };
         return FIREWALL.warning(
             format!("{programs}{what}"),
@@ -321,12 +317,12 @@ fn firewall(traces: &ProgramTraces) -> Finding {
     }
     match legacy_table(traces, "filter") {
         Ok(Some(command)) => FIREWALL.unknown(
-            format!("{programs}iptables has a table filter of the legacy kind, whose policies cannot be read over netlink"),
-            format!("{command} -S | grep -- -P: FORWARD must be ACCEPT, or let Pods reach the apiservers"),
+            format!("{programs}legacy iptables has a table filter, whose policies cannot be read over netlink"),
+            format!("{command} -S | grep -- -P: FORWARD must be ACCEPT, or must allow Pods to reach the API servers"),
         ),
         Err(error) => FIREWALL.unknown(error, "sudo apivip check"),
-        Ok(None) if ufw => FIREWALL.info("ufw is there, and its policies accept"),
-        Ok(None) => FIREWALL.ok("no policy drops"),
+        Ok(None) if ufw => FIREWALL.info("ufw is active, and its policies accept"),
+        Ok(None) => FIREWALL.ok("no policy drops packets"),
     }
 }
 

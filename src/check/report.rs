@@ -115,18 +115,18 @@ impl Section {
     pub fn title(self) -> &'static str {
         match self {
             Self::Group(Group::Privileges) => "privileges of this process",
-            Self::Group(Group::Kernel) => "kernel, tried in a network namespace of its own",
+            Self::Group(Group::Kernel) => "kernel features, tested in a separate network namespace",
             Self::Group(Group::Settings) => "kernel settings",
             Self::Group(Group::VirtualIp) => "virtual IP on this node",
             Self::Group(Group::OtherPrograms) => "other programs",
-            Self::Group(Group::Bypass) => "ways around netfilter",
+            Self::Group(Group::Bypass) => "paths that bypass netfilter",
             Self::Group(Group::Api) => "Kubernetes API",
             Self::Group(Group::Apivip) => "apivip on this node",
-            Self::Path(ConnectionPath::Apiserver) => "cluster -> apiserver",
-            Self::Path(ConnectionPath::Kubelet) => "apiserver -> kubelet",
-            Self::Path(ConnectionPath::Proxy) => "apiserver -> nodes, pods and services, as a proxy",
-            Self::Path(ConnectionPath::Tunnel) => "tunnels from the apiserver to nodes",
-            Self::Path(ConnectionPath::Redirect) => "the redirect of the virtual IP",
+            Self::Path(ConnectionPath::Apiserver) => "cluster -> API server",
+            Self::Path(ConnectionPath::Kubelet) => "API server -> kubelet",
+            Self::Path(ConnectionPath::Proxy) => "API server -> nodes, Pods and Services, as a proxy",
+            Self::Path(ConnectionPath::Tunnel) => "tunnels from the API server to nodes",
+            Self::Path(ConnectionPath::Redirect) => "redirection of the virtual IP",
         }
     }
 }
@@ -326,7 +326,7 @@ fn severities(report: &Report) -> String {
         failed(Severity::Low)
     );
     if let Some(worst) = report.failures().find(|finding| finding.severity == report.worst()) {
-        let _ = write!(text, "; background of a finding: apivip-audit --explain {}", worst.id);
+        let _ = write!(text, "; for details of a finding run apivip-audit --explain {}", worst.id);
     }
     text
 }

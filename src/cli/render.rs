@@ -49,7 +49,7 @@ pub fn desired(args: &RenderArgs) -> anyhow::Result<(DesiredState, Vec<String>)>
     let view = health(snapshot, &args.failed_backend);
     let (mut desired, retained) = compute_desired_state(&view, None, &node, &args.table.policy());
     desired.forwarding = args.forwarder_active;
-    let remarks = rejected.iter().map(|r| format!("left out {r}"));
+    let remarks = rejected.iter().map(|r| format!("ignored address {r}"));
     Ok((desired, remarks.chain(retained.iter().map(ToString::to_string)).collect()))
 }
 
@@ -97,7 +97,7 @@ impl Objects {
         let text = read(path)?;
         let documents: Vec<Value> =
             documents(&text).with_context(|| format!("{}: not YAML or JSON", path.display()))?;
-        ensure!(documents.iter().any(|d| !d.is_null()), "{}: holds no object", path.display());
+        ensure!(documents.iter().any(|d| !d.is_null()), "{}: contains no object", path.display());
         for document in documents.into_iter().filter(|d| !d.is_null()) {
             self.take(document, key).with_context(|| path.display().to_string())?;
         }
@@ -108,11 +108,11 @@ impl Objects {
     fn view(self, key: &ServiceKey) -> anyhow::Result<ClusterView> {
         let service = self
             .service
-            .ok_or_else(|| anyhow!("no Service {key} in the given files; --service names another one"))?;
+            .ok_or_else(|| anyhow!("the files contain no Service {key}; set --service to another one"))?;
         ensure!(
             !self.slices.is_empty() || !self.has_endpoints,
-            "Endpoints are not read, and there is no EndpointSlice of Service {key}: add what `kubectl get endpointslice \
-             -n {} -l {SERVICE_LABEL}={} -o yaml` prints",
+            "Endpoints objects are ignored, and the files contain no EndpointSlice of Service {key}: add the output of `kubectl get endpointslice \
+             -n {} -l {SERVICE_LABEL}={} -o yaml`",
             key.namespace,
             key.name
         );
@@ -140,9 +140,9 @@ impl Objects {
             // A backup of a cluster has them, too.
             ("Endpoints", "v1") => self.has_endpoints = true,
             (list, _) if list.ends_with("List") => self.take_list(object, &kind, &version, key)?,
-            ("", _) => bail!("an object without a kind"),
+            ("", _) => bail!("an object has no kind"),
             _ => bail!(
-                "{kind} {version} is not used here; expected Service v1, EndpointSlice discovery.k8s.io/v1 or List objects"
+                "{kind} {version} is not supported here; expected Service v1, EndpointSlice discovery.k8s.io/v1 or List objects"
             ),
         }
         Ok(())
@@ -161,7 +161,7 @@ impl Objects {
                 fields.entry("kind").or_insert_with(|| item_kind.into());
                 fields.entry("apiVersion").or_insert_with(|| version.into());
             }
-            ensure!(item.get("kind").is_some_and(|k| k != kind), "{kind}: a list within a list");
+            ensure!(item.get("kind").is_some_and(|k| k != kind), "{kind}: contains another list");
             self.take(item, key)?;
         }
         Ok(())

@@ -82,8 +82,8 @@ fn window() -> Window {
 /// What to print, and the exit code.
 fn query(args: &StatusArgs) -> anyhow::Result<(String, u8)> {
     let body = get(&args.run_dir, "/status", TIMEOUT)?;
-    let status: Status =
-        serde_json::from_str(&body).context("read the daemon's answer; is it of another version?")?;
+    let status: Status = serde_json::from_str(&body)
+        .context("cannot read the response of the daemon; does it have another version?")?;
     let code = match status.verdict {
         Verdict::Healthy => OK,
         Verdict::Degraded => DEGRADED,
@@ -102,7 +102,7 @@ fn query(args: &StatusArgs) -> anyhow::Result<(String, u8)> {
 pub(super) fn kernel_text(absent: bool) -> String {
     match NftSocket::open().and_then(|mut socket| socket.observe()) {
         Ok(observed) => describe_table(&observed, absent),
-        Err(error) => format!("{}, and nf_tables does not say what it holds: {error}\n", head(absent)),
+        Err(error) => format!("{}, and the table of apivip cannot be read: {error}\n", head(absent)),
     }
 }
 
@@ -114,19 +114,19 @@ fn describe_table(observed: &ObservedTable, absent: bool) -> String {
     let head = head(absent);
     if !observed.exists {
         return format!(
-            "{head}, and the kernel has no table inet apivip: no rules of apivip lead to apiservers\n"
+            "{head}, and the kernel has no table inet apivip: no rules of apivip redirect to API servers\n"
         );
     }
     let vips = observed.chains.iter().filter_map(|chain| names::frontend(&chain.name));
     let vips: Vec<String> = vips.map(|vip| vip.to_string()).collect();
     let served = if vips.is_empty() { "no virtual IP".to_owned() } else { vips.join(", ") };
     let mut text =
-        format!("{head}, but the kernel has table inet apivip, which goes on serving {served} as it did\n");
+        format!("{head}, but the kernel has table inet apivip, which continues to serve {served}\n");
     match (observed.owner, absent) {
         (Some(port), true) => text.push_str(&format!(
-            "it belongs to netlink port {port} (often a pid), which lives: a daemon with another --run-dir?\n"
+            "netlink port {port} (often a pid) owns the table: does a daemon with another --run-dir run?\n"
         )),
-        (None, true) => text.push_str("nobody asks these apiservers whether they live\n"),
+        (None, true) => text.push_str("no daemon probes these API servers\n"),
         (_, false) => {}
     }
     let mut backends: Vec<_> = observed
@@ -139,14 +139,14 @@ fn describe_table(observed: &ObservedTable, absent: bool) -> String {
     columns.push(["BACKEND", "CONNECTIONS", "NOTE"].map(Cell::from));
     for (backend, connections) in backends {
         let is_dead = observed.dead.contains(&backend);
-        let note = if is_dead { "did not answer, gets no new connections" } else { "" };
+        let note = if is_dead { "failed, gets no new connections" } else { "" };
         columns.push([backend.to_string(), connections.to_string(), note.to_owned()].map(Cell::from));
     }
     text.push_str(&columns.to_string());
     let resets = observed.counters.iter().filter(|(name, _)| names::reset(name).is_some());
     let resets: u64 = resets.map(|(_, count)| count.packets).sum();
     if resets > 0 {
-        text.push_str(&format!("{resets} resets were sent in place of apiservers that did not answer\n"));
+        text.push_str(&format!("{resets} resets were sent on behalf of failed API servers\n"));
     }
     text
 }
@@ -227,24 +227,27 @@ mod tests {
                 ..ObservedTable::default()
             };
             let expected = [
-                "no daemon answers, but the kernel has table inet apivip, which goes on serving 10.96.0.1:443, [fd00:10:96::1]:443 as it did",
-                "nobody asks these apiservers whether they live",
+                "no daemon answers, but the kernel has table inet apivip, which continues to serve 10.96.0.1:443, [fd00:10:96::1]:443",
+                "no daemon probes these API servers",
                 "  BACKEND              CONNECTIONS   NOTE",
                 "  192.0.2.9:6443       5",
-                "  192.0.2.11:6443      12            did not answer, gets no new connections",
+                "  192.0.2.11:6443      12            failed, gets no new connections",
                 "  [2001:db8::b]:6443   7",
-                "3 resets were sent in place of apiservers that did not answer",
+                "3 resets were sent on behalf of failed API servers",
                 "",
             ];
             assert_eq!(describe_table(&observed, true), expected.join("\n"));
             // Where nothing is known of a daemon, nothing is said of what it does.
             let hangs = describe_table(&observed, false);
             assert!(
-                hangs.starts_with("the daemon did not answer, but") && !hangs.contains("nobody"),
+                hangs.starts_with("the daemon did not answer, but") && !hangs.contains("no daemon probes"),
                 "{hangs}"
             );
             let elsewhere = describe_table(&ObservedTable { owner: Some(7), ..observed }, true);
-            assert!(elsewhere.contains("netlink port 7") && !elsewhere.contains("nobody"), "{elsewhere}");
+            assert!(
+                elsewhere.contains("netlink port 7") && !elsewhere.contains("no daemon probes"),
+                "{elsewhere}"
+            );
             let nothing = describe_table(&ObservedTable::default(), false);
             assert!(nothing.contains("no table inet apivip: no rules of apivip"), "{nothing}");
         }

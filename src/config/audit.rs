@@ -20,28 +20,27 @@ pub struct AuditArgs {
     #[command(flatten)]
     pub run: RunArgs,
 
-    /// How to print what was found
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = ReportArg::Table)]
     pub output: ReportArg,
 
-    /// From which severity on a failure makes the exit code 3
+    /// Lowest severity of a failure that makes the exit code 3
     #[arg(long, value_enum, default_value_t = FailOnArg::High)]
     pub fail_on: FailOnArg,
 
-    /// Print what a check is about and what to set, and do nothing else; all lists every check
+    /// Print the description and the remediation of a check, and exit; all lists every check
     #[arg(long, value_name = "ID", exclusive = true)]
     pub explain: Option<String>,
 
-    /// Where this node's kubelet listens
+    /// Address of the kubelet on this node
     #[arg(long, env = "APIVIP_KUBELET", value_name = "ADDR:PORT", default_value = "127.0.0.1:10250")]
     pub kubelet: SocketAddr,
 
-    /// The kubelet's configuration, if it is not where its command line says; without one it is
-    /// /var/lib/kubelet/config.yaml
+    /// Configuration file of the kubelet; defaults to the file in its command line, or to /var/lib/kubelet/config.yaml
     #[arg(long, env = "APIVIP_KUBELET_CONFIG", value_name = "FILE")]
     pub kubelet_config: Option<PathBuf>,
 
-    /// The static Pod of this node's kube-apiserver, if there is one
+    /// Static Pod manifest of kube-apiserver on this node, if it exists
     #[arg(
         long,
         env = "APIVIP_APISERVER_MANIFEST",
@@ -50,11 +49,11 @@ pub struct AuditArgs {
     )]
     pub apiserver_manifest: PathBuf,
 
-    /// Where the host's /proc is; its processes' command lines tell what kubelet and kube-apiserver are run with
+    /// Path of /proc of the host, where the audit reads the command lines of kubelet and kube-apiserver
     #[arg(long, env = "APIVIP_HOST_PROC", value_name = "DIR", default_value = "/proc")]
     pub host_proc: PathBuf,
 
-    /// The name of this node's Node object, if it is not the host's name
+    /// Name of the Node object of this node; defaults to the host name
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
 }
@@ -62,13 +61,13 @@ pub struct AuditArgs {
 /// Values of `--output`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ReportArg {
-    /// What matters, for people
+    /// Readable text
     Table,
-    /// What each check asks as well
+    /// Readable text with the question of each check
     Wide,
     /// One JSON document
     Json,
-    /// The same as YAML
+    /// The same document as YAML
     Yaml,
     /// SARIF 2.1.0, for scanners
     Sarif,
@@ -79,12 +78,12 @@ pub enum ReportArg {
 pub enum FailOnArg {
     /// Never
     Never,
-    /// A failure of high severity
+    /// Failures of high severity
     High,
-    /// One of medium severity or more
+    /// Failures of medium severity or higher
     Medium,
     /// Any failure
     Low,
-    /// Any failure, and anything that could not be known
+    /// Any failure, and any check without a result
     Unknown,
 }

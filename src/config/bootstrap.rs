@@ -22,19 +22,19 @@ const SERVICE_PORT: u16 = 443;
 /// What a node knows before the API answers.
 #[derive(Clone, Debug, Args)]
 pub struct BootstrapArgs {
-    /// An apiserver, by address or DNS name, to be used and dialled until the API says better. Repeatable
+    /// API server, by address or DNS name, to use until the API publishes the endpoints. Repeatable
     #[arg(long, env = "APIVIP_SEED", value_name = "ADDRESS:PORT", value_delimiter = ',')]
     pub seed: Vec<Seed>,
 
-    /// The virtual IP and port that is served before the API answers. Repeatable
+    /// Virtual IP and port to serve before the API answers. Repeatable
     #[arg(long, env = "APIVIP_VIP", value_name = "ADDRESS:PORT", value_delimiter = ',', value_parser = vip)]
     pub vip: Vec<SocketAddr>,
 
-    /// The cluster's Service range: its first address, port 443, is the virtual IP of a family without --vip. Repeatable
+    /// Service range of the cluster; its first address, port 443, is the virtual IP of an IP family without --vip. Repeatable
     #[arg(long, env = "APIVIP_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',')]
     pub service_cidr: Vec<Cidr>,
 
-    /// Folder where the last good state is kept for the next start
+    /// Directory for the last good state, which the next start reads
     #[arg(long, env = "APIVIP_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
 }
@@ -44,7 +44,7 @@ pub struct BootstrapArgs {
 pub enum BootstrapError {
     /// A range of one address.
     #[error(
-        "--service-cidr {0} is one address: give the range that the apiservers' --service-cluster-ip-range names"
+        "--service-cidr {0} is a single address: set the range in --service-cluster-ip-range of kube-apiserver"
     )]
     NoRange(Cidr),
     /// The first address of a range cannot be a virtual IP.
@@ -58,7 +58,7 @@ pub enum BootstrapError {
     BadSeed(Seed, RejectReason),
     /// A virtual IP that no seed can serve.
     #[error(
-        "--vip {0} is of family {1} and every --seed is of the other: add one of {1}, or leave the virtual IP out"
+        "--vip {0} is an {1} address and every --seed is of the other IP family: add an {1} seed, or remove the virtual IP"
     )]
     NoSeedOfFamily(Vip, Family),
 }
@@ -181,12 +181,15 @@ mod tests {
             (&["--vip", "10.96.0.1:0"], "expected ADDRESS:PORT"),
             (&["--vip", "127.0.0.1:443"], "loopback"),
             (&["--vip", "224.0.0.1:443"], "multicast"),
-            (&["--vip", "[fd00::1]:443", "--seed", "192.0.2.11:6443"], "every --seed is of the other"),
+            (
+                &["--vip", "[fd00::1]:443", "--seed", "192.0.2.11:6443"],
+                "every --seed is of the other IP family",
+            ),
             (
                 &["--vip", "10.97.0.1:443", "--service-cidr", "10.96.0.0/16"],
                 "outside of --service-cidr 10.96.0.0/16",
             ),
-            (&["--service-cidr", "10.96.0.1/32"], "is one address"),
+            (&["--service-cidr", "10.96.0.1/32"], "is a single address"),
             (&["--service-cidr", "10.96.0.0/0"], "every address"),
             (&["--service-cidr", "127.0.0.0/8"], "loopback"),
         ] {

@@ -15,11 +15,11 @@ use crate::model::health::HealthOptions;
 /// Arguments of `apivip run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// Credentials and the first apiserver address; without it the in-cluster service account is used
+    /// Kubeconfig with the credentials and the first API server address; defaults to the in-cluster service account
     #[arg(long, env = "APIVIP_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// The kubeconfig's context; its current-context unless given
+    /// Context of the kubeconfig; defaults to its current-context
     #[arg(long, env = "APIVIP_CONTEXT", value_name = "NAME", requires = "kubeconfig")]
     pub context: Option<String>,
 
@@ -43,27 +43,27 @@ pub struct RunArgs {
     #[command(flatten)]
     pub admin: AdminArgs,
 
-    /// Who may change the table while the daemon runs
+    /// Which process owns the nftables table while the daemon runs, so that no other one can change it
     #[arg(long, env = "APIVIP_TABLE_OWNER", value_enum, default_value_t = TableOwnerArg::Auto)]
     pub table_owner: TableOwnerArg,
 
-    /// Probe and log, but leave the kernel's rules, routes and flows as they are
+    /// Probe and log only; do not change rules, routes or connections in the kernel
     #[arg(long, env = "APIVIP_DRY_RUN")]
     pub dry_run: bool,
 
-    /// Folder of the lock and of the socket that `apivip status` asks
+    /// Directory for the lock and for the socket that `apivip status` queries
     #[arg(long, env = "APIVIP_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
 
-    /// Remove the rules when the daemon stops; without it they stay and go on working
+    /// Remove the rules when the daemon stops; by default they stay in place and keep working
     #[arg(long, env = "APIVIP_CLEANUP_ON_EXIT")]
     pub cleanup_on_exit: bool,
 
-    /// The form of log lines
+    /// Format of log lines
     #[arg(long, env = "APIVIP_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug, trace, or a filter such as apivip::reconcile=debug
+    /// Log level: error, warn, info, debug, trace, or a filter such as apivip::reconcile=debug
     #[arg(long, env = "APIVIP_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
     pub log_level: String,
 }
@@ -80,11 +80,11 @@ pub enum LogFormat {
 /// Where the daemon answers, and how often it tests itself.
 #[derive(Clone, Debug, Args)]
 pub struct AdminArgs {
-    /// Where health checks, metrics, status and the page are served over HTTP, or off
+    /// Address for health checks, metrics, status and the page over HTTP, or off
     #[arg(long, env = "APIVIP_ADMIN_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10299", value_parser = listen)]
     pub admin_listen: OrOff<SocketAddr>,
 
-    /// Between two connections of the daemon's own to each virtual IP, or off
+    /// Interval between self-tests of each virtual IP, which are connections of the daemon to it, or off
     #[arg(long, env = "APIVIP_SELFTEST_INTERVAL", value_name = "DURATION", default_value = "5m", value_parser = selftest_interval)]
     pub selftest_interval: OrOff<Duration>,
 }
@@ -120,23 +120,23 @@ fn selftest_interval(text: &str) -> Result<OrOff<Duration>, String> {
 /// When and where the daemon forwards connections itself.
 #[derive(Clone, Debug, Args)]
 pub struct ProxyArgs {
-    /// How connections to the virtual IP are led to apiservers
+    /// Data path for connections to the virtual IP
     #[arg(long, env = "APIVIP_MODE", value_enum, default_value_t = ModeArg::Auto)]
     pub mode: ModeArg,
 
-    /// A node-local endpoint, such as 127.0.0.1:7445, that leads to the apiservers in every mode. Repeatable
+    /// Additional node-local endpoint, such as 127.0.0.1:7445, that the forwarder serves in every mode. Repeatable
     #[arg(long, env = "APIVIP_LISTEN", value_name = "ADDRESS:PORT", value_delimiter = ',', value_parser = endpoint)]
     pub listen: Vec<SocketAddr>,
 
-    /// The most connections that are forwarded at a time; what the limit of file descriptors allows unless given
+    /// Maximum number of forwarded connections; defaults to what the limit of file descriptors allows
     #[arg(long, env = "APIVIP_FORWARDER_MAX_CONNECTIONS", value_name = "COUNT", value_parser = connection_count)]
     pub forwarder_max_connections: Option<usize>,
 
-    /// The most of them from one client address; half of all unless given
+    /// Maximum number of forwarded connections from one client address; defaults to half of the total
     #[arg(long, env = "APIVIP_FORWARDER_MAX_PER_CLIENT", value_name = "COUNT", value_parser = connection_count)]
     pub forwarder_max_per_client: Option<usize>,
 
-    /// How long forwarded connections may go on after SIGTERM
+    /// How long forwarded connections can continue after SIGTERM
     #[arg(long, env = "APIVIP_DRAIN_GRACE", value_name = "DURATION", value_parser = duration, default_value = "30s")]
     pub drain_grace: Duration,
 }
@@ -144,11 +144,11 @@ pub struct ProxyArgs {
 /// Values of `--mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ModeArg {
-    /// By nftables, and by the forwarder while nftables cannot be used
+    /// nftables, with the forwarder as the fallback while nftables cannot be used
     Auto,
-    /// By nftables only
+    /// nftables only
     Nftables,
-    /// By the forwarder only
+    /// Forwarder only
     Forwarder,
 }
 
@@ -162,55 +162,57 @@ fn connection_count(text: &str) -> Result<usize, String> {
     text.parse()
         .ok()
         .filter(|connection_count| *connection_count > 0)
-        .ok_or_else(|| "expected a number from 1".to_owned())
+        .ok_or_else(|| "expected a number of at least 1".to_owned())
 }
 
 /// How apiservers are asked whether they live, and what follows.
 #[derive(Clone, Debug, Args)]
 pub struct HealthArgs {
-    /// How often an apiserver that is down is probed, or one to which no connection can be kept, from 100ms to 60s
+    /// Interval of probes of an API server that is down, or to which no connection can be kept, from 100ms to 60s
     #[arg(long, env = "APIVIP_PROBE_INTERVAL", value_name = "DURATION", value_parser = probe_interval, default_value = "1s")]
     pub probe_interval: Duration,
 
-    /// How often each apiserver is pinged (OPTIONS *) while this node opens no connections to it, from 100ms to 75s; while it
-    /// does, up to four times a second
+    /// Interval of pings (OPTIONS *) to each API server while this node opens no connections to it, from 100ms to 75s; while
+    /// it does, up to four times a second
     #[arg(long, env = "APIVIP_PING_INTERVAL", value_name = "DURATION", value_parser = ping_interval, default_value = "75s")]
     pub ping_interval: Duration,
 
-    /// How often each apiserver is asked for /readyz where nothing speaks against it, from 1s to 1h
+    /// Interval of /readyz requests to each API server that shows no sign of a failure, from 1s to 1h
     #[arg(long, env = "APIVIP_READYZ_INTERVAL", value_name = "DURATION", value_parser = readyz_interval, default_value = "10m")]
     pub readyz_interval: Duration,
 
-    /// Unanswered probes in a row before a silent apiserver gets no new connections; a refusal is enough at once
+    /// Unanswered probes in a row after which an API server gets no new connections; one refused connection is enough
     #[arg(long, env = "APIVIP_PROBE_FALL", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=32), default_value_t = 2)]
     pub probe_fall: u32,
 
-    /// Good probes in a row before an apiserver gets new connections again
+    /// Successful probes in a row after which an API server gets new connections again
     #[arg(long, env = "APIVIP_PROBE_RISE", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=32), default_value_t = 2)]
     pub probe_rise: u32,
 
-    /// The name that an apiserver's certificate must carry; kubernetes.default.svc, or the kubeconfig's tls-server-name
+    /// Name that certificates of API servers must contain; defaults to tls-server-name of the kubeconfig, or to
+    /// kubernetes.default.svc
     #[arg(long, env = "APIVIP_PROBE_SERVER_NAME", value_name = "NAME")]
     pub probe_server_name: Option<String>,
 
-    /// How long an apiserver is probed on, at least, after it was removed from the Service's endpoints; until its last flow is gone
+    /// Minimum time to probe an API server after its removal from the endpoints of the Service; probes continue until its last
+    /// connection has ended
     #[arg(long, env = "APIVIP_REMOVAL_GRACE", value_name = "DURATION", value_parser = duration, default_value = "3m")]
     pub removal_grace: Duration,
 
-    /// End the flows of an apiserver that has drained for so long; without it they stay until it ends them itself
+    /// Reset the connections of an API server that has drained for this time; by default they stay until it ends them itself
     #[arg(long, env = "APIVIP_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     pub drain_timeout: Option<Duration>,
 
-    /// After how long of silence the connections to an apiserver may be ended, from 2s to 10m: only if another one on another
-    /// node answers meanwhile, and clients' own connections show no sign of life either
+    /// Time without any answer after which the connections to an API server can be reset, from 2s to 10m; this requires that
+    /// one on another node answers meanwhile and that clients' connections receive nothing from it either
     #[arg(long, env = "APIVIP_SILENCE_TIMEOUT", value_name = "DURATION", value_parser = silence_timeout, default_value = "5s")]
     pub silence_timeout: Duration,
 
-    /// Each node waits a random part of this before it ends or asks connections, up to 1m
+    /// Maximum random delay of each node before it resets or challenges connections, up to 1m
     #[arg(long, env = "APIVIP_RESET_JITTER", value_name = "DURATION", value_parser = jitter, default_value = "1s")]
     pub reset_jitter: Duration,
 
-    /// The most flows of dead apiservers to end in one second
+    /// Maximum number of connections to failed API servers to reset in one second
     #[arg(long, env = "APIVIP_RESET_RATE", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000), default_value_t = 5000)]
     pub reset_rate: u32,
 }
@@ -244,7 +246,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     // A year is longer than any of these is meant to be, and far from the end of the clock.
     let millis = millis.filter(|millis| *millis <= 366 * 24 * 3_600_000);
-    millis.map(Duration::from_millis).ok_or_else(|| "longer than a year".to_owned())
+    millis.map(Duration::from_millis).ok_or_else(|| "expected at most a year".to_owned())
 }
 
 fn probe_interval(text: &str) -> Result<Duration, String> {
@@ -279,9 +281,9 @@ fn within(text: &str, range: RangeInclusive<Duration>, words: &str) -> Result<Du
 /// Values of `--table-owner`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TableOwnerArg {
-    /// The daemon, where the kernel has owners that a table outlives (6.9)
+    /// The daemon, where the kernel supports owners that a table outlives (6.9)
     Auto,
-    /// Nobody
+    /// No process
     Off,
 }
 

@@ -29,7 +29,7 @@ pub const DEFAULT_RUN_DIR: &str = "/run/apivip";
 
 /// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "apivip", version = VERSION, about = "Keeps the Kubernetes API's virtual IP of a node pointing at live apiservers")]
+#[command(name = "apivip", version = VERSION, about = "Routes the virtual IP of the Kubernetes API on a node to healthy API servers")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -39,38 +39,38 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the daemon of this node
+    /// Run the daemon on this node
     Run(Box<RunArgs>),
-    /// Look at this node and at the API, before or after installing, and say what stands in the way; takes the arguments of run
+    /// Verify the node and the credentials before or after you install; accepts the arguments of run
     Check(Box<CheckArgs>),
-    /// Print what the daemon of this node does and why
+    /// Print the state of the daemon on this node
     Status(StatusArgs),
-    /// Print the table for objects in files, as a script for `nft -f`; needs no privileges and no cluster
+    /// Print the nftables rules for objects in files, as a script for `nft -f`; needs neither privileges nor a cluster
     Render(RenderArgs),
-    /// Remove everything that apivip made on this node
+    /// Remove everything that apivip created on this node
     Cleanup(CleanupArgs),
 }
 
 /// What decides about the contents of the table.
 #[derive(Clone, Debug, Args)]
 pub struct TableArgs {
-    /// The Service whose virtual IPs are served, as NAMESPACE/NAME
+    /// Service whose virtual IPs apivip serves, as NAMESPACE/NAME
     #[arg(long, env = "APIVIP_SERVICE", value_name = "NAMESPACE/NAME", default_value_t)]
     pub service: ServiceKey,
 
-    /// When to replace the source address of a flow by the node's
+    /// When to replace the source address of a connection with an address of the node
     #[arg(long, env = "APIVIP_MASQUERADE", value_enum, default_value_t = MasqueradeArg::Auto)]
     pub masquerade: MasqueradeArg,
 
-    /// Range of pod addresses; clients outside all given ranges of their family are masqueraded. Repeatable
+    /// Range of Pod addresses; connections of clients outside all given ranges of their IP family are masqueraded. Repeatable
     #[arg(long, env = "APIVIP_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',')]
     pub cluster_cidr: Vec<Cidr>,
 
-    /// Which of the apiservers that are up share new connections
+    /// Which usable API servers share new connections
     #[arg(long, env = "APIVIP_BALANCE", value_enum, default_value_t = BalanceArg::Random)]
     pub balance: BalanceArg,
 
-    /// Accept loopback addresses as endpoints; they only ever serve the node's own traffic
+    /// Accept loopback addresses as endpoints; they serve traffic of this node only
     #[arg(long, env = "APIVIP_ALLOW_LOOPBACK_ENDPOINTS")]
     pub allow_loopback_endpoints: bool,
 }
@@ -103,22 +103,22 @@ impl TableArgs {
 /// Values of `--masquerade`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MasqueradeArg {
-    /// Where replies would not come back otherwise
+    /// Only where replies would not return otherwise
     Auto,
-    /// Every flow to the virtual IP
+    /// Every connection to the virtual IP
     Always,
-    /// No flow
+    /// No connection
     Never,
 }
 
 /// Values of `--balance`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BalanceArg {
-    /// All, at random
+    /// All, selected at random
     Random,
-    /// This node's own apiserver alone while it is up, else all
+    /// Only the API server on this node while it is usable, otherwise all
     LocalFirst,
-    /// Those with the shortest round trips
+    /// The API servers with the shortest round trips
     Nearest,
 }
 
@@ -129,11 +129,11 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub run: RunArgs,
 
-    /// How to print what was found
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = OutputArg::Table)]
     pub output: OutputArg,
 
-    /// Let a warning count as a failure
+    /// Count warnings as failures
     #[arg(long)]
     pub strict: bool,
 }
@@ -141,15 +141,15 @@ pub struct CheckArgs {
 /// Arguments of `apivip status`.
 #[derive(Clone, Debug, Args)]
 pub struct StatusArgs {
-    /// The daemon's --run-dir
+    /// Value of --run-dir of the daemon
     #[arg(long, env = "APIVIP_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
 
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t = OutputArg::Table, conflicts_with = "metrics")]
     pub output: OutputArg,
 
-    /// Print it again each second, in place on a terminal, until interrupted
+    /// Refresh the output every second until you interrupt it
     #[arg(long, short, conflicts_with = "metrics")]
     pub watch: bool,
 
@@ -161,20 +161,20 @@ pub struct StatusArgs {
 /// Values of `--output`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputArg {
-    /// What matters, for people
+    /// Readable text
     Table,
-    /// All, for people
+    /// Readable text with all details
     Wide,
     /// One JSON document
     Json,
-    /// The same as YAML
+    /// The same document as YAML
     Yaml,
 }
 
 /// Arguments of `apivip render`.
 #[derive(Clone, Debug, Args)]
 pub struct RenderArgs {
-    /// Files with Service, EndpointSlice or List objects in YAML or JSON; - is stdin
+    /// Files with Service, EndpointSlice or List objects in YAML or JSON; - reads stdin
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub from: Vec<PathBuf>,
 
@@ -182,15 +182,15 @@ pub struct RenderArgs {
     #[command(flatten)]
     pub table: TableArgs,
 
-    /// The source address that this node's routes give to a backend, which the daemon asks the kernel for. Repeatable
+    /// Source address that the routes of this node select for a backend; the daemon queries the kernel for it. Repeatable
     #[arg(long, value_name = "BACKEND=ADDRESS", value_parser = preferred_source)]
     pub source_address: Vec<(IpAddr, IpAddr)>,
 
-    /// An apiserver, as ADDRESS:PORT, that does not answer while others do. Repeatable
+    /// Failed API server, as ADDRESS:PORT. Repeatable
     #[arg(long, value_name = "BACKEND")]
     pub failed_backend: Vec<SocketAddr>,
 
-    /// The forwarder still has connections to the virtual IPs, from a time when nftables could not be used
+    /// Render the rules for a node where the forwarder still carries connections from a time without nftables
     #[arg(long)]
     pub forwarder_active: bool,
 }
@@ -198,11 +198,11 @@ pub struct RenderArgs {
 /// Arguments of `apivip cleanup`.
 #[derive(Clone, Debug, Args)]
 pub struct CleanupArgs {
-    /// The daemon's --run-dir
+    /// Value of --run-dir of the daemon
     #[arg(long, env = "APIVIP_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
 
-    /// The daemon's --state-dir
+    /// Value of --state-dir of the daemon
     #[arg(long, env = "APIVIP_STATE_DIR", value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
 }

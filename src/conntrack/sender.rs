@@ -196,7 +196,7 @@ fn route_to(to: IpAddr) -> Vec<u8> {
 
 /// Reads the answer to [`route_to`]. `None`: a route without an interface leads nowhere.
 fn parse_route(to: IpAddr, body: &[u8]) -> Result<Option<Route>, Malformed> {
-    let attrs = body.get(HEADER..).ok_or_else(|| Malformed("a route that is cut short".to_owned()))?;
+    let attrs = body.get(HEADER..).ok_or_else(|| Malformed("a truncated route".to_owned()))?;
     let gateway = match message::find(attrs, RTA_VIA)? {
         Some(via) => message::find_address(
             &message::emit(&[message::bytes(1, via.get(2..).unwrap_or_default())]),
@@ -232,7 +232,7 @@ fn neighbor_message(route: Route, flags: u8) -> Vec<u8> {
 
 /// Reads the answer to [`neighbor_request`]. `None`: it is not known.
 fn parse_link_address(body: &[u8]) -> Result<Option<[u8; 6]>, Malformed> {
-    let attrs = body.get(HEADER..).ok_or_else(|| Malformed("a neighbour that is cut short".to_owned()))?;
+    let attrs = body.get(HEADER..).ok_or_else(|| Malformed("a truncated neighbor entry".to_owned()))?;
     message::fixed(attrs, NDA_LLADDR)
 }
 

@@ -127,7 +127,7 @@ pub(super) fn is_connection(body: &[u8]) -> bool {
 
 /// Reads one message of a list.
 pub(crate) fn socket(body: &[u8]) -> Result<HostSocket, Malformed> {
-    let short = || Malformed("a socket that is cut short".to_owned());
+    let short = || Malformed("a truncated socket".to_owned());
     let family = *body.first().ok_or_else(short)?;
     let id = body.get(ID_AT..ID_AT + ID_LEN).and_then(|id| <[u8; ID_LEN]>::try_from(id).ok());
     let id = id.ok_or_else(short)?;

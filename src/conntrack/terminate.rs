@@ -349,7 +349,7 @@ impl FlowJob {
                     bucket.put_back();
                     self.progress.failed(flow, reason, now);
                     if let Some(error) = kernel.sender.refusal(flow.client.ip()) {
-                        let error = format!("no raw socket, so idle clients are not told: {error}");
+                        let error = format!("no raw socket, so idle clients are not notified: {error}");
                         self.degrade(&error);
                     }
                 }

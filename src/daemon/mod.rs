@@ -76,7 +76,7 @@ pub enum DaemonError {
     #[error(transparent)]
     Flows(#[from] FlowError),
     /// The CA can no longer be used.
-    #[error("read the cluster's CA, {ca}: {cause}")]
+    #[error("read the CA of the cluster, {ca}: {cause}")]
     Trust {
         /// Where it is.
         ca: String,

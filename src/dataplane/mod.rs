@@ -192,7 +192,7 @@ pub enum DataplaneError {
     #[error(transparent)]
     Kernel(KernelError),
     /// No answer in time; the commit may still happen.
-    #[error("no answer from nf_tables within {} s: another program holds its commit lock", .0.as_secs())]
+    #[error("no answer from nf_tables within {} s: another program has its commit lock", .0.as_secs())]
     TimedOut(Duration),
     /// An earlier request still waits for the kernel, and this one was not even begun.
     #[error("the thread that owns the nf_tables socket is busy with an earlier request")]

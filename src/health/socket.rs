@@ -61,7 +61,7 @@ pub(super) enum ConnectError {
     #[error(transparent)]
     Local(#[from] LocalError),
     /// The backend's, or the network's.
-    #[error("connect to the apiserver")]
+    #[error("connect to the API server")]
     Peer(#[source] io::Error),
 }
 

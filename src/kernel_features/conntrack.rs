@@ -64,15 +64,14 @@ pub(crate) fn peer_of(vip: SocketAddr) -> Result<SocketAddr, String> {
         let own = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
         Ok((socket, own))
     };
-    let (_socket, own) = dial().map_err(|error| format!("cannot be dialled: {}", error.kind()))?;
+    let (_socket, own) = dial().map_err(|error| format!("cannot be dialed: {}", error.kind()))?;
     let listed = Channel::open(NETLINK_SOCK_DIAG, "the host's sockets")
         .and_then(|mut channel| {
             channel.dump(sock_diag::LIST, &sock_diag::of_port(own), |body| sock_diag::socket(body).ok())
         })
         .map_err(|error| chain(&error))?;
     let ours = listed.into_iter().find(|socket| socket.flow.client.port() == own.port());
-    ours.map(|socket| socket.flow.vip)
-        .ok_or_else(|| "the connection ended before it was looked at".to_owned())
+    ours.map(|socket| socket.flow.vip).ok_or_else(|| "the connection ended before its inspection".to_owned())
 }
 
 /// Conntrack and the host's sockets. `tracked`: a chain that looks at conntrack stands.
@@ -107,7 +106,7 @@ pub(crate) fn connection(tracked: bool, tried: &mut impl FnMut(Tried)) {
     tried((
         Feature::ConntrackFilter,
         match count(&mut kernel, &entries::dump(other, other)) {
-            _ if !seen => Outcome::Unclear("there is no entry that could be left out".to_owned()),
+            _ if !seen => Outcome::Unclear("no entry exists that the filter can exclude".to_owned()),
             Ok(0) => Outcome::Works,
             Ok(_) => Outcome::Missing("the filter is ignored".to_owned()),
             Err(error) => of_netlink(&error),

@@ -198,7 +198,9 @@ fn try_rules(tried: &mut impl FnMut(Tried)) -> Option<NftSocket> {
     let is_there = replaced.is_ok();
     let owned = match replaced {
         Ok(replaced) if replaced.owned => Outcome::Works,
-        Ok(_) => Outcome::Missing("the kernel does not know the flags owner and persist together".to_owned()),
+        Ok(_) => {
+            Outcome::Missing("the kernel does not support the flags owner and persist together".to_owned())
+        }
         Err(error) => of_nft(&error),
     };
     tried((Feature::TableOwner, owned));

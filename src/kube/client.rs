@@ -86,7 +86,7 @@ impl Client {
         match response.headers().get(CONTENT_TYPE) {
             Some(kind) if !kind.as_bytes().starts_with(b"application/json") => {
                 let kind = one_line(&String::from_utf8_lossy(kind.as_bytes()));
-                let problem = format!("answered with {kind} instead of JSON: this is no apiserver");
+                let problem = format!("answered with {kind} instead of JSON: this is not an API server");
                 Err(ApiError::Protocol { request: request.clone(), problem })
             }
             _ => Ok(response),
@@ -147,7 +147,7 @@ pub(crate) enum ApiError {
     Prepare(String),
     #[error(transparent)]
     Dial(#[from] DialError),
-    #[error("{request}: the connection broke: {cause}")]
+    #[error("{request}: the connection failed: {cause}")]
     Connection { request: RequestInfo, cause: String },
     #[error("{request}: no answer within {} s", limit.as_secs())]
     Timeout { request: RequestInfo, limit: Duration },
@@ -161,17 +161,17 @@ pub(crate) enum ApiError {
     Forbidden { request: RequestInfo, message: String },
     #[error("{request}: the server does not have this resource (404){}", version_hint(request.resource))]
     NotFound { request: RequestInfo },
-    #[error("{request}: the server no longer has the resourceVersion asked for (410)")]
+    #[error("{request}: the server no longer has the requested resourceVersion (410)")]
     Expired { request: RequestInfo },
-    #[error("{request}: the server does not have the resourceVersion asked for yet: {message}")]
+    #[error("{request}: the server does not have the requested resourceVersion yet: {message}")]
     TooLargeResourceVersion { request: RequestInfo, message: String },
     #[error("{request}: the server answered {code}: {message}")]
     Status { request: RequestInfo, code: u16, message: String },
     #[error("{request}: the server {problem}")]
     Protocol { request: RequestInfo, problem: String },
-    #[error("connected through the virtual IP; an endpoint is dialled from now on")]
+    #[error("connected through the virtual IP; switching to an endpoint")]
     ThroughVip,
-    #[error("the credential plugin's certificate ends soon; it is asked for the next one")]
+    #[error("the certificate of the credential plugin expires soon; running the plugin for the next one")]
     CertificateExpiring,
 }
 

@@ -73,7 +73,7 @@ pub enum DecodeError {
     #[error("sent JSON that does not parse ({0}); it begins with {1:?}")]
     Json(serde_json::Error, String),
     /// Something else than was asked for.
-    #[error("sent {found} where a {wanted} was asked for")]
+    #[error("sent {found} instead of the requested {wanted}")]
     WrongKind {
         /// apiVersion and kind that came.
         found: String,
@@ -84,10 +84,10 @@ pub enum DecodeError {
     #[error("sent a list without resourceVersion")]
     NoVersion,
     /// A part of a list though no limit was asked for.
-    #[error("sent only a part of the list although no limit was asked for")]
+    #[error("sent only a part of the list although the request had no limit")]
     Partial,
     /// An event that the API does not have.
-    #[error("sent an event of type {0:?}, which does not exist")]
+    #[error("sent an event of the unknown type {0:?}")]
     UnknownEvent(String),
 }
 

@@ -140,7 +140,7 @@ impl Reflector {
         {
             let request =
                 RequestInfo { verb: "list", resource: self.resource, namespace: key.namespace.clone() };
-            let message = format!("asked for {wanted} or newer, it listed {}", listed.version);
+            let message = format!("requested {wanted} or newer, received {}", listed.version);
             return Err(ApiError::TooLargeResourceVersion { request, message: one_line(&message) });
         }
         if std::mem::replace(&mut self.listed, true) {

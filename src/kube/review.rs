@@ -119,7 +119,7 @@ async fn allowed(
     })?;
     match answer.pointer("/status/allowed").and_then(Value::as_bool) {
         Some(allowed) => Ok(allowed),
-        None => Err(ReviewError::Unanswered("the answer does not say".to_owned())),
+        None => Err(ReviewError::Unanswered("the answer does not contain the result".to_owned())),
     }
 }
 

@@ -47,17 +47,17 @@ impl DataplaneMetrics {
         }
         registry.register(
             "dataplane",
-            "1 for the way that new connections to the virtual IPs take",
+            "1 for the data path of new connections to the virtual IPs",
             in_use.clone(),
         );
         registry.register(
             "forwarder_fallback_active",
-            "1 while the forwarder serves because rules cannot, and not because --mode forwarder chose it",
+            "1 while the forwarder is active as the fallback for rules, 0 also with --mode forwarder",
             fallback_active.clone(),
         );
         registry.register(
             "dataplane_switches",
-            "Changes of the way that new connections take; the first choice is none",
+            "Switches of new connections to this data path, without the first selection",
             switches.clone(),
         );
         Self { in_use, fallback_active, switches }
@@ -99,37 +99,37 @@ impl Collector for ProxyCollector {
             };
         counters(
             "forwarder_accepted",
-            "Connections that the forwarder took from clients, by the kind of listener",
+            "Connections that the forwarder accepted from clients, by kind of listener",
             "listener",
             &mut Origin::ALL.into_iter().map(|o| (o.label(), stats.accepted(o))),
         )?;
         counters(
             "forwarder_bytes",
-            "Bytes that the forwarder carried: up to apiservers, down to clients",
+            "Bytes that the forwarder transferred: up to API servers, down to clients",
             "direction",
             &mut Direction::ALL.into_iter().map(|d| (d.label(), stats.bytes(d))),
         )?;
         counters(
             "forwarder_dial_failures",
-            "Connections to apiservers that the forwarder could not open, by reason",
+            "Connections to API servers that the forwarder could not open, by reason",
             "reason",
             &mut DialFailure::ALL.into_iter().map(|r| (r.label(), stats.dial_failures(r))),
         )?;
         counters(
             "forwarder_resets",
-            "Connections of clients that the forwarder reset by its own decision, by cause",
+            "Client connections that the forwarder reset by its own decision, by cause",
             "cause",
             &mut ResetCause::ALL.into_iter().map(|c| (c.label(), stats.resets(c))),
         )?;
         for (name, help, value) in [
             (
                 "forwarder_hedged_dials",
-                "Dials begun while another for the same client was under way",
+                "Dials that started while another dial for the same client was in progress",
                 stats.hedged(),
             ),
             (
                 "forwarder_accept_pauses",
-                "Times that accepting paused: as many connections as may be, or no descriptor left",
+                "Pauses of accepting connections, at the connection limit or without a free file descriptor",
                 stats.accept_pauses(),
             ),
         ] {
@@ -139,13 +139,13 @@ impl Collector for ProxyCollector {
         let paused = ConstGauge::new(i64::from(stats.accept_paused()));
         paused.encode(encoder.encode_descriptor(
             "forwarder_accept_paused",
-            "1 while accepting pauses",
+            "1 while the forwarder accepts no connections",
             None,
             paused.metric_type(),
         )?)?;
         let mut open = encoder.encode_descriptor(
             "forwarder_connections",
-            "Connections that the forwarder carries now, by the kind of listener",
+            "Open connections of the forwarder, by kind of listener",
             None,
             paused.metric_type(),
         )?;
@@ -181,10 +181,10 @@ impl RepairMetrics {
                 let _ = repairs.get_or_create(&repair_labels(what, found));
             }
         }
-        let help = "Times that others changed what the daemon had made, and it was made again";
+        let help = "Repairs of changes that other programs made to the table or routes of apivip";
         registry.register("drift_repairs", help, repairs.clone());
         let seconds = Histogram::new(BUCKETS);
-        let help = "Time from noticing that the table was changed to the commit that repaired it";
+        let help = "Time from the detection of a changed table to the commit that repaired it";
         registry.register_with_unit("drift_repair", help, Unit::Seconds, seconds.clone());
         Self { repairs, seconds }
     }

@@ -82,16 +82,16 @@ impl HealthMetrics {
         {
             let _ = probes.get_or_create(&crate::metrics::Outcome { outcome });
         }
-        registry.register("probes", "Finished probes of apiservers by what they found", probes.clone());
+        registry.register("probes", "Finished probes of API servers, by outcome", probes.clone());
         let probe_seconds = Histogram::new(BUCKETS);
-        let help = "Time that probes took, of those that were answered";
+        let help = "Duration of answered probes";
         registry.register_with_unit("probe", help, Unit::Seconds, probe_seconds.clone());
         let transitions = Family::<Transition, Counter>::default();
-        let help = "Changes of an apiserver's state, by the new state and the reason";
+        let help = "Changes of the state of API servers, by new state and reason";
         registry.register("transitions", help, transitions.clone());
         let histogram: fn() -> Histogram = || Histogram::new(BUCKETS);
         let stages = Family::<StageLabel, Histogram, fn() -> Histogram>::new_with_constructor(histogram);
-        let help = "Parts of a change: decision (from the first sign), commit (from the decision), reaction (both), flows (from the commit to the end of the last flow), notified (from the decision to that)";
+        let help = "Stages of a state change: decision (from the first sign), commit (from the decision), reaction (both), flows (from the commit to the end of the last connection), notified (from the decision to the end of the last connection)";
         registry.register_with_unit("transition", help, Unit::Seconds, stages.clone());
         let ended = Family::<Method, Counter>::default();
         for method in ["challenge", "reset", "socket", "syn_sent"] {
@@ -99,7 +99,7 @@ impl HealthMetrics {
         }
         registry.register(
             "flows_ended",
-            "Flows to silent or dead apiservers that were ended or moved, by method",
+            "Connections to silent or failed API servers that were ended or moved, by method",
             ended.clone(),
         );
         let remaining = Family::<Reason, Counter>::default();
@@ -108,7 +108,7 @@ impl HealthMetrics {
         }
         registry.register(
             "flows_remaining",
-            "Flows to dead apiservers that could not be ended",
+            "Connections to failed API servers that could not be ended",
             remaining.clone(),
         );
         Self { probes, probe_seconds, transitions, stages, ended, remaining }
@@ -189,11 +189,11 @@ impl SelfTestMetrics {
         for failure in SelfTestFailure::all() {
             let _ = failures.get_or_create(&Reason { reason: failure.label() });
         }
-        let help = "Self-tests that an apiserver answered, by the component that led to it";
+        let help = "Self-tests that an API server answered, by the component that routed them";
         registry.register("selftest_answers", help, answers.clone());
-        let help = "Self-tests that no apiserver answered, by reason";
+        let help = "Self-tests that no API server answered, by reason";
         registry.register("selftest_failures", help, failures.clone());
-        let help = "Virtual IPs and ports whose latest self-test was taken by this component";
+        let help = "Virtual IPs and ports whose latest self-test this component handled";
         registry.register("selftest_serving", help, serving.clone());
         let seconds = Histogram::new(SELFTEST_BUCKETS);
         let help = "Time from the first packet of a self-test to the answer";

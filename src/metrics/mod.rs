@@ -88,39 +88,35 @@ impl Metrics {
         for outcome in ["ok", "failed"] {
             let _ = commits.get_or_create(&Outcome { outcome });
         }
-        registry.register("commits", "Transactions sent to nf_tables", commits.clone());
+        registry.register("commits", "Transactions sent to nf_tables, by outcome", commits.clone());
         let commit_failures = Family::<Reason, Counter>::default();
         for reason in DataplaneError::LABELS {
             let _ = commit_failures.get_or_create(&Reason { reason });
         }
-        registry.register(
-            "commit_failures",
-            "Transactions that nf_tables did not take, by reason",
-            commit_failures.clone(),
-        );
+        registry.register("commit_failures", "Transactions that failed, by reason", commit_failures.clone());
         let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("APIVIP_COMMIT"));
         let build = Info::new([("version", version), ("commit", commit)]);
-        registry.register("build", "The version and the commit that this daemon was built from", build);
+        registry.register("build", "Version and commit of this daemon", build);
         let rejected = Family::<Reason, Counter>::default();
         for reason in RejectReason::ALL {
             let _ = rejected.get_or_create(&Reason { reason: reason.label() });
         }
         registry.register(
             "rejected_addresses",
-            "Published addresses that were left out, each counted when it first appears",
+            "Published addresses that apivip ignores, each counted when it first appears",
             rejected.clone(),
         );
         let commit_seconds = Histogram::new(BUCKETS);
         registry.register_with_unit(
             "commit",
-            "Time from asking nf_tables for a transaction to its answer",
+            "Duration of transactions of nf_tables",
             Unit::Seconds,
             commit_seconds.clone(),
         );
         let reaction_seconds = Histogram::new(BUCKETS);
         registry.register_with_unit(
             "reaction",
-            "Time from the arrival of a watch event, or the first sign of a change of health, to the first commit that follows",
+            "Time from the arrival of a watch event, or the first sign of a health change, to the first commit that follows",
             Unit::Seconds,
             reaction_seconds.clone(),
         );
@@ -131,16 +127,16 @@ impl Metrics {
         };
         let programmed = gauge("programmed", "1 while the kernel has the desired state");
         let frontends = gauge("frontends", "Virtual IPs and ports that are redirected");
-        let in_use = gauge("backends_in_use", "Apiservers that share new connections");
+        let in_use = gauge("backends_in_use", "API servers that share new connections");
         let retained = gauge(
             "retained_objects",
-            "Parts of the rules that are kept although the API no longer publishes them",
+            "Parts of the rules that stay in place although the API no longer publishes them",
         );
         let backends = Family::<StateLabel, Gauge>::default();
         for state in Health::ALL {
             let _ = backends.get_or_create(&StateLabel { state: state.label() });
         }
-        registry.register("backends", "Apiservers that are probed, by their state", backends.clone());
+        registry.register("backends", "Probed API servers, by state", backends.clone());
         let health = HealthMetrics::new(&mut registry);
         let path = DataplaneMetrics::new(&mut registry);
         let repair = RepairMetrics::new(&mut registry);
@@ -244,13 +240,13 @@ struct ScrapeCollector {
 impl Collector for ScrapeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let counters = [
-            ("api_reconnects", "Sessions with an apiserver after the first", self.connection.reconnects),
-            ("api_relists", "Lists after the first of each collection", self.connection.relists),
+            ("api_reconnects", "Sessions with an API server after the first", self.connection.reconnects),
+            ("api_relists", "Lists of a collection after its first", self.connection.relists),
             ("api_events", "Watch events that changed an object", self.connection.events),
             ("api_bookmarks", "Watch bookmarks", self.connection.bookmarks),
             (
                 "api_stale",
-                "Watch events and bookmarks that were not newer than what was known, and changed nothing",
+                "Watch events and bookmarks that were not newer than the known state and changed nothing",
                 self.connection.stale,
             ),
         ];
@@ -280,14 +276,14 @@ impl Collector for ScrapeCollector {
             let at = ConstGauge::new(at.duration_since(UNIX_EPOCH).map_or(0.0, |at| at.as_secs_f64()));
             at.encode(encoder.encode_descriptor(
                 "api_last_event_timestamp_seconds",
-                "When an apiserver last said something of the Service or its endpoints, in seconds since 1970",
+                "Time of the last response or event about the Service or its endpoints, in seconds since 1970",
                 None,
                 at.metric_type(),
             )?)?;
         }
         let mut family = encoder.encode_descriptor(
             "credential_expiry_timestamp_seconds",
-            "When the CA, the client certificate and the token expire, in seconds since 1970",
+            "Expiry of the CA, the client certificate and the token, in seconds since 1970",
             None,
             synced.metric_type(),
         )?;
@@ -297,7 +293,7 @@ impl Collector for ScrapeCollector {
         let sample = ConstCounter::new(0u64);
         let mut family = encoder.encode_descriptor(
             "backend_connections",
-            "Connections sent to each apiserver",
+            "Connections sent to each API server",
             None,
             sample.metric_type(),
         )?;

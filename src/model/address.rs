@@ -93,23 +93,23 @@ impl RejectReason {
 impl fmt::Display for RejectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::IsVip => "is the virtual IP itself, which would loop",
+            Self::IsVip => "is the virtual IP itself, which would create a loop",
             Self::Unspecified => "is the unspecified address",
-            Self::Loopback => "is a loopback address (--allow-loopback-endpoints accepts it)",
+            Self::Loopback => "is a loopback address; --allow-loopback-endpoints accepts it",
             Self::LinkLocal => "is a link-local address",
             Self::Multicast => "is a multicast address",
             Self::Reserved => "is the broadcast address",
             Self::MappedIpv4 => "is an IPv4 address written as IPv6",
-            Self::WrongFamily => "is not of its slice's address family",
-            Self::NotAnIpSlice => "is in a slice whose addressType is neither IPv4 nor IPv6",
+            Self::WrongFamily => "is not of the address family of its EndpointSlice",
+            Self::NotAnIpSlice => "is in an EndpointSlice whose addressType is neither IPv4 nor IPv6",
             Self::NotAnAddress => "is not an IP address",
-            Self::PortZero => "port 0 cannot be connected to",
+            Self::PortZero => "has port 0, which accepts no connections",
             Self::PortOutOfRange => "is not a TCP port (1 to 65535)",
             Self::NoPort => "has no port number",
             Self::UnknownPort => {
-                "is in a slice none of whose TCP ports has the name of a port of the Service"
+                "is in an EndpointSlice without a TCP port that has the name of a port of the Service"
             }
-            Self::TooMany => "is one too many; a virtual IP gets at most 64 backends and a Service 32 virtual IPs and ports",
+            Self::TooMany => "exceeds the limit of 64 backends for each virtual IP, or of 32 virtual IPs and ports for the Service",
         })
     }
 }
@@ -179,7 +179,7 @@ pub enum CidrError {
     #[error("a prefix of {0} bits does not fit the address family")]
     TooLong(u8),
     /// `/0` is every address, so that nothing would be outside.
-    #[error("a prefix of 0 bits means every address")]
+    #[error("a prefix of 0 bits matches every address")]
     Everything,
 }
 

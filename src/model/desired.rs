@@ -165,31 +165,35 @@ impl FailOpenReason {
 impl fmt::Display for FailOpenReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ServiceMissing => f.write_str("the Service does not exist; the last good rules stay"),
-            Self::ServiceHeadless => f.write_str("the Service has no ClusterIP; the last good rules stay"),
-            Self::ServiceUnusable => {
-                f.write_str("the Service has no usable ClusterIP and TCP port; the last good rules stay")
+            Self::ServiceMissing => {
+                f.write_str("the Service does not exist; the last good rules stay in place")
             }
+            Self::ServiceHeadless => {
+                f.write_str("the Service has no ClusterIP; the last good rules stay in place")
+            }
+            Self::ServiceUnusable => f.write_str(
+                "the Service has no usable ClusterIP and TCP port; the last good rules stay in place",
+            ),
             Self::NoEndpoints { vip, kept: true } => {
-                write!(f, "no endpoint of {vip} is published; its last good backends stay")
+                write!(f, "no endpoint of {vip} is published; its last good backends stay in use")
             }
             Self::NoEndpoints { vip, kept: false } => {
-                write!(f, "no endpoint of {vip} is known; the address is left alone")
+                write!(f, "no endpoint of {vip} is known; its connections are not redirected")
             }
             Self::NoneReady { vip } => {
-                write!(f, "no apiserver of {vip} is ready; those that answer are used")
+                write!(f, "no API server of {vip} is ready; the ones that answer are used")
             }
             Self::NoneAnswers { vip, reason: Some(FailReason::BadCertificate) } => write!(
                 f,
-                "no apiserver of {vip} shows a certificate that this node can verify; the last good ones stay: check \
-                 this node's clock and its CA file"
+                "no API server of {vip} presents a certificate that this node can verify; the last good ones stay in \
+                 use: check the clock and the CA file of this node"
             ),
             Self::NoneAnswers { vip, reason } => {
-                write!(f, "no apiserver of {vip} answers probes")?;
+                write!(f, "no API server of {vip} answers probes")?;
                 if let Some(reason) = reason {
                     write!(f, " ({reason})")?;
                 }
-                f.write_str("; the last good ones stay and no connection is ended: check this node's network")
+                f.write_str("; the last good ones stay in use and no connection is reset: check the network of this node")
             }
         }
     }

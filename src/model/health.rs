@@ -327,12 +327,12 @@ pub enum TerminationBlocker {
 impl fmt::Display for TerminationBlocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoWitness => "no other apiserver on another node has answered all the time",
-            Self::DataArriving => "data still arrive from it on clients' connections",
+            Self::NoWitness => "no other API server on another node has answered throughout",
+            Self::DataArriving => "clients' connections still receive data from it",
             Self::OwnDialsBlocked => {
-                "its host answers on clients' connections, so only this node's own probes are blocked: check this node's firewall"
+                "its host answers on clients' connections, so only the probes of this node are blocked: check the firewall of this node"
             }
-            Self::NotObserved => "this node could not see all the time what arrives on clients' connections",
+            Self::NotObserved => "this node could not observe clients' connections throughout",
         })
     }
 }

@@ -48,13 +48,11 @@ pub fn table(state: &DesiredState) -> Table {
         dispatch(
             "nat-prerouting",
             Hook::NatPrerouting,
-            "traffic of pods and other hosts; ahead of kube-proxy, since a flow's first mapping stands",
+            "traffic of Pods and other hosts; runs before kube-proxy, because conntrack keeps the first mapping",
             state,
             |rule, vip| rule.with_counter(received_name(vip)),
         ),
-        dispatch("nat-output", Hook::NatOutput, "traffic of this node's own processes", state, |rule, _| {
-            rule
-        }),
+        dispatch("nat-output", Hook::NatOutput, "traffic of processes on this node", state, |rule, _| rule),
         nat_input(state),
         postrouting(state, !source.is_empty()),
     ];
@@ -65,7 +63,7 @@ pub fn table(state: &DesiredState) -> Table {
     chains.extend(refusing_chains(state));
     chains.extend(source);
     Table {
-        comment: "apivip: leads the virtual IP of the Kubernetes API to live apiservers",
+        comment: "apivip: redirects the virtual IP of the Kubernetes API to healthy API servers",
         counters,
         sets: dead_sets(state).collect(),
         chains,
@@ -103,8 +101,8 @@ fn postrouting(state: &DesiredState, source_nat: bool) -> Chain {
     let vips = state.frontends.iter().map(|f| f.vip);
     let rules = vips.flat_map(|vip| [Some(count_leaving(vip)), source_nat.then(|| rewrite_source(vip))]);
     let comment = match source_nat {
-        true => "counts what leaves, and mends source addresses to which no reply would come back",
-        false => "counts what leaves for an apiserver",
+        true => "counts outgoing connections, and fixes source addresses to which replies would not return",
+        false => "counts outgoing connections to API servers",
     };
     let rules = rules.flatten().collect();
     Chain {
@@ -130,16 +128,16 @@ fn frontend_chain(state: &DesiredState, frontend: &DesiredFrontend) -> Chain {
     if frontend.local_route_allowed {
         rules.push(
             Rule::new(vec![Match::Tcp, Match::DestinationIsLocal], Action::Dnat(frontend.vip))
-                .with_comment("while the address is local to this node, its listener keeps the flow"),
+                .with_comment("while the address is local to this node, its listener keeps the connection"),
         );
     }
     if state.forwarding {
         rules.push(
             Rule::new(vec![Match::TcpFlags(TcpFlags::NotBareSyn)], Action::Dnat(frontend.vip))
-                .with_comment("the forwarder's connections stay where they are"),
+                .with_comment("connections of the forwarder are not redirected"),
         );
     }
-    let comment = |b: &Backend| format!("apiserver {b}");
+    let comment = |b: &Backend| format!("API server {b}");
     match frontend.backends.as_slice() {
         [] => {}
         [only] => {
@@ -157,7 +155,7 @@ fn frontend_chain(state: &DesiredState, frontend: &DesiredFrontend) -> Chain {
             // meets the old rule with the map already gone would leave without a mapping, and hang for good.
             rules.push(
                 Rule::new(Vec::new(), Action::Goto(backend_name(several[0])))
-                    .with_comment("only a packet that passes while the rules are replaced comes here"),
+                    .with_comment("reached only by packets that pass while the rules are replaced"),
             );
         }
     }
@@ -170,7 +168,7 @@ fn frontend_comment(state: &DesiredState, frontend: &DesiredFrontend) -> String 
         frontend.port_name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(15).collect();
     let affinity = match frontend.affinity {
         Affinity::None => "",
-        Affinity::ClientIP => ", one apiserver for each client address",
+        Affinity::ClientIP => ", one API server for each client address",
     };
     let mut text = format!("Service {}", state.service);
     text.truncate(64);
@@ -184,7 +182,7 @@ fn frontend_comment(state: &DesiredState, frontend: &DesiredFrontend) -> String 
 fn backend_chain(backend: Backend) -> Chain {
     let name = backend_name(backend);
     Chain {
-        comment: format!("apiserver {backend}"),
+        comment: format!("API server {backend}"),
         hook: None,
         rules: vec![Rule::new(vec![Match::Tcp], Action::Dnat(backend)).with_counter(name.clone())],
         name,
@@ -198,11 +196,11 @@ fn arrival_counters(state: &DesiredState) -> impl Iterator<Item = Counter> {
         [
             Counter {
                 name: received_name(vip),
-                comment: format!("connections of pods and other hosts to {vip}"),
+                comment: format!("connections of Pods and other hosts to {vip}"),
             },
             Counter {
                 name: forwarded_name(vip),
-                comment: format!("those to {vip} that went on to an apiserver"),
+                comment: format!("of these, connections to {vip} that continued to an API server"),
             },
         ]
     })
@@ -213,7 +211,7 @@ fn nat_input(state: &DesiredState) -> Chain {
     let went = |vip: Vip| Rule::new(translated(vip), Action::Continue).with_counter(forwarded_name(vip));
     Chain {
         name: "nat-input".to_owned(),
-        comment: "counts what reaches an apiserver on this node".to_owned(),
+        comment: "counts connections to an API server on this node".to_owned(),
         hook: Some(Hook::NatInput),
         rules: state.frontends.iter().map(|frontend| went(frontend.vip)).collect(),
     }
@@ -237,13 +235,16 @@ fn filter_chains(state: &DesiredState) -> Vec<Chain> {
         dead(
             "kill-prerouting",
             Hook::KillPrerouting,
-            "ends flows of pods and other hosts to apiservers that do not answer",
+            "resets connections of Pods and other hosts to failed API servers",
         ),
-        dead("kill-output", Hook::KillOutput, "ends flows of this node's own processes to such apiservers"),
+        dead(
+            "kill-output",
+            Hook::KillOutput,
+            "resets connections of processes on this node to failed API servers",
+        ),
         Chain {
             name: "notrack-output".to_owned(),
-            comment: "lets a forged SYN ask a client or an apiserver whether its flow still stands"
-                .to_owned(),
+            comment: "sends challenge SYNs to clients and API servers without conntrack".to_owned(),
             hook: Some(Hook::NotrackOutput),
             rules: state
                 .frontends
@@ -259,7 +260,7 @@ fn filter_chains(state: &DesiredState) -> Vec<Chain> {
 fn dead_chains(state: &DesiredState) -> impl Iterator<Item = Chain> {
     state.frontends.iter().map(|frontend| Chain {
         name: dead_name(frontend.vip),
-        comment: format!("flows to {} whose apiserver does not answer", frontend.vip),
+        comment: format!("connections to {} whose API server has failed", frontend.vip),
         hook: None,
         rules: vec![reject(frontend.vip)],
     })
@@ -270,7 +271,7 @@ fn dead_chains(state: &DesiredState) -> impl Iterator<Item = Chain> {
 fn dead_sets(state: &DesiredState) -> impl Iterator<Item = Set> {
     state.frontends.iter().map(|frontend| Set {
         name: dead_name(frontend.vip),
-        comment: format!("apiservers of {} that do not answer", frontend.vip),
+        comment: format!("failed API servers of {}", frontend.vip),
         family: Family::of(frontend.vip.ip()),
         timeout: DEAD_TIMEOUT,
         elements: frontend.failed.iter().map(dead_element).collect(),
@@ -278,14 +279,14 @@ fn dead_sets(state: &DesiredState) -> impl Iterator<Item = Set> {
 }
 
 fn dead_element(backend: &Backend) -> Element {
-    Element { address: *backend, comment: format!("apiserver {backend} does not answer") }
+    Element { address: *backend, comment: format!("failed API server {backend}") }
 }
 
 /// One counter for each frontend.
 fn reset_counters(state: &DesiredState) -> impl Iterator<Item = Counter> {
     state.frontends.iter().map(|frontend| Counter {
         name: reset_name(frontend.vip),
-        comment: format!("resets sent in place of apiservers of {}", frontend.vip),
+        comment: format!("resets sent on behalf of API servers of {}", frontend.vip),
     })
 }
 
@@ -295,7 +296,7 @@ fn connection_counters(state: &DesiredState) -> impl Iterator<Item = Counter> {
     all.extend(state.failed().into_keys());
     all.into_iter().map(|backend| Counter {
         name: backend_name(backend),
-        comment: format!("connections sent to apiserver {backend}"),
+        comment: format!("connections sent to API server {backend}"),
     })
 }
 
@@ -387,7 +388,7 @@ fn other_ports(ip: IpAddr, ports: &BTreeSet<u16>) -> Chain {
     let mut rules: Vec<Rule> = ports.iter().map(served).collect();
     rules.push(
         Rule::new(vec![Match::CtState(CtState::EstablishedOrRelated)], Action::Return)
-            .with_comment("answers to a connection from this address, and errors about one"),
+            .with_comment("replies to a connection from this address, and errors about it"),
     );
     rules.push(
         Rule::new(vec![Match::DestinationIsLocal], Action::Drop)
@@ -395,7 +396,7 @@ fn other_ports(ip: IpAddr, ports: &BTreeSet<u16>) -> Chain {
     );
     Chain {
         name: others_name(ip),
-        comment: format!("what goes to {ip} and not to a port of the Service"),
+        comment: format!("packets to {ip} for other ports than those of the Service"),
         hook: None,
         rules,
     }
@@ -405,17 +406,17 @@ fn invalid_packets(state: &DesiredState) -> Chain {
     let is_invalid = [Match::CtState(CtState::Invalid), Match::TcpFlags(TcpFlags::NeitherSynNorRst)];
     let to_client = backend_ports(state).into_iter().map(|port| {
         Rule::new(is_invalid.into_iter().chain([Match::TcpSourcePort(port)]).collect(), Action::Drop)
-            .with_comment("not translated, its client would reset the connection")
+            .with_comment("if not translated, its client would reset the connection")
     });
     let to_vip = state.frontends.iter().map(|frontend| {
         let to =
             [Match::DestinationAddress(frontend.vip.ip()), Match::TcpDestinationPort(frontend.vip.port())];
         Rule::new(is_invalid.into_iter().chain(to).collect(), Action::Drop)
-            .with_comment("not translated, it would reach the wrong place")
+            .with_comment("if not translated, it would reach the wrong destination")
     });
     Chain {
         name: INVALID.to_owned(),
-        comment: "packets that conntrack takes for no flow's: no rule translates them".to_owned(),
+        comment: "packets that conntrack marks as invalid: no rule translates them".to_owned(),
         hook: None,
         rules: to_client.chain(to_vip).collect(),
     }

@@ -61,7 +61,7 @@ pub enum NftError {
     Unsteady,
     /// Another process's socket owns the table.
     #[error(
-        "change table inet apivip: it belongs to another process, by netlink port {0} (often its pid); stop that one first"
+        "change table inet apivip: another process owns it, with netlink port {0} (often its pid); stop that process first"
     )]
     OwnedByAnother(u32),
 }
@@ -451,7 +451,7 @@ impl NftSocket {
                     ReplyContent::Generation(generation) => return Ok(generation),
                     ReplyContent::Outcome(Some(errno)) => {
                         let source = io::Error::from_raw_os_error(errno);
-                        return Err(NftError::Refused { step: "say its generation".to_owned(), source });
+                        return Err(NftError::Refused { step: "report its generation".to_owned(), source });
                     }
                     _ => {}
                 }

@@ -63,7 +63,7 @@ fn own(state: &DesiredState, family: Family) -> Option<Chain> {
         let rule = |way: Option<Match>| {
             let matches = [Match::DestinationAddress(backend)].into_iter().chain(way).collect();
             Rule::new(matches, Action::Snat(source.address))
-                .with_comment("the address that this node's routes name")
+                .with_comment("the address that the routes of this node select")
         };
         ways(source).into_iter().map(rule).collect::<Vec<_>>()
     };
@@ -75,7 +75,7 @@ fn own(state: &DesiredState, family: Family) -> Option<Chain> {
         .push(Rule::new(Vec::new(), Action::Masquerade).with_comment("an address of the outgoing interface"));
     Some(Chain {
         name: own_chain_name(family).to_owned(),
-        comment: format!("the node's own address for {family} flows of others"),
+        comment: format!("address of the node for {family} connections of others"),
         hook: None,
         rules,
     })
@@ -106,7 +106,7 @@ fn everybody(state: &DesiredState, family: Family) -> Chain {
         let cidrs: Vec<_> = policy.cluster_cidrs.iter().filter(|c| c.family() == family).collect();
         rules.extend(cidrs.iter().map(|cidr| {
             Rule::new(vec![Match::SourceWithin(**cidr)], Action::Return)
-                .with_comment("--cluster-cidr: a pod keeps its address")
+                .with_comment("--cluster-cidr: a Pod keeps its address")
         }));
         if !cidrs.is_empty() {
             rules.push(
@@ -117,7 +117,7 @@ fn everybody(state: &DesiredState, family: Family) -> Chain {
     }
     Chain {
         name: chain_name(family).to_owned(),
-        comment: format!("source address of {family} flows to the virtual IP"),
+        comment: format!("source address of {family} connections to the virtual IP"),
         hook: None,
         rules,
     }
@@ -126,7 +126,7 @@ fn everybody(state: &DesiredState, family: Family) -> Chain {
 /// A client that is balanced to itself would drop a packet that comes from its own address.
 fn hairpin(backend: IpAddr, action: Action) -> Rule {
     Rule::new(vec![Match::SourceAddress(backend), Match::DestinationAddress(backend)], action)
-        .with_comment("hairpin: the client is the apiserver's own host")
+        .with_comment("hairpin: the client is the host of the API server")
 }
 
 /// The kernel chose the source for the route to the virtual IP, before the destination was translated. Which way the packet
@@ -141,7 +141,7 @@ fn host(state: &DesiredState, family: Family) -> Chain {
     });
     Chain {
         name: host_chain_name(family).to_owned(),
-        comment: format!("source address of this node's own {family} flows"),
+        comment: format!("source address of {family} connections of this node"),
         hook: None,
         rules: rules.collect(),
     }
@@ -157,7 +157,7 @@ fn routed(backend: IpAddr, source: &SourceAddress) -> Vec<Rule> {
     let rule = |way: Option<Match>| {
         let matches = [Match::DestinationAddress(backend)].into_iter().chain(way).chain([wrong]).collect();
         Rule::new(matches, Action::Snat(source.address))
-            .with_comment("the address that this node's routes give")
+            .with_comment("the address that the routes of this node select")
     };
     let mut rules: Vec<Rule> = ways(source).into_iter().map(rule).collect();
     if !source.interfaces.is_empty() {
@@ -167,10 +167,10 @@ fn routed(backend: IpAddr, source: &SourceAddress) -> Vec<Rule> {
                     vec![Match::DestinationAddress(backend), Match::SourceAddress(source.address)],
                     Action::Return,
                 )
-                .with_comment("an address that routes name is right on any way"),
+                .with_comment("an address that a route names is correct on any path"),
             );
         }
-        rules.push(fitting(backend, "another way: use an address of the outgoing interface"));
+        rules.push(fitting(backend, "another path: use an address of the outgoing interface"));
     }
     rules
 }

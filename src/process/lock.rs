@@ -24,7 +24,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process holds it.
-    #[error("another apivip runs on this node: pid {pid} holds {}", .path.display())]
+    #[error("another apivip runs on this node: pid {pid} has locked {}", .path.display())]
     Held {
         /// Its pid as it wrote it, or `unknown`.
         pid: String,

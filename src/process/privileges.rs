@@ -9,9 +9,7 @@ const CAP_NET_ADMIN: u32 = 12;
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
     /// The capability is not in the effective set.
-    #[error(
-        "CAP_NET_ADMIN is missing: programming nftables needs it; run apivip as root or with that capability"
-    )]
+    #[error("CAP_NET_ADMIN is missing, which nftables requires: run apivip as root or with that capability")]
     NotNetAdmin,
     /// The capabilities cannot be read.
     #[error("read the capabilities from /proc/self/status")]

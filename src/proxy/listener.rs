@@ -41,11 +41,11 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum ForwarderError {
     /// EADDRINUSE: the kernel does not say who it is.
-    #[error("listen on {0}: another program listens on port {port}, on this address or on all", port = .0.port())]
+    #[error("listen on {0}: another program listens on port {port}, on this address or on all addresses", port = .0.port())]
     InUse(SocketAddr),
     /// EACCES (`__inet_bind`, net/ipv4/af_inet.c): the port is below net.ipv4.ip_unprivileged_port_start.
     #[error(
-        "listen on {0}: port {port} is reserved for the privileged; give the daemon CAP_NET_BIND_SERVICE",
+        "listen on {0}: port {port} is privileged; grant the daemon CAP_NET_BIND_SERVICE",
         port = .0.port()
     )]
     Reserved(SocketAddr),
@@ -364,7 +364,7 @@ mod tests {
         let error = ForwarderError::listening(address, Errno::ACCESS.into());
         assert_eq!(
             error.to_string(),
-            "listen on [fd00::1]:443: port 443 is reserved for the privileged; give the daemon CAP_NET_BIND_SERVICE"
+            "listen on [fd00::1]:443: port 443 is privileged; grant the daemon CAP_NET_BIND_SERVICE"
         );
         let error = ForwarderError::listening(address, Errno::PERM.into());
         assert_eq!(error.to_string(), "listen on [fd00::1]:443");

@@ -25,7 +25,7 @@ use crate::proxy::Forward;
 /// A commit that takes longer is blocked by another program's transaction. Flows of a dead backend are terminated without it.
 const COMMIT_PATIENCE: Duration = Duration::from_millis(500);
 /// Why the forwarder takes over while a commit is still under way.
-const COMMIT_BLOCKED: &str = "another program holds nf_tables for longer than 10 s";
+const COMMIT_BLOCKED: &str = "another program has locked nf_tables for longer than 10 s";
 
 impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
     pub(super) async fn commit(

@@ -29,7 +29,7 @@ impl Mode {
     /// Why rules are active, where they are.
     fn why_rules(self) -> Option<&'static str> {
         match self {
-            Self::Auto => Some("--mode auto: the kernel takes the rules"),
+            Self::Auto => Some("--mode auto: the kernel accepts the rules"),
             Self::Nftables => Some("--mode nftables"),
             Self::Forwarder => None,
         }

@@ -175,7 +175,7 @@ pub fn links_in_other_netns(kinds: &'static [&'static str], limit: Duration) -> 
         }
         found
     })?;
-    let found = search.join().map_err(|_| io::Error::other("the thread that looked for them"))?;
+    let found = search.join().map_err(|_| io::Error::other("the thread that searches for them"))?;
     incomplete = incomplete.or(found.incomplete);
     Ok(OtherNetnsLinks { links: found.links, incomplete })
 }

@@ -63,9 +63,8 @@ impl TunDevice {
             Ok((tun, index))
         });
         let (tun, index) = opened.await.map_err(|source| HostError {
-            action:
-                "make a tun device for the virtual IP (is the kernel module tun there, and /dev/net/tun?)"
-                    .to_owned(),
+            action: "create a tun device for the virtual IP (check the kernel module tun and /dev/net/tun)"
+                .to_owned(),
             source,
             partial: false,
         })?;
@@ -188,7 +187,7 @@ impl LocalVips {
             ignore_absent(self.requests.send(|handle| handle.rule().del(rule).execute()).await)
                 .map_err(|e| failed("delete a routing rule", e))?;
         }
-        closed.map_err(|e| failed("remove the forwarder's device", e))?;
+        closed.map_err(|e| failed("remove the device of the forwarder", e))?;
         Ok(had || found)
     }
 
@@ -241,9 +240,7 @@ impl LocalVips {
             let others = is_local(&route) && output_interface(&route) != Some(own);
             if let Some(ip) = ip.filter(|_| others && u32::from(route.header.table) == LOCAL_TABLE) {
                 ignore_absent(self.requests.send(|handle| handle.route().del(route).execute()).await)
-                    .map_err(|e| {
-                        failed(format!("delete the local route to {ip} of a daemon that drains"), e)
-                    })?;
+                    .map_err(|e| failed(format!("delete the local route to {ip} of a draining daemon"), e))?;
             }
         }
         Ok(())
@@ -273,12 +270,12 @@ impl LocalVips {
         added.map_err(|e| match e.raw_os_error() {
             Some(EACCES | EINVAL) if ip.is_ipv6() => failed(
                 format!(
-                    "make {ip} local to this node (is IPv6 off for new devices, and /proc/sys read-only? \
+                    "add {ip} as a local address (if IPv6 is disabled for new devices and /proc/sys is read-only, set \
                      sysctl net.ipv6.conf.default.disable_ipv6=0)"
                 ),
                 e,
             ),
-            _ => failed(format!("make {ip} local to this node"), e),
+            _ => failed(format!("add {ip} as a local address"), e),
         })
     }
 

@@ -88,8 +88,8 @@ impl Node {
             return Ok(None);
         };
         let action = format!(
-            "reach {vip} from this node itself: the routing rule of priority {priority} says {action} (ip rule show); \
-             Pods are not concerned"
+            "route {vip} from this node: the routing rule of priority {priority} has the action {action} (ip rule show); \
+             Pods are not affected"
         );
         Ok(Some(failed(action, io::Error::from(io::ErrorKind::HostUnreachable))))
     }

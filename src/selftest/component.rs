@@ -82,24 +82,24 @@ impl Component {
     /// One sentence for people.
     pub fn sentence(self) -> &'static str {
         match self {
-            Self::Rules => "the kernel's rules of apivip lead to an apiserver",
-            Self::Forwarder => "the forwarder of apivip carries the connection",
+            Self::Rules => "the nftables rules of apivip redirect the connection to an API server",
+            Self::Forwarder => "the forwarder of apivip proxies the connection",
             Self::OtherProgramDnat => {
-                "another program's rules translate the virtual IP before apivip's do (kube-proxy, or a table with an earlier priority)"
+                "the rules of another program translate the virtual IP before those of apivip (kube-proxy, or a table with an earlier priority)"
             }
             Self::LocalListener => {
-                "a program of this host listens on the virtual IP and takes its connections"
+                "a program on this host listens on the virtual IP and accepts its connections"
             }
             Self::BeforeNetfilter => {
-                "something below netfilter chooses the apiserver, such as a socket load balancer (Cilium's), and apivip's rules see no packet"
+                "a component before netfilter selects the API server, such as the socket load balancer of Cilium, so the rules of apivip see no packet"
             }
             Self::Network => {
-                "nothing on this host translates the virtual IP: a machine that has the address takes the connection"
+                "nothing on this host translates the virtual IP: a machine that has the address accepts the connection"
             }
             Self::OtherProgramReject => {
-                "another program's rules reject this node's own connections while the forwarder serves the virtual IP, as kube-proxy's do in nftables mode"
+                "the rules of another program reject connections from this node while the forwarder serves the virtual IP, as those of kube-proxy do in nftables mode"
             }
-            Self::Unknown => "what took the connection could not be seen",
+            Self::Unknown => "the component that accepted the connection is unknown",
         }
     }
 }

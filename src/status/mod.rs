@@ -140,29 +140,30 @@ fn summary(report: &Report) -> String {
     use crate::model::report::Phase;
     match report.phase {
         Phase::Starting => {
-            "the API has not been read yet; rules of an earlier run, if any, still stand".to_owned()
+            "Waiting for the first response of the API. Rules of an earlier run, if any, stay in place"
+                .to_owned()
         }
         Phase::Waiting => {
-            "the API publishes nothing that can be programmed; the node was left as it was".to_owned()
+            "The API publishes nothing that can be programmed. The node is unchanged".to_owned()
         }
         Phase::Programmed if report.view.as_ref().is_some_and(|view| !view.snapshot.is_published()) => {
-            "the kernel has what seeds and saved state say; the API has not been read yet".to_owned()
+            "Using API servers from seeds and saved state. The API has not been read yet".to_owned()
         }
         Phase::Programmed if report.fail_open.iter().any(FailOpenReason::keeps) => {
-            "the kernel keeps the last good rules where the API publishes none".to_owned()
+            "Using cached API server endpoints".to_owned()
         }
-        Phase::Programmed => "the kernel has what the API publishes and the probes say".to_owned(),
+        Phase::Programmed => "Rules match the current endpoints and health checks".to_owned(),
         Phase::Unrouted => format!(
-            "{}, but a route or routing rule that goes with them could not be made: {}",
+            "{}. apivip could not add a route or routing rule that belongs to this: {}",
             match report.path.as_ref().map(|path| path.in_use) {
-                Some(TrafficPath::Forwarder) => "the daemon forwards connections itself",
-                _ => "the kernel has the rules",
+                Some(TrafficPath::Forwarder) => "The forwarder serves the virtual IPs",
+                _ => "The kernel has the rules",
             },
             report.last_error.as_deref().unwrap_or("no reason given")
         ),
-        Phase::Forwarding => "the daemon forwards connections itself".to_owned(),
+        Phase::Forwarding => "The forwarder serves the virtual IPs".to_owned(),
         Phase::Failed => format!(
-            "the kernel refused the rules, what stood before still stands: {}",
+            "The kernel rejected the rules, the previous state stays in place: {}",
             report.last_error.as_deref().unwrap_or("no reason given")
         ),
     }

@@ -35,7 +35,7 @@ impl Problem {
 }
 
 /// What to do about something that is kept.
-const RETAINED: &str = "the last good ones go on; see what the Service and its EndpointSlices say";
+const RETAINED: &str = "Inspect the Service, its EndpointSlices and the states of the API servers";
 
 /// All of them, critical ones first, and of each severity the most pressing one first. `fail_open`: why something is kept.
 pub(super) fn of(status: &Status, fail_open: &[FailOpenReason]) -> Vec<Problem> {
@@ -75,20 +75,20 @@ fn criticals(status: &Status, unusable: &BTreeSet<Vip>, reasons: &[&FailOpenReas
     let mut add =
         |message: String, action: &str| problems.push(Problem::new(Severity::Critical, message, action));
     if status.phase == "failed" {
-        add(status.summary.clone(), "apivip check tells what this kernel and its rules lack");
+        add(status.summary.clone(), "Run apivip check to find what the kernel or its rules lack");
     }
     for test in status.selftests.iter().filter(|test| !test.ready) {
         let (message, action) = of_selftest(test);
         add(message, action);
     }
     for reason in reasons {
-        add(reason.to_string(), RETAINED);
+        add(capitalized(&reason.to_string()), RETAINED);
     }
     let explained: BTreeSet<Vip> = reasons.iter().filter_map(|reason| of_health(reason)).collect();
     for vip in unusable.difference(&explained) {
         add(
-            format!("no API server of {vip} can be used: none is healthy"),
-            "look at the API servers and the way from this node to them",
+            format!("No API server of {vip} can be used: none is healthy"),
+            "Check the states of the API servers and the network path from this node to them",
         );
     }
     problems
@@ -101,9 +101,9 @@ fn warnings(status: &Status, reasons: &[&FailOpenReason]) -> Vec<Problem> {
     match status.phase.as_str() {
         "unrouted" => add(
             status.summary.clone(),
-            "Pods are served; programs of the node may lack a route to the virtual IP. It is tried again every 5 s",
+            "Pods are served. Programs on this node may have no route to the virtual IP. apivip retries every 5 s",
         ),
-        "starting" | "waiting" => add(status.summary.clone(), "see the state of the API below"),
+        "starting" | "waiting" => add(status.summary.clone(), "Check the state of the API connection"),
         _ => {}
     }
     for test in status.selftests.iter().filter(|test| test.ready && !test.is_ours()) {
@@ -114,37 +114,40 @@ fn warnings(status: &Status, reasons: &[&FailOpenReason]) -> Vec<Problem> {
         if let Some(came) = test.pod_connections_blocked {
             add(
                 format!(
-                    "{came} connections of Pods and other hosts came to {} and none left this node: they are dropped on their way",
+                    "Connections from Pods and other hosts are dropped on this node: {came} arrived for {} and none left",
                     test.vip
                 ),
-                "see what drops them: nft list ruleset and iptables-save, chains of the hook forward; sysctl net.ipv4.ip_forward; nothing, if a network policy keeps those Pods off",
+                "Find what drops them: nft list ruleset and iptables-save, chains of the hook forward; sysctl net.ipv4.ip_forward. No action is needed if a network policy blocks those Pods",
             );
         }
     }
     let path = &status.dataplane;
     if let Some(reason) = path.reason.as_ref().filter(|_| path.fallback_active) {
         add(
-            format!("the forwarder stands in for rules since {}: {reason}", duration(path.since_seconds)),
-            "mend the cause; rules are tried again twice a second",
+            format!(
+                "The forwarder has been active as the fallback for {}: {reason}",
+                duration(path.since_seconds)
+            ),
+            "Fix the cause. apivip retries the rules twice a second",
         );
     }
     if path.accept_paused {
         add(
-            format!("the forwarder takes no more connections, it has {}", path.forwarder_connections),
-            "raise --forwarder-max-connections and the limit of open files",
+            format!("The forwarder accepts no more connections: it has {}", path.forwarder_connections),
+            "Raise --forwarder-max-connections and the limit of open files",
         );
     }
     for reason in reasons {
-        add(reason.to_string(), RETAINED);
+        add(capitalized(&reason.to_string()), RETAINED);
     }
     if let Some(waiting) = status.api.waiting().filter(|_| status.api.state != "synced") {
         add(
-            format!("the API is not read: {waiting}"),
-            "run it by hand to see what it waits for; once that process has ended, it is run again",
+            format!("Cannot read the API: {waiting}"),
+            "Run the plugin by hand to see what it waits for. apivip runs it again after that process has ended",
         );
     } else if status.api.state != "synced" {
-        let error = status.api.last_error.as_deref().unwrap_or("no apiserver has answered yet");
-        add(format!("the API is not read: {error}"), "mend the cause; what is known is used meanwhile");
+        let error = status.api.last_error.as_deref().unwrap_or("no API server has answered yet");
+        add(format!("Cannot read the API: {error}"), "Fix the cause. The last known state stays in use");
     }
     let mut backends: Vec<&BackendStatus> = status.frontends.iter().flat_map(|f| &f.backends).collect();
     backends.sort_by_key(|backend| backend.address);
@@ -161,19 +164,19 @@ fn warnings(status: &Status, reasons: &[&FailOpenReason]) -> Vec<Problem> {
     for (credential, end) in status.api.expiry.dates() {
         let left = end.saturating_sub(now);
         if left < 0 || (left < SOON && credential != "token") {
-            let message = format!("the {}", expiry(credential, left));
-            add(message, "renew it; it is read again within seconds");
+            let message = format!("The {}", expiry(credential, left));
+            add(message, "Renew it. apivip reads it again within seconds");
         }
     }
     for rejection in &status.rejected {
-        add(format!("left out: {rejection}"), "correct it where the endpoints come from");
+        add(format!("Ignored address: {rejection}"), "Correct it at the source of the endpoints");
     }
     if let Some(repair) = status.repairs.latest.first().filter(|repair| repair.seconds_ago < RECENT) {
-        let by = repair.by.as_deref().unwrap_or("somebody");
+        let by = repair.by.as_deref().unwrap_or("An unknown program");
         let ago = duration(repair.seconds_ago);
         add(
-            format!("{by} changed the {} of apivip {ago} ago; it was repaired", repair.object),
-            "keep that program from table inet apivip and from routes with protocol 97",
+            format!("{by} changed the {} of apivip {ago} ago, and apivip repaired the change", repair.object),
+            "Prevent that program from changing table inet apivip and routes with protocol 97",
         );
     }
     problems
@@ -185,12 +188,14 @@ fn of_selftest(test: &SelfTestStatus) -> (String, &'static str) {
     let seen = seen.map(|seen| format!("; {seen}")).unwrap_or_default();
     let action = match (test.answered_by.as_deref(), test.is_ours()) {
         (Some("other_program_reject"), _) => {
-            "mend why the forwarder stands in; Pods are served, and programs of the node at --listen"
+            "Fix what prevents the nftables rules. Pods are served, and programs on this node can use --listen"
         }
-        (_, false) => "take the virtual IP out of what the line names, or leave it to that and stop apivip",
-        _ => "see which apiservers are up below, and the way from this node to them",
+        (_, false) => {
+            "Remove the virtual IP from the named component, or leave it to that component and stop apivip"
+        }
+        _ => "Check the states of the API servers and the network path from this node to them",
     };
-    (format!("a connection of this node to {} {}{seen}", test.vip, test.result()), action)
+    (format!("Connection from this node to {} {}{seen}", test.vip, test.result()), action)
 }
 
 /// Problems with the daemon's credentials, one for all apiservers that answer alike.
@@ -205,14 +210,26 @@ fn of_authentication(backends: &[&BackendStatus]) -> Vec<(String, &'static str)>
     };
     let refused = those(|backend| backend.authentication.as_deref() == Some("refused")).map(|who| {
         let message =
-            format!("the daemon's credentials are refused (401) by {who}, which are asked without any");
-        (message, "renew the credentials; until then each question costs them a connection of its own")
+            format!("API servers reject the credentials of apivip (401) and are probed without them: {who}");
+        (
+            message,
+            "Renew the credentials. Until then, each request without them needs a connection of its own",
+        )
     });
     let unknown = those(|backend| backend.readiness_known == Some(false)).map(|who| {
-        let message = format!("whether these are ready is unknown, and taken for granted: {who}");
-        (message, "let the daemon's user get /readyz, as the ClusterRole system:public-info-viewer does")
+        let message = format!("Readiness is unknown and assumed: {who}");
+        (
+            message,
+            "Allow the user of apivip to get /readyz, as the ClusterRole system:public-info-viewer does",
+        )
     });
     refused.into_iter().chain(unknown).collect()
+}
+
+/// The same with a capital letter at the beginning.
+fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map(|first| first.to_uppercase().chain(characters).collect()).unwrap_or_default()
 }
 
 fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {
@@ -223,36 +240,40 @@ fn of_backend(backend: &BackendStatus) -> Option<(String, &'static str)> {
         return None;
     }
     if let Some(seconds) = backend.hold_down_seconds {
-        let message =
-            format!("{address} failed repeatedly; it answers, and is held down for {seconds}s more");
-        return Some((message, "look why it comes and goes"));
+        let message = format!(
+            "{address} failed repeatedly. It answers again and stays in hold-down for {seconds}s more"
+        );
+        return Some((message, "Find out why it fails and recovers repeatedly"));
     }
     match backend.state.as_str() {
         "suspect" => {
             let reason = backend.failure.as_deref().unwrap_or("no answer");
-            let kept = backend.reset_withheld.map(|why| format!("; its connections are left alone: {why}"));
-            let action = "look at that apiserver and the way to it; new connections go to others";
+            let kept = backend.reset_withheld.map(|why| format!("; its connections are not reset: {why}"));
+            let action = "Check that API server and the network path to it. New connections use the others";
             Some((
-                format!("{address} does not answer for {since}: {reason}{}", kept.unwrap_or_default()),
+                format!("{address} has not answered for {since}: {reason}{}", kept.unwrap_or_default()),
                 action,
             ))
         }
         "failed" => {
-            let action =
-                "look at that apiserver and the way to it; its clients were told, and others serve them";
-            Some((format!("{address} is gone for {since}"), action))
+            let action = "Check that API server and the network path to it. Its connections were reset, and new ones use the others";
+            Some((format!("{address} failed {since} ago"), action))
         }
         "late" => {
-            let action = "see what keeps it busy; it keeps its connections";
-            Some((format!("{address} answers late for {since}"), action))
+            let action = "Find out why it is slow. It keeps its connections";
+            Some((format!("{address} has answered late for {since}"), action))
         }
         "draining" => {
-            let action = "ask it why, at /readyz?verbose; it keeps its connections and gets no new ones";
-            Some((format!("{address} is alive but not ready for {since}"), action))
+            let action =
+                "Query its /readyz?verbose for the reason. It keeps its connections and gets no new ones";
+            Some((format!("{address} has been alive but not ready for {since}"), action))
         }
         _ => {
             let reason = backend.failure.as_deref()?;
-            Some((format!("probes of {address} fail: {reason}"), "look at that apiserver and the way to it"))
+            Some((
+                format!("Probes of {address} fail: {reason}"),
+                "Check that API server and the network path to it",
+            ))
         }
     }
 }

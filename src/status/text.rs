@@ -74,7 +74,7 @@ impl Text {
     fn path(&mut self, status: &Status) {
         let path = &status.dataplane;
         let (count, since) = (path.forwarder_connections, duration(path.since_seconds));
-        let owned = if path.table_owned { ", no other program may change the table" } else { "" };
+        let owned = if path.table_owned { ", other programs cannot change the table" } else { "" };
         let reason = path.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         match path.in_use.as_str() {
             "nftables" => self.line("dataplane", &format!("nftables for {since}{reason}{owned}")),
@@ -85,7 +85,9 @@ impl Text {
         }
         match path.in_use.as_str() {
             "forwarder" => {}
-            _ if path.draining => self.line("", &format!("{count} connections of the forwarder drain")),
+            _ if path.draining => {
+                self.line("", &format!("{count} connections of the forwarder are draining"))
+            }
             _ if count > 0 => self.line("", &format!("{count} connections through the forwarder")),
             _ => {}
         }
@@ -115,7 +117,7 @@ impl Text {
             return;
         }
         if let Some(seconds) = api.last_event_seconds_ago {
-            self.line("", &format!("last heard of {} ago", duration(seconds)));
+            self.line("", &format!("last event {} ago", duration(seconds)));
         }
     }
 
@@ -137,7 +139,7 @@ impl Text {
         let affinity = if frontend.client_affinity { ", by client address" } else { "" };
         let _ = write!(text, " of {}{affinity}", status.service);
         if self.form.wide && !frontend.local_route_allowed {
-            text.push_str(", no guard: an interface has this address");
+            text.push_str(", no local route: a network interface has this address");
         }
         self.line("virtual IP", &text);
         let mut columns = Columns::new(INDENT, self.form.colour);
@@ -190,7 +192,7 @@ impl Text {
     fn repairs(&mut self, status: &Status) {
         let shown = if self.form.wide { usize::MAX } else { LAST };
         for repair in status.repairs.latest.iter().take(shown) {
-            let by = repair.by.as_deref().unwrap_or("somebody");
+            let by = repair.by.as_deref().unwrap_or("an unknown program");
             let ago = duration(repair.seconds_ago);
             self.line("repaired", &format!("{} {ago} ago: changed by {by}", repair.object));
         }
@@ -237,12 +239,13 @@ pub fn note(backend: &BackendStatus) -> String {
 
 fn remarks(backend: &BackendStatus) -> Vec<String> {
     let failure = backend.failure.as_ref().map(|reason| format!("probes fail: {reason}"));
-    let held = backend.hold_down_seconds.map(|seconds| format!("answers again, held down for {seconds}s"));
+    let held =
+        backend.hold_down_seconds.map(|seconds| format!("answers again, hold-down for {seconds}s more"));
     let is_spared = !backend.used && backend.state == "healthy";
-    let spared = is_spared.then(|| "spared by --balance".to_owned());
+    let spared = is_spared.then(|| "not selected by --balance".to_owned());
     let authentication = match backend.authentication.as_deref() {
-        Some("anonymous") => Some("asked without credentials".to_owned()),
-        Some("refused") => Some("refuses the daemon's credentials".to_owned()),
+        Some("anonymous") => Some("probed without credentials".to_owned()),
+        Some("refused") => Some("rejects the credentials of apivip".to_owned()),
         _ => None,
     };
     let unknown = (backend.readiness_known == Some(false)).then(|| "readiness unknown".to_owned());

@@ -239,34 +239,34 @@ impl Server {
     /// Reads the `server` of a kubeconfig. Whatever is wrong with it is an error, and nothing is left out silently.
     pub(crate) fn of_url(url: &str) -> Result<Self, String> {
         if url.contains('@') {
-            return Err(
-                "its server holds a name or a password; only those of the user entry are used".to_owned()
-            );
+            return Err("its server contains a user name or a password; set them in the user entry instead"
+                .to_owned());
         }
         let wrong = |why: &str| format!("its server {url:?} is not a URL of the form https://HOST:PORT{why}");
         let uri: Uri = url.parse().map_err(|_| wrong(""))?;
         match uri.scheme_str() {
             Some("https") => {}
             Some("http") => {
-                return Err(format!("its server {url} is plain http://; only https:// is accepted"));
+                return Err(format!("its server {url} uses http://; only https:// is accepted"));
             }
             _ => return Err(wrong("")),
         }
         if uri.path() != "/" {
             return Err(format!(
-                "its server {url} has a path, so it is a proxy; name an apiserver itself, as endpoints are dialled \
-                 directly"
+                "its server {url} has a path, so it is a proxy; set the address of an API server, because apivip dials \
+                 endpoints directly"
             ));
         }
         if url.contains(['?', '#']) {
-            return Err(wrong(": remove what follows the port"));
+            return Err(wrong(": remove everything after the port"));
         }
         let authority = uri.authority().map(Authority::as_str).unwrap_or_default();
         let (host, port) = split(authority);
         let port = match port {
             None | Some("") => HTTPS,
-            Some(port) => port_of(port)
-                .ok_or_else(|| wrong(&format!(": {port} is not a port, which is from 1 to 65535")))?,
+            Some(port) => {
+                port_of(port).ok_or_else(|| wrong(&format!(": {port} is not a port from 1 to 65535")))?
+            }
         };
         if !is_host(host) {
             return Err(wrong(": the host is neither a DNS name nor an IP address"));
@@ -280,11 +280,11 @@ impl Server {
         let is_address = bare.parse::<IpAddr>().is_ok();
         if !is_address && !is_host(host) {
             return Err(format!(
-                "the environment variable KUBERNETES_SERVICE_HOST is {host:?}, neither a DNS name nor an IP address"
+                "the environment variable KUBERNETES_SERVICE_HOST is {host:?}, which is neither a DNS name nor an IP address"
             ));
         }
         let port = port_of(port).ok_or_else(|| {
-            format!("the environment variable KUBERNETES_SERVICE_PORT is {port:?}, not a port")
+            format!("the environment variable KUBERNETES_SERVICE_PORT is {port:?}, which is not a port")
         })?;
         Ok(Self { host: bare.to_owned(), port })
     }
@@ -345,7 +345,7 @@ pub enum AccessError {
         cause: String,
     },
     /// A kubeconfig without content.
-    #[error("kubeconfig {} is empty; write it again, for example with kubeadm or kubectl config", path.display())]
+    #[error("kubeconfig {} is empty; create it again, for example with kubeadm or kubectl config", path.display())]
     Empty {
         /// The kubeconfig.
         path: PathBuf,
@@ -389,9 +389,7 @@ pub enum AccessError {
         problem: String,
     },
     /// Not in a Pod, or in one without a service account.
-    #[error(
-        "{problem}; this is how a Pod reaches the API: outside of a Pod name a kubeconfig with --kubeconfig FILE"
-    )]
+    #[error("not running in a Pod with a service account: {problem}; set --kubeconfig FILE")]
     NotInCluster {
         /// What is absent.
         problem: String,
@@ -423,8 +421,8 @@ mod tests {
             ("https://192.0.2.11:0", "0 is not a port"),
             ("https://192.0.2.11:+443", "https://HOST:PORT"),
             ("https://192.0.2.11:64x3", "https://HOST:PORT"),
-            ("https://192.0.2.11:6443?x=1", "remove what follows the port"),
-            ("https://192.0.2.11:6443/#x", "remove what follows the port"),
+            ("https://192.0.2.11:6443?x=1", "remove everything after the port"),
+            ("https://192.0.2.11:6443/#x", "remove everything after the port"),
             ("https://192.0.2.311:6443", "neither a DNS name nor an IP address"),
             ("https://[192.0.2.11]:6443", "https://HOST:PORT"),
             ("https://[2001:db8::1:6443", "https://HOST:PORT"),

@@ -61,8 +61,8 @@ pub(crate) fn impersonation(
     let mut headers = HeaderMap::new();
     let mut add = |name: HeaderName, value: &str, field: &str| -> Result<(), String> {
         let value = HeaderValue::from_str(value)
-            .map_err(|_| format!("its {field} holds characters that no HTTP header has"))?;
-        headers.try_append(name, value).map(drop).map_err(|_| format!("its {field} holds too many values"))
+            .map_err(|_| format!("its {field} contains characters that are invalid in an HTTP header"))?;
+        headers.try_append(name, value).map(drop).map_err(|_| format!("its {field} contains too many values"))
     };
     if let Some(user) = user {
         add(HeaderName::from_static("impersonate-user"), user, "as")?;
@@ -75,7 +75,7 @@ pub(crate) fn impersonation(
     }
     for (key, values) in extra {
         let name = HeaderName::try_from(format!("impersonate-extra-{}", header_name_part(key)))
-            .map_err(|_| "its as-user-extra holds a key that is too long".to_owned())?;
+            .map_err(|_| "its as-user-extra contains a key that is too long".to_owned())?;
         for value in values.iter().flatten() {
             add(name.clone(), value, "as-user-extra")?;
         }
@@ -144,7 +144,7 @@ impl std::fmt::Debug for Token {
 fn read_token(path: &Path) -> Result<HeaderValue, String> {
     let bytes = read_file(path)?;
     let token = std::str::from_utf8(&bytes).ok().and_then(bearer);
-    token.ok_or_else(|| "it does not hold a token".to_owned())
+    token.ok_or_else(|| "it does not contain a token".to_owned())
 }
 
 /// Refuses a token that is only the begin of one: JSON Web Tokens of one issuer and key have the same header and
@@ -157,12 +157,12 @@ fn reject_partial(last: &HeaderValue, read: HeaderValue) -> Result<HeaderValue, 
     };
     match (parts(last), parts(&read)) {
         (Some((last, length)), Some((header, signature))) if last == header && signature < length => {
-            Err("it is only half written".to_owned())
+            Err("it is written only in part".to_owned())
         }
         (Some((header, _)), None)
             if read.as_bytes().starts_with(&header) || header.starts_with(read.as_bytes()) =>
         {
-            Err("it is only half written".to_owned())
+            Err("it is written only in part".to_owned())
         }
         _ => Ok(read),
     }
@@ -173,7 +173,7 @@ fn reject_partial(last: &HeaderValue, read: HeaderValue) -> Result<HeaderValue, 
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let metadata = std::fs::metadata(path).map_err(|error| file_error(&error))?;
     if metadata.is_dir() {
-        return Err("it is a directory; name a file".to_owned());
+        return Err("it is a directory; set a file".to_owned());
     }
     if !metadata.is_file() {
         return Err("it is not a regular file".to_owned());
@@ -182,7 +182,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| file_error(&error))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("it is larger than {} MiB; name another file", MAX_FILE_BYTES >> 20));
+        return Err(format!("it is larger than {} MiB; set another file", MAX_FILE_BYTES >> 20));
     }
     Ok(bytes)
 }
@@ -190,7 +190,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 fn file_error(error: &Error) -> String {
     match error.kind() {
         ErrorKind::NotFound => "no such file; correct the path".to_owned(),
-        ErrorKind::PermissionDenied => "permission denied; let this user read it".to_owned(),
+        ErrorKind::PermissionDenied => "permission denied; allow this user to read it".to_owned(),
         _ => error.to_string(),
     }
 }
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(headers.get_all("impersonate-group").iter().count(), 2);
         assert_eq!(headers.get_all("impersonate-extra-example.com%2f%c3%84").iter().count(), 2);
         let error = impersonation(Some("a\nb"), None, &[], &BTreeMap::new()).unwrap_err();
-        assert_eq!(error, "its as holds characters that no HTTP header has");
+        assert_eq!(error, "its as contains characters that are invalid in an HTTP header");
     }
 
     #[test]
@@ -235,9 +235,9 @@ mod tests {
         let large = folder.path().join("large");
         std::fs::File::create(&large).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
         let cases = [
-            (folder.path(), "it is a directory; name a file"),
+            (folder.path(), "it is a directory; set a file"),
             (Path::new("/dev/zero"), "it is not a regular file"),
-            (&large, "it is larger than 1 MiB; name another file"),
+            (&large, "it is larger than 1 MiB; set another file"),
             (&folder.path().join("none"), "no such file; correct the path"),
         ];
         for (path, cause) in cases {
@@ -249,6 +249,6 @@ mod tests {
     #[test]
     fn forbidden_file_is_reported_with_what_to_do() {
         let denied = Error::from(ErrorKind::PermissionDenied);
-        assert_eq!(file_error(&denied), "permission denied; let this user read it");
+        assert_eq!(file_error(&denied), "permission denied; allow this user to read it");
     }
 }

@@ -48,13 +48,13 @@ impl ClientCertificate {
     pub(crate) fn of_pem(certificate: &[u8], key: &[u8]) -> Result<Self, String> {
         let chain = CertificateDer::pem_slice_iter(certificate)
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| "the client certificate is damaged: it is not PEM to its end".to_owned())?;
-        let leaf = chain.first().ok_or("the client certificate holds no certificate in PEM form")?;
+            .map_err(|_| "the client certificate is damaged: it contains invalid PEM".to_owned())?;
+        let leaf = chain.first().ok_or("the client certificate contains no certificate in PEM format")?;
         let key = private_key(key)?;
         // Version 1, as openssl makes it unless told otherwise, is good enough for a client: nothing of it is used here
         // but its key.
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| {
-            "the client certificate is damaged: what is in its PEM is no certificate".to_owned()
+            "the client certificate is damaged: its PEM contains no valid certificate".to_owned()
         })?;
         let public = parsed.public_key();
         let signing = any_supported_type(&key).map_err(|_| unusable(public))?;
@@ -62,7 +62,7 @@ impl ClientCertificate {
             let same = SubjectPublicKeyInfo::from_der(&own)
                 .is_ok_and(|(_, own)| own.subject_public_key.data == public.subject_public_key.data);
             if !same {
-                return Err("the client key does not match the client certificate; take both from the same \
+                return Err("the client key does not match the client certificate; use both from the same \
                             renewal"
                     .to_owned());
             }
@@ -87,28 +87,28 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     let has = |words: &[u8]| pem.windows(words.len()).any(|window| window == words);
     if has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED") {
         return Err(
-            "the client key is encrypted, and there is nobody to ask for its passphrase; decrypt it with \
+            "the client key is encrypted, and a daemon cannot prompt for its passphrase; decrypt it with \
                     openssl pkey -in KEY -out NEWKEY"
                 .to_owned(),
         );
     }
     if has(b"-----BEGIN OPENSSH PRIVATE KEY-----") {
         return Err(
-            "the client key is one of OpenSSH; convert it with ssh-keygen -p -m PKCS8 -f KEY".to_owned()
+            "the client key is in OpenSSH format; convert it with ssh-keygen -p -m PKCS8 -f KEY".to_owned()
         );
     }
     let mut keys = <(SectionKind, Vec<u8>)>::pem_slice_iter(pem).filter_map(|section| match section {
         Ok((kind, der)) => PrivateKeyDer::from_pem(kind, der).map(Ok),
-        Err(_) => Some(Err("the client key is damaged: it is not PEM to its end".to_owned())),
+        Err(_) => Some(Err("the client key is damaged: it contains invalid PEM".to_owned())),
     });
-    keys.next().unwrap_or_else(|| Err("the client key holds no private key in PEM form".to_owned()))
+    keys.next().unwrap_or_else(|| Err("the client key contains no private key in PEM format".to_owned()))
 }
 
 /// Why a key cannot be used, by the certificate that goes with it.
 fn unusable(public: &SubjectPublicKeyInfo<'_>) -> String {
     match KeyKind::of(public).problem() {
         Some(kind) => format!(
-            "the client key is {kind}, which cannot be used here; have the client certificate made for {USABLE}"
+            "the client key is {kind}, which is not supported; issue the client certificate for {USABLE}"
         ),
         None => format!("the client key cannot be used: it is damaged, or not {USABLE}"),
     }
@@ -245,7 +245,7 @@ impl KeyKind {
                 () if curve == known::OID_NIST_EC_P521 => Self::Other("ECDSA on P-521".to_owned()),
                 () => Self::Other(format!("ECDSA on the curve {curve}")),
             },
-            _ => Self::Other(format!("of the kind {algorithm}")),
+            _ => Self::Other(format!("of type {algorithm}")),
         }
     }
 
@@ -283,12 +283,12 @@ pub(crate) fn signature_problem(
 ) -> Option<String> {
     let key = KeyKind::of(issuer);
     if let Some(problem) = key.problem() {
-        return Some(format!("its issuer's key is {problem}, which cannot be verified here; use {USABLE}"));
+        return Some(format!("the key of its issuer is {problem}, which is not supported; use {USABLE}"));
     }
     let AlgorithmIdentifier { algorithm, .. } = &certificate.signature_algorithm;
     (!key.takes(algorithm)).then(|| {
         format!(
-            "it is signed with {}, which cannot be verified here; sign it with SHA-256",
+            "it is signed with {}, which is not supported; sign it with SHA-256",
             signature_name(algorithm)
         )
     })

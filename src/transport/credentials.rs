@@ -56,7 +56,7 @@ impl Authorization {
         let mut last = renewed.last.lock().await;
         if last.1.saturating_sub(RENEW_TOKEN_BEFORE) <= unix_now().cast_signed() {
             let answer = exec_plugin::spawn(&renewed.plugin).await??;
-            let token = answer.token.ok_or("the credential plugin gave no token this time")?;
+            let token = answer.token.ok_or("the credential plugin returned no token this time")?;
             *last = (token, answer.expires.unwrap_or(i64::MAX));
         }
         Ok(last.0.clone())

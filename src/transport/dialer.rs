@@ -141,7 +141,7 @@ impl<O: DialOrder> Dialer<O> {
         if failed.attempts.is_empty() && failed.unresolved.is_none() {
             failed.unresolved = Some(match vip_skipped {
                 true => format!("{} is the virtual IP, and no seed could be resolved yet", self.server),
-                false => format!("the name {} stands for no address", self.server.host),
+                false => format!("the name {} has no address", self.server.host),
             });
         }
         Err(failed)
@@ -242,7 +242,7 @@ impl std::fmt::Display for DialError {
         // only when it changes.
         let mut attempts: Vec<_> = self.attempts.iter().collect();
         attempts.sort();
-        f.write_str("no apiserver can be reached")?;
+        f.write_str("no API server can be reached")?;
         let mut separator = ": ";
         for (address, cause) in attempts {
             write!(f, "{separator}{address}: {cause}")?;
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(one.to_string(), other.to_string());
         assert_eq!(
             one.to_string(),
-            "no apiserver can be reached: 192.0.2.11:6443: refused; 192.0.2.12:6443: no answer within 3 s"
+            "no API server can be reached: 192.0.2.11:6443: refused; 192.0.2.12:6443: no answer within 3 s"
         );
     }
 }

@@ -112,32 +112,39 @@ fn read_limited(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
 /// Reads what a plugin wrote: an ExecCredential in JSON or YAML. An empty string is the same as none.
 pub(crate) fn parse_exec_credential(written: &[u8]) -> Result<PluginCredentials, String> {
     let text = std::str::from_utf8(written).map_err(|_| {
-        "what the credential plugin wrote is no ExecCredential: it is not valid UTF-8".to_owned()
+        "the output of the credential plugin is not an ExecCredential: it is not valid UTF-8".to_owned()
     })?;
     let read: ExecCredential = serde_saphyr::from_str(text).map_err(|error| {
-        format!("what the credential plugin wrote is no ExecCredential: {}", redacted_yaml_error(&error))
+        format!(
+            "the output of the credential plugin is not an ExecCredential: {}",
+            redacted_yaml_error(&error)
+        )
     })?;
-    let status = read.status.ok_or("what the credential plugin wrote has no status")?;
+    let status = read.status.ok_or("the output of the credential plugin has no status")?;
     let there = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
     let token = there(status.token)
-        .map(|token| bearer(&token).ok_or("the credential plugin's token holds characters that no token has"))
+        .map(|token| bearer(&token).ok_or("the token of the credential plugin contains invalid characters"))
         .transpose()?;
     let identity = match (there(status.client_certificate_data), there(status.client_key_data)) {
         (Some(certificate), Some(key)) => {
             let identity = ClientCertificate::of_pem(certificate.as_bytes(), key.as_bytes());
-            Some(identity.map_err(|problem| format!("of what the credential plugin gave, {problem}"))?)
+            Some(identity.map_err(|problem| format!("in the output of the credential plugin, {problem}"))?)
         }
         (None, None) => None,
-        (Some(_), None) => return Err("the credential plugin gave a certificate without a key".to_owned()),
-        (None, Some(_)) => return Err("the credential plugin gave a key without a certificate".to_owned()),
+        (Some(_), None) => {
+            return Err("the credential plugin returned a certificate without a key".to_owned());
+        }
+        (None, Some(_)) => {
+            return Err("the credential plugin returned a key without a certificate".to_owned());
+        }
     };
     if token.is_none() && identity.is_none() {
-        return Err("the credential plugin gave neither a token nor a certificate".to_owned());
+        return Err("the credential plugin returned neither a token nor a certificate".to_owned());
     }
     let end = there(status.expiration_timestamp)
         .map(|date| OffsetDateTime::parse(date.trim(), &Rfc3339))
         .transpose()
-        .map_err(|_| "the credential plugin's expirationTimestamp is no date of RFC 3339".to_owned())?;
+        .map_err(|_| "the expirationTimestamp of the credential plugin is not an RFC 3339 date".to_owned())?;
     Ok(PluginCredentials { token, certificate: identity, expires: end.map(OffsetDateTime::unix_timestamp) })
 }
 
@@ -202,7 +209,7 @@ mod tests {
             ExecPlugin { command, args, env: Vec::new(), info: String::new() }.run().unwrap_err()
         };
         assert_eq!(run("head -c 9000000 /dev/zero"), "the credential plugin wrote more than 1 MiB");
-        assert!(run("head -c 9000000 /dev/zero >&2; echo no").contains("is no ExecCredential"));
+        assert!(run("head -c 9000000 /dev/zero >&2; echo no").contains("is not an ExecCredential"));
         assert_eq!(
             run("echo 'ask again' >&2; exit 3"),
             "the credential plugin failed with exit status: 3: ask again"
@@ -215,8 +222,8 @@ mod tests {
         let (certificate, _) = Pki::new("cluster").leaf("node", false);
         for (status, says) in [
             (serde_json::json!({ "token": "" }), "neither a token nor a certificate"),
-            (serde_json::json!({ "token": format!("{SECRET}\n{SECRET}") }), "characters that no token has"),
-            (serde_json::json!({ "token": [SECRET] }), "no ExecCredential"),
+            (serde_json::json!({ "token": format!("{SECRET}\n{SECRET}") }), "contains invalid characters"),
+            (serde_json::json!({ "token": [SECRET] }), "not an ExecCredential"),
             (serde_json::json!({ "token": "t", "expirationTimestamp": SECRET }), "RFC 3339"),
             (serde_json::json!({ "clientCertificateData": certificate }), "a certificate without a key"),
             (serde_json::json!({ "clientKeyData": SECRET }), "a key without a certificate"),

@@ -45,22 +45,22 @@ fn explain_tls(error: &rustls::Error, expected: &ExpectedServer) -> String {
     match error {
         rustls::Error::InvalidCertificate(error) => explain_certificate(error, expected),
         rustls::Error::AlertReceived(alert) if is_about_our_certificate(*alert) => format!(
-            "the server refuses our client certificate ({}): it may have expired or be of another CA",
+            "the server rejects the client certificate ({}): it may have expired, or another CA issued it",
             variant_text(alert)
         ),
         // The server does not say which of them.
         rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => format!(
-            "the server ended the handshake: it has no cipher, or no kind of key, that is used here; its key must be \
+            "the server ended the handshake: it supports no cipher or key type of apivip; its key must be \
              {USABLE}"
         ),
         rustls::Error::AlertReceived(alert) => {
             format!("the server ended the handshake with the alert: {}", variant_text(alert))
         }
         rustls::Error::PeerIncompatible(why) => {
-            format!("the server's TLS cannot be used: {}", variant_text(why))
+            format!("the TLS of the server is not supported: {}", variant_text(why))
         }
         rustls::Error::PeerMisbehaved(why) => {
-            format!("the server breaks the rules of TLS: {}", variant_text(why))
+            format!("the server violates the TLS protocol: {}", variant_text(why))
         }
         rustls::Error::InvalidMessage(_) => "the server does not speak TLS".to_owned(),
         rustls::Error::General(why) => format!("TLS: {why}"),
@@ -75,27 +75,27 @@ fn explain_certificate(error: &CertificateError, ExpectedServer { name, ca }: &E
     }
     match error {
         Bad::UnknownIssuer | Bad::BadSignature => format!(
-            "its certificate is not signed by the cluster CA ({ca}): this is another cluster's server, or the CA was \
+            "its certificate is not signed by the cluster CA ({ca}): the server belongs to another cluster, or the CA was \
              replaced"
         ),
         Bad::Expired | Bad::ExpiredContext { .. } => {
-            "its certificate has expired: renew it there, or correct this node's clock".to_owned()
+            "its certificate has expired: renew it there, or correct the clock of this node".to_owned()
         }
         Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
-            "its certificate is not valid yet: this node's clock or the server's is wrong".to_owned()
+            "its certificate is not valid yet: the clock of this node or of the server is wrong".to_owned()
         }
-        Bad::NotValidForName => format!("its certificate does not carry the name {name}"),
+        Bad::NotValidForName => format!("its certificate does not contain the name {name}"),
         Bad::NotValidForNameContext { presented, .. } if presented.is_empty() => {
-            format!("its certificate does not carry the name {name}; it has no subjectAltName")
+            format!("its certificate does not contain the name {name}; it has no subjectAltName")
         }
         Bad::NotValidForNameContext { presented, .. } => {
             let presented: Vec<String> = presented.iter().map(|name| plain_name(name)).collect();
-            format!("its certificate does not carry the name {name}; it carries {}", presented.join(", "))
+            format!("its certificate does not contain the name {name}; it contains {}", presented.join(", "))
         }
         Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. } => {
-            "its certificate is not for servers: its extendedKeyUsage lacks serverAuth; make it anew with that".to_owned()
+            "its certificate is not for servers: its extendedKeyUsage lacks serverAuth; issue it again with serverAuth".to_owned()
         }
-        other => format!("its certificate is refused: {}; make it anew", variant_text(other)),
+        other => format!("its certificate is rejected: {}; issue it again", variant_text(other)),
     }
 }
 
@@ -123,8 +123,8 @@ fn explain_io(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         io::ErrorKind::ConnectionReset => "connection reset by the server".to_owned(),
-        io::ErrorKind::TimedOut => "the connection is dead: the server stopped answering".to_owned(),
-        io::ErrorKind::UnexpectedEof => "the server closed the connection in the middle".to_owned(),
+        io::ErrorKind::TimedOut => "the connection timed out: the server stopped answering".to_owned(),
+        io::ErrorKind::UnexpectedEof => "the server closed the connection early".to_owned(),
         _ => error.to_string(),
     }
 }

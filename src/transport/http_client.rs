@@ -186,6 +186,6 @@ impl<O: DialOrder> HttpClient<O> {
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        request.body(Full::new(body)).map_err(|error| format!("make a request for {target}: {error}"))
+        request.body(Full::new(body)).map_err(|error| format!("create a request for {target}: {error}"))
     }
 }

@@ -61,7 +61,7 @@ pub(crate) fn parse(
     let roots = read_ca(&pem, &ca)?;
     let mut warnings = check_ca(&roots, &ca, ASN1Time::now())?;
     if !matches!(&cluster.proxy_url, Value::Null) && cluster.proxy_url != "" {
-        let text = "proxy-url of the kubeconfig is ignored: apiservers are dialled directly";
+        let text = "proxy-url of the kubeconfig is ignored: apivip dials API servers directly";
         warnings.push(Warning::Ignored(text.to_owned()));
     }
     let tls_name = cluster.tls_server_name.clone().unwrap_or_else(|| TLS_NAME.to_owned());
@@ -227,7 +227,9 @@ impl File {
             || env.iter().any(|(name, value)| name.contains(['=', '\0']) || holds_nul(value))
             || command.to_string_lossy().contains('\0')
         {
-            return Err("its exec plugin has arguments or variables that no program can be given".to_owned());
+            return Err(
+                "its exec plugin has arguments or variables that cannot be passed to a program".to_owned()
+            );
         }
         let info = exec.provide_cluster_info.unwrap_or_default().then(|| cluster_info(cluster, ca));
         let info = ExecPlugin::info(exec.api_version.as_deref(), info);
@@ -269,12 +271,14 @@ fn check_cluster(cluster: &ClusterEntry) -> Result<Server, String> {
     let server = Server::of_url(cluster.server.as_deref().ok_or("it has no server")?)?;
     if cluster.insecure_skip_tls_verify == Some(true) {
         return Err(
-            "it sets insecure-skip-tls-verify, which is not accepted; give certificate-authority instead"
+            "it sets insecure-skip-tls-verify, which is not accepted; set certificate-authority instead"
                 .into(),
         );
     }
     if cluster.certificate_authority.is_none() && cluster.certificate_authority_data.is_none() {
-        return Err("it has no certificate-authority; name the file that holds the cluster's CA".to_owned());
+        return Err(
+            "it has no certificate-authority; set it to the file with the CA of the cluster".to_owned()
+        );
     }
     Ok(server)
 }
@@ -288,25 +292,25 @@ fn authorization(user: &UserEntry) -> Result<Option<http::HeaderValue>, String> 
         ));
     }
     match (&user.username, &user.token) {
-        (Some(_), Some(_)) => Err("it has a username and a token, of which one can be used".to_owned()),
+        (Some(_), Some(_)) => Err("it has both a username and a token; remove one of them".to_owned()),
         (Some(name), None) => {
             let header = basic(name, user.password.as_deref().unwrap_or_default());
-            header.map(Some).ok_or_else(|| "its username and password cannot be sent".to_owned())
+            header
+                .map(Some)
+                .ok_or_else(|| "its username and password contain characters that cannot be sent".to_owned())
         }
         // One in a file is renewed, so it comes first.
         (None, Some(_)) if user.token_file.is_some() => Ok(None),
         (None, Some(token)) => {
             let header = bearer(token);
-            header
-                .map(Some)
-                .ok_or_else(|| "its token is empty or holds characters that no token has".to_owned())
+            header.map(Some).ok_or_else(|| "its token is empty or contains invalid characters".to_owned())
         }
         (None, None) => Ok(None),
     }
 }
 
 fn decode(field: &str, data: &str) -> Result<Vec<u8>, String> {
-    decode_base64(data).ok_or_else(|| format!("its {field} is not base64; write it with base64 -w0 FILE"))
+    decode_base64(data).ok_or_else(|| format!("its {field} is not base64; create it with base64 -w0 FILE"))
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, AccessError> {
@@ -324,8 +328,8 @@ pub(crate) fn read_ca(pem: &[u8], place: &str) -> Result<Vec<Vec<u8>>, AccessErr
     let ended = String::from_utf8_lossy(pem).matches("-----END CERTIFICATE-----").count();
     match read {
         Ok(ders) if begun == ders.len() => Ok(ders),
-        Err(_) if begun == ended => Err(problem("holds a certificate that is damaged; write the file again")),
-        _ => Err(problem("is cut off, or being written: not every certificate in it is whole")),
+        Err(_) if begun == ended => Err(problem("contains a damaged certificate; create the file again")),
+        _ => Err(problem("is truncated or still being written: it contains an incomplete certificate")),
     }
 }
 
@@ -339,13 +343,13 @@ pub(crate) fn check_ca(ders: &[Vec<u8>], place: &str, now: ASN1Time) -> Result<V
     for (at, der) in ders.iter().enumerate() {
         let broken = |why: &str| {
             problem(format!(
-                "holds a certificate that does not parse, number {} of {}{why}",
+                "contains a certificate that cannot be parsed, number {} of {}{why}",
                 at + 1,
                 ders.len()
             ))
         };
         let (_, certificate) =
-            X509Certificate::from_der(der).map_err(|_| broken("; write the file again"))?;
+            X509Certificate::from_der(der).map_err(|_| broken("; create the file again"))?;
         store
             .add(CertificateDer::from(der.as_slice()))
             .map_err(|error| broken(&format!(": {}", variant_text(&error))))?;
@@ -355,25 +359,28 @@ pub(crate) fn check_ca(ders: &[Vec<u8>], place: &str, now: ASN1Time) -> Result<V
             expired.push((end, subject));
         } else if begin > now {
             warnings.push(Warning::Date(format!(
-                "{place}: {subject} is not valid before {begin}; is this node's clock right?"
+                "{place}: {subject} is not valid before {begin}; check the clock of this node"
             )));
         }
     }
     if ders.is_empty() {
-        return Err(problem("holds no certificate in PEM form; it must be the cluster's CA".to_owned()));
+        return Err(problem(
+            "contains no certificate in PEM format; it must contain the CA of the cluster".to_owned(),
+        ));
     }
     if expired.len() == ders.len()
         && let Some((end, subject)) = expired.iter().max_by_key(|(end, _)| end.timestamp())
     {
         // A wrong clock says the same of a good CA, and what is known of the apiservers can be served meanwhile.
         warnings.push(Warning::Date(format!(
-            "{place}: every certificate in it has expired, the last was {subject}, on {end}: renew it, or correct this \
-             node's clock; no apiserver can be verified until then"
+            "{place}: every certificate in it has expired, the last was {subject}, on {end}: renew it, or correct the clock \
+             of this node; no API server can be verified until then"
         )));
         return Ok(warnings);
     }
     for (end, subject) in expired {
-        let text = format!("{place}: {subject} expired at {end}; others in the bundle have not");
+        let text =
+            format!("{place}: {subject} expired at {end}; other certificates in the bundle have not expired");
         warnings.push(Warning::Date(text));
     }
     Ok(warnings)
@@ -400,16 +407,16 @@ mod tests {
             )
         };
         for (text, says) in [
-            (of(&format!("{{token: [{SECRET}]}}")), "token: something else stands there than"),
-            (of(&format!("{{token: {{a: {SECRET}}}}}")), "token: something else stands there than"),
-            (of(&format!("{{token: {SECRET}}}")), "token: something else stands there than"),
-            (of(&format!("{{exec: {SECRET}}}")), "exec: something else stands there than"),
-            (of(&format!("{{as-user-extra: {{{SECRET}: {SECRET}}}}}")), "as-user-extra: something else"),
+            (of(&format!("{{token: [{SECRET}]}}")), "token: the value is not"),
+            (of(&format!("{{token: {{a: {SECRET}}}}}")), "token: the value is not"),
+            (of(&format!("{{token: {SECRET}}}")), "token: the value is not"),
+            (of(&format!("{{exec: {SECRET}}}")), "exec: the value is not"),
+            (of(&format!("{{as-user-extra: {{{SECRET}: {SECRET}}}}}")), "as-user-extra: the value is not"),
             (of(&format!("\"{SECRET}")), "line"),
             (of(&format!("{SECRET}: [\"")), "line"),
             (of(&format!("{{token: *{SECRET}}}")), ""),
-            (of(&format!("{{exec: {{env: {SECRET}}}}}")), "exec.env: something else stands there than"),
-            (of(&format!("{{token: a, {SECRET}: 1, {SECRET}: 2}}")), "twice"),
+            (of(&format!("{{exec: {{env: {SECRET}}}}}")), "exec.env: the value is not"),
+            (of(&format!("{{token: a, {SECRET}: 1, {SECRET}: 2}}")), "a key is duplicated"),
         ] {
             let error = error_of(&text).unwrap_or_else(|| panic!("{text} is read"));
             assert!(!error.contains(SECRET) && error.contains(says), "{text}: {error}");

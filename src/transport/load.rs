@@ -89,14 +89,15 @@ pub(super) fn load_in_cluster(
     let authority = server.authority().map_err(absent)?;
 
     let ca = folder.join("ca.crt");
-    let place = format!("the service account's CA {}", ca.display());
+    let place = format!("the CA of the service account {}", ca.display());
     let pem = read_file(&ca).map_err(|cause| absent(format!("read {place}: {cause}")))?;
     let roots = read_ca(&pem, &place)?;
     let warnings = check_ca(&roots, &place, ASN1Time::now())?;
 
     let token = folder.join("token");
-    let token = Token::open(&token, kept)
-        .map_err(|cause| absent(format!("read the service account's token {}: {cause}", token.display())))?;
+    let token = Token::open(&token, kept).map_err(|cause| {
+        absent(format!("read the token of the service account {}: {cause}", token.display()))
+    })?;
 
     let expiry = Expiry::of(&roots, None, Some(&token));
     Ok(Access {
@@ -107,7 +108,7 @@ pub(super) fn load_in_cluster(
         tls_name: TLS_NAME.to_owned(),
         server_name: server_name(TLS_NAME).map_err(absent)?,
         token: Some(token),
-        source: format!("the Pod's service account in {}", folder.display()),
+        source: format!("the service account of the Pod in {}", folder.display()),
         ca: place,
         origin: Origin::Pod,
         expiry,

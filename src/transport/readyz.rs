@@ -179,7 +179,7 @@ impl ServerTrust {
 pub fn verify_chain(access: &Access, chain: &[Vec<u8>]) -> Result<(), String> {
     let (verifier, name) = (access.verifier()?, access.server_name());
     let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
-    let (leaf, issuers) = chain.split_first().ok_or("it shows no certificate")?;
+    let (leaf, issuers) = chain.split_first().ok_or("it presents no certificate")?;
     let verified = verifier.verify_server_cert(leaf, issuers, &name, &[], UnixTime::now());
     let expected = ExpectedServer { name: access.tls_name().to_owned(), ca: access.ca().to_owned() };
     verified.map(drop).map_err(|error| explain(&error, &expected))
@@ -256,8 +256,9 @@ async fn steps(inspection: &mut Inspection, trust: Option<ServerTrust>, limit: D
     let answered: io::Result<()> = answered.await;
     inspection.answered = Some(match answered {
         Err(error) => Err(explain(&error, &expected)),
-        Ok(()) => parse_head(&head, unix_now().cast_signed())
-            .ok_or_else(|| "what it answers is not HTTP".to_owned()),
+        Ok(()) => {
+            parse_head(&head, unix_now().cast_signed()).ok_or_else(|| "its answer is not HTTP".to_owned())
+        }
     });
 }
 

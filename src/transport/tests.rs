@@ -174,9 +174,9 @@ async fn unknown_names_are_refused_with_the_known_ones() {
 async fn unusable_clusters_are_refused() {
     let server = "https://[2001:db8::1]:6443";
     let cases = [
-        (server, "http://192.0.2.1:8080", "its server http://192.0.2.1:8080 is plain http://"),
+        (server, "http://192.0.2.1:8080", "its server http://192.0.2.1:8080 uses http://"),
         (server, "192.0.2.1:6443", "is not a URL of the form https://HOST:PORT"),
-        (server, "http://apivip:s3cret@192.0.2.1:6443", "its server holds a name or a password"),
+        (server, "http://apivip:s3cret@192.0.2.1:6443", "its server contains a user name or a password"),
         (server, "https://a b", "is not a URL of the form https://HOST:PORT"),
         (server, "https://rancher.example/k8s/clusters/c-1", "has a path, so it is a proxy"),
         ("server: https", "other: https", "cluster \"here\": it has no server"),
@@ -209,13 +209,13 @@ async fn unusable_users_are_refused() {
     let cases = [
         ("    auth-provider: {name: gcp}\n", "auth-provider \"gcp\" is not supported"),
         ("    exec: {apiVersion: client.authentication.k8s.io/v1}\n", "its exec plugin has no command"),
-        ("    token: \"a\\nb\"\n", "its token is empty or holds characters"),
+        ("    token: \"a\\nb\"\n", "its token is empty or contains invalid characters"),
     ];
     for (user, part) in cases {
         Case::new().replace(credentials, user).fails(None, &["user \"kubelet\": ", part]).await;
     }
     let case = Case::new().replace(credentials, "    tokenFile: token\n").write("token", "\n");
-    case.fails(None, &["read the token file FOLDER/token: it does not hold a token"]).await;
+    case.fails(None, &["read the token file FOLDER/token: it does not contain a token"]).await;
 }
 
 #[tokio::test]

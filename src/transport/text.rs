@@ -52,7 +52,7 @@ pub(crate) fn redacted_field_error(path: &str, error: &serde_json::Error) -> Str
     let path = path.split_inclusive("as-user-extra").next().unwrap_or_default();
     let text = error.to_string();
     match text.rsplit_once(", expected ") {
-        Some((_, expected)) => format!("{path}: something else stands there than {expected}"),
+        Some((_, expected)) => format!("{path}: the value is not {expected}"),
         None => format!("{path}: it cannot be read"),
     }
 }
@@ -66,11 +66,11 @@ pub(crate) fn redacted_yaml_error(error: &YamlError) -> String {
     let what = match inner {
         YamlError::SerdeMissingField { field, .. } => format!("the field {field} is missing"),
         YamlError::SerdeInvalidType { expected, .. } | YamlError::SerdeInvalidValue { expected, .. } => {
-            format!("something else stands there than {expected}")
+            format!("the value is not {expected}")
         }
-        YamlError::Unexpected { expected, .. } => format!("something else stands there than {expected}"),
-        YamlError::DuplicateMappingKey { .. } => "a key is there twice".to_owned(),
-        YamlError::Eof { .. } => "it ends too early".to_owned(),
+        YamlError::Unexpected { expected, .. } => format!("the value is not {expected}"),
+        YamlError::DuplicateMappingKey { .. } => "a key is duplicated".to_owned(),
+        YamlError::Eof { .. } => "it is truncated".to_owned(),
         _ => "it cannot be read".to_owned(),
     };
     match inner.location() {

@@ -51,11 +51,11 @@ pub(crate) fn verifier(roots: &[Vec<u8>], provider: Arc<CryptoProvider>) -> Resu
     for root in roots {
         store
             .add(CertificateDer::from(root.as_slice()))
-            .map_err(|error| format!("a certificate of the CA cannot be used: {}", variant_text(&error)))?;
+            .map_err(|error| format!("a CA certificate cannot be used: {}", variant_text(&error)))?;
     }
     let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider)
         .build()
-        .map_err(|error| format!("no apiserver can be verified: {error}"))?;
+        .map_err(|error| format!("no API server can be verified: {error}"))?;
     Ok(ServerVerifier { webpki, roots: roots.to_vec() })
 }
 
@@ -142,7 +142,7 @@ impl ServerVerifier {
         let parse = |der: &'_ [u8]| X509Certificate::from_der(der).ok().map(|(_, parsed)| parsed.version());
         if parse(leaf).is_some_and(|version| version != X509Version::V3) {
             return Some(
-                "it is of X.509 version 1, which has no place for the server's name: make it anew with a \
+                "it is of X.509 version 1, which cannot contain the name of the server: issue it again with a \
                  subjectAltName (openssl x509 -req -extfile)"
                     .to_owned(),
             );

@@ -61,7 +61,7 @@ fn a_real_control_plane_is_judged_by_what_it_does() -> Result<()> {
     }
     for at in ["10.96.0.1:443", "192.0.2.11:6443", "192.0.2.12:6443", "192.0.2.13:6443"] {
         checked.expect("apiserver-certificate-names", "pass", &[at])?;
-        checked.expect("credentials", "pass", &[at, "taken for apivip"])?;
+        checked.expect("credentials", "pass", &[at, "authenticated as apivip"])?;
         checked.expect("anonymous-discovery", "pass", &[at, "/version"])?;
     }
     // What this control plane is started with, and what is true by default.
@@ -69,7 +69,7 @@ fn a_real_control_plane_is_judged_by_what_it_does() -> Result<()> {
     checked.expect("kubelet-verified", "fail", &["no --kubelet-certificate-authority"])?;
     checked.expect("tunnel-konnectivity", "fail", &["no --egress-selector-config-file"])?;
     // One of three apiservers tells nothing of the others.
-    checked.expect("tunnel-ssh", "unknown", &["no --ssh-user", "other apiservers cannot be read"])?;
+    checked.expect("tunnel-ssh", "unknown", &["no --ssh-user", "other API servers cannot be read"])?;
     // With the daemon's own rights these are not to be known.
     for id in ["redirect-claims", "proxy-https-services"] {
         checked.expect(id, "unknown", &["cannot list resource"])?;
@@ -83,7 +83,7 @@ fn a_real_control_plane_is_judged_by_what_it_does() -> Result<()> {
     let admin = administrator(&mut scenario, &lab)?;
     let run = || audit(&lab, &["--kubeconfig", &admin.display().to_string()]);
     let checked = run()?;
-    checked.expect("authorization-mode", "pass", &["others are not"])?;
+    checked.expect("authorization-mode", "pass", &["other users are not"])?;
     checked.expect("redirect-claims", "pass", &["none of 1 Services"])?;
     checked.expect("proxy-https-services", "pass", &["default/kubernetes"])?;
     for id in ["proxy-nodes", "proxy-pods", "proxy-services"] {
@@ -181,7 +181,11 @@ fn the_least_role_of_the_manual_answers_everything() -> Result<()> {
         checked.expect(id, "pass", &[])?;
     }
     checked.expect("token-binding", "pass", &["to Pod apivip-audit"])?;
-    checked.expect("credentials", "pass", &["taken for system:serviceaccount:kube-system:apivip-audit"])?;
+    checked.expect(
+        "credentials",
+        "pass",
+        &["authenticated as system:serviceaccount:kube-system:apivip-audit"],
+    )?;
     checked.expect("tunnel-konnectivity", "fail", &["Pod kube-system/kube-apiserver-a"])
 }
 

@@ -27,7 +27,7 @@ fn exactly_the_missing_verb_is_named() -> Result<()> {
         "ok",
         &["list services", "watch services", "list endpointslices", "watch endpointslices"],
     )?;
-    checked.expect("api-read", "ok", &["10.96.0.1:443", "1 apiservers"])?;
+    checked.expect("api-read", "ok", &["10.96.0.1:443", "1 API servers"])?;
 
     let client = plane.real()?.client(1);
     let rule = |resource: &str, verbs: &[&str]| json!({"apiGroups": ["", "discovery.k8s.io"], "resources": [resource], "verbs": verbs});

@@ -201,7 +201,7 @@ fn own_dials_blocked(way: Way, numbers: &[u8], verdict: &str, busy: bool) -> Res
     stage.daemon.explain(outcome.expect_uncut(&[]))?;
     // The forwarder's clients are helped by others, and who is asked over connections from before answers.
     if matches!(way, Way::Rules(_)) && verdict == "drop" && numbers.len() < ALL.len() {
-        ensure!(problems.contains("connections are left alone"), "{problems}");
+        ensure!(problems.contains("connections are not reset"), "{problems}");
     }
     Ok(())
 }

@@ -91,7 +91,7 @@ fn expect_cut_off(what: &str, daemon: &mut Daemon, lab: &Lab) -> Result<()> {
     let status = daemon.wait_for_status(what, LIMIT, |status| {
         let problems = problems(status);
         lab.vips().iter().all(|vip| {
-            let vip = format!("came to {} and none left", SocketAddr::new(*vip, SERVICE_PORT));
+            let vip = format!("arrived for {} and none left", SocketAddr::new(*vip, SERVICE_PORT));
             problems.iter().any(|problem| problem.contains(&vip))
         })
     })?;
@@ -114,7 +114,7 @@ fn expect_failing(what: &str, daemon: &mut Daemon, lab: &Lab, reasons: &[&str]) 
         })
     })?;
     println!("{what}: {:?}", problems(&status));
-    let condemned = problems(&status).iter().any(|problem| problem.contains("does not answer for"));
+    let condemned = problems(&status).iter().any(|problem| problem.contains("has not answered for"));
     ensure!(!condemned, "{what} condemned an apiserver: {:#}", status["problems"]);
     Ok(())
 }
@@ -206,7 +206,7 @@ pub(crate) fn are_obstacles_as_the_manual_says(variant: Variant) -> Result<()> {
     let status = daemon.status()?;
     println!("a full conntrack table: {:?}", problems(&status));
     ensure!(
-        !problems(&status).iter().any(|problem| problem.contains("does not answer for")),
+        !problems(&status).iter().any(|problem| problem.contains("has not answered for")),
         "{:#}",
         status["problems"]
     );

@@ -57,7 +57,11 @@ pub(crate) fn leave_the_last_good_rules(variant: Variant) -> Result<()> {
         };
         let status = wait_for_hold(&mut daemon, why, empty)?;
         ensure!(backends_of(&status, vip) == all(&plane), "{why}: {:#}", status["frontends"]);
-        ensure!(status["summary"].to_string().contains("keeps the last good rules"), "{}", status["summary"]);
+        ensure!(
+            status["summary"].to_string().contains("Using cached API server endpoints"),
+            "{}",
+            status["summary"]
+        );
         ensure!(plane.fetch(lab.pod(1), VIP)? == "ok", "{why}: the virtual IP does not answer");
         plane.put_service(&[VIP], false)?;
         plane.publish_apiservers(&[1, 2, 3])?;

@@ -54,7 +54,7 @@ fn every_endpoint_answers_as_documented() -> Result<()> {
     expect(&get(node, "/readyz?verbose")?, 200, &[checks, "readyz check passed\n"])?;
     expect(&get(node, "/healthz?verbose")?, 200, &[checks, "healthz check passed\n"])?;
     expect(&get(node, "/readyz?verbose&exclude=selftest")?, 200, &["[+]selftest excluded: ok\n"])?;
-    expect(&get(node, "/nothing")?, 404, &["there is / /livez /readyz /healthz /metrics /status"])?;
+    expect(&get(node, "/nothing")?, 404, &["available paths: / /livez /readyz /healthz /metrics /status"])?;
 
     let metrics = get(node, "/metrics")?;
     let series = "apivip_selftest_answers_total{component=\"rules\"} ";
@@ -77,11 +77,14 @@ fn every_endpoint_answers_as_documented() -> Result<()> {
         ensure!(head.status == 200 && head.body.is_empty(), "HEAD {path}: {head:#?}");
         let post = admin::ask(node, &["-X", "POST", "-d", "x"], path)?;
         ensure!(post.status == 405 && post.head.to_lowercase().contains("allow: get, head"), "{post:#?}");
-        ensure!(!on_socket(node, &daemon, path)?.contains("there is"), "{path} is missing on the socket");
+        ensure!(
+            !on_socket(node, &daemon, path)?.contains("available paths"),
+            "{path} is missing on the socket"
+        );
     }
     let mode = fs::metadata(daemon.run_dir().join("apivip.sock"))?.permissions().mode() & 0o7777;
     ensure!(mode == 0o600, "the socket's mode is {mode:o}");
-    ensure!(on_socket(node, &daemon, "/nothing")?.contains("there is"), "the socket knows /nothing");
+    ensure!(on_socket(node, &daemon, "/nothing")?.contains("available paths"), "the socket knows /nothing");
 
     // Nobody answers any more, and so the virtual IP does not; the daemon itself is well.
     scenario.plane.kill_all(&[1, 2, 3])?;

@@ -20,8 +20,8 @@ fn a_good_apiserver_passes_and_each_bad_way_at_the_door_is_noticed() -> Result<(
     let good = || stage.good();
     let checked = stage.of(good()?)?;
     expect(&checked, &[])?;
-    checked.expect("anonymous-discovery", "pass", &["/version, /livez, /readyz, no discovery"])?;
-    checked.expect("token-lifetime", "fail", &["never ends"])?;
+    checked.expect("anonymous-discovery", "pass", &["/version, /livez, /readyz, but no discovery"])?;
+    checked.expect("token-lifetime", "fail", &["never expires"])?;
     checked.expect("token-audience", "pass", &["api"])?;
 
     let open = |path: &'static str| -> Result<Options> { Ok(Options { public: vec![path], ..good()? }) };
@@ -31,16 +31,16 @@ fn a_good_apiserver_passes_and_each_bad_way_at_the_door_is_noticed() -> Result<(
             ("anonymous-discovery", "fail", "/api, /apis"),
             ("anonymous-objects", "fail", "/api/v1/namespaces, /api/v1/nodes"),
             // A path that begins like the others: whoever is nobody may read any, and nothing tells a stranger from nobody.
-            ("foreign-client-certificate", "pass", "refused"),
+            ("foreign-client-certificate", "pass", "rejected"),
             ("basic-auth", "pass", ""),
         ],
     )?;
     expect(&stage.of(open("/openapi")?)?, &[("anonymous-discovery", "fail", "/openapi/v2")])?;
     expect(&stage.of(Options { anonymous: false, ..good()? })?, &[])?;
     let foreign = Options { any_certificate: true, ..good()? };
-    expect(&stage.of(foreign)?, &[("foreign-client-certificate", "fail", "may read any path")])?;
+    expect(&stage.of(foreign)?, &[("foreign-client-certificate", "fail", "can read any path")])?;
     let believing = Options { any_token: true, ..good()? };
-    expect(&stage.of(believing)?, &[("damaged-token", "fail", "taken for whoever")])?;
+    expect(&stage.of(believing)?, &[("damaged-token", "fail", "authenticated as whoever")])?;
     expect(&stage.of(Options { basic: true, ..good()? })?, &[("basic-auth", "fail", "Basic")])?;
     for port in [8080, 8001] {
         let plain = Options { plain: Some(port), ..good()? };
@@ -51,20 +51,20 @@ fn a_good_apiserver_passes_and_each_bad_way_at_the_door_is_noticed() -> Result<(
     }
     let stranger = Options { known: Vec::new(), ..good()? };
     let checked = stage.of(stranger)?;
-    expect(&checked, &[("credentials", "fail", "refused (401)")])?;
-    checked.expect("authorization-mode", "unknown", &["does not know these credentials"])
+    expect(&checked, &[("credentials", "fail", "rejected (401)")])?;
+    checked.expect("authorization-mode", "unknown", &["rejects these credentials"])
 }
 
 #[test]
 fn certificates_that_are_bad_are_noticed_and_no_credentials_are_shown_to_them() -> Result<()> {
     let stage = Stage::start()?;
     let unasked = [
-        ("foreign-client-certificate", "unknown", "nothing is asked"),
-        ("anonymous-discovery", "unknown", "nothing is asked"),
-        ("anonymous-objects", "unknown", "nothing is asked"),
-        ("basic-auth", "unknown", "nothing is asked"),
-        ("credentials", "unknown", "nothing is asked"),
-        ("damaged-token", "unknown", "nothing is asked"),
+        ("foreign-client-certificate", "unknown", "the audit sends no request"),
+        ("anonymous-discovery", "unknown", "the audit sends no request"),
+        ("anonymous-objects", "unknown", "the audit sends no request"),
+        ("basic-auth", "unknown", "the audit sends no request"),
+        ("credentials", "unknown", "the audit sends no request"),
+        ("damaged-token", "unknown", "the audit sends no request"),
     ];
     let foreign = Authority::new(stage.lab.dir(), "foreign-ca")?;
     let cases = [
@@ -81,7 +81,7 @@ fn certificates_that_are_bad_are_noticed_and_no_credentials_are_shown_to_them() 
         (
             stage.certificate(&stage.authority, "early", &NAMES, Validity::NotYet)?,
             "apiserver-certificate-expiry",
-            "not valid for another",
+            "not valid yet, for another",
         ),
     ];
     for (files, id, words) in cases {
@@ -92,7 +92,11 @@ fn certificates_that_are_bad_are_noticed_and_no_credentials_are_shown_to_them() 
     let checked = stage.of(Options { files, ..stage.good()? })?;
     expect(
         &checked,
-        &[("apiserver-certificate-names", "fail", "it lacks kubernetes.default.svc; it is for kubernetes")],
+        &[(
+            "apiserver-certificate-names",
+            "fail",
+            "it lacks kubernetes.default.svc; it is valid for kubernetes",
+        )],
     )
 }
 
@@ -130,13 +134,13 @@ fn old_tls_and_weak_ciphers_are_taken_for_what_they_are() -> Result<()> {
     };
     let mut old = serve(&["-tls1", "-cipher", "ALL:@SECLEVEL=0"])?;
     let checked = stage.audit()?;
-    checked.expect("apiserver-tls-version", "fail", &["it takes TLS 1.0"])?;
+    checked.expect("apiserver-tls-version", "fail", &["it accepts TLS 1.0"])?;
     checked.expect("apiserver-certificate-issuer", "unknown", &[])?;
     old.kill()?;
     let mut weak = serve(&["-tls1_2", "-cipher", "ECDHE-ECDSA-NULL-SHA:AECDH-NULL-SHA:ALL:@SECLEVEL=0"])?;
     let checked = stage.audit()?;
     checked.expect("apiserver-tls-version", "pass", &[])?;
-    checked.expect("apiserver-tls-ciphers", "fail", &["it takes TLS_"])?;
+    checked.expect("apiserver-tls-ciphers", "fail", &["it accepts TLS_"])?;
     checked.expect("apiserver-certificate-issuer", "pass", &[])?;
     weak.kill()?;
     Ok(())
@@ -155,7 +159,7 @@ fn it_says_what_it_found_in_each_form_and_by_its_exit_code() -> Result<()> {
     let text = run(&[])?;
     ensure!(text.status.code() == Some(3) && text.stderr.is_empty(), "{}\n{}", text.stdout, text.stderr);
     for words in [
-        "cluster -> apiserver\n",
+        "cluster -> API server\n",
         "fail",
         "high",
         "basic-auth",

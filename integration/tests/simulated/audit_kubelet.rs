@@ -58,7 +58,7 @@ fn a_good_kubelet_passes_and_a_stranger_is_shown_no_credentials() -> Result<()> 
     let foreign = Authority::new(stage.lab.dir(), "foreign-ca")?;
     let files = stage.certificate(&foreign, "stranger", &[NODE])?;
     let kubelet = stage.kubelet(Options { files, ..stage.good()? })?;
-    let words = "signed by CN=foreign-ca: the cluster's CA did not sign it";
+    let words = "signed by CN=foreign-ca: the cluster CA did not sign it";
     expect(&stage.audit(&[])?, &[("kubelet-certificate-issuer", "fail", "medium", words)])?;
     ensure!(kubelet.asked().iter().all(|asked| !asked.authorized), "{:?}", kubelet.asked());
     // Nor is one that the same CA made for another node.
@@ -81,13 +81,14 @@ fn what_is_wrong_with_its_certificate_is_found() -> Result<()> {
         stage.audit(&[])
     };
     let own = [stage.node_address()];
-    for (validity, words) in [(Validity::Expired, "expired 1h"), (Validity::NotYet, "not valid for another")]
+    for (validity, words) in
+        [(Validity::Expired, "expired 1h"), (Validity::NotYet, "not valid yet, for another")]
     {
         let files = stage.certificate_of(&stage.authority, "dated", &[NODE], &own, validity)?;
         expect(&audit(files)?, &[("kubelet-certificate-expiry", "fail", "medium", words)])?;
     }
     let files = stage.certificate_of(&stage.authority, "nameless", &["elsewhere"], &own, Validity::Now)?;
-    let words = "not where it dials Hostname first";
+    let words = "wrong if it dials Hostname first";
     expect(&audit(files)?, &[("kubelet-certificate-names", "unknown", "", words)])?;
 
     // What the kubelet makes when nobody gives it one: a certificate for its name, by a CA that it forgets.
@@ -98,8 +99,8 @@ fn what_is_wrong_with_its_certificate_is_found() -> Result<()> {
         &audit(files)?,
         &[
             ("kubelet-certificate-issuer", "fail", "medium", "self-signed: CN=node-1@1700000000"),
-            ("kubelet-certificate-names", "unknown", "", "not where it dials InternalIP first"),
-            ("kubelet-certificate-rotation", "fail", "low", "made its certificate itself"),
+            ("kubelet-certificate-names", "unknown", "", "wrong if it dials InternalIP first"),
+            ("kubelet-certificate-rotation", "fail", "low", "created its certificate itself"),
         ],
     )
 }
@@ -113,9 +114,9 @@ fn whom_it_lets_in_is_found() -> Result<()> {
         stage.audit(&[])
     };
     let open = Options { anonymous: true, ..stage.good()? };
-    let words = "403: it lets everybody in";
+    let words = "403: it authenticates anonymous requests";
     expect(&audit(open.clone())?, &[("kubelet-anonymous", "fail", "low", words)])?;
-    let words = "it answers everybody over plain HTTP at 127.0.0.1:10255, 192.0.2.1:10255";
+    let words = "it answers unauthenticated requests over plain HTTP at 127.0.0.1:10255, 192.0.2.1:10255";
     let plain = Options { read_only: true, ..stage.good()? };
     expect(&audit(plain)?, &[("kubelet-read-only-port", "fail", "high", words)])?;
 
@@ -131,7 +132,7 @@ fn whom_it_lets_in_is_found() -> Result<()> {
     stage.configured(WEBHOOK, &["--authorization-mode=AlwaysAllow"])?;
     expect(&audit(open.clone())?, &all("kubelet.yaml and its command line"))?;
     stage.processes(&["kubelet", "--rotate-server-certificates"])?;
-    expect(&audit(open)?, &all("AlwaysAllow, by its command line"))
+    expect(&audit(open)?, &all("AlwaysAllow, set by its command line"))
 }
 
 #[test]
@@ -155,11 +156,11 @@ fn what_cannot_be_read_is_unknown_unless_the_kubelet_says_it() -> Result<()> {
         ..stage.good()?
     };
     let kubelet = stage.kubelet(allowed.clone())?;
-    let by: Expected = ("kubelet-authorization", "fail", "high", "AlwaysAllow, by its /configz");
+    let by: Expected = ("kubelet-authorization", "fail", "high", "AlwaysAllow, set by its /configz");
     expect(&stage.audit(&missing)?, &[by])?;
     drop(kubelet);
     let kubelet = stage.kubelet(Options { configuration: json!(null), ..allowed })?;
-    let authorization = ("kubelet-authorization", "unknown", "", "200, which they may be allowed to");
+    let authorization = ("kubelet-authorization", "unknown", "", "200, which RBAC may allow");
     expect(&stage.audit(&missing)?, &[rotation, authorization])?;
     drop(kubelet);
     // A token that it does not know, and a file without the command line that wins over it.
@@ -167,7 +168,7 @@ fn what_cannot_be_read_is_unknown_unless_the_kubelet_says_it() -> Result<()> {
     stage.processes(&[])?;
     let _kubelet = stage.kubelet(Options { known: Vec::new(), ..stage.good()? })?;
     let file = stage.lab.dir().join("kubelet.yaml").display().to_string();
-    let words = "says authorization.mode: AlwaysAllow, but the kubelet's command line is not in";
+    let words = "says authorization.mode: AlwaysAllow, but the command line of the kubelet is not in";
     let rotation = ("kubelet-certificate-rotation", "unknown", "", "says serverTLSBootstrap: false, but");
     let authorization = ("kubelet-authorization", "unknown", "", words);
     expect(&stage.audit(&["--kubelet-config", &file])?, &[rotation, authorization])
@@ -223,14 +224,14 @@ fn a_server_of_old_tls_is_found() -> Result<()> {
     server.arg("-cert").arg(&files.certificate).arg("-key").arg(&files.key);
     let mut server = Spawned::start("openssl", server, stage.lab.dir())?;
     server.wait_for_line("ACCEPT", LIMIT)?;
-    let none = "it speaks no TLS 1.2 or newer";
+    let none = "it does not support TLS 1.2 or newer";
     expect(
         &stage.audit(&[])?,
         &[
             ("kubelet-certificate-issuer", "unknown", "", none),
             ("kubelet-certificate-names", "unknown", "", none),
             ("kubelet-certificate-expiry", "unknown", "", none),
-            ("kubelet-tls-version", "fail", "medium", "it takes TLS 1.0"),
+            ("kubelet-tls-version", "fail", "medium", "it accepts TLS 1.0"),
         ],
     )
 }

@@ -110,9 +110,9 @@ fn a_process_that_listens_on_the_virtual_ip_is_named() -> Result<()> {
     let listener = lab.node().within(|| TcpListener::bind(VIP).context("bind the virtual IP"))?;
     let checked = stage.audit()?;
     // Its process is not among those of the folder that stands for the host's.
-    checked.expect("redirect-listeners", "fail", &["a process that cannot be seen on 10.96.0.1:443"])?;
+    checked.expect("redirect-listeners", "fail", &["a process that is not visible on 10.96.0.1:443"])?;
     drop(listener);
-    stage.audit()?.expect("redirect-listeners", "pass", &["nobody listens"])
+    stage.audit()?.expect("redirect-listeners", "pass", &["no process listens"])
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn without_a_daemon_nothing_is_guessed() -> Result<()> {
     checked.expect("redirect-answer", "unknown", &["no daemon answers"])?;
     checked.expect("apiserver-certificate-issuer", "unknown", &[VIP])?;
     checked.expect("trusted-cas", "unknown", &["no CA is known"])?;
-    checked.expect("kubelet-verified", "unknown", &["no kube-apiserver's flags"])?;
+    checked.expect("kubelet-verified", "unknown", &["the flags of kube-apiserver"])?;
     let findings = checked.findings().filter(|finding| finding["verdict"] == "unknown");
     for finding in findings {
         ensure!(finding["fix"].is_string() && finding["evidence"] != "", "{finding:#}");

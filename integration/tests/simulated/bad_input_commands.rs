@@ -214,15 +214,15 @@ fn render_refuses_what_it_cannot_use() -> Result<()> {
         ("broken.yaml", "kind: [".to_owned(), &["broken.yaml", "not YAML or JSON"] as &[&str]),
         ("broken.json", "{\"kind\": \"Service\"".to_owned(), &["broken.json", "not YAML or JSON", "EOF"]),
         ("page.html", "<!DOCTYPE html><html>\n<body>&nbsp;</body></html>\n".to_owned(), &["page.html"]),
-        ("words", "hello world\n".to_owned(), &["words", "without a kind"]),
-        ("empty", String::new(), &["empty", "holds no object"]),
-        ("kindless.yaml", "metadata: {name: kubernetes}\n".to_owned(), &["kindless.yaml", "without a kind"]),
+        ("words", "hello world\n".to_owned(), &["words", "has no kind"]),
+        ("empty", String::new(), &["empty", "contains no object"]),
+        ("kindless.yaml", "metadata: {name: kubernetes}\n".to_owned(), &["kindless.yaml", "has no kind"]),
         ("pod.yaml", as_yaml(&pod), &["pod.yaml", "Pod v1", "expected Service"]),
         ("type.json", nameless[0].to_string(), &["type.json", "Service kubernetes", "spec.ports"]),
         (
             "endpoints.json",
             objects()?[0].to_string() + &endpoints().to_string(),
-            &["Endpoints are not read", "kubectl get endpointslice -n default"],
+            &["Endpoints objects are ignored", "kubectl get endpointslice -n default"],
         ),
         ("slices.json", objects()?[1].to_string(), &["no Service default/kubernetes", "--service"]),
     ] {
@@ -237,7 +237,7 @@ fn render_refuses_what_it_cannot_use() -> Result<()> {
         (&["--from", "missing.yaml"], &["missing.yaml", "No such file"]),
         (&["--from", "."], &["read .", "directory"]),
         (&["--from", "good.json", "--service", "kube-system/kubernetes"], &["kube-system/kubernetes"]),
-        (&["--from", "-"], &["-", "holds no object"]),
+        (&["--from", "-"], &["-", "contains no object"]),
     ] {
         let finished = finish(nobody.command(&[&["render"], words].concat()), "")?;
         refusal::expect(&finished, MISUSED, says).with_context(|| format!("{words:?}"))?;
@@ -268,14 +268,20 @@ fn status_tells_a_forbidden_and_a_silent_socket_from_none() -> Result<()> {
     let _silent = std::os::unix::net::UnixListener::bind(&socket).context("listen")?;
     fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let forbidden = finish(nobody.command(&["status", "--run-dir", "."]), "")?;
-    ensure!(forbidden.stdout.starts_with("the daemon did not answer, and nf_tables"), "{forbidden:?}");
+    ensure!(
+        forbidden.stdout.starts_with("the daemon did not answer, and the table of apivip cannot be read"),
+        "{forbidden:?}"
+    );
     let said = finish(nobody.command(&["status", "--run-dir", ".", "-o", "json"]), "")?;
     refusal::expect(&said, FAILED, &["apivip.sock", "run as root", "Permission denied"])?;
     let run_dir = nobody.folder.path().display().to_string();
     let silent = finish(apivip(&["status", "--run-dir", &run_dir])?, "")?;
     ensure!(silent.stdout.starts_with("the daemon did not answer, "), "{silent:?}");
     ensure!(!silent.stdout.contains("nobody"), "{silent:?}");
-    ensure!(silent.stderr.contains("a daemon holds ") && silent.stderr.contains("within 10 s"), "{silent:?}");
+    ensure!(
+        silent.stderr.contains("a daemon listens on ") && silent.stderr.contains("within 10 s"),
+        "{silent:?}"
+    );
     ensure!(silent.status.code() == Some(FAILED), "{silent:?}");
     Ok(())
 }

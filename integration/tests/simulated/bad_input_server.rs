@@ -39,10 +39,10 @@ fn answers_that_are_no_answers() -> Result<()> {
         (
             "html",
             Canned::html(),
-            &["services in namespace default", "text/html", "this is no apiserver"] as &[&str],
+            &["services in namespace default", "text/html", "this is not an API server"] as &[&str],
         ),
         ("half", json("{\"kind\":\"ServiceList\",\"apiVersion\":\"v1\",\"meta"), &["does not parse", "EOF"]),
-        ("pods", json(pods), &["sent a v1 PodList where a v1 ServiceList was asked for"]),
+        ("pods", json(pods), &["sent a v1 PodList instead of the requested v1 ServiceList"]),
         (
             "wrong-type",
             json(wrong_type),
@@ -93,7 +93,11 @@ fn nonsense_in_a_watch_and_memory_stays_bounded() -> Result<()> {
     for (name, injection, words) in [
         ("half-line", Injection::HalfLine, &["watch services", "in the middle of"] as &[&str]),
         ("line", Injection::Line("It works!".to_owned()), &["watch services", "does not parse", "It works!"]),
-        ("kind", Injection::WrongKind, &["watch services", "sent a v1 Pod where a v1 Service was asked for"]),
+        (
+            "kind",
+            Injection::WrongKind,
+            &["watch services", "sent a v1 Pod instead of the requested v1 Service"],
+        ),
         ("error", Injection::Error(500), &["watch services", "ended the watch with error 500"]),
         ("large", Injection::Large(8 << 20), &["watch services", "more than 4 MiB as one object"]),
     ] {
@@ -146,7 +150,7 @@ fn a_server_that_cannot_be_trusted() -> Result<()> {
         (
             "nameless",
             own.server_with("nameless", &certificate(&["elsewhere"], Validity::Now))?,
-            &["does not carry the name kubernetes.default.svc", "elsewhere"],
+            &["does not contain the name kubernetes.default.svc", "elsewhere"],
         ),
         (
             "expired",

@@ -31,7 +31,7 @@ fn a_healthy_node_is_ok_before_and_after_and_stays_as_it_was() -> Result<()> {
     // A container sees its own processes only, and so do tests that run in one.
     let unseen: &[&str] = if sees_processes()? { &[] } else { &["macvlan"] };
     ensure!(checked.with_verdicts(&["unknown", "warning", "fail"]) == unseen, "{:#}", checked.report);
-    checked.expect("api-read", "ok", &["10.96.0.1:443", "3 apiservers"])?;
+    checked.expect("api-read", "ok", &["10.96.0.1:443", "3 API servers"])?;
     let manual = include_str!("../../../docs/reference.md");
     let id = |finding: &serde_json::Value| format!("`{}`", finding["id"].as_str().unwrap_or_default());
     let unexplained: Vec<String> = checked.findings().map(id).filter(|id| !manual.contains(id)).collect();
@@ -79,7 +79,7 @@ fn without_any_access_it_says_what_it_lacks() -> Result<()> {
     lab.node().sysctls(&SETTINGS)?;
     let checked = check::<&str>(lab.node(), lab.dir(), &[])?;
     ensure!(checked.code == Some(GOOD), "{:#}", checked.report);
-    checked.expect("api-access", "unknown", &["no kubeconfig", "--kubeconfig"])?;
+    checked.expect("api-access", "unknown", &["not running in a Pod", "--kubeconfig"])?;
     checked.expect("virtual-ip", "unknown", &["kubectl get service", "--vip"])?;
     let seeded = ["--seed", "192.0.2.11:6443", "--service-cidr", "10.96.0.0/12"];
     let checked = check(lab.node(), lab.dir(), &seeded)?;
@@ -213,7 +213,7 @@ fn a_table_is_told_by_its_owner() -> Result<()> {
     daemon.wait_for_state(COMMAND_LIMIT)?;
     let checked = stage.check()?;
     ensure!(checked.code == Some(GOOD), "{:#}", checked.report);
-    checked.expect("table", "ok", &["belongs to netlink port"])?;
+    checked.expect("table", "ok", &["netlink port", "owns it"])?;
     checked.expect("ruleset-save", "info", &["nft -f fails as a whole", "--table-owner off"])?;
     checked.expect("saved-state", "ok", &[])?;
     let elsewhere = lab.dir().join("elsewhere");
@@ -222,9 +222,9 @@ fn a_table_is_told_by_its_owner() -> Result<()> {
     checked.expect("table", "fail", &["no daemon answers"])?;
     daemon.kill()?;
     let checked = stage.check()?;
-    checked.expect("daemon", "info", &["none runs"])?;
+    checked.expect("daemon", "info", &["no daemon runs"])?;
     checked.expect("table", "info", &["apivip cleanup removes it"])?;
-    checked.expect("ruleset-save", "info", &["orphan"])
+    checked.expect("ruleset-save", "info", &["a table without an owner"])
 }
 
 #[test]

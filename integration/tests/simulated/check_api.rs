@@ -51,7 +51,7 @@ fn no_apiserver_answers_or_all_of_them_hang() -> Result<()> {
     println!("with three that hang it took {:?}", checked.took);
     ensure!(checked.took < LIMIT && checked.code == Some(BAD), "{:?} {:#}", checked.took, checked.report);
     checked.expect("apiserver-tls", "fail", &["no answer within", "192.0.2.11:6443", "192.0.2.13:6443"])?;
-    checked.expect("api-read", "unknown", &["no apiserver with a verified certificate"])?;
+    checked.expect("api-read", "unknown", &["no API server with a verified certificate"])?;
     checked.expect("clock", "unknown", &[])?;
     checked.expect("apiserver-name", "fail", &["silent.example"])?;
     for i in 1..=3 {
@@ -75,7 +75,7 @@ fn one_of_three_hangs() -> Result<()> {
     let kubeconfig = plane.kubeconfig()?;
     plane.pause(3)?;
     let checked = bad(&lab, &kubeconfig)?;
-    checked.expect("api-read", "ok", &["3 apiservers"])?;
+    checked.expect("api-read", "ok", &["3 API servers"])?;
     ensure!(checked.with_verdicts(&["fail"]) == ["apiserver-tls 192.0.2.13:6443"], "{:#}", checked.report);
     Ok(())
 }
@@ -119,7 +119,7 @@ fn certificates_that_are_not_believed() -> Result<()> {
     checked.expect(
         "apiserver-tls",
         "fail",
-        &["does not carry the name kubernetes.default.svc", "api.elsewhere.example"],
+        &["does not contain the name kubernetes.default.svc", "api.elsewhere.example"],
     )?;
     let named =
         ["--kubeconfig", &kubeconfig.display().to_string(), "--probe-server-name", "api.elsewhere.example"];
@@ -144,7 +144,7 @@ fn credentials_that_are_old_or_wrong() -> Result<()> {
     let wrong = written(&lab, "wrong.yaml", plane.authority(), User::Token("stolen".to_owned()))?;
     bad(&lab, &wrong)?.expect("permission", "fail", &["(401)"])?;
     let missing = lab.dir().join("missing.yaml");
-    bad(&lab, &missing)?.expect("api-access", "fail", &["no such file", "refuses to start"])
+    bad(&lab, &missing)?.expect("api-access", "fail", &["no such file", "does not start"])
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_server_that_is_unready_or_has_another_clock() -> Result<()> {
 /// What is different from run to run is masked.
 fn masked(text: &str) -> String {
     let mask = |line: &str| {
-        for begin in ["round trip ", "good for another "] {
+        for begin in ["round trip ", "valid for another "] {
             if let Some((head, _)) = line.split_once(begin) {
                 return format!("{head}{begin}T");
             }

@@ -55,7 +55,11 @@ fn what_the_kernel_lacks_is_named_with_what_is_lost() -> Result<()> {
         check_by(lab.node(), lab.dir(), &[], &arguments, &faults.environment())
     };
     let checked = run(Fault::NoChainType, &[])?;
-    checked.expect("kernel-nat", "warning", &["the forwarder stands in", "No such file or directory"])?;
+    checked.expect(
+        "kernel-nat",
+        "warning",
+        &["the forwarder is the fallback", "No such file or directory"],
+    )?;
     checked.expect("kernel-table", "warning", &["nat"])?;
     checked.expect("kernel-reject", "ok", &[])?;
     let checked = run(Fault::NoChainType, &["--mode", "nftables"])?;

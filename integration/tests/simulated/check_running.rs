@@ -61,7 +61,7 @@ fn a_forward_policy_that_drops_pods_is_seen_by_what_becomes_of_their_connections
     dial(1)?;
     daemon.wait_for_status("pods that are cut off", LIMIT, |status| pod_traffic(status, "blocked"))?;
     ensure!(daemon.status()?["selftests"][0]["ready"] == true, "the node's own way is another");
-    stage.check()?.expect("daemon-problems", "warning", &["10.96.0.1:443", "none left this node"])?;
+    stage.check()?.expect("daemon-problems", "warning", &["10.96.0.1:443", "and none left"])?;
     lab.node().nft_load("delete table inet fw\n")?;
     dial(1)?;
     daemon.wait_for_status("pods that are served again", LIMIT, |status| pod_traffic(status, "passing"))?;

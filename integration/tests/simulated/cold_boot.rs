@@ -75,7 +75,7 @@ fn seeds_serve_the_virtual_ips_and_are_probed_while_the_api_cannot_be_read() -> 
     ensure!(status["generation"] == 0 && status["api"]["state"] == "connecting", "{status:#}");
     ensure!(backend(&status, vip, all[0]).is_some_and(|b| b["published"] == false), "{status:#}");
     let text = text_status(&daemon)?;
-    ensure!(text.contains(" seed ") && text.contains("the API has not been read yet"), "{text}");
+    ensure!(text.contains(" seed ") && text.contains("The API has not been read yet"), "{text}");
 
     boot.plane.kill(1)?;
     let left = v4(&boot, &[2, 3]);

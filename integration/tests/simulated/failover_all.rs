@@ -76,7 +76,7 @@ fn two_and_all_that_are_unready_or_slow_cut_nobody() -> Result<()> {
         stage.wait_for_backends(&[3])?;
         let third = Fault::Unready.inflict(&mut stage.plane, &[3])?;
         let none = |status: &serde_json::Value| {
-            status["retained"].to_string().contains("is ready; those that answer")
+            status["retained"].to_string().contains("is ready; the ones that answer")
         };
         stage.daemon.wait_for_status("that none is ready", SEEN, none)?;
         stage.wait_for_backends(&ALL)?;

@@ -165,7 +165,7 @@ fn without_a_raw_socket_nobody_is_ended_and_the_status_says_why() -> Result<()> 
     })?;
     let mut crowd = stage.crowd(&[lab.pod(1)], &Mix { idle: 60, ..mix() })?;
     stage.inflict(&mut crowd, Fault::Unplugged, &[2])?;
-    let withheld = |status: &serde_json::Value| status["problems"].to_string().contains("could not see");
+    let withheld = |status: &serde_json::Value| status["problems"].to_string().contains("could not observe");
     stage.daemon.wait_for_status("why nobody is ended", GIVEN_UP, withheld)?;
     thread::sleep(WATCHED);
     let outcome = crowd.finish()?;

@@ -75,7 +75,7 @@ fn survives(lab: &Lab, from: &Namespace, wrong: Wrong) -> Result<()> {
     }
     forge::send_data(lab.apiserver(1), server, client, (sequence, acknowledged))?;
     thread::sleep(Duration::from_millis(500));
-    exchange(&mut stream).with_context(|| format!("{what}: the connection broke\n{}", capture.text()))?;
+    exchange(&mut stream).with_context(|| format!("{what}: the connection failed\n{}", capture.text()))?;
     ensure!(
         !capture
             .segments()

@@ -60,7 +60,7 @@ fn a_credential_plugin_is_asked_for_each_session() -> Result<()> {
     let script = format!("#!/bin/sh\necho $$ >{}\nexec sleep 600\n", running.display());
     fs::write(&plugin, script).context("write the plugin")?;
     scenario.plane.end_connections()?;
-    let waits = format!("the API is not read: the credential plugin {} has not answered", plugin.display());
+    let waits = format!("Cannot read the API: the credential plugin {} has not answered", plugin.display());
     let status = daemon.wait_for_status("the plugin that hangs", LIMIT, |status| {
         let problems = status["problems"].as_array().into_iter().flatten();
         let mut problems = problems.filter_map(|problem| problem["message"].as_str());

@@ -217,7 +217,7 @@ fn a_routing_rule_that_refuses_the_virtual_ip_is_named() -> Result<()> {
     let scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2, 3])?;
     let mut daemon = integration::daemon::Daemon::spawn(lab.node(), lab.dir(), &scenario.options)?;
     let status = daemon.wait_for_phase("unrouted", std::time::Duration::from_secs(20))?;
-    ensure!(status.to_string().contains("priority 1234 says unreachable"), "{status:#}");
+    ensure!(status.to_string().contains("priority 1234 has the action unreachable"), "{status:#}");
     scenario.reach(lab.pod(1), Family::V4).context("pods are not concerned")?;
     Ok(())
 }

@@ -97,7 +97,7 @@ fn an_apiserver_on_the_pods_own_bridge_is_reached_where_netfilter_sees_the_bridg
         ensure!(echoes::connects(lab.node(), vip)?.is_ok(), "netfilter {netfilter}: the node itself");
         let verdict = if netfilter { "ok" } else { "warning" };
         let words: &[&str] =
-            if netfilter { &[] } else { &["cni0", "its answers to Pods on the same bridge"] };
+            if netfilter { &[] } else { &["cni0", "its replies to Pods on the same bridge"] };
         stage.check()?.expect("bridge-netfilter", verdict, words)?;
     }
     Ok(())

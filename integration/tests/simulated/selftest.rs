@@ -159,7 +159,7 @@ fn a_neighbour_that_rejects_the_node_is_named() -> Result<()> {
         let test = wait_for(&mut daemon, vip, "other_program_reject", false)?;
         ensure!(test["failure"] == "refused" && test["backend"].is_null(), "{test}");
     }
-    let sentence = "reject this node's own connections while the forwarder serves the virtual IP";
+    let sentence = "reject connections from this node while the forwarder serves the virtual IP";
     let status = daemon.wait_for_status("two failures in a row", LIMIT, |status| {
         status["problems"][0]["message"].as_str().is_some_and(|message| message.contains(sentence))
     })?;
@@ -210,7 +210,7 @@ fn a_local_listener_is_named() -> Result<()> {
             seen
         })?;
         let limit =
-            |answer: &admin::Answer| answer.body.contains("a program of this host listens on the virtual IP");
+            |answer: &admin::Answer| answer.body.contains("a program on this host listens on the virtual IP");
         admin::wait_for(node, "/readyz", "the culprit", LIMIT, limit)?;
         node.ip(&format!("route del local {address} dev lo table local\n"))?;
         wait_for(&mut daemon, vip, "rules", true)?;

@@ -56,21 +56,21 @@ fn the_exit_code_tells_healthy_degraded_failing_and_no_answer_apart() -> Result<
     let mut daemon = scenario.daemon()?;
     let healthy = wait_for_health(&mut daemon)?;
     ensure!(
-        healthy["dataplane"]["reason"] == "--mode auto: the kernel takes the rules",
+        healthy["dataplane"]["reason"] == "--mode auto: the kernel accepts the rules",
         "{:#}",
         healthy["dataplane"]
     );
     expect(&lab, &daemon, 0, "healthy")?;
     let shown = status(&lab, &daemon, &[])?.stdout;
-    ensure!(shown.contains("(--mode auto: the kernel takes the rules)"), "{shown}");
-    ensure!(get(lab.node(), "/")?.body.contains("--mode auto: the kernel takes the rules"), "the page");
+    ensure!(shown.contains("(--mode auto: the kernel accepts the rules)"), "{shown}");
+    ensure!(get(lab.node(), "/")?.body.contains("--mode auto: the kernel accepts the rules"), "the page");
 
     scenario.plane.kill(3)?;
     daemon.wait_for_status("a problem", LIMIT, |status| {
         let problems = status["problems"].as_array().into_iter().flatten();
         problems
             .filter_map(|problem| problem["message"].as_str())
-            .any(|message| message.contains("does not answer for"))
+            .any(|message| message.contains("has not answered for"))
     })?;
     expect(&lab, &daemon, 3, "degraded")?;
 

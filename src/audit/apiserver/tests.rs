@@ -60,7 +60,7 @@ mod tls {
     #[test]
     fn bad_certificate_fails() {
         let at = |shown: ServedCertificate, place: usize| verdicts(&tls_probe(Ok(shown)))[place];
-        let untrusted_certificate = || Err("the cluster's CA did not sign it".to_owned());
+        let untrusted_certificate = || Err("the cluster CA did not sign it".to_owned());
         assert_eq!(
             at(ServedCertificate { trusted: untrusted_certificate(), ..shown() }, 0),
             (Fail, Severity::High)
@@ -168,8 +168,8 @@ mod access {
         assert_eq!(all.len(), 7);
         assert!(all.iter().all(|finding| finding.verdict == Pass), "{all:?}");
         let said = |id| all.iter().find(|finding| finding.id == id).unwrap().evidence.clone();
-        assert_eq!(said("plain-http"), "6443 answers 400 and is no apiserver, 8080 is closed");
-        assert_eq!(said("anonymous-discovery"), "they read /version, no discovery");
+        assert_eq!(said("plain-http"), "6443 answers 400 and is not an API server, 8080 is closed");
+        assert_eq!(said("anonymous-discovery"), "they can read /version, but no discovery");
     }
 
     #[test]

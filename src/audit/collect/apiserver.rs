@@ -63,14 +63,17 @@ pub(super) fn verifiable(
     context: &ProbeContext<'_>,
 ) -> Result<ServerName<'static>, String> {
     let shown = probe.shown.as_ref().map_err(Clone::clone)?;
-    shown.trusted.as_ref().map_err(|_| "its certificate is not verified, so nothing is asked".to_owned())?;
+    shown
+        .trusted
+        .as_ref()
+        .map_err(|_| "its certificate is not verified, so the audit sends no request".to_owned())?;
     if !(shown.begin..=shown.end).contains(&context.now) {
-        return Err("its certificate is not valid now, so nothing is asked".to_owned());
+        return Err("its certificate is not valid now, so the audit sends no request".to_owned());
     }
     let ip = probe.address.ip().to_string();
     let name = [context.name, &ip].into_iter().find(|name| shown.is_for(name));
-    let name =
-        name.ok_or_else(|| "its certificate has no name to verify it by, so nothing is asked".to_owned())?;
+    let name = name
+        .ok_or_else(|| "its certificate has no name to verify, so the audit sends no request".to_owned())?;
     ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())
 }
 
@@ -85,7 +88,7 @@ pub(super) async fn probe_access(
         let name = verifiable(probe, context)?;
         let trust = context.trust.clone()?;
         let asked = probe_verified(probe.address, name, trust, context);
-        let late = || format!("it did not answer all within {:.0} s", LIMIT.as_secs_f32());
+        let late = || format!("it did not answer all requests within {:.0} s", LIMIT.as_secs_f32());
         timeout(LIMIT, asked).await.map_err(|_| late())?
     };
     let (plain_ports, access) = tokio::join!(plain_ports, access);
@@ -234,9 +237,9 @@ impl<'a> ApiClient<'a> {
         match answer.status {
             200 | 201 if answer.cut => Err("the answer is longer than 4 MiB".to_owned()),
             200 | 201 => Ok(body),
-            401 => Err("the apiserver does not know these credentials".to_owned()),
+            401 => Err("the API server rejects these credentials".to_owned()),
             403 => Err(body["message"].as_str().unwrap_or("forbidden").chars().take(300).collect()),
-            other => Err(format!("the apiserver answers {other}")),
+            other => Err(format!("the API server answers {other}")),
         }
     }
 
@@ -250,7 +253,7 @@ impl<'a> ApiClient<'a> {
                 allowed,
                 reason: status["reason"].as_str().unwrap_or_default().chars().take(300).collect(),
             }),
-            None => Err("the answer to an access review does not say".to_owned()),
+            None => Err("the answer to an access review contains no result".to_owned()),
         }
     }
 
@@ -310,7 +313,7 @@ impl<'a> ApiClient<'a> {
                 None => return Ok(all),
             }
         }
-        Err(format!("there are more than {} Services", PAGES * PAGE))
+        Err(format!("the cluster has more than {} Services", PAGES * PAGE))
     }
 
     /// Pods of `kube-system` with this label.

@@ -123,7 +123,7 @@ fn with_egress(mut apiserver: ApiserverFlags, place: impl Fn(&Path) -> Option<Pa
         Some(here) => read_yaml(&here)
             .and_then(|value| Egress::read(&value))
             .map_err(|why| format!("{}: {why}", here.display())),
-        None => Err("the Pod has it from no folder of this host".to_owned()),
+        None => Err("the Pod does not mount it from a directory of this host".to_owned()),
     };
     apiserver
 }
@@ -215,7 +215,7 @@ fn subject(der: &[u8]) -> String {
         Ok((_, certificate)) => {
             certificate.subject().to_string().chars().filter(|c| !c.is_control()).take(200).collect()
         }
-        Err(_) => "a certificate that does not parse".to_owned(),
+        Err(_) => "a certificate that cannot be parsed".to_owned(),
     }
 }
 

@@ -105,9 +105,9 @@ fn may_show_credentials<'a>(
     credentials: Option<&'a ResolvedCredentials>,
     roots: &[Vec<u8>],
 ) -> Result<(Server, &'a ResolvedCredentials), String> {
-    let credentials = credentials.ok_or("there are none")?;
-    let served = probed.served.as_ref().map_err(|_| "it shows no certificate")?;
-    served.trusted.as_ref().map_err(|why| format!("they are not shown to a stranger ({why})"))?;
+    let credentials = credentials.ok_or("no credentials are configured")?;
+    let served = probed.served.as_ref().map_err(|_| "it presents no certificate")?;
+    served.trusted.as_ref().map_err(|why| format!("they are not sent to an unverified server ({why})"))?;
     let own = probed.addresses.iter().map(ToString::to_string);
     let name = std::iter::once(probed.name.clone()).chain(own).find(|name| served.is_for(name));
     let name = name.ok_or("its certificate is not for this node")?;
@@ -170,8 +170,8 @@ async fn kubelet_files(args: &AuditArgs) -> KubeletFiles {
     let found = within(LOCAL, move || kubelet_files_of(&proc, file.as_deref(), name)).await;
     found.unwrap_or_else(|| KubeletFiles {
         configuration: KnownConfiguration::Nothing(MissingInput {
-            why: format!("files were not read within {} s", LOCAL.as_secs()),
-            needed: "see which file system hangs".to_owned(),
+            why: format!("reading files took longer than {} s", LOCAL.as_secs()),
+            needed: "find the file system that hangs".to_owned(),
         }),
         flags: crate::audit::flags::Flags::default(),
         name: args.node_name.clone().unwrap_or_default(),
@@ -234,20 +234,20 @@ fn command_line(proc: &Path) -> Result<Vec<String>, MissingInput> {
     let served = proc.display();
     let mut found = command_lines(proc, "kubelet").map_err(|error| MissingInput {
         why: format!("{served}: {}", errno_text(&error)),
-        needed: "the host's /proc: --host-proc DIR".to_owned(),
+        needed: "access to /proc of the host: --host-proc DIR".to_owned(),
     })?;
     match (found.pop(), found.len()) {
         (Some(process), 0) => Ok(process.line),
         (None, _) => Err(MissingInput {
-            why: format!("the kubelet's command line is not in {served}"),
-            needed: "hostPID: true in a Pod, or the host's /proc mounted and named by --host-proc; or credentials that may get \
-                     nodes/configz or nodes/proxy, to whom the kubelet tells it (also where it is part of another program, \
+            why: format!("the command line of the kubelet is not in {served}"),
+            needed: "hostPID: true in a Pod, or /proc of the host mounted and set with --host-proc; or credentials with permission to get \
+                     nodes/configz or nodes/proxy, to read it from the kubelet (also where the kubelet is part of another program, \
                      as in k3s)"
                 .to_owned(),
         }),
         (Some(_), more) => Err(MissingInput {
             why: format!("{} kubelets are in {served}", more + 1),
-            needed: "the /proc of one node: --host-proc DIR".to_owned(),
+            needed: "/proc of a single node: --host-proc DIR".to_owned(),
         }),
     }
 }
@@ -301,7 +301,9 @@ fn missing(path: &Path, why: &str) -> MissingInput {
     let path = path.display();
     MissingInput {
         why: format!("{path}: {why}"),
-        needed: format!("{path} readable; in a Pod mounted, and elsewhere named by --kubelet-config"),
+        needed: format!(
+            "permission to read {path}; in a Pod a mount of it, and elsewhere its path in --kubelet-config"
+        ),
     }
 }
 
@@ -391,12 +393,14 @@ mod tests {
         assert!(found.configuration.all().is_err());
         let text = why(&found.configuration);
         assert!(
-            text.contains("config.yaml says AlwaysAllow, but the kubelet's command line is not in"),
+            text.contains("config.yaml says AlwaysAllow, but the command line of the kubelet is not in"),
             "{text}"
         );
-        for (bad, words) in
-            [("a: [", "config.yaml: "), ("[]", "no KubeletConfiguration"), ("readOnlyPort: x", "no port")]
-        {
+        for (bad, words) in [
+            ("a: [", "config.yaml: "),
+            ("[]", "not a KubeletConfiguration"),
+            ("readOnlyPort: x", "not a port"),
+        ] {
             fs::write(&file, bad).unwrap();
             let text = why(&kubelet_files_of(&proc, Some(&file), None).configuration);
             assert!(text.contains(words) && !text.contains('\n'), "{text}");

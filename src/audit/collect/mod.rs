@@ -55,7 +55,8 @@ pub(super) async fn observe(args: &AuditArgs) -> Observations {
     let flags = within(FILES, move || host::apiservers_here(&local));
     let (observed, access, flags) =
         tokio::join!(check::observe(&args.run, Scope::Node), check::access(&args.run), flags);
-    let access = access.unwrap_or_else(|| Err("no kubeconfig is given, and this is no Pod".to_owned()));
+    let access =
+        access.unwrap_or_else(|| Err("not running in a Pod, and --kubeconfig is not set".to_owned()));
     let credentials = credentials(access.as_ref()).await;
     let roots = access.as_ref().map(|access| access.roots().to_vec()).unwrap_or_default();
     let name = access.as_ref().map_or(TLS_NAME, |access| access.tls_name());
@@ -153,7 +154,8 @@ async fn control_plane(
     let Ok((nonexistent, everybody, proxies, services, apiservers, agents, kubeadm)) =
         timeout(REVIEWS, asked).await
     else {
-        let late = format!("the apiserver did not answer all within {:.0} s", REVIEWS.as_secs_f32());
+        let late =
+            format!("the API server did not answer all requests within {:.0} s", REVIEWS.as_secs_f32());
         return ControlPlane {
             nonexistent: Some(Err(late.clone())),
             proxies: apiserver::no_reviews(&late),

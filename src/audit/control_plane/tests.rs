@@ -133,7 +133,7 @@ fn services_without_https_and_missing_tunnels_fail() {
     let services = Some(Ok(vec![served("a/x", true), served("a/y", false)]));
     let all = findings(&ControlPlane { services, ..good() });
     let found = all.iter().find(|finding| finding.id == "proxy-https-services").unwrap();
-    assert_eq!(found.evidence, "1 of 2 Services have none: a/y; those that have one: a/x");
+    assert_eq!(found.evidence, "1 of 2 Services have no HTTPS port: a/y; Services with an HTTPS port: a/x");
     let agentless = ControlPlane { agents: Some(Ok(Vec::new())), ..good() };
     assert_eq!(of(&agentless, "tunnel-konnectivity"), Fail);
     let plain = ControlPlane { apiservers: apiservers("--authorization-mode=RBAC"), ..good() };

@@ -33,7 +33,7 @@ fn own() -> ServedCertificate {
 }
 
 fn untrusted() -> Result<(), String> {
-    Err("the cluster's CA did not sign it".to_owned())
+    Err("the cluster CA did not sign it".to_owned())
 }
 
 fn set() -> KubeletConfiguration {
@@ -77,7 +77,7 @@ fn dark() -> KubeletProbe {
         served: silent().map(|()| served()),
         old: silent().map(|()| None),
         anonymous: vec![("/pods", error(HttpErrorKind::Silent)), ("/healthz", error(HttpErrorKind::Silent))],
-        credentialed: Err("there are none".to_owned()),
+        credentialed: Err("no credentials are configured".to_owned()),
         read_only: vec![("127.0.0.1:10255".parse().unwrap(), error(HttpErrorKind::Silent))],
         configuration: KnownConfiguration::Nothing(missing()),
         ..probe()
@@ -141,9 +141,9 @@ fn certificate_issuer_has_its_verdicts() {
     let unknown = ServedCertificate { trusted: Err("no CA is known".to_owned()), ..served() };
     expect(&ISSUER, &with(unknown), Unknown, "no CA is known");
     let waiting = KubeletProbe { served: Err("received fatal alert: InternalError".to_owned()), ..probe() };
-    expect(&ISSUER, &waiting, Unknown, "to be approved");
+    expect(&ISSUER, &waiting, Unknown, "is not approved yet");
     let old = KubeletProbe { served: Err("received fatal alert: protocolversion".to_owned()), ..probe() };
-    expect(&ISSUER, &old, Unknown, "no TLS 1.2 or newer");
+    expect(&ISSUER, &old, Unknown, "not support TLS 1.2 or newer");
     assert!(of(&ISSUER, &waiting).fix.unwrap().contains("kubectl get csr"));
 }
 
@@ -158,12 +158,12 @@ fn certificate_names_have_their_verdicts() {
         ..probe()
     };
     expect(&NAMES, &with(&["node-1"], &["192.0.2.1", "192.0.2.9"]), Pass, "node-1 and for 192.0.2.1 of");
-    expect(&NAMES, &with(&["node-1"], &[]), Unknown, "not where it dials InternalIP first");
-    expect(&NAMES, &with(&["other"], &["192.0.2.1"]), Unknown, "not where it dials Hostname first");
+    expect(&NAMES, &with(&["node-1"], &[]), Unknown, "wrong if it dials InternalIP first");
+    expect(&NAMES, &with(&["other"], &["192.0.2.1"]), Unknown, "wrong if it dials Hostname first");
     expect(&NAMES, &with(&["other"], &["192.0.2.9"]), Fail, "other, 192.0.2.9, neither for node-1");
-    expect(&NAMES, &with(&[], &[]), Fail, "no name at all");
+    expect(&NAMES, &with(&[], &[]), Fail, "no name");
     let blind = KubeletProbe { addresses: BTreeSet::new(), ..with(&["other"], &["192.0.2.1"]) };
-    expect(&NAMES, &blind, Unknown, "no address of this node is seen");
+    expect(&NAMES, &blind, Unknown, "no address of this node is visible");
 }
 
 #[test]
@@ -172,24 +172,24 @@ fn certificate_dates_have_their_verdicts() {
         |begin, end| KubeletProbe { served: Ok(ServedCertificate { begin, end, ..served() }), ..probe() };
     assert_eq!(expect(&EXPIRY, &with(NOW - DAY, NOW - 7200), Fail, "expired 2"), Severity::Medium);
     assert_eq!(
-        expect(&EXPIRY, &with(NOW + 7200, NOW + DAY), Fail, "not valid for another"),
+        expect(&EXPIRY, &with(NOW + 7200, NOW + DAY), Fail, "not valid yet, for another"),
         Severity::Medium
     );
     assert_eq!(
         expect(&EXPIRY, &with(NOW - 300 * DAY, NOW + DAY), Fail, "and not renewed yet"),
         Severity::Low
     );
-    expect(&EXPIRY, &with(NOW - DAY, NOW + DAY), Pass, "good for another");
+    expect(&EXPIRY, &with(NOW - DAY, NOW + DAY), Pass, "valid for another");
 }
 
 #[test]
 fn certificate_rotation_has_its_verdicts() {
     let with = |set| KubeletProbe { configuration: KnownConfiguration::All(set), ..probe() };
-    expect(&ROTATION, &with(KubeletConfiguration { bootstrap: false, ..set() }), Fail, "off, by FILE");
+    expect(&ROTATION, &with(KubeletConfiguration { bootstrap: false, ..set() }), Fail, "off, set by FILE");
     let file = Some("/x.crt".to_owned());
     let external = KubeletConfiguration { bootstrap: false, certificate_file: file, ..set() };
     expect(&ROTATION, &with(external), Unknown, "from /x.crt");
-    expect(&ROTATION, &KubeletProbe { served: Ok(own()), ..dark() }, Fail, "made its certificate itself");
+    expect(&ROTATION, &KubeletProbe { served: Ok(own()), ..dark() }, Fail, "created its certificate itself");
     let alone = ServedCertificate { self_signed: true, subject: "CN=node-1".to_owned(), ..own() };
     expect(&ROTATION, &KubeletProbe { served: Ok(alone), ..dark() }, Unknown, "FILE: permission");
     let files = KubeletProbe { configuration: KnownConfiguration::Files(set(), missing()), ..probe() };
@@ -201,9 +201,9 @@ fn old_tls_versions_fail() {
     let chosen = Reply::Chosen { version: 0x0301, suite: 0xc013 };
     let none = || Err("received fatal alert: ProtocolVersion".to_owned());
     let old = KubeletProbe { old: Ok(Some(chosen)), served: none(), ..probe() };
-    expect(&VERSION, &old, Fail, "it takes TLS 1.0");
-    expect(&VERSION, &KubeletProbe { old: Ok(None), ..probe() }, Pass, "refuses");
-    expect(&VERSION, &KubeletProbe { served: none(), ..probe() }, Pass, "refuses");
+    expect(&VERSION, &old, Fail, "it accepts TLS 1.0");
+    expect(&VERSION, &KubeletProbe { old: Ok(None), ..probe() }, Pass, "rejects");
+    expect(&VERSION, &KubeletProbe { served: none(), ..probe() }, Pass, "rejects");
     expect(
         &VERSION,
         &KubeletProbe { old: Ok(None), served: none(), ..probe() },
@@ -219,15 +219,20 @@ fn anonymous_requests_have_their_verdicts() {
     assert_eq!(expect(&ANONYMOUS, &with(Ok(200), Ok(200)), Fail, "GET /pods"), Severity::High);
     assert_eq!(expect(&ANONYMOUS, &with(Ok(401), Ok(200)), Fail, "GET /healthz"), Severity::High);
     let forbidden = with(Ok(403), Ok(403));
-    assert_eq!(expect(&ANONYMOUS, &forbidden, Fail, "authorization alone"), Severity::Low);
-    expect(&ANONYMOUS, &with(Ok(401), error(HttpErrorKind::Tls)), Pass, "is false, by FILE; GET /healthz");
+    assert_eq!(expect(&ANONYMOUS, &forbidden, Fail, "only authorization"), Severity::Low);
+    expect(
+        &ANONYMOUS,
+        &with(Ok(401), error(HttpErrorKind::Tls)),
+        Pass,
+        "is false, set by FILE; GET /healthz",
+    );
     expect(&ANONYMOUS, &with(Ok(500), Ok(401)), Pass, "without credentials: 500");
     let open = KubeletConfiguration { anonymous: true, ..set() };
     let silent = |set| KubeletProbe { configuration: KnownConfiguration::All(set), ..dark() };
-    assert_eq!(expect(&ANONYMOUS, &silent(open.clone()), Fail, "is true, by FILE"), Severity::Low);
+    assert_eq!(expect(&ANONYMOUS, &silent(open.clone()), Fail, "is true, set by FILE"), Severity::Low);
     let mode = "AlwaysAllow".to_owned();
     let open = KubeletConfiguration { mode, ..open };
-    assert_eq!(expect(&ANONYMOUS, &silent(open), Fail, "is true, by FILE"), Severity::High);
+    assert_eq!(expect(&ANONYMOUS, &silent(open), Fail, "is true, set by FILE"), Severity::High);
     let files = KubeletProbe { configuration: KnownConfiguration::Files(set(), missing()), ..dark() };
     expect(&ANONYMOUS, &files, Unknown, "FILE says authentication.anonymous.enabled: false, but");
 }
@@ -236,12 +241,15 @@ fn anonymous_requests_have_their_verdicts() {
 fn authorization() {
     let with = |set| KubeletProbe { configuration: KnownConfiguration::All(set), ..probe() };
     let allowing = KubeletConfiguration { mode: "AlwaysAllow".to_owned(), ..set() };
-    assert_eq!(expect(&AUTHORIZATION, &with(allowing.clone()), Fail, "AlwaysAllow, by FILE"), Severity::High);
+    assert_eq!(
+        expect(&AUTHORIZATION, &with(allowing.clone()), Fail, "AlwaysAllow, set by FILE"),
+        Severity::High
+    );
     expect(
         &AUTHORIZATION,
         &with(KubeletConfiguration { webhook: false, ..set() }),
         Pass,
-        "it takes no tokens",
+        "it accepts no tokens",
     );
     let odd = KubeletConfiguration { mode: "Other".to_owned(), ..set() };
     expect(
@@ -255,21 +263,26 @@ fn authorization() {
         credentialed,
         ..probe()
     };
-    expect(&AUTHORIZATION, &asked(Ok(Ok(403))), Pass, "403: somebody decides");
-    expect(&AUTHORIZATION, &asked(Ok(Ok(401))), Unknown, "does not know them");
-    expect(&AUTHORIZATION, &asked(Ok(Ok(200))), Unknown, "may be allowed to");
+    expect(&AUTHORIZATION, &asked(Ok(Ok(403))), Pass, "403: an authorizer decides");
+    expect(&AUTHORIZATION, &asked(Ok(Ok(401))), Unknown, "rejects them");
+    expect(&AUTHORIZATION, &asked(Ok(Ok(200))), Unknown, "RBAC may allow");
     expect(
         &AUTHORIZATION,
         &asked(Ok(error(HttpErrorKind::Tls))),
         Unknown,
         "with this node's credentials: Tls",
     );
-    expect(&AUTHORIZATION, &asked(Err("there are none".to_owned())), Unknown, "credentials: there are none");
+    expect(
+        &AUTHORIZATION,
+        &asked(Err("no credentials are configured".to_owned())),
+        Unknown,
+        "credentials: no credentials are configured",
+    );
     let files =
         KubeletProbe { configuration: KnownConfiguration::Files(allowing, missing()), ..asked(Ok(Ok(200))) };
     expect(&AUTHORIZATION, &files, Unknown, "FILE says authorization.mode: AlwaysAllow, but");
     let refused = KubeletProbe { anonymous: vec![("/pods", Ok(403))], ..asked(Ok(Ok(200))) };
-    expect(&AUTHORIZATION, &refused, Pass, "without credentials: 403: somebody decides");
+    expect(&AUTHORIZATION, &refused, Pass, "without credentials: 403: an authorizer decides");
 }
 
 #[test]
@@ -292,6 +305,6 @@ fn read_only_port_has_its_verdicts() {
     expect(&READ_ONLY, &with(refused(), nothing()), Pass, "127.0.0.1:10255, 192.0.2.1:10255");
     let configured = KubeletConfiguration { read_only_port: 10_255, ..set() };
     let meant = with(refused(), KnownConfiguration::All(configured));
-    assert_eq!(expect(&READ_ONLY, &meant, Fail, "is 10255, by FILE"), Severity::Medium);
-    expect(&READ_ONLY, &KubeletProbe { read_only: Vec::new(), ..probe() }, Unknown, "it was not asked");
+    assert_eq!(expect(&READ_ONLY, &meant, Fail, "is 10255, set by FILE"), Severity::Medium);
+    expect(&READ_ONLY, &KubeletProbe { read_only: Vec::new(), ..probe() }, Unknown, "it was not queried");
 }

@@ -78,7 +78,7 @@ fn unusable_folder_is_named_with_the_step() {
     let file = StateFile::new(&blocked, &service());
     assert!(file.load().is_err());
     let error = file.save(&state(11), 5).unwrap_err().to_string();
-    assert!(error.contains("keep the last good state: make") && error.contains("/file"), "{error}");
+    assert!(error.contains("save the last good state: make") && error.contains("/file"), "{error}");
     assert!(remove(&blocked).unwrap().is_empty());
 }
 

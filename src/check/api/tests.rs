@@ -119,7 +119,7 @@ fn invalid_or_expired_credentials_fail() {
     }
     let soon = vec![("token", Validity { begin: None, end: NOW + 60 })];
     assert_eq!(of(&ApiState { validities: soon, ..good() }, "token-expiry"), Verdict::Warning);
-    let unresolved = vec![("api.example.com".to_owned(), "it stands for no address".to_owned())];
+    let unresolved = vec![("api.example.com".to_owned(), "it has no address".to_owned())];
     assert_eq!(of(&ApiState { unresolved, ..good() }, "apiserver-name"), Verdict::Fail);
 }
 

@@ -182,7 +182,7 @@ pub(super) fn checked_virtual_functions(
         let is_listed =
             |link: &SeenLink| devices.iter().any(|d| d.name == link.name && d.index == link.index);
         if !links.iter().all(is_listed) {
-            return Err(format!("{DEVICES} shows another network namespace"));
+            return Err(format!("{DEVICES} belongs to another network namespace"));
         }
     }
     Ok(devices.into_iter().filter(|device| device.functions).map(|device| device.name).collect())
@@ -192,9 +192,9 @@ pub(super) fn checked_virtual_functions(
 pub(super) fn daemon(run_dir: &Path) -> Result<Option<Value>, String> {
     let error = match client::get(run_dir, "/status", ANSWER) {
         Ok(answer) => {
-            return serde_json::from_str(&answer)
-                .map(Some)
-                .map_err(|_| "what the daemon answers cannot be read; is it of another version?".to_owned());
+            return serde_json::from_str(&answer).map(Some).map_err(|_| {
+                "the response of the daemon cannot be read; does it have another version?".to_owned()
+            });
         }
         Err(error) => error,
     };
@@ -206,7 +206,7 @@ pub(super) fn daemon(run_dir: &Path) -> Result<Option<Value>, String> {
     let pid = fs::read_to_string(run_dir.join(LOCK_FILE)).unwrap_or_default();
     let name = fs::read_to_string(format!("/proc/{}/comm", pid.trim())).unwrap_or_default();
     if name.trim() == "apivip" {
-        return Err(format!("pid {} holds the lock, and nobody listens on the socket", pid.trim()));
+        return Err(format!("pid {} has the lock, but no process listens on the socket", pid.trim()));
     }
     Ok(None)
 }

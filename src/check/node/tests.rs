@@ -201,10 +201,10 @@ mod daemon {
         let problem = |message: String| crate::status::Problem {
             severity: Severity::Warning,
             message,
-            action: "restart it".to_owned(),
+            action: "Fix it".to_owned(),
         };
-        let repeated = format!("a connection of this node to it {}", status.selftests[0].result());
-        status.problems = vec![problem("192.0.2.11:6443 is gone".to_owned()), problem(repeated)];
+        let repeated = format!("Connection from this node to it {}", status.selftests[0].result());
+        status.problems = vec![problem("192.0.2.11:6443 failed 3s ago".to_owned()), problem(repeated)];
         let expected = [("self-test", Verdict::Fail), ("daemon-problems", Verdict::Warning)];
         assert_eq!(verdicts(&status), expected);
         status.problems[0].severity = Severity::Critical;

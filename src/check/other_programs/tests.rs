@@ -99,8 +99,11 @@ fn missing_kube_proxy_is_unknown_unless_every_mode_was_checked() {
     for (traces, words) in [
         (legacy("ip6tables-legacy", &["filter", "nat"]), "ip6tables-legacy -t nat -nL KUBE-SERVICES"),
         (ProgramTraces { legacy: Some(Err("denied".to_owned())), ..clean() }, "denied"),
-        (ProgramTraces { legacy: None, ..clean() }, "in time"),
-        (ProgramTraces { links: Some(Err("denied".to_owned())), ..clean() }, "IPVS mode: denied"),
+        (ProgramTraces { legacy: None, ..clean() }, "timed out"),
+        (
+            ProgramTraces { links: Some(Err("denied".to_owned())), ..clean() },
+            "IPVS mode cannot be detected: denied",
+        ),
         (ProgramTraces { links: None, ..clean() }, "ip link show dev kube-ipvs0"),
         (ProgramTraces { ipvs: None, ..clean() }, "ipvsadm -Ln"),
     ] {

@@ -80,7 +80,7 @@ fn columns_align() {
     let expected = "\
 apivip 1 (commit x)
 
-kernel, tried in a network namespace of its own
+kernel features, tested in a separate network namespace
   ok        kernel-tun   makes a tun device
   unknown   kernel-tun   not tried
   warning   kernel-tun   missing

@@ -44,7 +44,10 @@ fn empty_list_means_nothing_exists() {
 fn lists_of_another_kind_are_refused() {
     let refused = [
         ("<html>nope</html>", "begins with \"<html>nope"),
-        (r#"{"kind":"PodList","apiVersion":"v1"}"#, "sent a v1 PodList where a v1 ServiceList"),
+        (
+            r#"{"kind":"PodList","apiVersion":"v1"}"#,
+            "sent a v1 PodList instead of the requested v1 ServiceList",
+        ),
         ("{}", "sent an object without kind"),
         (r#"{"kind":"ServiceList","apiVersion":"v1","items":[]}"#, "without resourceVersion"),
         (
@@ -100,7 +103,7 @@ fn events_of_another_kind_are_refused() {
     let pod = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"kubernetes"}}"#;
     let service = r#"{"kind":"Service","apiVersion":"v1","metadata":{}}"#;
     let refused = [
-        (line("ADDED", pod), "sent a v1 Pod where a v1 Service"),
+        (line("ADDED", pod), "sent a v1 Pod instead of the requested v1 Service"),
         (line("MODIFIED", r#"{"kind":"Service","apiVersion":"v1","spec":5}"#), "does not parse"),
         (line("RENAMED", service), "type \"RENAMED\""),
         (br#"{"type":"ADDED""#.to_vec(), "EOF"),

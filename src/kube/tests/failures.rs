@@ -38,7 +38,8 @@ async fn fails_and_recovers(target: &str, reply: Reply, parts: &[&str]) {
 #[tokio::test]
 async fn html_instead_of_json_is_reported() {
     let page = Reply::Body(200, "text/html", Bytes::from_static(b"<html>welcome</html>"));
-    fails_and_recovers("", page, &["list services in namespace default", "text/html", "no apiserver"]).await;
+    fails_and_recovers("", page, &["list services in namespace default", "text/html", "not an API server"])
+        .await;
     let page = Reply::json(200, "<html>\nwelcome</html>");
     fails_and_recovers("", page, &["does not parse", "<html>"]).await;
 }
@@ -96,14 +97,19 @@ async fn objects_of_the_wrong_kind_are_refused() {
     fails_and_recovers(
         "",
         Reply::json(200, pods),
-        &["sent a v1 PodList where a v1 ServiceList was asked for"],
+        &["sent a v1 PodList instead of the requested v1 ServiceList"],
     )
     .await;
     let (cluster, server, mut running) = one(&["h2"]).await;
     let pod = r#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"kubernetes","resourceVersion":"9"}}"#;
     cluster.fault("", usize::MAX, Reply::status(500, "after this"));
     cluster.send("endpointslices", &event("ADDED", pod));
-    running.error(&["watch endpointslices", "sent a v1 Pod where a discovery.k8s.io/v1 EndpointSlice"]).await;
+    running
+        .error(&[
+            "watch endpointslices",
+            "sent a v1 Pod instead of the requested discovery.k8s.io/v1 EndpointSlice",
+        ])
+        .await;
     cluster.heal();
     running.connection(|c| c.state == ConnectionState::Synced && c.relists == 1).await;
     assert!(
@@ -295,8 +301,8 @@ async fn certificate_without_the_name_is_refused() {
     running
         .error(&[
             &address,
-            "does not carry the name kubernetes.default.svc",
-            "it carries",
+            "does not contain the name kubernetes.default.svc",
+            "it contains",
             "apiserver.example",
         ])
         .await;

@@ -100,7 +100,7 @@ async fn all_servers_gone_keeps_the_view_and_names_each_address() {
     for server in servers.drain(..) {
         server.kill().await;
     }
-    let error = running.error(&["no apiserver can be reached", "connection refused"]).await;
+    let error = running.error(&["no API server can be reached", "connection refused"]).await;
     for last in [1, 2] {
         assert!(error.contains(&format!("127.0.0.{last}:{port}: connection refused")), "{error}");
     }
@@ -153,7 +153,7 @@ async fn ten_hours_without_api_cost_a_few_tries_a_minute_and_a_few_log_lines() {
     for server in servers.drain(..) {
         server.kill().await;
     }
-    running.error(&["no apiserver can be reached", "connection refused"]).await;
+    running.error(&["no API server can be reached", "connection refused"]).await;
     pause();
     // The first pauses are short.
     sleep(Duration::from_secs(60)).await;

@@ -88,7 +88,7 @@ fn an_endpoint_whose_ports_all_have_other_names_is_left_out_by_name() {
     ));
     assert_eq!(backends_of(&snapshot, "10.96.0.1:443"), ["192.0.2.13:6443"]);
     let rejected: Vec<String> = snapshot.rejected.iter().map(ToString::to_string).collect();
-    let words = "is in a slice none of whose TCP ports has the name of a port of the Service";
+    let words = "is in an EndpointSlice without a TCP port that has the name of a port of the Service";
     assert_eq!(rejected, [format!("192.0.2.11 port 6443: {words}"), format!("192.0.2.12: {words}")]);
 }
 

@@ -308,7 +308,7 @@ proptest! {
             for frontend in &snapshot.frontends {
                 prop_assert!(!frontend.backends.is_empty() && frontend.backends.is_sorted_by(|a, b| a < b));
                 for backend in &frontend.backends {
-                    prop_assert!(!addresses.contains(&backend.ip()), "{backend} would loop");
+                    prop_assert!(!addresses.contains(&backend.ip()), "{backend} would create a loop");
                     prop_assert_eq!(backend.is_ipv4(), frontend.vip.is_ipv4());
                     prop_assert!(sources.origins().of(*backend).is_some(), "nobody knows {}", backend);
                 }

@@ -44,7 +44,7 @@ fn status(states: [HealthState; 3], connection: &Connection) -> Status {
         view.backends.insert(backend(last), BackendHealth { failure, ..health(state) });
     }
     let programmed = compute_desired_state(&view, None, &NodeView::default(), &policy).0;
-    let reason = Some(Arc::from("--mode auto: the kernel takes the rules"));
+    let reason = Some(Arc::from("--mode auto: the kernel accepts the rules"));
     let (in_use, since) = (TrafficPath::Nftables, Instant::now());
     let path = TrafficPathReport { in_use, since, reason, fallback_active: false, draining: false };
     let report = Report {
@@ -105,16 +105,15 @@ fn slow_credential_plugin_is_a_problem() {
             Connection { plugin: Some(("/opt/get-token".to_owned(), since)), ..Connection::default() };
         let status = status([HealthState::Healthy; 3], &connection);
         let text = text(&status, Form::default());
-        let problem =
-            status.problems.iter().find(|problem| problem.message.starts_with("the API is not read"));
-        (text, problem.cloned().expect("a problem"))
+        let todo = status.problems.iter().find(|problem| problem.message.starts_with("Cannot read the API"));
+        (text, todo.cloned().expect("a problem"))
     };
     let (text, problem) = waiting(45);
     assert!(text.contains("the credential plugin /opt/get-token has not answered for 45s"), "{text}");
     assert!(problem.message.ends_with("/opt/get-token has not answered for 45s"), "{problem:?}");
-    assert!(problem.action.starts_with("run it by hand"), "{problem:?}");
+    assert!(problem.action.starts_with("Run the plugin by hand"), "{problem:?}");
     let (text, problem) = waiting(0);
-    assert!(!text.contains("get-token") && problem.message.contains("no apiserver has answered"), "{text}");
+    assert!(!text.contains("get-token") && problem.message.contains("no API server has answered"), "{text}");
 }
 
 #[test]
@@ -132,11 +131,11 @@ fn problems_have_an_action() {
     assert!(short.lines().filter(|line| line.starts_with("  ")).all(|line| line.len() <= 120), "{short}");
     let text = text(&status, Form { wide: true, colour: true });
     for words in [
-        "192.0.2.12:6443 does not answer for",
+        "192.0.2.12:6443 has not answered for",
         "refused",
-        "192.0.2.13:6443 is alive but not ready",
-        "the API is not read: connection refused",
-        "the client certificate expired",
+        "192.0.2.13:6443 has been alive but not ready",
+        "Cannot read the API: connection refused",
+        "The client certificate expired",
     ] {
         assert!(status.problems.iter().any(|problem| problem.message.contains(words)), "{words}: {text}");
     }
@@ -200,11 +199,14 @@ fn refused_credentials_are_a_problem() {
     }
     let problems: Vec<String> =
         crate::status::problems::of(&status, &[]).into_iter().map(|problem| problem.message).collect();
-    let refused = "the daemon's credentials are refused (401) by 192.0.2.11:6443, 192.0.2.12:6443, which are asked without any";
+    let refused = "API servers reject the credentials of apivip (401) and are probed without them: 192.0.2.11:6443, 192.0.2.12:6443";
     assert!(problems.iter().any(|message| message == refused), "{problems:?}");
-    let unknown = "whether these are ready is unknown, and taken for granted: 192.0.2.12:6443";
+    let unknown = "Readiness is unknown and assumed: 192.0.2.12:6443";
     assert!(problems.iter().any(|message| message == unknown), "{problems:?}");
-    assert_eq!(note(&status.frontends[0].backends[1]), "refuses the daemon's credentials, readiness unknown");
+    assert_eq!(
+        note(&status.frontends[0].backends[1]),
+        "rejects the credentials of apivip, readiness unknown"
+    );
     status.frontends[0].backends[2].authentication = Some("anonymous".to_owned());
-    assert_eq!(note(&status.frontends[0].backends[2]), "asked without credentials");
+    assert_eq!(note(&status.frontends[0].backends[2]), "probed without credentials");
 }

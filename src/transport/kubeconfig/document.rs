@@ -49,7 +49,7 @@ impl Document {
         let mut whole = Self::default();
         for value in parsed.iter().filter(|value| !value.is_null()) {
             if !value.is_object() {
-                return Err("it holds no fields".to_owned());
+                return Err("it contains no fields".to_owned());
             }
             let next: Self = serde_path_to_error::deserialize(value)
                 .map_err(|error| redacted_field_error(&error.path().to_string(), error.inner()))?;

@@ -72,19 +72,19 @@ fn pinned_server_certificate_is_trusted_as_in_go() {
     assert_eq!(verdict(data!("self.crt"), data!("self.crt"), TLS_NAME), "", "signed by itself, with CA:TRUE");
     let name = verdict(data!("server.crt"), data!("server.crt"), "other.example");
     assert!(
-        name.contains("does not carry the name") && name.contains("carries kubernetes.default.svc"),
+        name.contains("does not contain the name") && name.contains("it contains kubernetes.default.svc"),
         "{name}"
     );
     let purpose = verdict(data!("onlyclient.crt"), data!("onlyclient.crt"), TLS_NAME);
     assert!(purpose.contains("serverAuth"), "{purpose}");
     let stranger = verdict(data!("server.crt"), data!("self.crt"), TLS_NAME);
-    assert!(stranger.contains("another cluster's server"), "{stranger}");
+    assert!(stranger.contains("the server belongs to another cluster"), "{stranger}");
 }
 
 #[test]
 fn unverifiable_algorithms_are_not_reported_as_another_cluster() {
     for (ca, shown, says) in [
-        (data!("ca521.crt"), data!("by521.crt"), "its issuer's key is ECDSA on P-521"),
+        (data!("ca521.crt"), data!("by521.crt"), "the key of its issuer is ECDSA on P-521"),
         (data!("ca.crt"), data!("sha512.crt"), "signed with ecdsa-with-SHA512"),
         (data!("ca.crt"), data!("version1.crt"), "X.509 version 1"),
     ] {
@@ -92,7 +92,10 @@ fn unverifiable_algorithms_are_not_reported_as_another_cluster() {
         assert!(said.starts_with("its certificate cannot be verified: ") && said.contains(says), "{said}");
     }
     // The certificate of another CA on P-521 is not called unverifiable, since nothing says that it is of ours.
-    assert!(verdict(data!("ca.crt"), data!("by521.crt"), TLS_NAME).contains("another cluster's server"));
+    assert!(
+        verdict(data!("ca.crt"), data!("by521.crt"), TLS_NAME)
+            .contains("the server belongs to another cluster")
+    );
 }
 
 #[test]
@@ -151,9 +154,9 @@ async fn unusable_certificates_and_keys_are_refused() {
         .await;
     Case::new()
         .write("client.crt", "text")
-        .fails(None, &["the client certificate holds no certificate"])
+        .fails(None, &["the client certificate contains no certificate"])
         .await;
-    Case::new().write("client.key", "text").fails(None, &["the client key holds no private key"]).await;
+    Case::new().write("client.key", "text").fails(None, &["the client key contains no private key"]).await;
     let broken = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
     Case::new()
         .write("client.key", broken)
@@ -165,12 +168,12 @@ async fn unusable_certificates_and_keys_are_refused() {
         .await;
     Case::new()
         .write("ca.crt", "text")
-        .fails(None, &["FOLDER/ca.crt: holds no certificate in PEM form"])
+        .fails(None, &["FOLDER/ca.crt: contains no certificate in PEM format"])
         .await;
     let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     Case::new()
         .write("ca.crt", broken)
-        .fails(None, &["FOLDER/ca.crt: holds a certificate that does not parse"])
+        .fails(None, &["FOLDER/ca.crt: contains a certificate that cannot be parsed"])
         .await;
 }
 

@@ -31,17 +31,20 @@ async fn white_space_around_a_token_is_trimmed() {
         assert_eq!(headers(&access).await["authorization"], "Bearer good", "{token}");
     }
     for user in ["    token: \"a\\u0000b\"\n", "    token: \"a\\n b\"\n", "    token: ' '\n"] {
-        Case::new().replace(FILES, user).fails(None, &["its token is empty or holds characters"]).await;
+        Case::new()
+            .replace(FILES, user)
+            .fails(None, &["its token is empty or contains invalid characters"])
+            .await;
     }
 }
 
 #[tokio::test]
 async fn values_invalid_in_headers_are_refused() {
     for (user, says) in [
-        ("    as: \"a\\nb\"\n", "its as holds characters"),
-        ("    as: a\n    as-uid: \"\\u0007\"\n", "its as-uid holds characters"),
-        ("    as: a\n    as-groups: [\"b\\r\\nHost: x\"]\n", "its as-groups holds characters"),
-        ("    as: a\n    as-user-extra: {k: [\"\\n\"]}\n", "its as-user-extra holds characters"),
+        ("    as: \"a\\nb\"\n", "its as contains characters"),
+        ("    as: a\n    as-uid: \"\\u0007\"\n", "its as-uid contains characters"),
+        ("    as: a\n    as-groups: [\"b\\r\\nHost: x\"]\n", "its as-groups contains characters"),
+        ("    as: a\n    as-user-extra: {k: [\"\\n\"]}\n", "its as-user-extra contains characters"),
     ] {
         Case::new().replace(FILES, user).fails(None, &[says]).await;
     }
@@ -138,7 +141,7 @@ async fn unused_entries_may_hold_anything() {
             "context: {cluster: here, user: kubelet}\n- name: lost",
             "context: {cluster: 7}\n- name: lost",
         )
-        .fails(None, &["context \"node\": cluster: something else stands there than a string"])
+        .fails(None, &["context \"node\": cluster: the value is not a string"])
         .await;
 }
 
@@ -171,5 +174,5 @@ async fn plugin_gives_token_and_certificate_in_one_run() {
     assert_eq!(std::fs::read_to_string(case.path("runs")).unwrap(), "x\n");
     let case = case.write("says", says.to_string().replace("t\\n", "a\\nb"));
     let error = case.load(None).await.unwrap().credentials().await.unwrap_err();
-    assert!(error.contains("characters that no token has"), "{error}");
+    assert!(error.contains("contains invalid characters"), "{error}");
 }

@@ -81,13 +81,13 @@ fn pod_access_is_loaded_or_the_missing_part_is_named() {
     };
     let fails = |error: AccessError, parts: &[&str]| {
         case.check(&error.to_string(), parts);
-        case.check(&error.to_string(), &["name a kubeconfig with --kubeconfig FILE"]);
+        case.check(&error.to_string(), &["set --kubeconfig FILE"]);
     };
     let folder = case.folder.path();
     fails(load_in_cluster(|_| None, folder, None).unwrap_err(), &["KUBERNETES_SERVICE_HOST is not set"]);
     fails(
         load_in_cluster(|_| Some("x".into()), folder, None).unwrap_err(),
-        &["KUBERNETES_SERVICE_PORT is \"x\", not a port"],
+        &["KUBERNETES_SERVICE_PORT is \"x\", which is not a port"],
     );
     fails(
         load_in_cluster(environment, &folder.join("none"), None).unwrap_err(),

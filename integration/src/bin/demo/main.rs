@@ -22,7 +22,7 @@ fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
         None => simulated(),
         Some("--real") => real::show(),
-        Some(other) => bail!("{other} is not known; --real is"),
+        Some(other) => bail!("unknown argument {other}; expected --real"),
     }
 }
 
@@ -39,7 +39,7 @@ fn simulated() -> Result<()> {
 }
 
 fn scenery() {
-    act("The scene: a cluster on one machine, made of network namespaces.");
+    act("The setup: a cluster on one machine, built from network namespaces.");
     lines(&format!(
         "pod 10.244.0.11 --- node 192.0.2.1 ---+--- apiserver-1  192.0.2.11:6443\n\
          {0:38}+--- apiserver-2  192.0.2.12:6443\n\
@@ -50,7 +50,7 @@ fn scenery() {
 }
 
 fn without(stage: &Stage) -> Result<()> {
-    act("Without apivip (and without kube-proxy) nobody answers there.");
+    act("Without apivip (and without kube-proxy), connections to it fail.");
     let asked = stage.ask(stage.lab.pod(1), "before")?;
     ensure!(!asked.status.success(), "the virtual IP answers before apivip has started");
     lines(&asked.stderr);
@@ -59,7 +59,7 @@ fn without(stage: &Stage) -> Result<()> {
 
 fn start(stage: &Stage) -> Result<Daemon> {
     act(
-        "The daemon starts on the node. It reads the Service and its endpoints from an apiserver and programs the kernel.",
+        "The daemon starts on the node. It reads the Service and its endpoints from an API server and programs the kernel.",
     );
     typed("apivip run --kubeconfig kubeconfig");
     let options = DaemonOptions::kubeconfig(&stage.kubeconfig);
@@ -70,12 +70,12 @@ fn start(stage: &Stage) -> Result<Daemon> {
 
 fn requests(stage: &Stage) -> Result<()> {
     act(
-        "Now the pod reaches the API: each new connection goes to one of the apiservers, which sees the pod's own address.",
+        "Now the pod reaches the API: each new connection goes to one of the API servers, which sees the address of the pod.",
     );
     for number in 1..=5 {
         request(stage, stage.lab.pod(1), "pod", &number.to_string())?;
     }
-    say("The node's own processes reach it too, and are seen with the node's address.");
+    say("Processes on the node reach it too. The API server sees the address of the node.");
     request(stage, stage.lab.node(), "node", "6")
 }
 
@@ -88,7 +88,7 @@ fn request(stage: &Stage, from: &Namespace, who: &str, number: &str) -> Result<(
 }
 
 fn removal(stage: &Stage, daemon: &Daemon) -> Result<()> {
-    act("An apiserver is taken out of the endpoints while the pod opens 100 TLS connections a second.");
+    act("An API server is removed from the endpoints while the pod opens 100 TLS connections a second.");
     let mut load = stage.start_load()?;
     let begin = stage::now_us();
     thread::sleep(Duration::from_secs(REMOVED_AFTER.into()));
@@ -105,18 +105,18 @@ fn removal(stage: &Stage, daemon: &Daemon) -> Result<()> {
         ));
     }
     let report = load.stdout();
-    say("What became of all of them, as the pod saw it:");
+    say("The result of all connections, as observed by the pod:");
     lines(report.lines().find(|line| line.contains("connections in")).unwrap_or(&report));
-    say("The daemon's log of the change: one transaction, duration_us microseconds long.");
+    say("The log of the daemon shows the change: one transaction of duration_us microseconds.");
     lines(daemon.log().lines().last().unwrap_or_default());
     Ok(())
 }
 
 fn inspect(stage: &Stage, daemon: &Daemon) -> Result<()> {
-    act("What an operator asks the daemon.");
+    act("The daemon reports its state.");
     typed("apivip status");
     lines(&status(daemon.run_dir())?);
-    act("What an operator sees in the kernel, with any nft. The comments say what each chain is for.");
+    act("The rules in the kernel, as any nft prints them. The comments explain each chain.");
     typed("nft list table inet apivip");
     lines(&stage.lab.node().run("nft", &["list", "table", "inet", "apivip"])?);
     Ok(())
@@ -132,13 +132,13 @@ fn status(run_dir: &Path) -> Result<String> {
 }
 
 fn crash(stage: &Stage, daemon: &mut Daemon) -> Result<()> {
-    act("The daemon is killed. The rules are the kernel's, so the pod goes on.");
+    act("The daemon is killed. The rules stay in the kernel, so the pod still reaches the API.");
     daemon.kill()?;
     request(stage, stage.lab.pod(1), "pod", "7")
 }
 
 fn cleanup(stage: &Stage, daemon: &Daemon) -> Result<()> {
-    act("Only `apivip cleanup` takes the rules away, and says what it removed.");
+    act("Only `apivip cleanup` removes the rules, and prints what it removed.");
     typed("apivip cleanup");
     lines(&command::run(daemon.cleanup_command(stage.lab.node()), "")?);
     ensure!(!stage.ask(stage.lab.pod(1), "after")?.status.success(), "{VIP} answers after the cleanup");

@@ -27,34 +27,32 @@ const SEEN: Duration = Duration::from_secs(30);
 
 /// Shows it.
 pub(crate) fn show() -> Result<()> {
-    act("The scene: three kube-apiservers with etcd, controllers, and a node with kubelet and containerd.");
+    act("The setup: three kube-apiservers with etcd, controllers, and a node with kubelet and containerd.");
     let lab = cluster::lab(3)?;
     let mut cluster = Cluster::start(&lab)?;
     kubectl(&cluster, "get nodes -o wide")?;
-    act("Nobody serves the API's virtual IP: there is no kube-proxy.");
+    act("Connections to the virtual IP of the API fail: there is no kube-proxy.");
     let asked = lab.node().run("curl", &["-sS", "--max-time", "3", &format!("https://{}/", lab.vips()[0])]);
     let Err(error) = asked else { bail!("the virtual IP answers before apivip has started") };
     let said = format!("{error:#}");
     lines(said.find("curl: ").map_or(said.as_str(), |at| &said[at..]));
-    act("apivip is installed as docs/install has it.");
+    act("Install apivip from docs/install.");
     install::import(&cluster, lab.dir())?;
     typed("kubectl apply -f docs/install/rbac.yaml -f docs/install/daemonset.yaml");
     install::apply(&mut cluster)?;
     kubectl(&cluster, "get pods -A -o wide")?;
-    act("A Pod with nothing but its service account asks the API, by the address that every Pod is given.");
+    act("A Pod with only its service account queries the API, at the address that every Pod gets.");
     let log = asking::asks(&mut cluster, lab.dir())?;
     lines(log.lines().next().unwrap_or_default());
     outage(&lab, &mut cluster)?;
-    act("What an operator sees in the kernel.");
+    act("The rules in the kernel.");
     typed("nft list table inet apivip");
     lines(&lab.node().run("nft", &["list", "table", "inet", "apivip"])?);
     Ok(())
 }
 
 fn outage(lab: &Lab, cluster: &mut Cluster<'_>) -> Result<()> {
-    act(
-        "The cable of one apiserver is pulled, while a Pod and the node open connections and hold idle ones.",
-    );
+    act("One API server is disconnected while a Pod and the node open connections and keep idle ones.");
     let mix = Mix { fresh_every: Some(Duration::from_millis(20)), idle: 30, watch: 6, ..Mix::default() };
     let vip = [SocketAddr::new(lab.vips()[0], SERVICE_PORT)];
     let start = |from, name| Clients::start(from, lab.dir(), name, &cluster.plane, &vip, &mix);
@@ -65,7 +63,7 @@ fn outage(lab: &Lab, cluster: &mut Cluster<'_>) -> Result<()> {
     typed("apivip status");
     lines(&noticed(cluster, begin)?);
     thread::sleep(OUTAGE.saturating_sub(begin.elapsed()));
-    say(&format!("What became of their connections within {} s:", OUTAGE.as_secs()));
+    say(&format!("The result of their connections within {} s:", OUTAGE.as_secs()));
     for (who, mut clients) in clients {
         clients.stop()?;
         let timeline = clients.finish()?;
@@ -77,8 +75,10 @@ fn outage(lab: &Lab, cluster: &mut Cluster<'_>) -> Result<()> {
         // Writing to a String cannot fail.
         let _ = write!(line, "the slowest took {} ms; ", timeline.longest_ms(fault));
         let _ = match told.iter().max() {
-            Some(last) => write!(line, "{} open ones to it were told after {last} ms at most", told.len()),
-            None => write!(line, "none of its open ones led there"),
+            Some(last) => {
+                write!(line, "{} open connections to it were reset after {last} ms at most", told.len())
+            }
+            None => write!(line, "none of its open connections used it"),
         };
         lines(&line);
     }

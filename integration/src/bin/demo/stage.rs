@@ -79,7 +79,7 @@ impl Stage {
         let found = self.entries()?.into_iter().flatten().find(asked);
         found
             .map(|entry| (entry.server, entry.peer.ip()))
-            .with_context(|| format!("no apiserver logged request {name}"))
+            .with_context(|| format!("no API server logged request {name}"))
     }
 
     /// Starts a generator of TLS connections in the pod.

@@ -54,7 +54,7 @@ fn what_the_control_plane_says_of_itself_is_judged() -> Result<()> {
     ] {
         checked.expect(id, "pass", &[])?;
     }
-    let unread = ["Pod kube-system/konnectivity-agent-a", "/egress.yaml, which is not read"];
+    let unread = ["Pod kube-system/konnectivity-agent-a", "/egress.yaml, which cannot be read"];
     checked.expect("tunnel-konnectivity", "unknown", &unread)?;
 
     // Rights granted to everyone, and a control plane that is told nothing.
@@ -79,7 +79,7 @@ fn what_the_control_plane_says_of_itself_is_judged() -> Result<()> {
     checked.expect(
         "proxy-https-services",
         "fail",
-        &["1 of 2 Services have none: a/web; those that have one: a/other"],
+        &["1 of 2 Services have no HTTPS port: a/web; Services with an HTTPS port: a/other"],
     )?;
 
     // What the rights do not reach is unknown.
@@ -102,7 +102,7 @@ fn what_the_control_plane_says_of_itself_is_judged() -> Result<()> {
     checked.expect(
         "authorization-mode",
         "fail",
-        &["everybody with credentials may do even what does not exist"],
+        &["all authenticated users are allowed even a verb and resource that do not exist"],
     )?;
 
     // A static Pod of this node tells as well.
@@ -145,7 +145,7 @@ fn apiserver_traffic_leaves_in_a_tunnel_if_the_egress_selector_says_so() -> Resu
         ),
         ("{name: cluster, connection: {proxyProtocol: Direct}}", "fail", "has proxyProtocol Direct"),
         ("{name: etcd, connection: {proxyProtocol: GRPC}}", "fail", "no egressSelection named cluster"),
-        ("{name: cluster", "unknown", "which is not read"),
+        ("{name: cluster", "unknown", "which cannot be read"),
     ] {
         let text = format!("kind: EgressSelectorConfiguration\negressSelections:\n- {selection}\n");
         fs::write(folder.join("egress.yaml"), text)?;

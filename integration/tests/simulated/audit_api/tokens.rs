@@ -38,10 +38,10 @@ fn a_token_is_judged_by_what_it_claims() -> Result<()> {
     of(&stage, token(&wide))?.expect("token-audience", "fail", &["it names api, vault"])?;
     let mut none = good.clone();
     none["aud"] = Value::Null;
-    of(&stage, token(&none))?.expect("token-audience", "fail", &["it names none"])?;
+    of(&stage, token(&none))?.expect("token-audience", "fail", &["it names no audience"])?;
     let mut old = good.clone();
     old["exp"] = json!(now - 60);
-    of(&stage, token(&old))?.expect("token-lifetime", "fail", &["it ended"])?;
+    of(&stage, token(&old))?.expect("token-lifetime", "fail", &["it expired"])?;
     let secret = json!({"aud": "api", "kubernetes.io/serviceaccount/secret.name": "default-token"});
     of(&stage, token(&secret))?.expect("token-binding", "fail", &["it comes from Secret default-token"])?;
     of(&stage, "opaque-token".to_owned())?.expect("static-tokens", "fail", &["it comes from such a file"])
@@ -69,5 +69,5 @@ fn more_cas_than_a_renewal_needs_and_public_ones_are_noticed() -> Result<()> {
         .context("read the system's CAs (Debian package ca-certificates)")?;
     let end = "-----END CERTIFICATE-----\n";
     let public = system.split_inclusive(end).next().context("find a public CA")?;
-    trusting(&[&own, public])?.expect("trusted-cas", "fail", &["a public CA of this host's system"])
+    trusting(&[&own, public])?.expect("trusted-cas", "fail", &["a public CA of this host"])
 }
