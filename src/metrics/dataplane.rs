@@ -121,6 +121,14 @@ impl Collector for ProxyCollector {
             "cause",
             &mut ResetCause::ALL.into_iter().map(|c| (c.label(), stats.resets(c))),
         )?;
+        let forwarded = stats.forwarded().into_iter().map(|(b, count)| (b.to_string(), count.total));
+        let forwarded: Vec<(String, u64)> = forwarded.collect();
+        counters(
+            "forwarder_backend_connections",
+            "Connections that the forwarder carried to each API server, through virtual IPs and --listen",
+            "backend",
+            &mut forwarded.iter().map(|(backend, total)| (backend.as_str(), *total)),
+        )?;
         for (name, help, value) in [
             (
                 "forwarder_hedged_dials",

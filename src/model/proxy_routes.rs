@@ -31,6 +31,16 @@ pub struct ProxyRoutes {
     pub suspects: BTreeSet<Backend>,
 }
 
+impl ProxyRoutes {
+    /// Whether this backend may be dialed, or its connections are watched or reset.
+    pub fn contains(&self, backend: Backend) -> bool {
+        let mut routes = self.vips.values().chain([&self.local]);
+        routes.any(|route| route.backends.contains(&backend) || route.others.contains(&backend))
+            || self.ending.contains(&backend)
+            || self.suspects.contains(&backend)
+    }
+}
+
 /// The backends that the forwarder dials while `state` is desired, from what `view` knows of all backends.
 pub fn proxy_routes(view: &HealthView, state: &DesiredState) -> ProxyRoutes {
     let vips: BTreeMap<Vip, ProxyRoute> =
@@ -139,6 +149,8 @@ mod tests {
         assert_eq!(https.others, [at(13, 6443), at(14, 6443), at(12, 6443)]);
         assert_eq!(https.affinity, Affinity::ClientIP);
         assert_eq!(routes.ending, [at(12, 6443), at(12, 8080)].into());
+        assert!([at(11, 6443), at(14, 6443), at(12, 8080)].into_iter().all(|b| routes.contains(b)));
+        assert!(!routes.contains(at(15, 6443)));
         // A port that was not probed ranks like any other.
         assert_eq!(routes.vips[&vip(80)].others, [at(12, 8080), at(13, 8080)]);
     }

@@ -88,6 +88,7 @@ impl Shared {
             let _ = self.proxy_loop.send(LoopCommand::Reset(Arc::clone(&down)));
             let _ = self.went_down.send(down);
         }
+        self.stats.retain_backends(|backend| routes.contains(*backend));
         self.connections.wake_listeners();
     }
 
@@ -141,7 +142,8 @@ async fn find_backend(
 ) {
     match dial(&shared, order, &downstream).await {
         Ok((backend, upstream)) => {
-            shared.proxy(ProxiedConnection::new(downstream, upstream, backend, permit));
+            let counted = (backend, shared.stats.count_forwarded(backend));
+            shared.proxy(ProxiedConnection::new(downstream, upstream, counted, permit));
         }
         Err(NoUpstream::NoBackend) => shared.stats.count_reset(ResetCause::NoBackend),
         Err(NoUpstream::ClientLeft) => {}

@@ -43,7 +43,9 @@ use connect::Shared;
 pub use listener::ForwarderError;
 use listener::Listeners;
 use proxy_loop::{LoopCommand, ProxyLoop};
-pub use stats::{DialFailure, Direction, ExpectedPeers, Origin, ResetCause, Stats};
+pub use stats::{
+    DialFailure, Direction, ExpectedPeers, ForwardedConnections, OpenConnection, Origin, ResetCause, Stats,
+};
 
 /// What the forwarder always serves, and its limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -25,7 +25,7 @@ use super::admission::ConnectionPermit;
 use super::half_duplex::SocketEvents;
 use super::socket::{self, Keepalive};
 use super::splice::{PipePool, Relay, RelayStatus};
-use super::stats::{ResetCause, Stats};
+use super::stats::{OpenConnection, ResetCause, Stats};
 use crate::model::types::Backend;
 
 /// Between two attempts to make a pipe while the process has no descriptors.
@@ -52,6 +52,7 @@ pub(super) struct ProxiedConnection {
     backend: Backend,
     /// It is in the run queue.
     queued: bool,
+    _open: OpenConnection,
     /// Dropped after the sockets were closed.
     _permit: ConnectionPermit,
 }
@@ -60,10 +61,11 @@ impl ProxiedConnection {
     pub(super) fn new(
         downstream: TcpStream,
         upstream: TcpStream,
-        backend: Backend,
+        (backend, open): (Backend, OpenConnection),
         permit: ConnectionPermit,
     ) -> Self {
-        Self { relay: Relay::new(downstream, upstream), backend, queued: false, _permit: permit }
+        let relay = Relay::new(downstream, upstream);
+        Self { relay, backend, queued: false, _open: open, _permit: permit }
     }
 
     fn enqueue(&mut self, id: u64, run_queue: &mut VecDeque<u64>) {

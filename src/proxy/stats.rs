@@ -1,10 +1,12 @@
 //! What the forwarder counts. Its thread writes, the metrics, the status and the self-test read; neither waits for the
-//! other.
+//! other for longer than it takes to look up a backend.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::model::types::Backend;
 
 /// Where a connection came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,7 +86,34 @@ pub struct Stats {
     hedged: AtomicU64,
     pauses: AtomicU64,
     paused: AtomicU64,
+    backends: Mutex<BTreeMap<Backend, Arc<BackendCounts>>>,
     expected_peers: ExpectedPeers,
+}
+
+/// The connections of one backend.
+#[derive(Debug, Default)]
+struct BackendCounts {
+    total: AtomicU64,
+    open: AtomicU64,
+}
+
+/// The connections that are forwarded to one backend, through virtual IPs and `--listen`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ForwardedConnections {
+    /// Connections since the start, or since the backend became known.
+    pub total: u64,
+    /// Connections that are open now.
+    pub open: u64,
+}
+
+/// One connection to a backend. It counts as open until it is dropped.
+#[derive(Debug)]
+pub struct OpenConnection(Arc<BackendCounts>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Stats {
@@ -131,6 +160,32 @@ impl Stats {
     /// Whether a listener waits now for that reason.
     pub fn accept_paused(&self) -> bool {
         self.paused.load(Relaxed) > 0
+    }
+
+    /// The connections that are forwarded to each backend, as far as there were any.
+    pub fn forwarded(&self) -> BTreeMap<Backend, ForwardedConnections> {
+        let of = |counts: &BackendCounts| ForwardedConnections {
+            total: counts.total.load(Relaxed),
+            open: counts.open.load(Relaxed),
+        };
+        self.backends().iter().map(|(backend, counts)| (*backend, of(counts))).collect()
+    }
+
+    /// A connection to this backend was established, and is forwarded from now on.
+    pub fn count_forwarded(&self, backend: Backend) -> OpenConnection {
+        let counts = Arc::clone(self.backends().entry(backend).or_default());
+        counts.total.fetch_add(1, Relaxed);
+        counts.open.fetch_add(1, Relaxed);
+        OpenConnection(counts)
+    }
+
+    /// Removes the counts of backends that no longer exist, except those with open connections.
+    pub(super) fn retain_backends(&self, exists: impl Fn(&Backend) -> bool) {
+        self.backends().retain(|backend, counts| exists(backend) || counts.open.load(Relaxed) > 0);
+    }
+
+    fn backends(&self) -> MutexGuard<'_, BTreeMap<Backend, Arc<BackendCounts>>> {
+        self.backends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn opened(&self, origin: Origin) {
@@ -223,6 +278,20 @@ mod tests {
         let stats = Stats::default();
         stats.count_dial_failure(DialFailure::Other);
         assert_eq!(DialFailure::ALL.map(|reason| stats.dial_failures(reason)), [0, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn backend_that_no_longer_exists_is_removed_after_its_last_connection() {
+        let [kept, gone] = [1, 2].map(|last| Backend::from(([192, 0, 2, last], 6443)));
+        let stats = Stats::default();
+        drop(stats.count_forwarded(kept));
+        let open = [kept, gone].map(|backend| stats.count_forwarded(backend));
+        let counts = |total, open| ForwardedConnections { total, open };
+        stats.retain_backends(|backend| *backend == kept);
+        assert_eq!(stats.forwarded(), [(kept, counts(2, 1)), (gone, counts(1, 1))].into());
+        drop(open);
+        stats.retain_backends(|backend| *backend == kept);
+        assert_eq!(stats.forwarded(), [(kept, counts(2, 0))].into());
     }
 
     #[test]

@@ -135,14 +135,25 @@ pub struct BackendStatus {
     pub share: f64,
     /// Smoothed round trip of probes, in microseconds.
     pub round_trip_us: Option<u64>,
-    /// Connections sent there, by all frontends together.
+    /// Connections that rules sent there, by all frontends together.
     pub connections: u64,
+    /// Connections that the forwarder carried there, through virtual IPs and `--listen`.
+    pub forwarded_connections: u64,
+    /// Those of them that are open now.
+    pub forwarded_open: u64,
     /// Connections through rules to this virtual IP and there that are open now; `None` if conntrack does not say.
     pub open: Option<u64>,
     /// Bytes that clients have sent over them; `None` if the kernel does not count.
     pub bytes_up: Option<u64>,
     /// Bytes that came back.
     pub bytes_down: Option<u64>,
+}
+
+impl BackendStatus {
+    /// Connections that went there, through rules and through the forwarder.
+    pub fn all_connections(&self) -> u64 {
+        self.connections.saturating_add(self.forwarded_connections)
+    }
 }
 
 /// The dataplane that new connections use.
@@ -180,7 +191,9 @@ pub struct RepairsStatus {
 pub struct RepairStatus {
     /// `table` or `routes`.
     pub object: String,
-    /// How long ago the change was noticed.
+    /// Seconds since 1970 when the change was noticed.
+    pub timestamp: u64,
+    /// Seconds since then.
     pub seconds_ago: u64,
     /// `event`, `lost_events` or `check`.
     pub found: String,

@@ -4,7 +4,7 @@
 //! from it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ use crate::model::traffic::Traffic;
 use crate::model::types::{Backend, Family, ServiceKey, Vip};
 use crate::model::verdict::Verdict;
 use crate::process::clock::{unix_now, unix_seconds};
-use crate::proxy::{Origin, Stats};
+use crate::proxy::{ForwardedConnections, Origin, Stats};
 use crate::selftest::{Component, ForwardedTraffic, SelfTestResult, SelfTestResults};
 
 mod document;
@@ -61,12 +61,14 @@ impl Status {
     pub fn new(parts: &Parts<'_>) -> Self {
         let Parts { service, started, report, connection, origins, totals, traffic, forwarder, selftests } =
             *parts;
+        let forwarded = forwarder.forwarded();
+        let counts = (totals, &forwarded);
         let frontends = report.programmed.iter().flat_map(|state| &state.frontends).map(|f| FrontendStatus {
             vip: f.vip,
             port_name: f.port_name.clone(),
             client_affinity: f.affinity == Affinity::ClientIP,
             local_route_allowed: f.local_route_allowed,
-            backends: backends(f, report, origins, totals, traffic),
+            backends: backends(f, report, origins, counts, traffic),
         });
         let snapshot = report.view.as_ref().map(|view| &view.snapshot);
         let mut status = Self {
@@ -174,7 +176,7 @@ fn backends(
     frontend: &DesiredFrontend,
     report: &Report,
     origins: &Origins,
-    totals: &BTreeMap<Backend, u64>,
+    (totals, forwarded): (&BTreeMap<Backend, u64>, &BTreeMap<Backend, ForwardedConnections>),
     traffic: Option<&Traffic>,
 ) -> Vec<BackendStatus> {
     let view = report.view.as_ref();
@@ -196,6 +198,9 @@ fn backends(
         let health = view.and_then(|v| v.backends.get(&address));
         let open = traffic.map(|traffic| traffic.of(frontend.vip, address));
         let bytes = open.and_then(|open| open.bytes);
+        let forwarded = forwarded.get(&address).copied().unwrap_or_default();
+        // The latest round trip of a backend that does not answer is of the past.
+        let round_trip = health.filter(|health| !health.state.is_out()).and_then(|health| health.round_trip);
         BackendStatus {
             address,
             state: health.map_or(HealthState::Unknown, |h| h.state).label().to_owned(),
@@ -210,8 +215,10 @@ fn backends(
             published: published.is_some_and(|p| p.contains(&address)),
             used: frontend.backends.contains(&address),
             share: if frontend.backends.contains(&address) { share } else { 0.0 },
-            round_trip_us: health.and_then(|h| h.round_trip).and_then(|t| u64::try_from(t.as_micros()).ok()),
+            round_trip_us: round_trip.and_then(|time| u64::try_from(time.as_micros()).ok()),
             connections: totals.get(&address).copied().unwrap_or(0),
+            forwarded_connections: forwarded.total,
+            forwarded_open: forwarded.open,
             open: open.map(|open| open.connections),
             bytes_up: bytes.map(|bytes| bytes.up),
             bytes_down: bytes.map(|bytes| bytes.down),
@@ -246,6 +253,7 @@ impl RepairsStatus {
     fn new(repairs: &Repairs) -> Self {
         let latest = repairs.latest.iter().map(|Repair { what, at, found, changes, by }| RepairStatus {
             object: what.label().to_owned(),
+            timestamp: unix_time(*at),
             seconds_ago: at.elapsed().as_secs(),
             found: (*found).to_owned(),
             changes: *changes,
@@ -284,12 +292,10 @@ impl SelfTestStatus {
 
 impl TransitionStatus {
     fn new(transition: &HealthTransition) -> Self {
-        let ago = transition.at.elapsed();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ended = transition.ended;
         Self {
-            timestamp: now.saturating_sub(ago).as_secs(),
-            seconds_ago: ago.as_secs(),
+            timestamp: unix_time(transition.at),
+            seconds_ago: transition.at.elapsed().as_secs(),
             backend: transition.backend,
             from: transition.from.label().to_owned(),
             to: transition.to.label().to_owned(),
@@ -302,6 +308,11 @@ impl TransitionStatus {
             remaining: ended.map(|ended| ended.remaining),
         }
     }
+}
+
+/// Seconds since 1970 at that time, by the clock as it is set now.
+fn unix_time(at: Instant) -> u64 {
+    SystemTime::now().checked_sub(at.elapsed()).map_or(0, unix_seconds)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -145,7 +145,7 @@ impl Text {
         let mut columns = Columns::new(INDENT, self.form.colour);
         let mut head = vec!["BACKEND", "STATE", "SINCE", "RTT", "SHARE", "CONNECTIONS"];
         if self.form.wide {
-            head.extend(["OPEN", "UP", "DOWN"]);
+            head.extend(["OPEN", "UP", "DOWN", "FORWARDED", "FORWARDED-OPEN"]);
         }
         head.extend(["SOURCE", "AGE", "NOTE"]);
         columns.push(head.into_iter().map(Cell::from));
@@ -169,12 +169,14 @@ impl Text {
             Cell::from(since),
             Cell::from(round_trip),
             Cell::from(format!("{:.0}%", backend.share * 100.0)),
-            Cell::from(backend.connections.to_string()),
+            Cell::from(backend.all_connections().to_string()),
         ];
         if self.form.wide {
             cells.push(Cell::from(known(backend.open, |open| open.to_string())));
             cells.push(Cell::from(known(backend.bytes_up, size)));
             cells.push(Cell::from(known(backend.bytes_down, size)));
+            cells.push(Cell::from(backend.forwarded_connections.to_string()));
+            cells.push(Cell::from(backend.forwarded_open.to_string()));
         }
         cells.push(Cell::from(source(backend)));
         cells.push(Cell::from(backend.source_age_seconds.map(duration).unwrap_or_default()));

@@ -1,13 +1,48 @@
 //! The forwarder alone: pods and the node reach apiservers through it, which see the node's address; it serves its own
 //! addresses in every mode; and when it is killed, nothing claims the virtual IP any longer.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use integration::daemon::{Daemon, every_backend};
 use integration::forwarder::{Stage, devices, is_local};
 use integration::lab::{Families, Lab, LabOptions, PodAttachment};
 
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// The values of the series with this beginning, by the value of their label.
+fn series<'a>(metrics: &'a str, beginning: &str) -> BTreeMap<&'a str, u64> {
+    let of = |line: &'a str| {
+        let (label, value) = line.strip_prefix(beginning)?.split_once("\"} ")?;
+        Some((label, value.parse().ok()?))
+    };
+    metrics.lines().filter_map(of).collect()
+}
+
+/// Waits until the status and the metrics say of each API server the same number of forwarded connections, which add up to
+/// all that were accepted, and none is open.
+fn expect_counted(daemon: &Daemon) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let (metrics, status) = (daemon.metrics()?, daemon.status()?);
+        let accepted = series(&metrics, "apivip_forwarder_accepted_total{listener=\"");
+        let counted = series(&metrics, "apivip_forwarder_backend_connections_total{backend=\"");
+        let shown: BTreeMap<&str, u64> = every_backend(&status)
+            .filter_map(|b| Some((b["address"].as_str()?, b["forwarded_connections"].as_u64()?)))
+            .filter(|(_, total)| *total > 0)
+            .collect();
+        let none_is_open = every_backend(&status).all(|backend| backend["forwarded_open"] == 0);
+        let adds_up = counted.values().sum::<u64>() == accepted.values().sum::<u64>();
+        if none_is_open && adds_up && counted == shown && counted.len() > 1 {
+            return Ok(());
+        }
+        let late = Instant::now() >= deadline;
+        ensure!(!late, "accepted: {accepted:?}, metrics: {counted:?}, status: {shown:?}\n{status:#}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
 
 fn reached(families: Families, attachment: PodAttachment) -> Result<()> {
     let lab = Lab::start(LabOptions { families, attachment, ..LabOptions::default() })?;
@@ -20,6 +55,7 @@ fn reached(families: Families, attachment: PodAttachment) -> Result<()> {
     ensure!(devices(lab.node())?.len() > before.len(), "the route hangs on no device of its own");
     stage.expect_forwarded("through the forwarder")?;
     stage.expect_listening()?;
+    expect_counted(&daemon)?;
     daemon.kill()?;
     ensure!(devices(lab.node())? == before, "{:?} instead of {before:?}", devices(lab.node())?);
     for vip in lab.vips() {

@@ -107,7 +107,7 @@ fn a_forwarder_that_was_chosen_is_no_problem() -> Result<()> {
     let shown = status(&lab, &daemon, &[])?.stdout;
     ensure!(shown.contains("(--mode forwarder)"), "{shown}");
     let page = get(lab.node(), "/")?.body;
-    ensure!(page.contains(">Serving</b>") && page.contains("--mode forwarder"), "{page}");
+    ensure!(page.contains(">healthy</b>") && page.contains("--mode forwarder"), "{page}");
     Ok(())
 }
 

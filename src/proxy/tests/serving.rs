@@ -109,6 +109,31 @@ async fn connections_wait_until_there_is_a_route() {
 }
 
 #[tokio::test]
+async fn connections_are_counted_by_backend() {
+    let mut rig = Rig::new().await;
+    let vip = vip("127.77.0.8").await;
+    let (first, second) = (echo().await, echo().await);
+    let mut routes = ProxyRoutes::clone(&to(&[vip], first));
+    let (backends, others) = (vec![refusing().await], vec![second]);
+    routes.local = ProxyRoute { backends, others, ..ProxyRoute::default() };
+    rig.forwarder.route(Arc::new(routes));
+    rig.forwarder.serve(&BTreeSet::from([vip])).await.unwrap();
+    let counts = |total, open| ForwardedConnections { total, open };
+    let (mut through_vip, mut through_endpoint) = (connect(vip).await, rig.connect().await);
+    assert!(echoes(&mut through_vip).await && echoes(&mut through_endpoint).await);
+    assert_eq!(rig.stats.forwarded(), [(first, counts(1, 1)), (second, counts(1, 1))].into());
+    drop(through_vip);
+    rig.until(|stats| stats.forwarded()[&first] == counts(1, 0)).await;
+
+    // The first one is no longer published.
+    rig.forwarder.route(to(&[vip], second));
+    assert!(echoes(&mut connect(vip).await).await && echoes(&mut through_endpoint).await);
+    rig.until(|stats| stats.forwarded() == [(second, counts(2, 1))].into()).await;
+    let accepted: u64 = Origin::ALL.into_iter().map(|origin| rig.stats.accepted(origin)).sum();
+    assert_eq!(accepted, 3);
+}
+
+#[tokio::test]
 async fn no_connection_is_refused_when_listeners_are_handed_over() {
     let mut old = Rig::new().await;
     let vip = vip("127.77.0.7").await;

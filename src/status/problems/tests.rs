@@ -24,6 +24,8 @@ fn backend(last: u8, state: &str) -> BackendStatus {
         share: 0.5,
         round_trip_us: None,
         connections: 0,
+        forwarded_connections: 0,
+        forwarded_open: 0,
         open: None,
         bytes_up: None,
         bytes_down: None,
@@ -128,6 +130,7 @@ fn each_kind_of_problem_has_its_severity() {
             |status| {
                 status.repairs.latest = vec![RepairStatus {
                     object: "table".to_owned(),
+                    timestamp: 0,
                     seconds_ago: 1,
                     found: "event".to_owned(),
                     changes: 1,

@@ -59,6 +59,9 @@ fn status(states: [HealthState; 3], connection: &Connection) -> Status {
     let mut traffic = Traffic::new(true);
     traffic.add(vip, backend(11), Some(ByteCounts { up: 1_023, down: 5 << 20 | 1 << 19 }));
     traffic.add(vip, backend(12), None);
+    let forwarder = Stats::default();
+    drop(forwarder.count_forwarded(backend(12)));
+    let _open = [12, 13].map(|last| forwarder.count_forwarded(backend(last)));
     Status::new(&Parts {
         service: &policy.service,
         started: Instant::now(),
@@ -67,7 +70,7 @@ fn status(states: [HealthState; 3], connection: &Connection) -> Status {
         origins: &Origins::default(),
         totals: &totals,
         traffic: Some(&traffic),
-        forwarder: &Stats::default(),
+        forwarder: &forwarder,
         selftests: &Default::default(),
     })
 }
@@ -170,6 +173,35 @@ fn wide_text_has_open_connections_and_bytes() {
             assert_eq!(cell.split_whitespace().next(), Some(value), "{title} of {backend}\n{text}");
         }
     }
+}
+
+#[test]
+fn connections_of_rules_and_forwarder_are_shown_together_and_in_wide_text_apart() {
+    let status = status([HealthState::Healthy; 3], &synced());
+    let counts = status.frontends[0].backends.iter().map(|b| (b.forwarded_connections, b.forwarded_open));
+    assert_eq!(counts.collect::<Vec<_>>(), [(0, 0), (2, 1), (1, 1)]);
+    let (short, wide) = (text(&status, Form::default()), text(&status, Form { wide: true, colour: false }));
+    assert!(!line(&short, "BACKEND").contains("FORWARDED"), "{short}");
+    for (backend, together, forwarded, open) in [
+        ("192.0.2.11:6443", "1204", "0", "0"),
+        ("192.0.2.12:6443", "9", "2", "1"),
+        ("192.0.2.13:6443", "1", "1", "1"),
+    ] {
+        let cells = [(&short, "CONNECTIONS", together), (&wide, "CONNECTIONS", together)];
+        let apart = [(&wide, " FORWARDED ", forwarded), (&wide, " FORWARDED-OPEN", open)];
+        for (text, title, value) in cells.into_iter().chain(apart) {
+            let row = text.lines().find(|line| line.trim_start().starts_with(backend)).unwrap();
+            let cell = &row[line(text, "BACKEND").find(title).unwrap()..];
+            assert_eq!(cell.split_whitespace().next(), Some(value), "{title} of {backend}\n{text}");
+        }
+    }
+}
+
+#[test]
+fn backend_that_does_not_answer_has_no_round_trip() {
+    let status = status([HealthState::Healthy, HealthState::Suspect, HealthState::Failed], &synced());
+    let round_trips = status.frontends[0].backends.iter().map(|backend| backend.round_trip_us);
+    assert_eq!(round_trips.collect::<Vec<_>>(), [Some(1_000), None, None]);
 }
 
 #[test]

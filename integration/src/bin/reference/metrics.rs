@@ -10,6 +10,7 @@ use apivip::kube::Connection;
 use apivip::metrics::{Metrics, Stage, prometheus_text};
 use apivip::model::health::{FailReason, HealthState};
 use apivip::model::verdict::Verdict;
+use apivip::proxy::Stats;
 use apivip::transport::Expiry;
 
 /// Labels whose values are no closed set, and what they are instead.
@@ -25,8 +26,10 @@ pub fn samples() -> Result<String> {
     let expiry = Expiry { ca: Some(0), client_certificate: Some(0), token: Some(0) };
     let connection = Connection { heard: Some(Instant::now()), expiry, ..Connection::default() };
     let totals = BTreeMap::from([(([192, 0, 2, 11], 6443).into(), 0)]);
-    let metrics = Metrics::new(Arc::default());
+    let forwarder = Arc::<Stats>::default();
+    let metrics = Metrics::new(Arc::clone(&forwarder));
     // Families that have no sample before their first event would show no labels.
+    drop(forwarder.count_forwarded(([192, 0, 2, 11], 6443).into()));
     for state in HealthState::ALL {
         let reasons = FailReason::ALL.into_iter().map(Some);
         reasons.chain([None]).for_each(|reason| metrics.changed(state, reason));
