@@ -82,9 +82,7 @@ fn main() -> Result<()> {
             };
             let (name, setting) = match one_core {
                 true => ("forwarder-one-core", "all on one core".to_owned()),
-                false => {
-                    ("forwarder", format!("on {} cores", std::thread::available_parallelism()?))
-                }
+                false => ("forwarder", format!("on {} cores", std::thread::available_parallelism()?)),
             };
             let figures = table::comparison(&measure::all(&plan, &proxies)?, setting);
             table::print(&figures);
