@@ -108,7 +108,7 @@ impl Node {
         self.health = BTreeMap::new();
         self.observed = [None; SERVERS];
         self.heard = [None; SERVERS];
-        self.failedline = None;
+        self.deadline = None;
         // Elements of the kernel's set expire by themselves.
         self.failed = [false; SERVERS];
     }
