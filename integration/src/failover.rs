@@ -1,4 +1,4 @@
-//! A failover as clients live through it: a crowd of them in a Pod and on the node, a fault, and the verdict.
+//! A failover as clients see it: many of them in a Pod and on the node, a fault, and the verdict.
 //! In: a control plane, a daemon's options, a [`Mix`]. Out: an [`Outcome`] that says which connections failed and which clients were notified.
 
 mod outcome;
@@ -35,12 +35,12 @@ const LISTS: u32 = 5;
 /// By then the daemon has probed every API server, twice where it needs that.
 const PROBED: Duration = Duration::from_millis(1500);
 
-/// A control plane and the daemon that stands between it and the clients.
+/// A control plane, and the daemon between it and the clients.
 #[derive(Debug)]
 pub struct Failover<'lab> {
     /// The lab.
     pub lab: &'lab Lab,
-    /// The apiservers.
+    /// The API servers.
     pub plane: ControlPlane<'lab>,
     /// The daemon under test.
     pub daemon: Daemon,
@@ -55,7 +55,7 @@ pub struct Crowd {
 }
 
 impl<'lab> Failover<'lab> {
-    /// Starts a control plane that publishes these apiservers for the Service with nothing but its port `https`, and
+    /// Starts a control plane that publishes these API servers for the Service with nothing but its port `https`, and
     /// a daemon with these arguments.
     pub fn start(lab: &'lab Lab, variant: Variant, published: &[u8], arguments: &[&str]) -> Result<Self> {
         Self::start_with(lab, variant, published, |options| {
@@ -100,7 +100,7 @@ impl<'lab> Failover<'lab> {
         Crowd::start(self.lab, &self.plane, from, mix)
     }
 
-    /// Starts clients of every kind in pod 1 and on the node.
+    /// Starts clients of every kind in Pod 1 and on the node.
     pub fn everybody(&self, mix: &Mix) -> Result<Crowd> {
         self.crowd(&[self.lab.pod(1), self.lab.node()], mix)
     }
@@ -110,13 +110,13 @@ impl<'lab> Failover<'lab> {
         crowd.inflict(&mut self.plane, fault, numbers)
     }
 
-    /// Undoes it. Simulated apiservers that start again serve clients that have closed their half, as before.
+    /// Undoes it. Simulated API servers that start again serve clients that have closed their half, as before.
     pub fn heal(&mut self, inflicted: Inflicted) -> Result<()> {
         inflicted.heal(&mut self.plane)?;
         self.plane.serve_half_closed()
     }
 
-    /// The number of the apiserver that serves the daemon's watch.
+    /// The number of the API server that serves the daemon's watch.
     pub fn watched(&mut self) -> Result<u8> {
         let synced = |status: &serde_json::Value| status["api"]["state"] == "synced";
         let status = self.daemon.wait_for_status("the API in sync", Duration::from_secs(30), synced)?;
@@ -127,7 +127,7 @@ impl<'lab> Failover<'lab> {
         number.with_context(|| format!("{address} is no apiserver"))
     }
 
-    /// Fails unless exactly these apiservers serve every virtual IP now.
+    /// Fails unless exactly these API servers serve every virtual IP now.
     pub fn expect_backends(&self, what: &str, numbers: &[u8]) -> Result<()> {
         let status = self.daemon.status()?;
         for (vip, mut backends) in expected(self.lab, numbers) {
@@ -138,7 +138,7 @@ impl<'lab> Failover<'lab> {
         Ok(())
     }
 
-    /// Waits until exactly these apiservers serve every virtual IP.
+    /// Waits until exactly these API servers serve every virtual IP.
     pub fn wait_for_backends(&mut self, numbers: &[u8]) -> Result<()> {
         self.plane.wait_until_served(&mut self.daemon, numbers)
     }
@@ -247,7 +247,7 @@ impl Crowd {
     }
 }
 
-/// Every virtual IP with its port, and the backends that these apiservers are for it.
+/// Every virtual IP with its port, and the backends that these API servers are for it.
 fn expected(lab: &Lab, numbers: &[u8]) -> Vec<(SocketAddr, Vec<SocketAddr>)> {
     let of = |family: Family| {
         let backend = |i: &u8| SocketAddr::new(lab.apiserver_address(*i, family), crate::real::PORT);

@@ -158,7 +158,7 @@ fn watches(access: &Access, identity: &Identity, tasks: &mut JoinSet<()>) -> Res
     Ok(())
 }
 
-/// As the other apiservers get their share, this one is asked at each third interval.
+/// The other API servers get their share: this one gets each third self-test.
 fn self_tests(arguments: &Arguments, identity: &Identity, tasks: &mut JoinSet<()>) -> Result<()> {
     let config = SelfTestConfig {
         interval: Duration::from_millis(arguments.selftest_interval) * APISERVERS,
@@ -189,7 +189,7 @@ fn self_tests(arguments: &Arguments, identity: &Identity, tasks: &mut JoinSet<()
     Ok(())
 }
 
-/// Sees nothing of a connection, and says nothing.
+/// Observes no connection.
 struct Blind;
 
 impl ConnectionEvidence for Blind {

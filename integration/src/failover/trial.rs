@@ -30,7 +30,7 @@ const SETTLED: u64 = 500;
 /// How long new connections are watched after the last client was notified.
 const AFTERWARDS: Duration = Duration::from_millis(1500);
 
-/// Some of every kind of client, with the one that only simulated apiservers can serve.
+/// Some of every kind of client, with the one that only simulated API servers can serve.
 pub fn mix() -> Mix {
     Mix { half_closed: 4, ..Mix::default() }
 }
@@ -40,7 +40,7 @@ pub fn lab(families: Families) -> Result<Lab> {
     Lab::start(LabOptions { families, ..LabOptions::default() })
 }
 
-/// The addresses of these apiservers.
+/// The addresses of these API servers.
 pub fn addresses(lab: &Lab, numbers: &[u8]) -> Vec<IpAddr> {
     numbers.iter().flat_map(|i| lab.apiserver_addresses(*i)).collect()
 }

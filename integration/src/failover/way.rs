@@ -11,7 +11,7 @@ use crate::clients::Mix;
 use crate::control_plane::Variant;
 use crate::lab::{Families, Lab};
 
-/// All apiservers of these labs.
+/// All API servers of these labs.
 pub const ALL: [u8; 3] = [1, 2, 3];
 
 /// `--silence-timeout`, in milliseconds: no client is notified sooner.
@@ -39,7 +39,7 @@ impl Way {
         families
     }
 
-    /// Starts real apiservers, publishes these, and a daemon that serves in this way.
+    /// Starts real API servers, publishes these, and a daemon that serves in this way.
     pub fn start<'lab>(self, lab: &'lab Lab, published: &[u8]) -> Result<Failover<'lab>> {
         Failover::start(lab, Variant::Real, published, self.arguments())
     }
@@ -53,7 +53,7 @@ impl Way {
         }
     }
 
-    /// Clients in a pod and on the node, while these are published. Through the forwarder conntrack does not show the API
+    /// Clients in a Pod and on the node, while these are published. Through the forwarder conntrack does not show the API
     /// server of a connection, so that all are redirected to `i`.
     pub fn crowd(self, stage: &mut Failover<'_>, mix: &Mix, published: &[u8], i: u8) -> Result<Crowd> {
         if let Self::Rules(_) = self {

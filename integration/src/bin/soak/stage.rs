@@ -173,7 +173,7 @@ impl<'lab> Stage<'lab> {
         self.vips.iter().map(|vip| backends_of(status, *vip)).collect()
     }
 
-    /// Whether it could be checked: not if others are in use by the time that the table stands.
+    /// Whether it could be checked: not if others are in use by the time that the table is complete.
     fn check(&mut self, used: &[Vec<SocketAddr>], all: &BTreeSet<SocketAddr>) -> Result<bool> {
         let right = |used: &Vec<_>| !used.is_empty() && used.iter().all(|backend| all.contains(backend));
         ensure!(used.iter().all(right), "in use: {used:?}");
@@ -209,7 +209,7 @@ impl<'lab> Stage<'lab> {
         [("pod-1", self.lab.pod(1)), ("pod-2", self.lab.pod(2)), ("host", self.lab.node())]
     }
 
-    /// The table once it stands: the status tells of a decision a few milliseconds before the kernel has taken it.
+    /// The table once it is complete: the status shows a decision a few milliseconds before the kernel has it.
     fn standing_table(&self) -> String {
         let mut table = self.table();
         for _ in 0..TABLE_LOOKS {
