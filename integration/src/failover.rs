@@ -1,5 +1,6 @@
 //! A failover as clients see it: many of them in a Pod and on the node, a fault, and the verdict.
-//! In: a control plane, a daemon's options, a [`Mix`]. Out: an [`Outcome`] that says which connections failed and which clients were notified.
+//! In: a control plane, a daemon's options, a [`Mix`]. Out: an [`Outcome`] that says which connections failed and which clients were
+//! notified.
 
 mod outcome;
 pub mod trial;

@@ -68,7 +68,8 @@ impl Outcome {
         timeline.at_ms(self.moments.fault_us)
     }
 
-    /// Long-lived connections of one kind, or of any, to these addresses: how many were reset or closed, so that their clients know, and when.
+    /// Long-lived connections of one kind, or of any, to these addresses: how many were reset or closed, so that their clients know,
+    /// and when.
     pub fn notified(&self, failed_servers: &[IpAddr], kind: Option<Kind>) -> Notified {
         let mut found = Notified { first_ms: u64::MAX, ..Notified::default() };
         for (_, timeline) in &self.timelines {
