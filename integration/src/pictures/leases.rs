@@ -70,7 +70,7 @@ impl Figures for Leases {
             x = svg.legend(x, 56.0, color(i), program);
         }
         x = svg.legend(x, 56.0, Color::Shade, "unplugged");
-        x = svg.legend(x, 56.0, Color::Red, "expired: the node becomes NotReady");
+        x = svg.legend(x, 56.0, Color::Red, "expired: the node may become NotReady");
         x = svg.hatched_legend(x, 56.0, Color::Gray, "not measured");
         svg.text(x, 56.0, "note", "lower is better");
         let mut top = TOP;
@@ -118,8 +118,8 @@ impl Leases {
         let words = format!("seconds since API server {} was unplugged", outage.api_server);
         svg.text(left, top + HEIGHT + 32.0, "note", &words);
         for (i, (name, at)) in outage.lost.iter().enumerate() {
-            let words = format!("lost: {name} ({at} s)");
-            svg.text(left, top + HEIGHT + 50.0 + LINE * i as f64, "", &words);
+            let words = format!("lost lease: {name} ({at} s)");
+            svg.text(left, top + HEIGHT + 50.0 + LINE * i as f64, "note", &words);
         }
     }
 
