@@ -1,4 +1,4 @@
-# What the scripts here share: words, checks, packages. To be sourced by bash, from a script that has set `name`.
+# What the scripts here share: messages, checks, packages. To be sourced by bash, from a script that has set `name`.
 #
 # APIVIP_CACHE names another cache than ~/.cache/apivip.
 
@@ -16,7 +16,7 @@ require_root() {
         "sudo env PATH=\"\$PATH\" HOME=\"\$HOME\" $0"
 }
 
-# Fails unless cargo and rustc are there and not older than rust-version in Cargo.toml.
+# Fails unless cargo and rustc exist and are not older than rust-version in Cargo.toml.
 require_rust() {
     local wanted found how
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
@@ -32,11 +32,11 @@ require_rust() {
     fi
 }
 
-# Installs those of the named Debian packages that are missing. Asks nothing of the network when none is.
+# Installs those of the named Debian packages that are missing. Uses no network when none is.
 require_packages() {
     local package missing=()
     if ! command -v dpkg-query >/dev/null; then
-        say "this is not Debian: make sure that what these packages hold is installed: $*"
+        say "this is not Debian: make sure that the contents of these packages are installed: $*"
         return 0
     fi
     for package in "$@"; do
@@ -50,12 +50,12 @@ require_packages() {
         >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         rm -f "$log"
-        fail "apt-get could not install ${missing[*]}; its last words are above"
+        fail "apt-get could not install ${missing[*]}; the output above says why"
     fi
     rm -f "$log"
 }
 
-# Runs one step: `step "what it does" command…`. Says how long it took, or that it failed.
+# Runs one step: `step "what it does" command…`. Prints how long it took, or that it failed.
 step() {
     local what=$1 begin=$SECONDS
     shift

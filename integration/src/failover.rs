@@ -1,5 +1,6 @@
-//! A failover as clients live through it: a crowd of them in a pod and on the node, a fault, and the verdict.
-//! In: a control plane, a daemon's options, a [`Mix`]. Out: an [`Outcome`] that says who failed and who was told.
+//! A failover as clients see it: many of them in a Pod and on the node, a fault, and the verdict.
+//! In: a control plane, a daemon's options, a [`Mix`]. Out: an [`Outcome`] that says which connections failed and which clients were
+//! notified.
 
 mod outcome;
 pub mod trial;
@@ -15,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use apivip::model::types::Family;
 
 use outcome::Moments;
-pub use outcome::{Outcome, Told};
+pub use outcome::{Notified, Outcome};
 
 use crate::clients::{Clients, Mix};
 use crate::control_plane::{ControlPlane, SERVICE_PORT, Variant};
@@ -32,30 +33,30 @@ static CROWDS: AtomicU32 = AtomicU32::new(0);
 /// So often conntrack is listed where it does not know a client.
 const LISTS: u32 = 5;
 
-/// By then the daemon has asked every apiserver, twice where it needs that.
+/// By then the daemon has probed every API server, twice where it needs that.
 const PROBED: Duration = Duration::from_millis(1500);
 
-/// A control plane and the daemon that stands between it and the clients.
+/// A control plane, and the daemon between it and the clients.
 #[derive(Debug)]
 pub struct Failover<'lab> {
     /// The lab.
     pub lab: &'lab Lab,
-    /// The apiservers.
+    /// The API servers.
     pub plane: ControlPlane<'lab>,
     /// The daemon under test.
     pub daemon: Daemon,
 }
 
-/// Clients of the virtual IP, and to which apiserver the node leads each of them.
+/// Clients of the virtual IP, and to which API server the node redirects each of them.
 #[derive(Debug)]
 pub struct Crowd {
     clients: Vec<(String, Clients)>,
-    led_to: BTreeMap<SocketAddr, SocketAddr>,
+    redirected_to: BTreeMap<SocketAddr, SocketAddr>,
     moments: Moments,
 }
 
 impl<'lab> Failover<'lab> {
-    /// Starts a control plane that publishes these apiservers for the Service with nothing but its port `https`, and
+    /// Starts a control plane that publishes these API servers for the Service with nothing but its port `https`, and
     /// a daemon with these arguments.
     pub fn start(lab: &'lab Lab, variant: Variant, published: &[u8], arguments: &[&str]) -> Result<Self> {
         Self::start_with(lab, variant, published, |options| {
@@ -100,23 +101,23 @@ impl<'lab> Failover<'lab> {
         Crowd::start(self.lab, &self.plane, from, mix)
     }
 
-    /// Starts clients of every kind in pod 1 and on the node.
+    /// Starts clients of every kind in Pod 1 and on the node.
     pub fn everybody(&self, mix: &Mix) -> Result<Crowd> {
         self.crowd(&[self.lab.pod(1), self.lab.node()], mix)
     }
 
     /// Lets it happen, and notes when. A program that does it takes a while to start.
     pub fn inflict(&mut self, crowd: &mut Crowd, fault: Fault, numbers: &[u8]) -> Result<Inflicted> {
-        crowd.suffer(&mut self.plane, fault, numbers)
+        crowd.inflict(&mut self.plane, fault, numbers)
     }
 
-    /// Undoes it. Simulated apiservers that start again serve clients that have closed their half, as before.
+    /// Undoes it. Simulated API servers that start again serve clients that have closed their half, as before.
     pub fn heal(&mut self, inflicted: Inflicted) -> Result<()> {
         inflicted.heal(&mut self.plane)?;
         self.plane.serve_half_closed()
     }
 
-    /// The number of the apiserver that the daemon's watch hangs on.
+    /// The number of the API server that serves the daemon's watch.
     pub fn watched(&mut self) -> Result<u8> {
         let synced = |status: &serde_json::Value| status["api"]["state"] == "synced";
         let status = self.daemon.wait_for_status("the API in sync", Duration::from_secs(30), synced)?;
@@ -127,7 +128,7 @@ impl<'lab> Failover<'lab> {
         number.with_context(|| format!("{address} is no apiserver"))
     }
 
-    /// Fails unless exactly these apiservers serve every virtual IP now.
+    /// Fails unless exactly these API servers serve every virtual IP now.
     pub fn expect_backends(&self, what: &str, numbers: &[u8]) -> Result<()> {
         let status = self.daemon.status()?;
         for (vip, mut backends) in expected(self.lab, numbers) {
@@ -138,14 +139,14 @@ impl<'lab> Failover<'lab> {
         Ok(())
     }
 
-    /// Waits until exactly these apiservers serve every virtual IP.
+    /// Waits until exactly these API servers serve every virtual IP.
     pub fn wait_for_backends(&mut self, numbers: &[u8]) -> Result<()> {
         self.plane.wait_until_served(&mut self.daemon, numbers)
     }
 }
 
 impl Crowd {
-    /// Starts clients of these addresses in these namespaces, and looks whom the node leads them to.
+    /// Starts clients of these addresses in these namespaces, and looks to which API server the node redirects each.
     pub fn start(
         lab: &Lab,
         plane: &ControlPlane<'_>,
@@ -161,11 +162,11 @@ impl Crowd {
         }
         let kept: BTreeSet<SocketAddr> =
             clients.iter().flat_map(|(_, started)| started.kept()).copied().collect();
-        Ok(Self { clients, led_to: translations(lab, &kept)?, moments: Moments::now() })
+        Ok(Self { clients, redirected_to: translations(lab, &kept)?, moments: Moments::now() })
     }
 
     /// Lets it happen, and notes when. A program that does it takes a while to start.
-    pub fn suffer(
+    pub fn inflict(
         &mut self,
         plane: &mut ControlPlane<'_>,
         fault: Fault,
@@ -177,12 +178,12 @@ impl Crowd {
         inflicted
     }
 
-    /// Where conntrack cannot tell, because the forwarder carries the connections, the test does: all that are kept
-    /// lead to this backend.
+    /// Where conntrack does not show it, because the forwarder carries the connections, the test says it: all that are kept
+    /// are redirected to this backend.
     #[must_use]
-    pub fn leading_to(mut self, backend: SocketAddr) -> Self {
+    pub fn redirected_to(mut self, backend: SocketAddr) -> Self {
         let kept = self.clients.iter().flat_map(|(_, clients)| clients.kept());
-        self.led_to = kept.map(|client| (*client, backend)).collect();
+        self.redirected_to = kept.map(|client| (*client, backend)).collect();
         self
     }
 
@@ -190,25 +191,26 @@ impl Crowd {
     #[must_use]
     pub fn joined(mut self, other: Self) -> Self {
         self.clients.extend(other.clients);
-        self.led_to.extend(other.led_to);
+        self.redirected_to.extend(other.redirected_to);
         self
     }
 
     /// Clients that the node knows by the address `outer`, because something hides them behind it, are known here by
     /// `inner`; their ports are the same.
     pub fn hidden(&mut self, inner: IpAddr, outer: IpAddr) {
-        let led_to = std::mem::take(&mut self.led_to).into_iter();
+        let redirected_to = std::mem::take(&mut self.redirected_to).into_iter();
         let named = |client: SocketAddr| match client.ip() == outer {
             true => SocketAddr::new(inner, client.port()),
             false => client,
         };
-        self.led_to = led_to.map(|(client, backend)| (named(client), backend)).collect();
+        self.redirected_to = redirected_to.map(|(client, backend)| (named(client), backend)).collect();
     }
 
     /// Waits until every long-lived connection to one of these addresses has ended at its client.
-    pub fn wait_told(&self, dead: &[IpAddr], limit: Duration) -> Result<()> {
+    pub fn wait_notified(&self, failed_servers: &[IpAddr], limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
-        let concerned = self.led_to.iter().filter(|(_, backend)| dead.contains(&backend.ip()));
+        let concerned =
+            self.redirected_to.iter().filter(|(_, backend)| failed_servers.contains(&backend.ip()));
         let kept: BTreeSet<&SocketAddr> =
             self.clients.iter().flat_map(|(_, clients)| clients.kept()).collect();
         let concerned: Vec<SocketAddr> =
@@ -227,7 +229,7 @@ impl Crowd {
             if Instant::now() >= deadline {
                 let shown = &left[..left.len().min(10)];
                 bail!(
-                    "{} of {} connections to {dead:?} were not told within {limit:?}, for instance {shown:?}",
+                    "{} of {} clients of {failed_servers:?} were not notified within {limit:?}, for instance {shown:?}",
                     left.len(),
                     concerned.len()
                 );
@@ -242,11 +244,11 @@ impl Crowd {
             clients.stop()?;
         }
         let finished = self.clients.into_iter().map(|(name, clients)| Ok((name, clients.finish()?)));
-        Ok(Outcome::new(finished.collect::<Result<_>>()?, self.led_to, self.moments))
+        Ok(Outcome::new(finished.collect::<Result<_>>()?, self.redirected_to, self.moments))
     }
 }
 
-/// Every virtual IP with its port, and the backends that these apiservers are for it.
+/// Every virtual IP with its port, and the backends that these API servers are for it.
 fn expected(lab: &Lab, numbers: &[u8]) -> Vec<(SocketAddr, Vec<SocketAddr>)> {
     let of = |family: Family| {
         let backend = |i: &u8| SocketAddr::new(lab.apiserver_address(*i, family), crate::real::PORT);
@@ -255,7 +257,7 @@ fn expected(lab: &Lab, numbers: &[u8]) -> Vec<(SocketAddr, Vec<SocketAddr>)> {
     lab.families().iter().copied().map(of).collect()
 }
 
-/// Which backend the node leads each connection to a virtual IP to, by the client's address. A list that the kernel gives
+/// The backend to which the node redirects each connection to a virtual IP, by the client's address. A list that the kernel gives
 /// while other namespaces change the same table may lack entries: another is taken while one of `kept` is missing, which
 /// stays so where something hides it.
 fn translations(lab: &Lab, kept: &BTreeSet<SocketAddr>) -> Result<BTreeMap<SocketAddr, SocketAddr>> {

@@ -66,7 +66,7 @@ fn processor_ticks(daemon: &Daemon) -> Result<u64> {
     Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
 }
 
-/// Endpoints change one by one; the daemon's own histogram tells how long each took from event to commit.
+/// Endpoints change one by one; the daemon's own histogram has the time from event to commit.
 fn reactions(control_plane: &mut ControlPlane<'_>, daemon: &Daemon) -> Result<()> {
     for round in 0..EVENTS {
         change(control_plane, round)?;
@@ -82,7 +82,7 @@ fn reactions(control_plane: &mut ControlPlane<'_>, daemon: &Daemon) -> Result<()
     Ok(())
 }
 
-/// The table is replaced while a pod opens connections as fast as an open loop says.
+/// The table is replaced while a Pod opens connections at a fixed rate.
 fn replacements(lab: &Lab, control_plane: &mut ControlPlane<'_>, daemon: &Daemon) -> Result<()> {
     let target = SocketAddr::new(vip(apivip::model::types::Family::V4), 7);
     let before = commits(daemon)?;

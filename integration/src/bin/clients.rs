@@ -1,4 +1,4 @@
-//! Clients whose every connection is accounted for; see [`integration::sim::clients`].
+//! Clients that report every connection; see [`integration::sim::clients`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ struct Arguments {
     /// The longest that a fresh connection may take
     #[arg(long, value_name = "MS", default_value_t = 5000)]
     timeout: u64,
-    /// Connections on which one thing was asked and nothing is said any more
+    /// Idle connections, after one request
     #[arg(long, value_name = "N", default_value_t = 0)]
     idle: usize,
     /// Watches on which nothing happens

@@ -16,7 +16,7 @@ use integration::lab::{Lab, LabOptions};
 const ROUNDS: usize = 200;
 /// What the daemon logs after its first commit.
 const PROGRAMMED: &str = "event=rules_programmed";
-/// Writes down when it becomes the daemon, in seconds since 1970.
+/// Writes the time at which it becomes the daemon, in seconds since 1970.
 const STAMP: &str = r#"echo "$EPOCHREALTIME" >"$0"; exec "$@""#;
 /// Between two looks at the log.
 const PAUSE: Duration = Duration::from_micros(200);
@@ -29,12 +29,14 @@ fn main() -> Result<()> {
         state: lab.dir().join("state"),
         started: lab.dir().join("started"),
     };
-    println!("process start -> table programmed, {ROUNDS} starts each:");
+    println!("process start -> table programmed, {ROUNDS} starts each:\n");
+    println!("| figure | bound | median | p90 | longest |");
+    println!("|---|---|---|---|---|");
 
     let seeds = "192.0.2.11:6443,192.0.2.12:6443,192.0.2.13:6443";
     let options = files.stamped(boot.options(&["--seed", seeds, "--vip", &boot.vip().to_string()])?);
     let from_seeds = (0..ROUNDS).map(|_| start(&boot, &options, &files, false));
-    show("from seeds, without state", from_seeds.collect::<Result<_>>()?);
+    show("from three seeds and `--vip`, without state", "100 ms", from_seeds.collect::<Result<_>>()?);
 
     boot.may_read(true)?;
     let mut daemon = boot.spawn(&options)?;
@@ -46,7 +48,7 @@ fn main() -> Result<()> {
     boot.may_read(false)?;
     let options = files.stamped(boot.options(&[])?);
     let from_state = (0..ROUNDS).map(|_| start(&boot, &options, &files, true));
-    show("from saved state, without seeds", from_state.collect::<Result<_>>()?);
+    show("from saved state, without seeds", "50 ms", from_state.collect::<Result<_>>()?);
 
     let nothing = (0..ROUNDS).map(|_| {
         lab.node().within(|| {
@@ -57,7 +59,11 @@ fn main() -> Result<()> {
             Ok(begin.elapsed())
         })
     });
-    show("apivip --version in the same namespace", nothing.collect::<Result<_>>()?);
+    show(
+        "`apivip --version` in the same namespace, which programs nothing",
+        "-",
+        nothing.collect::<Result<_>>()?,
+    );
     Ok(())
 }
 
@@ -70,14 +76,14 @@ struct Files {
 }
 
 impl Files {
-    /// These options, behind a shell that says when it becomes the daemon.
+    /// These options, behind a shell that writes when it becomes the daemon.
     fn stamped(&self, options: DaemonOptions) -> DaemonOptions {
         let wrapper = ["bash", "-c", STAMP].into_iter().map(str::to_owned);
         DaemonOptions { wrapper: wrapper.chain([self.started.display().to_string()]).collect(), ..options }
     }
 }
 
-/// One start on a node that knows nothing but what it is given, and its state if there is to be one.
+/// One start on a node without rules, and without state unless `keep` says so.
 fn start(boot: &ColdBoot<'_>, options: &DaemonOptions, files: &Files, keep: bool) -> Result<Duration> {
     boot.forget_rules()?;
     if files.log.exists() {
@@ -99,12 +105,12 @@ fn start(boot: &ColdBoot<'_>, options: &DaemonOptions, files: &Files, keep: bool
     Ok(seen.duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(started))?)
 }
 
-fn show(what: &str, mut times: Vec<Duration>) {
+fn show(what: &str, bound: &str, mut times: Vec<Duration>) {
     times.sort();
     let millis = |index: usize| times[index].as_secs_f64() * 1000.0;
     let last = times.len() - 1;
     println!(
-        "  {what}: median {:.1} ms, p90 {:.1} ms, longest {:.1} ms",
+        "| {what} | {bound} | {:.1} ms | {:.1} ms | {:.1} ms |",
         millis(last / 2),
         millis(last * 9 / 10),
         millis(last)

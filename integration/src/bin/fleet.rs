@@ -1,9 +1,9 @@
-//! Plays faults of each kind against a fleet of nodes in virtual time, and prints what became of clients' connections.
+//! Injects faults of each kind into a simulated fleet of nodes, and prints how clients' connections ended.
 //! `scripts/bench fleet` builds it in release mode and runs it.
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use integration::fleet::{Kind, Tally, play, table};
+use integration::fleet::{Kind, Tally, simulate, table};
 
 #[derive(Parser)]
 struct Args {
@@ -16,7 +16,7 @@ struct Args {
     /// The seed of the first run of each kind
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Only kinds whose name has this in it
+    /// Only kinds whose name contains this
     #[arg(long)]
     kind: Option<String>,
     /// Faults of a run
@@ -32,13 +32,13 @@ fn main() -> Result<()> {
     for kind in Kind::ALL.into_iter().filter(wanted) {
         let mut sum = Tally::default();
         for seed in args.seed..args.seed + args.runs {
-            let tally = play(kind, seed, args.nodes, args.faults);
+            let tally = simulate(kind, seed, args.nodes, args.faults);
             tally.wrong.iter().take(5).for_each(|wrong| eprintln!("{kind:?}, seed {seed}: {wrong}"));
             sum.add(&tally);
         }
         rows.push((kind, sum));
     }
     print!("{}", table(&rows));
-    ensure!(rows.iter().all(|(_, tally)| tally.harm() == 0), "connections were ended that should live");
+    ensure!(rows.iter().all(|(_, tally)| tally.ended_wrongly() == 0), "connections were ended wrongly");
     Ok(())
 }

@@ -16,22 +16,22 @@ use tokio::time::{Instant, timeout_at};
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// A dead backend; repeatable
+    /// A failed backend; repeatable
     #[arg(long, value_name = "ADDR:PORT", required = true)]
     backend: Vec<SocketAddr>,
-    /// A virtual IP that leads to them; repeatable
+    /// A virtual IP that is redirected to them; repeatable
     #[arg(long, value_name = "ADDR:PORT", required = true)]
     vip: Vec<SocketAddr>,
-    /// Ask clients, and end no flow
+    /// Send challenge SYNs to clients, and end no flow
     #[arg(long)]
     ask: bool,
-    /// Only have connections that are being opened go elsewhere
+    /// Only move connections that are being opened
     #[arg(long, conflicts_with = "ask")]
     move_only: bool,
     /// Answer clients with resets of our own
     #[arg(long)]
     own_reset: bool,
-    /// Flows reset per second
+    /// Challenge SYNs per second
     #[arg(long, default_value_t = FlowOptions::default().rate)]
     rate: u32,
     /// Milliseconds to go on for
@@ -49,7 +49,7 @@ enum Command {
         /// The backend
         #[arg(long, value_name = "ADDR:PORT")]
         backend: SocketAddr,
-        /// A virtual IP that leads to it; repeatable
+        /// A virtual IP that is redirected to it; repeatable
         #[arg(long, value_name = "ADDR:PORT")]
         vip: Vec<SocketAddr>,
         /// Milliseconds to listen for, before and after the question

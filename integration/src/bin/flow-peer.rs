@@ -1,5 +1,5 @@
 //! Both ends of long-lived TCP connections: a server that says its name and echoes, and a client that holds connections
-//! of several kinds and says what became of each. It prints `ready` once all are open, and on SIGTERM a
+//! of several kinds and reports how each ended. It prints `ready` once all are open, and on SIGTERM a
 //! [`integration::flows::Held`] as JSON. On SIGUSR1 every idle connection sends something, to see whether it is echoed.
 
 use std::io::ErrorKind;
@@ -146,12 +146,12 @@ async fn hold_all(targets: &[SocketAddr], wanted: &[(Kind, usize)]) -> Result<()
 
 fn ended(fate: &mut Fate, error: &std::io::Error) {
     fate.open -= 1;
-    let told = match error.kind() {
+    let reason = match error.kind() {
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => "reset".to_owned(),
         ErrorKind::ConnectionAborted => "aborted".to_owned(),
         kind => format!("{kind}"),
     };
-    *fate.ended.entry(told).or_default() += 1;
+    *fate.ended.entry(reason).or_default() += 1;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     fate.at_ms.push(now.as_secs_f64() * 1e3);
 }

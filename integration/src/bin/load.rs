@@ -11,7 +11,7 @@ use integration::sim::load::report::Report;
 use integration::sim::load::{self, Observer};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Opens connections at a fixed rate and tells what became of each.
+/// Opens connections at a fixed rate and reports the result of each.
 ///
 /// The exit status is 0 whenever the run itself worked: the report is the result.
 #[derive(Parser)]

@@ -1,4 +1,4 @@
-//! What many nodes ask of one apiserver of three, in one process, with the daemon's own code: all of them keep a connection to
+//! The requests of many nodes to one API server of three, in one process, with the daemon's own code: all of them keep a connection to
 //! it, with pings and `/readyz`; a third of them watch the Service there; and a third of all self-tests end there. Prints
 //! `ready` once all have a connection, then works until it is killed.
 
@@ -32,29 +32,29 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Longest until the first answer of the last one.
+/// Longest until the first answer to the last node.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Apiservers of the cluster: each node watches one of them, and its self-test ends at one of them.
+/// API servers of the cluster: each node watches one of them, and its self-test ends at one of them.
 const APISERVERS: u32 = 3;
 
 #[derive(Parser)]
 struct Arguments {
-    /// The apiserver
+    /// The API server
     #[arg(long)]
     target: SocketAddr,
-    /// What the nodes reach it with
+    /// Credentials of the nodes
     #[arg(long, value_name = "FILE")]
     kubeconfig: PathBuf,
-    /// How many nodes
+    /// Number of nodes
     #[arg(long)]
     nodes: u32,
-    /// How many nodes start each second
+    /// Nodes that start each second
     #[arg(long, default_value_t = 100)]
     rate: u32,
     /// Between two pings, in ms
     #[arg(long, default_value_t = 75_000)]
     ping_interval: u64,
-    /// Between two questions for `/readyz`, in ms
+    /// Between two requests for `/readyz`, in ms
     #[arg(long, default_value_t = 600_000)]
     readyz_interval: u64,
     /// Between two self-tests of a node, in ms
@@ -94,7 +94,7 @@ async fn main() -> Result<()> {
     }
     for view in &mut views {
         let up = view.wait_for(|view| view.as_ref().is_some_and(|view| is_up(view, arguments.target)));
-        timeout(LIMIT, up).await.context("an apiserver that is up in time")??;
+        timeout(LIMIT, up).await.context("an API server that is up in time")??;
     }
     println!("ready");
     tasks.join_next().await;
@@ -158,7 +158,7 @@ fn watches(access: &Access, identity: &Identity, tasks: &mut JoinSet<()>) -> Res
     Ok(())
 }
 
-/// As the other apiservers get their share, this one is asked at each third interval.
+/// The other API servers get their share: this one gets each third self-test.
 fn self_tests(arguments: &Arguments, identity: &Identity, tasks: &mut JoinSet<()>) -> Result<()> {
     let config = SelfTestConfig {
         interval: Duration::from_millis(arguments.selftest_interval) * APISERVERS,
@@ -189,7 +189,7 @@ fn self_tests(arguments: &Arguments, identity: &Identity, tasks: &mut JoinSet<()
     Ok(())
 }
 
-/// Sees nothing of a connection, and says nothing.
+/// Observes no connection.
 struct Blind;
 
 impl ConnectionEvidence for Blind {

@@ -30,7 +30,7 @@ struct Arguments {
     /// Accepted bearer token; repeatable
     #[arg(long)]
     token: Vec<String>,
-    /// Unix socket that takes orders
+    /// Unix socket for commands
     #[arg(long, value_name = "PATH")]
     control: PathBuf,
     /// Access log, JSON lines

@@ -104,13 +104,13 @@ async fn main() -> Result<()> {
 }
 
 async fn serve(addresses: &[SocketAddr]) -> Result<()> {
-    let told: Arc<dyn Fn(&Record) + Send + Sync> = Arc::new(|record| match serde_json::to_string(record) {
+    let ended: Arc<dyn Fn(&Record) + Send + Sync> = Arc::new(|record| match serde_json::to_string(record) {
         Ok(line) => println!("{line}"),
         Err(error) => eprintln!("write a record: {error}"),
     });
     let mut tasks = JoinSet::new();
     for address in addresses {
-        tasks.spawn(server::serve(listen::bind(*address)?, told.clone()));
+        tasks.spawn(server::serve(listen::bind(*address)?, ended.clone()));
     }
     println!("ready");
     while tasks.join_next().await.is_some() {}

@@ -1,5 +1,5 @@
 //! The verdict over a failover, from the clients' histories. Pure.
-//! In: timelines, and which connection led where. Out: counts and times relative to the fault, or an error that names
+//! In: timelines, and the API server of each connection. Out: counts and times relative to the fault, or an error that names
 //! the first connections that should not have ended as they did.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ const SHOWN: usize = 8;
 #[derive(Debug)]
 pub struct Outcome {
     timelines: Vec<(String, Timeline)>,
-    led_to: BTreeMap<SocketAddr, SocketAddr>,
+    redirected_to: BTreeMap<SocketAddr, SocketAddr>,
     moments: Moments,
 }
 
@@ -36,13 +36,13 @@ impl Moments {
     }
 }
 
-/// What became of the long-lived connections to some apiservers. Times are milliseconds after the fault.
+/// What became of the long-lived connections to some API servers. Times are milliseconds after the fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct Notified {
     /// How many there were.
     pub flows: usize,
     /// How many of them ended after the fault, at their client.
-    pub told: usize,
+    pub notified: usize,
     /// The first end.
     pub first_ms: u64,
     /// The last.
@@ -52,10 +52,10 @@ pub struct Told {
 impl Outcome {
     pub(super) fn new(
         timelines: Vec<(String, Timeline)>,
-        led_to: BTreeMap<SocketAddr, SocketAddr>,
+        redirected_to: BTreeMap<SocketAddr, SocketAddr>,
         moments: Moments,
     ) -> Self {
-        Self { timelines, led_to, moments }
+        Self { timelines, redirected_to, moments }
     }
 
     /// The histories, with where their clients ran.
@@ -68,60 +68,69 @@ impl Outcome {
         timeline.at_ms(self.moments.fault_us)
     }
 
-    /// Long-lived connections of one kind, or of any, to these addresses: how many were told, and when.
-    pub fn told(&self, dead: &[IpAddr], kind: Option<Kind>) -> Told {
-        let mut told = Told { first_ms: u64::MAX, ..Told::default() };
+    /// Long-lived connections of one kind, or of any, to these addresses: how many were reset or closed, so that their clients know,
+    /// and when.
+    pub fn notified(&self, failed_servers: &[IpAddr], kind: Option<Kind>) -> Notified {
+        let mut found = Notified { first_ms: u64::MAX, ..Notified::default() };
         for (_, timeline) in &self.timelines {
             let fault = self.fault_ms(timeline);
             let of_kind = timeline.kept().filter(|c| kind.is_none_or(|kind| c.kind == kind));
-            for connection in of_kind.filter(|c| self.leads_to(c, dead)) {
-                told.flows += 1;
+            for connection in of_kind.filter(|c| self.is_redirected_to(c, failed_servers)) {
+                found.flows += 1;
                 if let Some(after) = connection.ended_ms.and_then(|end| end.checked_sub(fault)) {
-                    told.told += 1;
-                    told.first_ms = told.first_ms.min(after);
-                    told.last_ms = told.last_ms.max(after);
+                    found.notified += 1;
+                    found.first_ms = found.first_ms.min(after);
+                    found.last_ms = found.last_ms.max(after);
                 }
             }
         }
-        if told.told == 0 {
-            told.first_ms = 0;
+        if found.notified == 0 {
+            found.first_ms = 0;
         }
-        told
+        found
     }
 
-    /// [`Outcome::told`] of each kind, in words.
-    pub fn by_kind(&self, dead: &[IpAddr]) -> String {
+    /// [`Outcome::notified`] of each kind, in words.
+    pub fn by_kind(&self, failed_servers: &[IpAddr]) -> String {
         let kinds =
             [Kind::Idle, Kind::Watch, Kind::HalfClosed, Kind::Upload, Kind::Download, Kind::Pipelined];
         let words = kinds.map(|kind| {
-            let Told { flows, told, first_ms, last_ms } = self.told(dead, Some(kind));
-            format!("{kind:?} {told} of {flows} told, {first_ms} to {last_ms} ms after the fault")
+            let Notified { flows, notified, first_ms, last_ms } = self.notified(failed_servers, Some(kind));
+            format!("{kind:?} {notified} of {flows} notified, {first_ms} to {last_ms} ms after the fault")
         });
         words.join("; ")
     }
 
-    /// Fails unless long-lived connections lead to these addresses, and all of them ended after the fault.
-    pub fn expect_told(&self, dead: &[IpAddr]) -> Result<Told> {
-        let told = self.told(dead, None);
-        ensure!(told.flows > 0, "no connection led to {dead:?}");
-        ensure!(told.told == told.flows, "not every connection to {dead:?} was told: {told:?}\n{self}");
-        Ok(told)
+    /// Fails unless long-lived connections are redirected to these addresses, and all of them ended after the fault.
+    pub fn expect_notified(&self, failed_servers: &[IpAddr]) -> Result<Notified> {
+        let found = self.notified(failed_servers, None);
+        ensure!(found.flows > 0, "no connection was redirected to {failed_servers:?}");
+        ensure!(
+            found.notified == found.flows,
+            "not every client of {failed_servers:?} was notified: {found:?}\n{self}"
+        );
+        Ok(found)
     }
 
     /// Long-lived connections to anything but these addresses that ended.
-    pub fn cut(&self, dead: &[IpAddr]) -> Vec<&Connection> {
+    pub fn reset_of_others(&self, failed_servers: &[IpAddr]) -> Vec<&Connection> {
         let kept = self.timelines.iter().flat_map(|(_, timeline)| timeline.kept());
-        kept.filter(|c| c.failed() && !self.leads_to(c, dead)).collect()
+        kept.filter(|c| c.failed() && !self.is_redirected_to(c, failed_servers)).collect()
     }
 
     /// Fails if a long-lived connection to anything but these addresses ended.
-    pub fn expect_uncut(&self, dead: &[IpAddr]) -> Result<()> {
-        let cut = self.cut(dead);
-        ensure!(cut.is_empty(), "{} connections to healthy apiservers were cut\n{}", cut.len(), shown(&cut));
+    pub fn expect_uncut(&self, failed_servers: &[IpAddr]) -> Result<()> {
+        let reset = self.reset_of_others(failed_servers);
+        ensure!(
+            reset.is_empty(),
+            "{} connections to healthy API servers were reset\n{}",
+            reset.len(),
+            shown(&reset)
+        );
         let flows = self.timelines.iter().flat_map(|(_, timeline)| timeline.kept());
         let unknown: Vec<_> =
-            flows.filter(|c| c.local.is_none_or(|l| !self.led_to.contains_key(&l))).collect();
-        ensure!(unknown.is_empty(), "nobody knows where these led to\n{}", shown(&unknown));
+            flows.filter(|c| c.local.is_none_or(|l| !self.redirected_to.contains_key(&l))).collect();
+        ensure!(unknown.is_empty(), "the API server of these is not known\n{}", shown(&unknown));
         Ok(())
     }
 
@@ -132,7 +141,7 @@ impl Outcome {
     }
 
     /// Fails if a new connection that began so long after the fault, or later, failed. One that began before the fault
-    /// was complete, and came about, is no new one: whoever it led to may have died since.
+    /// was complete, and came about, is no new one: its API server may have failed since.
     pub fn expect_served(&self, from: u64) -> Result<()> {
         let begun = self.timelines.iter().map(|(_, timeline)| {
             let fault = self.fault_ms(timeline);
@@ -169,9 +178,9 @@ impl Outcome {
         self.timelines.iter().map(|(_, timeline)| timeline.fresh().count()).sum()
     }
 
-    fn leads_to(&self, connection: &Connection, dead: &[IpAddr]) -> bool {
-        let backend = connection.local.and_then(|local| self.led_to.get(&local));
-        backend.is_some_and(|backend| dead.contains(&backend.ip()))
+    fn is_redirected_to(&self, connection: &Connection, failed_servers: &[IpAddr]) -> bool {
+        let backend = connection.local.and_then(|local| self.redirected_to.get(&local));
+        backend.is_some_and(|backend| failed_servers.contains(&backend.ip()))
     }
 }
 

@@ -1,5 +1,5 @@
-//! How the node leads connections in a scenario that is played in each of these ways, and the verdict of scenarios in which nobody
-//! may be cut. In: a way. Out: a lab, a stage and a crowd of it.
+//! How the node redirects connections in a scenario that runs in each of these ways, and the verdict of scenarios in which no
+//! connection may be reset. In: a way. Out: a lab, a stage and a crowd of it.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::clients::Mix;
 use crate::control_plane::Variant;
 use crate::lab::{Families, Lab};
 
-/// All apiservers of these labs.
+/// All API servers of these labs.
 pub const ALL: [u8; 3] = [1, 2, 3];
 
-/// `--silence-timeout`, in milliseconds: nobody is told sooner.
+/// `--silence-timeout`, in milliseconds: no client is notified sooner.
 pub const SILENCE_MS: u64 = 5_000;
 
-/// How the node leads connections, and over which families.
+/// How the node redirects connections, and over which families.
 #[derive(Clone, Copy, Debug)]
 pub enum Way {
     /// By rules of nftables.
@@ -39,7 +39,7 @@ impl Way {
         families
     }
 
-    /// Starts real apiservers, publishes these, and a daemon that serves in this way.
+    /// Starts real API servers, publishes these, and a daemon that serves in this way.
     pub fn start<'lab>(self, lab: &'lab Lab, published: &[u8]) -> Result<Failover<'lab>> {
         Failover::start(lab, Variant::Real, published, self.arguments())
     }
@@ -53,15 +53,15 @@ impl Way {
         }
     }
 
-    /// Clients in a pod and on the node, while these are published. Through the forwarder nobody can see whom they lead to, so that
-    /// all lead to `i`.
+    /// Clients in a Pod and on the node, while these are published. Through the forwarder conntrack does not show the API
+    /// server of a connection, so that all are redirected to `i`.
     pub fn crowd(self, stage: &mut Failover<'_>, mix: &Mix, published: &[u8], i: u8) -> Result<Crowd> {
         if let Self::Rules(_) = self {
             return stage.everybody(mix);
         }
         stage.plane.publish_apiservers(&[i])?;
         stage.wait_for_backends(&[i])?;
-        let crowd = stage.everybody(mix)?.leading_to(stage.plane.apiservers(i)[0]);
+        let crowd = stage.everybody(mix)?.redirected_to(stage.plane.apiservers(i)[0]);
         stage.plane.publish_apiservers(published)?;
         stage.wait_for_backends(published)?;
         Ok(crowd)
@@ -80,7 +80,7 @@ pub fn patient() -> Mix {
     Mix { timeout: Duration::from_secs(90), fresh_every: Some(Duration::from_millis(100)), ..mix() }
 }
 
-/// Fails if anybody was cut or refused.
+/// Fails if any connection was reset or refused.
 pub fn expect_uncut(outcome: &Outcome, stage: &Failover<'_>) -> Result<()> {
     println!("{outcome}");
     stage.daemon.explain(outcome.expect_uncut(&[]).and_then(|()| outcome.expect_nothing_refused()))

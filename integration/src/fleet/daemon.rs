@@ -1,4 +1,4 @@
-//! What the daemon of a node does with what it hears, as `src/health/scheduler` and `prober` do.
+//! What the daemon of a node does with what it receives, as `src/health/scheduler` and `prober` do.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,17 @@ use super::Fleet;
 use super::node::{backend, server as server_of, snapshot};
 use super::prober::{Action, Kept, Overdue, PATIENCE};
 use super::queue::{Event, Received};
-use super::world::{Dialled, End, Fate, MS, NEVER, Peer, SECOND, SERVERS, Time, Way};
+use super::world::{Dialed, End, Fate, MS, NEVER, Peer, SECOND, SERVERS, Time, Way};
 
-/// The kernel asks the other end of a kept connection each second, and gives up after so much more.
+/// TCP keepalive of a kept connection: its interval, and after how much silence the kernel ends the connection.
 const KEEPALIVE: Time = SECOND;
 const GIVEN_UP: Time = 9 * SECOND;
 /// connect() and TLS end by themselves (TCP_USER_TIMEOUT).
 const BACKSTOP: Time = 30 * SECOND;
 /// From a decision to the first reset that a client sees.
 const ENDING: Time = 70 * MS;
-/// Clients' connections that are asked at once.
-const ASKED: usize = 5;
+/// Clients' connections that one challenge uses.
+const CHALLENGED: usize = 5;
 
 impl Fleet {
     /// The control plane publishes, or the daemon begins.
@@ -33,21 +33,21 @@ impl Fleet {
         self.follow(now, node, true);
     }
 
-    /// What follows from a sign: new directives, and news for the dataplane.
+    /// What follows from evidence: new directives, and orders for the dataplane.
     fn follow(&mut self, now: Time, node: usize, published: bool) {
         let at = self.at(now);
         for server in 0..SERVERS {
             let this = &mut self.nodes[node];
             let directive = this.detector.directive(backend(server), at);
-            let watch = directive.is_some_and(|directive| directive.watch_flows);
-            if watch != this.watch[server].is_some() {
-                this.watches += 1;
-                this.watch[server] = watch.then_some(this.watches);
-                if watch {
+            let observe = directive.is_some_and(|directive| directive.watch_flows);
+            if observe != this.observed[server].is_some() {
+                this.observations += 1;
+                this.observed[server] = observe.then_some(this.observations);
+                if observe {
                     this.detector.watching_since(backend(server), Some(at));
-                    let number = this.watches;
+                    let number = this.observations;
                     for flow in self.open(node, server) {
-                        self.data_follow(now, flow, number);
+                        self.schedule_data(now, flow, number);
                     }
                 }
             }
@@ -60,8 +60,8 @@ impl Fleet {
         for server in orders.end {
             self.queue.push(now + ENDING, Event::End { node, server, round: 0 });
         }
-        for server in orders.ask {
-            self.queue.push(now + 20 * MS, Event::Ask { node, server, round: 1 });
+        for server in orders.challenge {
+            self.queue.push(now + 20 * MS, Event::Challenge { node, server, round: 1 });
         }
         let this = &mut self.nodes[node];
         let deadline = this.detector.next_deadline(at);
@@ -75,7 +75,7 @@ impl Fleet {
         }
     }
 
-    /// The prober looks at what is due.
+    /// Lets the prober check now what is due.
     pub fn wake(&mut self, now: Time, node: usize, server: usize) {
         let this = &mut self.nodes[node];
         this.probers[server].wake += 1;
@@ -83,21 +83,21 @@ impl Fleet {
         self.queue.push(now, Event::Wake { node, server, number, crashes });
     }
 
-    /// The detector's time has come.
-    pub fn pass(&mut self, now: Time, node: usize) {
+    /// A deadline of the detector has passed.
+    pub fn evaluate(&mut self, now: Time, node: usize) {
         let at = self.at(now);
         let detector = &mut self.nodes[node].detector;
         detector.evaluate(at);
-        let mut ask = detector.challenges_due(at);
-        ask.extend(detector.removals_due(at));
-        for backend in ask {
-            self.ask_host(now, node, server_of(backend));
+        let mut due = detector.challenges_due(at);
+        due.extend(detector.removals_due(at));
+        for backend in due {
+            self.challenge_host(now, node, server_of(backend));
         }
         self.follow(now, node, false);
     }
 
-    /// A bare SYN on some of clients' connections: the host's kernel answers, whatever its processes do.
-    fn ask_host(&mut self, now: Time, node: usize, server: usize) {
+    /// A test SYN on some of the clients' connections: the host's kernel answers, whatever its processes do.
+    fn challenge_host(&mut self, now: Time, node: usize, server: usize) {
         let at = self.at(now);
         let flows = self.open(node, server);
         let found = if flows.is_empty() { ChallengeOutcome::NoFlows } else { ChallengeOutcome::Sent };
@@ -105,7 +105,7 @@ impl Fleet {
         detector.challenge_started(backend(server), at);
         detector.challenge_finished(backend(server), at, found);
         let up = self.world.host_is_up(server, now);
-        let answers = (0..flows.len().min(ASKED) as u64).filter(|n| {
+        let answers = (0..flows.len().min(CHALLENGED) as u64).filter(|n| {
             let passes = |way| self.world.passes(node, server, way, now + n, false);
             up && passes(Way::Up) && passes(Way::Down)
         });
@@ -119,8 +119,8 @@ impl Fleet {
         self.queue.push(at, Event::Received { node, server, crashes, what });
     }
 
-    /// A segment of a silent apiserver arrived on a client's connection.
-    pub fn arrives(&mut self, now: Time, node: usize, server: usize, data: bool) {
+    /// A segment of a silent API server arrived on a client's connection.
+    pub fn segment(&mut self, now: Time, node: usize, server: usize, data: bool) {
         let at = self.at(now);
         if data {
             self.nodes[node].heard[server] = Some(now);
@@ -129,7 +129,7 @@ impl Fleet {
         self.follow(now, node, false);
     }
 
-    /// A prober does what is due, and says when to look again.
+    /// A prober does what is due, and schedules its next step.
     pub fn step(&mut self, now: Time, node: usize, server: usize) {
         for overdue in self.nodes[node].probers[server].overdue(now) {
             self.overdue(now, node, server, overdue);
@@ -160,7 +160,7 @@ impl Fleet {
                 let began = asked(began);
                 self.nodes[node].detector.connect_overdue(backend, began, connected, at);
             }
-            Overdue::Question { asked: since } => {
+            Overdue::Request { asked: since } => {
                 let since = asked(since);
                 self.nodes[node].detector.request_overdue(backend, since, at, Trigger::PingTimeout);
             }
@@ -174,18 +174,18 @@ impl Fleet {
     }
 
     fn start(&mut self, now: Time, node: usize, server: usize, action: Action) {
-        let younger = self.nodes[node].probers[server].started(action, now, &mut self.dice);
+        let younger = self.nodes[node].probers[server].started(action, now, &mut self.rng);
         if let Some(dial) = younger {
             let (began, at) = (self.at(dial.began), self.at(now));
             self.nodes[node].detector.connect_overdue(backend(server), began, dial.connected, at);
         }
         match action {
             Action::Ping => self.ping(now, node, server),
-            Action::Ask => {
+            Action::Readyz => {
                 let Some(kept) = self.nodes[node].probers[server].kept else { return };
-                let fate = self.question(now, node, kept);
+                let fate = self.request(now, node, kept);
                 if let Fate::Answered(at) = fate {
-                    let ready = !self.world.is_red(server, at);
+                    let ready = !self.world.is_unready(server, at);
                     self.receives(
                         at,
                         node,
@@ -194,14 +194,14 @@ impl Fleet {
                     );
                 }
             }
-            Action::Fresh => self.dial(now, node, server),
+            Action::Dial => self.dial(now, node, server),
         }
         if younger.is_some() {
             self.follow(now, node, false);
         }
     }
 
-    fn question(&mut self, now: Time, node: usize, kept: Kept) -> Fate {
+    fn request(&mut self, now: Time, node: usize, kept: Kept) -> Fate {
         let server = kept.peer.server;
         let fate = self.world.ask(node, kept.peer, now, self.load(server));
         if let Fate::Reset(at) = fate {
@@ -212,19 +212,19 @@ impl Fleet {
 
     fn ping(&mut self, now: Time, node: usize, server: usize) {
         let Some(kept) = self.nodes[node].probers[server].kept else { return };
-        if let Fate::Answered(at) = self.question(now, node, kept) {
+        if let Fate::Answered(at) = self.request(now, node, kept) {
             self.receives(at, node, server, Received::Pong { kept: kept.number, sent: now });
         }
     }
 
     fn dial(&mut self, began: Time, node: usize, server: usize) {
         let (connected, peer) = match self.world.dial(node, server, began, true) {
-            Dialled::Connected(at, peer) => (at, peer),
-            Dialled::Refused(at) => {
+            Dialed::Connected(at, peer) => (at, peer),
+            Dialed::Refused(at) => {
                 let reason = FailReason::Refused;
                 return self.receives(at, node, server, Received::Failed { began, reason });
             }
-            Dialled::Nothing => {
+            Dialed::Nothing => {
                 let reason = FailReason::Timeout;
                 return self.receives(began + BACKSTOP, node, server, Received::Failed { began, reason });
             }
@@ -235,7 +235,7 @@ impl Fleet {
             Fate::Answered(at) if self.world.is_wrong(node, at) => {
                 (at, Received::Failed { began, reason: FailReason::BadCertificate })
             }
-            Fate::Answered(at) => (at, Received::Shaken { began, connected, peer }),
+            Fate::Answered(at) => (at, Received::Handshake { began, connected, peer }),
             Fate::Reset(at) => (at, Received::Failed { began, reason: FailReason::Reset }),
             Fate::Nothing => (began + BACKSTOP, Received::Failed { began, reason: FailReason::Timeout }),
         };
@@ -259,7 +259,7 @@ impl Fleet {
                     .for_each(|dial| dial.connected = true);
                 return;
             }
-            Received::Shaken { began, connected, peer } => {
+            Received::Handshake { began, connected, peer } => {
                 if !dial_ended(&mut prober.dials, began) {
                     return;
                 }
@@ -274,26 +274,27 @@ impl Fleet {
                 }
                 self.observe(now, node, server, began, ProbeOutcome::Failed(reason), None);
             }
-            Received::FreshOverdue { began } => {
+            Received::ReadyzOverdue { began } => {
                 let began = self.begin + Duration::from_micros(began);
                 this.detector.connect_overdue(target, began, true, at);
             }
-            Received::Landed { began, handshake, ready, peer } => {
+            Received::Readyz { began, handshake, ready, peer } => {
                 prober.waiting -= 1;
                 let outcome = if ready == Some(true) { ProbeOutcome::Ready } else { ProbeOutcome::Unready };
-                let adopted = prober.adopt(peer, now, &mut self.dice);
+                let adopted = prober.adopt(peer, now, &mut self.rng);
                 if let Some(kept) = adopted {
                     self.keeps(now, node, kept);
                 }
                 self.observe(now, node, server, began, outcome, Some(handshake));
             }
-            Received::LandedNot { began, reason } => {
+            Received::ReadyzFailed { began, reason } => {
                 prober.waiting -= 1;
                 self.observe(now, node, server, began, ProbeOutcome::Failed(reason), None);
             }
             Received::Pong { kept: number, sent } if kept == Some(number) => {
                 if let Some(kept) = &mut prober.kept {
-                    (kept.pinged, kept.pong_by, kept.silent, kept.deaf) = (None, None, false, false);
+                    (kept.pinged, kept.pong_by, kept.silent, kept.unacknowledged) =
+                        (None, None, false, false);
                 }
                 self.observe(now, node, server, sent, ProbeOutcome::Alive, None);
             }
@@ -301,7 +302,7 @@ impl Fleet {
                 let Some(kept) = prober.kept.as_mut().filter(|kept| kept.asked == Some(asked)) else {
                     return;
                 };
-                (kept.asked, kept.answer_by, kept.ping_at, kept.deaf) = (None, None, None, false);
+                (kept.asked, kept.answer_by, kept.ping_at, kept.unacknowledged) = (None, None, None, false);
                 kept.silent &= kept.pinged.is_some();
                 let outcome = if ready { ProbeOutcome::Ready } else { ProbeOutcome::Unready };
                 self.observe(now, node, server, asked, outcome, None);
@@ -311,39 +312,39 @@ impl Fleet {
                     this.heard[server] = Some(now);
                     this.detector.host_responded(target, at);
                 }
-                if prober.lost(now, &mut self.dice) {
+                if prober.lost(now, &mut self.rng) {
                     this.detector.suspect(target, at, Trigger::ConnectionClosed);
                 }
             }
-            Received::Arrived { data } => return self.arrives(now, node, server, data),
+            Received::Arrived { data } => return self.segment(now, node, server, data),
             Received::Pong { .. } | Received::Answer { .. } | Received::Ended { .. } => return,
         }
         self.follow(now, node, false);
         self.wake(now, node, server);
     }
 
-    /// `/readyz` over a fresh connection.
+    /// `/readyz` over a new connection.
     fn readyz(&mut self, now: Time, node: usize, began: Time, connected: Time, peer: Peer) {
         let (server, limit) = (peer.server, self.nodes[node].probers[peer.server].limit());
         let handshake = now - began;
         let load = self.load(server);
         let (at, what) = match self.world.ask(node, peer, now, load) {
             Fate::Answered(at) => {
-                let ready = (!self.world.is_red(server, at)).into();
-                (at, Received::Landed { began, handshake, ready, peer })
+                let ready = (!self.world.is_unready(server, at)).into();
+                (at, Received::Readyz { began, handshake, ready, peer })
             }
-            Fate::Reset(at) => (at, Received::LandedNot { began, reason: FailReason::Reset }),
-            Fate::Nothing => (NEVER, Received::LandedNot { began, reason: FailReason::Timeout }),
+            Fate::Reset(at) => (at, Received::ReadyzFailed { began, reason: FailReason::Reset }),
+            Fate::Nothing => (NEVER, Received::ReadyzFailed { began, reason: FailReason::Timeout }),
         };
         debug_assert!(connected >= began);
         if at > now + 2 * limit {
-            self.receives(now + 2 * limit, node, server, Received::FreshOverdue { began });
+            self.receives(now + 2 * limit, node, server, Received::ReadyzOverdue { began });
         }
         match at > now + PATIENCE {
             // Its pings are not answered either, since they take as long.
             true => {
                 let reason = FailReason::Timeout;
-                self.receives(now + PATIENCE, node, server, Received::LandedNot { began, reason });
+                self.receives(now + PATIENCE, node, server, Received::ReadyzFailed { began, reason });
             }
             false => self.receives(at, node, server, what),
         }
@@ -370,26 +371,26 @@ impl Fleet {
         this.detector.observe(backend(server), probe);
     }
 
-    /// A connection is kept from now on: its end is heard of, and its keepalive looked at.
+    /// A connection is kept from now on: its end arrives, and its keepalive is checked.
     fn keeps(&mut self, now: Time, node: usize, kept: Kept) {
         let server = kept.peer.server;
         let life = self.world.life(kept.peer);
-        let told = match life.how {
-            End::Killed => self.world.end_is_told(node, kept.peer),
-            End::Graceful => self.world.close_is_told(node, kept.peer, life.stop.max(now)),
+        let end = match life.how {
+            End::Killed => self.world.end_arrives(node, kept.peer),
+            End::Graceful => self.world.close_arrives(node, kept.peer, life.stop.max(now)),
             End::Power => None,
         };
-        if let Some(at) = told.filter(|_| life.end < NEVER) {
+        if let Some(at) = end.filter(|_| life.end < NEVER) {
             self.receives(at, node, server, Received::Ended { kept: kept.number, reset: false });
         }
-        self.look_again(now, node, server, kept);
+        self.schedule_keepalive(now, node, server, kept);
     }
 
-    /// Looks at when the host should have been heard again; while nothing disturbs that, not before something does.
-    fn look_again(&mut self, now: Time, node: usize, server: usize, kept: Kept) {
+    /// Checks when the next keepalive is due; while nothing disturbs packets, not before something does.
+    fn schedule_keepalive(&mut self, now: Time, node: usize, server: usize, kept: Kept) {
         let prober = &self.nodes[node].probers[server];
         let phase = (kept.since + prober.limit() + 2 * MS) % KEEPALIVE;
-        let calm = self.world.is_clear(node, server, now) && !kept.deaf;
+        let calm = self.world.is_clear(node, server, now) && !kept.unacknowledged;
         let from = if calm { self.world.next_change(node, now).max(now) } else { now };
         if from >= NEVER {
             return;
@@ -397,10 +398,11 @@ impl Fleet {
         let at = from + KEEPALIVE - (from + KEEPALIVE - phase) % KEEPALIVE;
         let at = if at <= now { at + KEEPALIVE } else { at };
         let crashes = self.nodes[node].crashes;
-        self.queue.push(at, Event::Look { node, server, kept: kept.number, crashes });
+        self.queue.push(at, Event::Keepalive { node, server, kept: kept.number, crashes });
     }
 
-    pub fn look(&mut self, now: Time, node: usize, server: usize, number: u64) {
+    /// Checks the keepalive of a kept connection.
+    pub fn keepalive(&mut self, now: Time, node: usize, server: usize, number: u64) {
         let Some(kept) = self.nodes[node].probers[server].kept.filter(|kept| kept.number == number) else {
             return;
         };
@@ -422,13 +424,13 @@ impl Fleet {
             return self.received(now, node, server, Received::Ended { kept: number, reset: false });
         }
         let limit = self.nodes[node].probers[server].limit();
-        let deaf = silence > KEEPALIVE + limit;
-        let kept = Kept { deaf, ..kept };
+        let unacknowledged = silence > KEEPALIVE + limit;
+        let kept = Kept { unacknowledged, ..kept };
         let at = self.at(now);
         let this = &mut self.nodes[node];
         let before = this.probers[server].kept.replace(kept);
-        if before.is_some_and(|before| before.deaf != deaf) {
-            match deaf {
+        if before.is_some_and(|before| before.unacknowledged != unacknowledged) {
+            match unacknowledged {
                 true => {
                     let asked = self.begin + Duration::from_micros(now - silence + KEEPALIVE);
                     this.detector.request_overdue(backend(server), asked, at, Trigger::KeepaliveTimeout);
@@ -441,11 +443,11 @@ impl Fleet {
             self.follow(now, node, false);
             self.wake(now, node, server);
         }
-        self.look_again(now, node, server, kept);
+        self.schedule_keepalive(now, node, server, kept);
     }
 }
 
-/// Whether it was one that is waited for still.
+/// Whether the prober still waits for it.
 fn dial_ended(dials: &mut Vec<super::prober::Dial>, began: Time) -> bool {
     let before = dials.len();
     dials.retain(|dial| dial.began != began);

@@ -1,4 +1,4 @@
-//! One node: the daemon's decisions by its own code, its probers, and what its dataplane was told.
+//! One node: the daemon's decisions by its own code, its probers, and the orders of its dataplane.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,12 +26,12 @@ pub fn options() -> HealthOptions {
     }
 }
 
-/// The address of an apiserver.
+/// The address of an API server.
 pub fn backend(server: usize) -> Backend {
     Backend::from(([192, 0, 2, 11 + server as u8], 6443))
 }
 
-/// Whose address it is.
+/// The API server with this address.
 pub fn server(backend: Backend) -> usize {
     (0..SERVERS).find(|server| self::backend(*server) == backend).unwrap_or_default()
 }
@@ -49,21 +49,21 @@ pub fn snapshot(published: [bool; SERVERS]) -> Arc<Snapshot> {
 pub struct Node {
     pub detector: Detector,
     pub probers: [Prober; SERVERS],
-    /// So many daemons were there before.
+    /// How many daemons ran before this one.
     pub crashes: u32,
     pub snapshot: Arc<Snapshot>,
     health: BTreeMap<Backend, BackendHealth>,
     state: Option<DesiredState>,
     policy: Policy,
-    /// Who gets new connections, and whose are ended.
+    /// The API servers that share new connections, and those whose connections are ended.
     pub chosen: Vec<usize>,
-    pub dead: [bool; SERVERS],
-    /// Which watch of clients' connections is open.
-    pub watch: [Option<u64>; SERVERS],
-    pub watches: u64,
-    /// When it was heard of last.
+    pub failed: [bool; SERVERS],
+    /// The observation of clients' connections that runs.
+    pub observed: [Option<u64>; SERVERS],
+    pub observations: u64,
+    /// When something of it arrived last.
     pub heard: [Option<Time>; SERVERS],
-    /// When the detector wants to be asked, and which appointment is the valid one.
+    /// The next deadline of the detector, and which of them is valid.
     pub deadline: Option<Time>,
     pub deadlines: u64,
 }
@@ -72,7 +72,7 @@ pub struct Node {
 #[derive(Default)]
 pub struct Orders {
     pub end: Vec<usize>,
-    pub ask: Vec<usize>,
+    pub challenge: Vec<usize>,
 }
 
 impl Node {
@@ -91,9 +91,9 @@ impl Node {
                 balance: Balance::Random,
             },
             chosen: (0..SERVERS).collect(),
-            dead: [false; SERVERS],
-            watch: [None; SERVERS],
-            watches: 0,
+            failed: [false; SERVERS],
+            observed: [None; SERVERS],
+            observations: 0,
             heard: [None; SERVERS],
             deadline: None,
             deadlines: 0,
@@ -106,17 +106,17 @@ impl Node {
         self.probers = [(); SERVERS].map(|()| Prober::new(now));
         self.crashes += 1;
         self.health = BTreeMap::new();
-        self.watch = [None; SERVERS];
+        self.observed = [None; SERVERS];
         self.heard = [None; SERVERS];
         self.deadline = None;
         // Elements of the kernel's set expire by themselves.
-        self.dead = [false; SERVERS];
+        self.failed = [false; SERVERS];
     }
 
-    /// Programs what follows, if there is news.
+    /// Programs what follows, if anything changed.
     pub fn publish(&mut self, now: Instant, published: bool) -> Orders {
         let health = self.detector.backends(now);
-        let said = |health: &BackendHealth| {
+        let compared = |health: &BackendHealth| {
             (
                 health.state,
                 health.challenge_at,
@@ -127,29 +127,32 @@ impl Node {
             )
         };
         let same = health.len() == self.health.len()
-            && health.iter().zip(&self.health).all(|(new, old)| new.0 == old.0 && said(new.1) == said(old.1));
+            && health
+                .iter()
+                .zip(&self.health)
+                .all(|(new, old)| new.0 == old.0 && compared(new.1) == compared(old.1));
         if same && !published {
             return Orders::default();
         }
-        let ask = health.iter().filter(|(backend, health)| {
+        let challenge = health.iter().filter(|(backend, health)| {
             health.challenge_at.is_some()
                 && self.health.get(backend).is_none_or(|old| old.challenge_at != health.challenge_at)
         });
-        let ask = ask.map(|(backend, _)| server(*backend)).collect();
+        let challenge = challenge.map(|(backend, _)| server(*backend)).collect();
         let snapshot = Arc::clone(&self.snapshot);
         let view = HealthView { snapshot, noticed: now, backends: health };
         let state = compute_desired_state(&view, self.state.as_ref(), &NodeView::default(), &self.policy).0;
         self.health = view.backends;
         let frontend = state.frontends.first();
         self.chosen = frontend.iter().flat_map(|f| &f.backends).map(|backend| server(*backend)).collect();
-        assert!(!self.chosen.is_empty(), "a backend is known, and there is no way");
-        let before = self.dead;
-        self.dead = [false; SERVERS];
+        assert!(!self.chosen.is_empty(), "a backend is known, and none is chosen");
+        let before = self.failed;
+        self.failed = [false; SERVERS];
         for backend in frontend.iter().flat_map(|f| &f.failed) {
-            self.dead[server(*backend)] = true;
+            self.failed[server(*backend)] = true;
         }
-        let end = (0..SERVERS).filter(|server| self.dead[*server] && !before[*server]).collect();
+        let end = (0..SERVERS).filter(|server| self.failed[*server] && !before[*server]).collect();
         self.state = Some(state);
-        Orders { end, ask }
+        Orders { end, challenge }
     }
 }

@@ -11,7 +11,7 @@ use super::world::{Peer, Time};
 /// What happens.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
-    /// Received by the prober of a node for an apiserver.
+    /// Received by the prober of a node for an API server.
     Received {
         node: usize,
         server: usize,
@@ -25,38 +25,38 @@ pub enum Event {
         number: u64,
         crashes: u32,
     },
-    /// The keepalive of a kept connection is looked at.
-    Look {
+    /// The keepalive of a kept connection is checked.
+    Keepalive {
         node: usize,
         server: usize,
         kept: u64,
         crashes: u32,
     },
-    /// The detector wants to be asked.
+    /// A deadline of the detector.
     Deadline {
         node: usize,
         number: u64,
     },
-    /// Flows are ended, or asked.
+    /// Flows are ended, or get challenge SYNs.
     End {
         node: usize,
         server: usize,
         round: u32,
     },
-    Ask {
+    Challenge {
         node: usize,
         server: usize,
         round: u32,
     },
-    /// A client hears of its connection's end by a kernel.
-    Told {
+    /// A kernel ends a connection at its client.
+    Closed {
         flow: usize,
         number: u64,
     },
     Connect {
         flow: usize,
     },
-    /// Data are due on a flow, while it is watched.
+    /// Data are due on a flow, while the daemon observes it.
     Data {
         flow: usize,
         number: u64,
@@ -68,14 +68,14 @@ pub enum Event {
     Crash {
         node: usize,
     },
-    /// Whoever is not told by now is not told.
+    /// A client that is not notified by now counts as not notified.
     Check {
         server: usize,
         life: Option<usize>,
-        died: Time,
+        failed_at: Time,
     },
-    /// One that stood still since then goes on.
-    GoesOn {
+    /// An API server that was stopped since then continues.
+    Resumed {
         server: usize,
         since: Time,
     },
@@ -87,7 +87,7 @@ pub enum Received {
     Connected {
         began: Time,
     },
-    Shaken {
+    Handshake {
         began: Time,
         connected: Time,
         peer: Peer,
@@ -96,18 +96,18 @@ pub enum Received {
         began: Time,
         reason: FailReason,
     },
-    /// A fresh probe's `/readyz` was answered, or not for so long that it is late.
-    Landed {
+    /// `/readyz` of a new connection was answered.
+    Readyz {
         began: Time,
         handshake: Time,
         ready: Option<bool>,
         peer: Peer,
     },
-    LandedNot {
+    ReadyzFailed {
         began: Time,
         reason: FailReason,
     },
-    FreshOverdue {
+    ReadyzOverdue {
         began: Time,
     },
     Pong {

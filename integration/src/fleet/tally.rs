@@ -46,36 +46,36 @@ pub struct Tally {
     pub faults: u64,
     /// Connections that clients opened.
     pub connections: u64,
-    /// Ended by the daemon, and alive: their apiserver went on within the timeout, or was never away.
-    pub lived: u64,
-    /// It was heard of within the timeout.
+    /// Ended by the daemon, and alive: their API server continued within the timeout, or was never away.
+    pub alive: u64,
+    /// Ended although something of the API server arrived within the timeout.
     pub heard: u64,
-    /// Data of it arrived within the timeout.
+    /// Ended although data of it arrived within the timeout.
     pub data: u64,
-    /// After a longer silence that healed within a minute.
-    pub price: u64,
-    /// Dead ones, by who told them and after how long.
+    /// Ended after a longer silence that healed within a minute.
+    pub healed: u64,
+    /// Failed ones, and after how long: reset by the kernel of the API server.
     pub by_kernel: Times,
-    /// Asked by the daemon.
-    pub by_asking: Times,
-    /// Ended by it.
+    /// Reset after a challenge SYN.
+    pub by_challenge: Times,
+    /// Ended by the daemon.
     pub by_daemon: Times,
-    /// Of no use for a minute, and not told.
-    pub untold: u64,
-    /// New connections in a second at one apiserver, by node.
+    /// Of no use for a minute, and not reset.
+    pub not_reset: u64,
+    /// New connections in a second at one API server, for each node.
     pub peak: f64,
-    /// Handshakes that one that stood still found of one node.
-    pub storm: usize,
-    /// New connections that met an apiserver that refused, or that took more than a second.
-    pub missed: u64,
-    /// What went wrong, in words, to be played again.
+    /// Handshakes of one node that an API server found after it had been stopped.
+    pub handshakes: usize,
+    /// New connections that an API server refused, or that took more than a second.
+    pub delayed: u64,
+    /// What went wrong, in words.
     pub wrong: Vec<String>,
 }
 
 impl Tally {
-    /// What must not be.
-    pub fn harm(&self) -> u64 {
-        self.lived + self.heard + self.data
+    /// Connections that were ended wrongly: must be 0.
+    pub fn ended_wrongly(&self) -> u64 {
+        self.alive + self.heard + self.data
     }
 
     /// Takes in the counts of another run.
@@ -83,17 +83,17 @@ impl Tally {
         self.node_seconds += other.node_seconds;
         self.faults += other.faults;
         self.connections += other.connections;
-        self.lived += other.lived;
+        self.alive += other.alive;
         self.heard += other.heard;
         self.data += other.data;
-        self.price += other.price;
+        self.healed += other.healed;
         self.by_kernel.0.extend(&other.by_kernel.0);
-        self.by_asking.0.extend(&other.by_asking.0);
+        self.by_challenge.0.extend(&other.by_challenge.0);
         self.by_daemon.0.extend(&other.by_daemon.0);
-        self.untold += other.untold;
+        self.not_reset += other.not_reset;
         self.peak = self.peak.max(other.peak);
-        self.storm = self.storm.max(other.storm);
-        self.missed += other.missed;
+        self.handshakes = self.handshakes.max(other.handshakes);
+        self.delayed += other.delayed;
         self.wrong.extend(other.wrong.iter().cloned());
     }
 }
@@ -101,7 +101,7 @@ impl Tally {
 /// The table as docs/benchmarks.md has it.
 pub fn table(rows: &[(Kind, Tally)]) -> String {
     let mut text = String::from(
-        "| fault | faults | connections | ended wrongly | ended after a silence that healed | dead: told by a kernel | told after asking | ended by apivip | not told | peak | handshakes |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| fault | faults | connections | ended wrongly | ended after a silence that healed | failed: reset by a kernel | reset after a challenge SYN | ended by apivip | not reset | peak | handshakes |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     let mut all = Tally::default();
     for (kind, tally) in rows {
@@ -114,18 +114,18 @@ pub fn table(rows: &[(Kind, Tally)]) -> String {
 }
 
 fn row(text: &mut String, label: &str, tally: &Tally) {
-    let Tally { faults, connections, price, untold, peak, storm, .. } = tally;
-    let wrong = tally.harm();
-    let [kernel, asking, daemon] =
-        [&tally.by_kernel, &tally.by_asking, &tally.by_daemon].map(|times| times.cell());
+    let Tally { faults, connections, healed, not_reset, peak, handshakes, .. } = tally;
+    let wrong = tally.ended_wrongly();
+    let [kernel, challenge, daemon] =
+        [&tally.by_kernel, &tally.by_challenge, &tally.by_daemon].map(|times| times.cell());
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "| {label} | {faults} | {connections} | {wrong} | {price} | {kernel} | {asking} | {daemon} | {untold} | {peak:.2} | {storm} |"
+        "| {label} | {faults} | {connections} | {wrong} | {healed} | {kernel} | {challenge} | {daemon} | {not_reset} | {peak:.2} | {handshakes} |"
     );
 }
 
-/// As a user says it.
+/// In seconds.
 pub fn seconds(time: Time) -> f64 {
     time as f64 / SECOND as f64
 }

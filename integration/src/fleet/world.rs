@@ -1,24 +1,24 @@
-//! What happens to apiservers, hosts, networks and nodes, drawn beforehand, and what follows for a packet and a question.
+//! What happens to API servers, hosts, networks and nodes, drawn in advance, and what follows for a packet and a request.
 //!
-//! In: the seed, what was drawn (`fault`). Out: whether a packet arrives, when a question is answered. Time is in microseconds
+//! In: the seed, what was drawn (`fault`). Out: whether a packet arrives, when a request is answered. Time is in microseconds
 //! from the beginning.
 
-use super::chance::lot;
+use super::random::hashed;
 
 /// Microseconds from the beginning.
 pub type Time = u64;
 
-/// So many of them.
+/// A millisecond.
 pub const MS: Time = 1000;
-/// So many of them.
+/// A second.
 pub const SECOND: Time = 1000 * MS;
 /// Later than anything.
 pub const NEVER: Time = u64::MAX / 4;
-/// Apiservers.
+/// Number of API servers.
 pub const SERVERS: usize = 3;
 
-/// One way through the network.
-const WAY: Time = 250;
+/// Latency of the network in one direction.
+const LATENCY: Time = 250;
 /// When a SYN is sent again (RFC 6298: 1 s, doubled), the kernel's patience with a connect() being limited.
 const SYN: [Time; 5] = [0, SECOND, 3 * SECOND, 7 * SECOND, 15 * SECOND];
 /// When a segment is sent again: from TCP_RTO_MIN, doubled.
@@ -41,11 +41,11 @@ impl Span {
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Its kernel tells all its clients.
+    /// Its kernel resets all its clients.
     Killed,
-    /// It closes each connection in good order before.
+    /// It closes each connection in order before.
     Graceful,
-    /// Nobody tells anybody.
+    /// No client is notified.
     Power,
 }
 
@@ -59,22 +59,22 @@ pub struct Life {
     pub how: End,
 }
 
-/// One apiserver and its host.
+/// One API server and its host.
 #[derive(Clone, Debug, Default)]
 pub struct Server {
     pub lives: Vec<Life>,
     /// Without power.
-    pub dark: Vec<Span>,
-    /// The machine stands still, and goes on where it was.
+    pub without_power: Vec<Span>,
+    /// The machine is stopped, and continues where it was.
     pub frozen: Vec<Span>,
-    /// The process stands still.
+    /// The process is stopped.
     pub stopped: Vec<Span>,
-    /// Each answer takes so long in the mean.
+    /// Each answer takes this long in the mean.
     pub slow: Vec<(Span, Time)>,
-    /// Each answer takes the longer the more clients it has: with this part of all of them its capacity is used up.
-    pub weak: Vec<(Span, f64)>,
-    /// `/readyz` says no.
-    pub red: Vec<Span>,
+    /// Each answer takes longer with more clients: with this share of all of them its capacity is used up.
+    pub overloaded: Vec<(Span, f64)>,
+    /// `/readyz` fails.
+    pub not_ready: Vec<Span>,
     /// It is not published.
     pub withdrawn: Vec<Span>,
 }
@@ -98,7 +98,7 @@ impl Nodes {
     }
 }
 
-/// Which direction: from node to apiserver, or back.
+/// Which direction: from node to API server, or back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Up,
@@ -110,13 +110,13 @@ pub enum Way {
 pub struct Loss {
     pub span: Span,
     pub nodes: Nodes,
-    /// Of this apiserver, or all.
+    /// Of this API server, or all.
     pub server: Option<usize>,
     /// In this direction, or both.
     pub way: Option<Way>,
-    /// So many of them.
+    /// This share of them.
     pub share: f64,
-    /// Only what begins a connection of the node itself.
+    /// Only packets of connections that the daemon opens.
     pub own_dials: bool,
 }
 
@@ -128,9 +128,9 @@ pub struct World {
     pub losses: Vec<Loss>,
     /// The node's clock is wrong: it verifies no certificate.
     pub wrong: Vec<(Nodes, Span)>,
-    /// The node stands still.
-    pub asleep: Vec<(Nodes, Span)>,
-    /// The daemon ends and starts anew.
+    /// The node is suspended.
+    pub suspended: Vec<(Nodes, Span)>,
+    /// The daemon restarts.
     pub crashes: Vec<(Nodes, Time)>,
     /// What is lost by one node alone, by its number.
     own: Vec<Vec<Loss>>,
@@ -148,25 +148,25 @@ pub struct Peer {
     pub boot: usize,
 }
 
-/// What becomes of a question.
+/// The result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Answered(Time),
-    /// The other end knows the connection no more, and says so.
+    /// The other end does not know the connection any more, and resets it.
     Reset(Time),
     Nothing,
 }
 
-/// What becomes of a SYN.
+/// The result of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialled {
+pub enum Dialed {
     Connected(Time, Peer),
     Refused(Time),
     Nothing,
 }
 
 impl World {
-    /// Nothing happens, and one process lives for ever on each host.
+    /// Nothing happens, and one process runs on each host.
     pub fn new(seed: u64) -> Self {
         let mut world = Self { seed, ..Self::default() };
         for server in &mut world.servers {
@@ -180,18 +180,18 @@ impl World {
         let mut all: Vec<Time> = Vec::new();
         let mut add = |span: &Span| all.extend([span.from, span.to]);
         for server in &self.servers {
-            [&server.dark, &server.frozen, &server.stopped, &server.red, &server.withdrawn]
+            [&server.without_power, &server.frozen, &server.stopped, &server.not_ready, &server.withdrawn]
                 .into_iter()
                 .flatten()
                 .for_each(&mut add);
             server.slow.iter().map(|(span, _)| span).for_each(&mut add);
-            server.weak.iter().map(|(span, _)| span).for_each(&mut add);
+            server.overloaded.iter().map(|(span, _)| span).for_each(&mut add);
             server.lives.iter().for_each(|life| {
                 add(&Span { from: life.start, to: life.stop });
                 add(&Span { from: life.end, to: life.end });
             });
         }
-        self.wrong.iter().chain(&self.asleep).map(|(_, span)| span).for_each(&mut add);
+        self.wrong.iter().chain(&self.suspended).map(|(_, span)| span).for_each(&mut add);
         self.own = vec![Vec::new(); nodes];
         for loss in std::mem::take(&mut self.losses) {
             match loss.nodes {
@@ -237,7 +237,7 @@ impl World {
                 return true;
             }
             loss.share < 1.0
-                && lot(&[self.seed, node as u64, server as u64, way as u64, at, n as u64]) >= loss.share
+                && hashed(&[self.seed, node as u64, server as u64, way as u64, at, n as u64]) >= loss.share
         })
     }
 
@@ -254,10 +254,10 @@ impl World {
 
     pub fn host_is_up(&self, server: usize, at: Time) -> bool {
         let server = &self.servers[server];
-        !has(&server.dark, at) && !has(&server.frozen, at)
+        !has(&server.without_power, at) && !has(&server.frozen, at)
     }
 
-    /// Whether a process of it works.
+    /// Whether this process runs.
     pub fn is_running(&self, peer: Peer, at: Time) -> bool {
         self.host_is_up(peer.server, at)
             && !has(&self.servers[peer.server].stopped, at)
@@ -265,7 +265,7 @@ impl World {
     }
 
     pub fn boot(&self, server: usize, at: Time) -> usize {
-        self.servers[server].dark.iter().filter(|dark| dark.from <= at).count()
+        self.servers[server].without_power.iter().filter(|span| span.from <= at).count()
     }
 
     pub fn life(&self, peer: Peer) -> Life {
@@ -282,8 +282,8 @@ impl World {
         !has(&self.servers[server].withdrawn, at)
     }
 
-    pub fn is_red(&self, server: usize, at: Time) -> bool {
-        has(&self.servers[server].red, at)
+    pub fn is_unready(&self, server: usize, at: Time) -> bool {
+        has(&self.servers[server].not_ready, at)
     }
 
     pub fn is_wrong(&self, node: usize, at: Time) -> bool {
@@ -293,19 +293,20 @@ impl World {
     /// Whether it is slow, for whatever reason.
     pub fn is_slow(&self, server: usize, at: Time) -> bool {
         let server = &self.servers[server];
-        server.slow.iter().any(|(span, _)| span.has(at)) || server.weak.iter().any(|(span, _)| span.has(at))
+        server.slow.iter().any(|(span, _)| span.has(at))
+            || server.overloaded.iter().any(|(span, _)| span.has(at))
     }
 
-    /// Until when the node stands still, if it does.
-    pub fn sleeps(&self, node: usize, at: Time) -> Option<Time> {
-        self.asleep.iter().find(|(nodes, span)| nodes.has(node) && span.has(at)).map(|(_, span)| span.to)
+    /// Until when the node is suspended, if it is.
+    pub fn suspended_until(&self, node: usize, at: Time) -> Option<Time> {
+        self.suspended.iter().find(|(nodes, span)| nodes.has(node) && span.has(at)).map(|(_, span)| span.to)
     }
 
-    /// A connection is opened. `load` is the part of all clients that are connected there.
-    pub fn dial(&self, node: usize, server: usize, at: Time, own: bool) -> Dialled {
+    /// Opens a connection.
+    pub fn dial(&self, node: usize, server: usize, at: Time, own: bool) -> Dialed {
         for again in SYN {
             let sent = at + again;
-            let there = sent + WAY;
+            let there = sent + LATENCY;
             if !self.passes(node, server, Way::Up, sent, own) || !self.host_is_up(server, there) {
                 continue;
             }
@@ -313,37 +314,37 @@ impl World {
                 continue;
             }
             return match self.listener(server, there) {
-                Some(peer) => Dialled::Connected(there + WAY, peer),
-                None => Dialled::Refused(there + WAY),
+                Some(peer) => Dialed::Connected(there + LATENCY, peer),
+                None => Dialed::Refused(there + LATENCY),
             };
         }
-        Dialled::Nothing
+        Dialed::Nothing
     }
 
-    /// A question over an open connection.
+    /// A request over an open connection. `load` is the share of all connections that the API server has.
     pub fn ask(&self, node: usize, peer: Peer, at: Time, load: f64) -> Fate {
         for again in SEGMENT {
             let sent = at + again;
-            let there = sent + WAY;
+            let there = sent + LATENCY;
             if !self.passes(node, peer.server, Way::Up, sent, false) || !self.host_is_up(peer.server, there) {
                 continue;
             }
             if self.boot(peer.server, there) != peer.boot || self.life(peer).end <= there {
                 match self.passes(node, peer.server, Way::Down, there, false) {
-                    true => return Fate::Reset(there + WAY),
+                    true => return Fate::Reset(there + LATENCY),
                     false => continue,
                 }
             }
             return match self.serve(node, peer, there, load) {
-                Some(done) => self.told(node, peer.server, done).map_or(Fate::Nothing, Fate::Answered),
-                None => self.end_is_told(node, peer).map_or(Fate::Nothing, Fate::Reset),
+                Some(done) => self.arrival(node, peer.server, done).map_or(Fate::Nothing, Fate::Answered),
+                None => self.end_arrives(node, peer).map_or(Fate::Nothing, Fate::Reset),
             };
         }
         Fate::Nothing
     }
 
-    /// When a segment that the apiserver's kernel sends then, and again until it is acknowledged, arrives.
-    fn told(&self, node: usize, server: usize, at: Time) -> Option<Time> {
+    /// When a segment that the API server's kernel sends then, and again until it is acknowledged, arrives.
+    fn arrival(&self, node: usize, server: usize, at: Time) -> Option<Time> {
         let boot = self.boot(server, at);
         let mut times = SEGMENT.into_iter().map(|again| at + again);
         times
@@ -352,43 +353,43 @@ impl World {
                     && self.boot(server, *sent) == boot
                     && self.passes(node, server, Way::Down, *sent, false)
             })
-            .map(|sent| sent + WAY)
+            .map(|sent| sent + LATENCY)
     }
 
-    /// When a client hears of the end of a process that was killed.
-    pub fn end_is_told(&self, node: usize, peer: Peer) -> Option<Time> {
+    /// When the reset of a killed process arrives at a client.
+    pub fn end_arrives(&self, node: usize, peer: Peer) -> Option<Time> {
         let Life { end, how, .. } = self.life(peer);
-        (how != End::Power && end < NEVER).then(|| self.told(node, peer.server, end)).flatten()
+        (how != End::Power && end < NEVER).then(|| self.arrival(node, peer.server, end)).flatten()
     }
 
-    /// When a client hears of an end in good order at that time.
-    pub fn close_is_told(&self, node: usize, peer: Peer, at: Time) -> Option<Time> {
-        self.told(node, peer.server, at)
+    /// When the close of a connection at that time arrives at a client.
+    pub fn close_arrives(&self, node: usize, peer: Peer, at: Time) -> Option<Time> {
+        self.arrival(node, peer.server, at)
     }
 
-    /// When the process has an answer ready to a question that arrives then; `None` if it does not live so long.
+    /// When the process has answered a request that arrives then; `None` if it does not run that long.
     fn serve(&self, node: usize, peer: Peer, at: Time, load: f64) -> Option<Time> {
         let server = &self.servers[peer.server];
-        let awake = |mut at: Time| {
+        let running = |mut at: Time| {
             while let Some(span) = server.stopped.iter().chain(&server.frozen).find(|span| span.has(at)) {
                 at = span.to;
             }
             at
         };
-        let mut done = awake(at) + 500;
+        let mut done = running(at) + 500;
         if let Some((_, mean)) = server.slow.iter().find(|(span, _)| span.has(done)) {
-            let chance = lot(&[self.seed, node as u64, peer.server as u64, done, 7]);
+            let chance = hashed(&[self.seed, node as u64, peer.server as u64, done, 7]);
             // Most of them soon, some very late, none later than three times the mean.
             done += (*mean as f64 * (-(1.0 - chance).ln()).min(3.0)) as Time;
         }
-        if let Some((_, capacity)) = server.weak.iter().find(|(span, _)| span.has(done)) {
+        if let Some((_, capacity)) = server.overloaded.iter().find(|(span, _)| span.has(done)) {
             let used = load / capacity;
             let seconds =
                 if used < 0.99 { 0.01 / (1.0 - used) } else { (1.0 + (used - 0.99) * 20.0).min(10.0) };
-            let chance = lot(&[self.seed, node as u64, peer.server as u64, done, 8]);
+            let chance = hashed(&[self.seed, node as u64, peer.server as u64, done, 8]);
             done += (seconds * (0.5 + chance) * SECOND as f64) as Time;
         }
-        done = awake(done);
+        done = running(done);
         (done < self.life(peer).end && self.boot(peer.server, done) == peer.boot).then_some(done)
     }
 }

@@ -138,7 +138,7 @@ fn nftables_leaves_and_returns_under_tls_and_an_apiserver_dies_meanwhile() -> Re
 
     // While only the second one is published, whatever is opened leads to it.
     refuse(&mut stage, &faults, &[2])?;
-    let crowd = stage.everybody(&mix)?.leading_to(stage.plane.apiservers(2)[0]);
+    let crowd = stage.everybody(&mix)?.redirected_to(stage.plane.apiservers(2)[0]);
     stage.plane.publish_apiservers(&[1, 2, 3])?;
     stage.wait_for_backends(&[1, 2, 3])?;
     leave_with(&mut stage, Fault::Killed, &[2], crowd)?;

@@ -10,7 +10,7 @@ use integration::clients::Mix;
 use integration::control_plane::Variant;
 use integration::daemon::every_backend;
 use integration::failover::Failover;
-use integration::failover::trial::{TOLD, addresses, lab};
+use integration::failover::trial::{NOTIFIED, addresses, lab};
 use integration::failover::way::{ALL, SILENCE_MS, Way, expect_uncut, mix};
 use integration::fault::Fault;
 use integration::lab::Families;
@@ -61,11 +61,11 @@ fn long_standstill(way: Way) -> Result<()> {
     let mut crowd = way.crowd(&mut stage, &mix(), &ALL, 3)?;
     let dead = addresses(&lab, &[3]);
     let inflicted = stage.inflict(&mut crowd, Fault::Paused, &[3])?;
-    let waited = crowd.wait_told(&dead, TOLD);
+    let waited = crowd.wait_notified(&dead, NOTIFIED);
     thread::sleep(Duration::from_secs(1));
     let outcome = crowd.finish()?;
     println!("{outcome}\n{}", outcome.by_kind(&dead));
-    let told = stage.daemon.explain(waited.and_then(|()| outcome.expect_told(&dead)))?;
+    let told = stage.daemon.explain(waited.and_then(|()| outcome.expect_notified(&dead)))?;
     ensure!(
         told.first_ms >= SILENCE_MS,
         "told after {} ms of silence\n{}",
@@ -110,8 +110,12 @@ fn stopped_in_good_order(way: Way) -> Result<()> {
     thread::sleep(Duration::from_secs(20));
     let outcome = crowd.finish()?;
     println!("{outcome}");
-    let told = outcome.told(&addresses(&lab, &[1]), Some(Kind::Watch));
-    ensure!(told.flows > 0 && told.told == 0, "watches of one that stops: {told:?}\n{}", stage.daemon.log());
+    let told = outcome.notified(&addresses(&lab, &[1]), Some(Kind::Watch));
+    ensure!(
+        told.flows > 0 && told.notified == 0,
+        "watches of one that stops: {told:?}\n{}",
+        stage.daemon.log()
+    );
     Ok(())
 }
 
@@ -129,11 +133,11 @@ fn a_killed_one_s_clients_are_told_by_its_host() -> Result<()> {
     let mut crowd = stage.crowd(&[lab.pod(1)], &idle)?;
     let dead = addresses(&lab, &[2]);
     stage.inflict(&mut crowd, Fault::Killed, &[2])?;
-    crowd.wait_told(&dead, TOLD)?;
+    crowd.wait_notified(&dead, NOTIFIED)?;
     thread::sleep(HEALED);
     let outcome = crowd.finish()?;
     println!("{outcome}\n{}", outcome.by_kind(&dead));
-    stage.daemon.explain(outcome.expect_told(&dead))?;
+    stage.daemon.explain(outcome.expect_notified(&dead))?;
     stage.daemon.explain(outcome.expect_uncut(&dead))?;
     for method in ["reset", "socket"] {
         let ended = stage.daemon.metric(&format!("apivip_flows_ended_total{{method=\"{method}\"}}"))?;
@@ -153,12 +157,12 @@ fn power_cycle(way: Way) -> Result<()> {
     thread::sleep(Duration::from_secs(3));
     lab.replug(2)?;
     let back = Instant::now();
-    let waited = crowd.wait_told(&dead, TOLD);
+    let waited = crowd.wait_notified(&dead, NOTIFIED);
     println!("{way:?}: all were told {:?} after the host's return", back.elapsed());
     let outcome = crowd.finish()?;
     println!("{outcome}\n{}", outcome.by_kind(&dead));
     stage.daemon.explain(waited)?;
-    stage.daemon.explain(outcome.expect_told(&dead))?;
+    stage.daemon.explain(outcome.expect_notified(&dead))?;
     stage.daemon.explain(outcome.expect_uncut(&dead))
 }
 

@@ -10,7 +10,7 @@ use integration::clients::Mix;
 use integration::control_plane::Variant;
 use integration::daemon::{Daemon, DaemonOptions};
 use integration::failover::Failover;
-use integration::failover::trial::{TOLD, addresses};
+use integration::failover::trial::{NOTIFIED, addresses};
 use integration::failover::way::{SILENCE_MS, Way, expect_uncut, mix};
 use integration::fault::Fault;
 use integration::lab::{Families, Lab, LabOptions};
@@ -54,12 +54,12 @@ fn tells(stage: &mut Failover<'_>, way: Way, published: &[u8], i: u8) -> Result<
     let dead = addresses(stage.lab, &[i]);
     let mut crowd = way.crowd(stage, &patient(), published, i)?;
     let inflicted = stage.inflict(&mut crowd, Fault::Unplugged, &[i])?;
-    let waited = crowd.wait_told(&dead, TOLD);
+    let waited = crowd.wait_notified(&dead, NOTIFIED);
     inflicted.heal(&mut stage.plane)?;
     stage.wait_for_backends(published)?;
     let outcome = crowd.finish()?;
     println!("{outcome}\n{}", outcome.by_kind(&dead));
-    let told = stage.daemon.explain(waited.and_then(|()| outcome.expect_told(&dead)))?;
+    let told = stage.daemon.explain(waited.and_then(|()| outcome.expect_notified(&dead)))?;
     ensure!(told.first_ms >= SILENCE_MS, "told after {} ms of silence", told.first_ms);
     stage.daemon.explain(outcome.expect_uncut(&dead))
 }
@@ -108,7 +108,7 @@ fn killed_while_ending(families: Families) -> Result<()> {
     let inflicted = stage.inflict(&mut crowd, Fault::Unplugged, &[3])?;
     let begun = Instant::now();
     while !ending(&lab)? {
-        if begun.elapsed() > ENDING + TOLD {
+        if begun.elapsed() > ENDING + NOTIFIED {
             bail!("nothing was ended\n{}", stage.daemon.log());
         }
         thread::sleep(Duration::from_millis(20));
@@ -124,7 +124,7 @@ fn killed_while_ending(families: Families) -> Result<()> {
     let second = stage.everybody(&patient())?;
     thread::sleep(LASTING);
     let second = second.finish()?;
-    ensure!(second.told(&dead, None).flows > 0, "nobody was led to the one that is back");
+    ensure!(second.notified(&dead, None).flows > 0, "nobody was led to the one that is back");
     expect_uncut(&second, &stage)
 }
 

@@ -26,7 +26,7 @@ fn a_drain_timeout_ends_the_flows_of_one_that_stays_unready() -> Result<()> {
     let options = ["--drain-timeout", "2s", "--readyz-interval", "1s"];
     let mut stage = Failover::start(&lab, Variant::Simulated, &ALL, &options)?;
     let (outcome, _) = leave(&mut stage, Fault::Unready, &[2], &mix())?;
-    let told = outcome.expect_told(&addresses(&lab, &[2]))?;
+    let told = outcome.expect_notified(&addresses(&lab, &[2]))?;
     ensure!(told.first_ms >= DRAINED, "flows ended before the time to drain was over: {told:?}");
     ensure!(outcome.failures(0, u64::MAX).is_empty(), "new connections failed\n{outcome}");
     Ok(())

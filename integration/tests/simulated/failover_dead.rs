@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::control_plane::Variant;
-use integration::failover::trial::{TOLD, dies, lab, leave, mix};
+use integration::failover::trial::{NOTIFIED, dies, lab, leave, mix};
 use integration::failover::{Failover, Outcome};
 use integration::fault::Fault;
 use integration::lab::Families;
@@ -72,7 +72,7 @@ fn what_became_of_the_clients_is_counted_by_method_and_stage() -> Result<()> {
     let mut stage = Failover::start(&lab, Variant::Simulated, &[1, 2, 3], &[])?;
     leave(&mut stage, Fault::Unplugged, &[2], &mix())?;
     // A few clients may be told by their own kernels before.
-    stage.daemon.process().wait_for_line("event=connections_reset", TOLD)?;
+    stage.daemon.process().wait_for_line("event=connections_reset", NOTIFIED)?;
     let daemon = &stage.daemon;
     for method in ["reset", "socket"] {
         let ended = daemon.metric(&format!("apivip_flows_ended_total{{method=\"{method}\"}}"))?;

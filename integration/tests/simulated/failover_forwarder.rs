@@ -48,11 +48,11 @@ fn divided(stage: &mut Failover<'_>) -> Result<Crowd> {
     let other = stage.plane.apiservers(OTHERS[0])[0];
     stage.plane.publish_apiservers(&[CONCERNED])?;
     stage.wait_for_backends(&[CONCERNED])?;
-    let concerned = everybody(stage, &mix())?.leading_to(own);
+    let concerned = everybody(stage, &mix())?.redirected_to(own);
     stage.plane.publish_apiservers(&ALL)?;
     let drains = Fault::Unready.inflict(&mut stage.plane, &[CONCERNED])?;
     stage.wait_for_backends(&OTHERS)?;
-    let others = everybody(stage, &Mix { fresh_every: None, ..mix() })?.leading_to(other);
+    let others = everybody(stage, &Mix { fresh_every: None, ..mix() })?.redirected_to(other);
     drains.heal(&mut stage.plane)?;
     stage.wait_for_backends(&ALL)?;
     Ok(concerned.joined(others))
@@ -65,7 +65,7 @@ fn told(fault: Fault) -> Result<()> {
     ensure!(stage.daemon.metric(RESETS)? == 0, "the forwarder reset clients of an apiserver that drained");
     let (outcome, inflicted) = leave_with(&mut stage, fault, &[CONCERNED], crowd)?;
     let dead = lab.apiserver_addresses(CONCERNED);
-    let (flows, resets) = (outcome.told(&dead, None).flows as u64, stage.daemon.metric(RESETS)?);
+    let (flows, resets) = (outcome.notified(&dead, None).flows as u64, stage.daemon.metric(RESETS)?);
     ensure!(resets >= flows, "{resets} resets for {flows} connections to the dead apiserver");
     stage.wait_for_backends(&OTHERS)?;
     inflicted.heal(&mut stage.plane)?;

@@ -110,7 +110,7 @@ fn unreached(
     let mut others = stage.crowd(&[from], &Mix { upload: 0, download: 0, idle: 60, ..mix() })?;
     others.hidden(inner, outer);
     stage.inflict(&mut busy, Fault::Unplugged, &[2])?;
-    let waited = busy.wait_told(&dead, SPOKE_UP);
+    let waited = busy.wait_notified(&dead, SPOKE_UP);
     let told = stage.daemon.process().wait_for_line("event=connections_reset", GIVEN_UP)?;
     // Two rounds are over soon, where somebody answers in the clients' place.
     thread::sleep(WATCHED);
@@ -120,12 +120,12 @@ fn unreached(
         outcome.expect_uncut(&dead)?;
         outcome.expect_served(SERVED)?;
         waited?;
-        let busy = outcome.told(&dead, Some(Kind::Pipelined));
-        ensure!(busy.told == busy.flows && busy.flows > 0, "of the busy ones {busy:?} were told");
-        let idle = outcome.told(&dead, Some(Kind::Idle));
+        let busy = outcome.notified(&dead, Some(Kind::Pipelined));
+        ensure!(busy.notified == busy.flows && busy.flows > 0, "of the busy ones {busy:?} were notified");
+        let idle = outcome.notified(&dead, Some(Kind::Idle));
         ensure!(
-            idle.told == 0 && idle.flows > 0,
-            "of the idle ones {idle:?} were told: nothing was in the way"
+            idle.notified == 0 && idle.flows > 0,
+            "of the idle ones {idle:?} were notified: nothing was in the way"
         );
         if let Some(why) = why {
             ensure!(told.contains(why) && !told.contains("remaining=0"), "no word of {why}: {told}");

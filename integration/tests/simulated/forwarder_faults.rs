@@ -202,21 +202,31 @@ fn row(
     neighbour: Option<Neighbour>,
     seen: &[Seen],
     served: Duration,
-    told: Duration,
+    shown: Duration,
 ) -> String {
     let sum = |of: fn(&Report) -> u64| seen.iter().map(|seen| of(&seen.report)).sum::<u64>();
     let longest_us = seen.iter().map(|seen| seen.report.total_us.max).max().unwrap_or(0);
-    let beside = neighbour.map(|neighbour| format!(", beside {neighbour:?}")).unwrap_or_default();
+    let beside = if neighbour.is_some() { ", beside a kube-proxy" } else { "" };
     format!(
-        "| {fault:?}{beside} | {} | {} % | {} | {} | {} | {} | {} |",
+        "| {}{beside} | {} | {} % | {} | {} | {} | {} | {} |",
+        title(fault),
         sum(|report| report.attempted),
         seen.iter().map(|seen| seen.share).min().unwrap_or(0),
         sum(|report| report.failed),
         sum(|report| report.established.broken),
         longest_us / 1000,
         served.as_millis(),
-        told.as_millis()
+        shown.as_millis()
     )
+}
+
+fn title(fault: Fault) -> String {
+    match fault {
+        Fault::NotPermitted => "refused (EPERM)".to_owned(),
+        Fault::NoChainType => "a chain type is missing".to_owned(),
+        Fault::Failing => "commits fail".to_owned(),
+        other => format!("{other:?}"),
+    }
 }
 
 #[test]

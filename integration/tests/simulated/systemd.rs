@@ -65,7 +65,7 @@ fn the_unit_does_all_its_work_under_systemd() -> Result<()> {
     expect_limits(&systemd)?;
     a_dead_apiserver_is_left(&scenario, &mut systemd)?;
     a_hung_daemon_is_replaced(&scenario, &mut systemd)?;
-    the_forwarder_stands_in(&scenario, &mut systemd)?;
+    the_forwarder_is_the_fallback(&scenario, &mut systemd)?;
     expect_journal(&systemd)?;
 
     systemd.run(&format!("systemctl stop {UNIT}"))?;
@@ -161,7 +161,7 @@ fn a_hung_daemon_is_replaced(scenario: &Scenario<'_>, systemd: &mut Systemd<'_>)
 }
 
 /// It opens /dev/net/tun, the only device that it is allowed, and listens on ports below 1024.
-fn the_forwarder_stands_in(scenario: &Scenario<'_>, systemd: &mut Systemd<'_>) -> Result<()> {
+fn the_forwarder_is_the_fallback(scenario: &Scenario<'_>, systemd: &mut Systemd<'_>) -> Result<()> {
     let drop_in = systemd.path(&format!("/run/units/{UNIT}.d/mode.conf"));
     fs::write(&drop_in, "[Service]\nEnvironment=APIVIP_MODE=forwarder\n").context("write a drop-in")?;
     let restart = |systemd: &Systemd<'_>| -> Result<()> {

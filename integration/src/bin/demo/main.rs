@@ -1,5 +1,5 @@
-//! What `scripts/demo` shows: a node, a pod and three simulated apiservers, each in a network namespace, and the daemon
-//! at work between them; with `--real`, the same on a real cluster. Everything that it makes goes when it ends.
+//! What `scripts/demo` shows: a node, a Pod and three simulated API servers, each in a network namespace, and the daemon
+//! between them; with `--real`, the same on a real cluster. It removes everything that it made when it ends.
 
 mod print;
 mod real;
@@ -41,7 +41,7 @@ fn simulated() -> Result<()> {
 fn scenery() {
     act("The setup: a cluster on one machine, built from network namespaces.");
     lines(&format!(
-        "pod 10.244.0.11 --- node 192.0.2.1 ---+--- apiserver-1  192.0.2.11:6443\n\
+        "Pod 10.244.0.11 --- node 192.0.2.1 ---+--- apiserver-1  192.0.2.11:6443\n\
          {0:38}+--- apiserver-2  192.0.2.12:6443\n\
          {0:38}+--- apiserver-3  192.0.2.13:6443",
         ""
@@ -50,10 +50,10 @@ fn scenery() {
 }
 
 fn without(stage: &Stage) -> Result<()> {
-    act("Without apivip (and without kube-proxy), connections to it fail.");
-    let asked = stage.ask(stage.lab.pod(1), "before")?;
-    ensure!(!asked.status.success(), "the virtual IP answers before apivip has started");
-    lines(&asked.stderr);
+    act("Without apivip (and without kube-proxy) no program answers there.");
+    let answer = stage.request(stage.lab.pod(1), "before")?;
+    ensure!(!answer.status.success(), "the virtual IP answers before apivip has started");
+    lines(&answer.stderr);
     Ok(())
 }
 
@@ -70,25 +70,25 @@ fn start(stage: &Stage) -> Result<Daemon> {
 
 fn requests(stage: &Stage) -> Result<()> {
     act(
-        "Now the pod reaches the API: each new connection goes to one of the API servers, which sees the address of the pod.",
+        "Now the Pod reaches the API: each new connection goes to one of the API servers, which sees the Pod's own address.",
     );
     for number in 1..=5 {
-        request(stage, stage.lab.pod(1), "pod", &number.to_string())?;
+        request(stage, stage.lab.pod(1), "Pod", &number.to_string())?;
     }
-    say("Processes on the node reach it too. The API server sees the address of the node.");
+    say("The node's own processes reach it too, with the node's address.");
     request(stage, stage.lab.node(), "node", "6")
 }
 
 fn request(stage: &Stage, from: &Namespace, who: &str, number: &str) -> Result<()> {
-    let asked = stage.ask(from, number)?;
-    ensure!(asked.status.success(), "request {number} failed: {}", asked.stderr.trim());
-    let (server, client) = stage.who_answered(number)?;
+    let answer = stage.request(from, number)?;
+    ensure!(answer.status.success(), "request {number} failed: {}", answer.stderr.trim());
+    let (server, client) = stage.answered_by(number)?;
     lines(&format!("request {number} from the {who}: {server} answered, and saw a client at {client}"));
     Ok(())
 }
 
 fn removal(stage: &Stage, daemon: &Daemon) -> Result<()> {
-    act("An API server is removed from the endpoints while the pod opens 100 TLS connections a second.");
+    act("An API server is removed from the endpoints while the Pod opens 100 TLS connections a second.");
     let mut load = stage.start_load()?;
     let begin = stage::now_us();
     thread::sleep(Duration::from_secs(REMOVED_AFTER.into()));
@@ -105,7 +105,7 @@ fn removal(stage: &Stage, daemon: &Daemon) -> Result<()> {
         ));
     }
     let report = load.stdout();
-    say("The result of all connections, as observed by the pod:");
+    say("The result of all connections, as the Pod saw it:");
     lines(report.lines().find(|line| line.contains("connections in")).unwrap_or(&report));
     say("The log of the daemon shows the change: one transaction of duration_us microseconds.");
     lines(daemon.log().lines().last().unwrap_or_default());
@@ -122,7 +122,7 @@ fn inspect(stage: &Stage, daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-/// What `apivip status` prints, whether all is well or not.
+/// What `apivip status` prints, whatever its verdict.
 fn status(run_dir: &Path) -> Result<String> {
     let mut status = Command::new(command::program("apivip")?);
     status.arg("status").arg("--run-dir").arg(run_dir);
@@ -132,15 +132,15 @@ fn status(run_dir: &Path) -> Result<String> {
 }
 
 fn crash(stage: &Stage, daemon: &mut Daemon) -> Result<()> {
-    act("The daemon is killed. The rules stay in the kernel, so the pod still reaches the API.");
+    act("The daemon is killed. The rules stay in the kernel, so the Pod still reaches the API.");
     daemon.kill()?;
-    request(stage, stage.lab.pod(1), "pod", "7")
+    request(stage, stage.lab.pod(1), "Pod", "7")
 }
 
 fn cleanup(stage: &Stage, daemon: &Daemon) -> Result<()> {
     act("Only `apivip cleanup` removes the rules, and prints what it removed.");
     typed("apivip cleanup");
     lines(&command::run(daemon.cleanup_command(stage.lab.node()), "")?);
-    ensure!(!stage.ask(stage.lab.pod(1), "after")?.status.success(), "{VIP} answers after the cleanup");
+    ensure!(!stage.request(stage.lab.pod(1), "after")?.status.success(), "{VIP} answers after the cleanup");
     Ok(())
 }

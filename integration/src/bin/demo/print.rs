@@ -1,4 +1,4 @@
-//! How the demonstration talks: numbered sentences, and below each what a terminal would show.
+//! What the demonstration prints: numbered sentences, and below each what a terminal would show.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -17,12 +17,12 @@ use integration::sim::clients::timeline::monotonic_us;
 use crate::print::{act, lines, say, typed};
 use crate::status;
 
-/// The apiserver that loses its cable, and for how long.
+/// The API server that is unplugged, and for how long.
 const UNPLUGGED: u8 = 2;
 const OUTAGE: Duration = Duration::from_secs(20);
 /// Between two looks at a status that is about to change.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Longest until the status says what it is waited for. It takes a second or two.
+/// Longest until the status shows the suspect API server. It takes a second or two.
 const SEEN: Duration = Duration::from_secs(30);
 
 /// Shows it.
@@ -31,9 +31,9 @@ pub(crate) fn show() -> Result<()> {
     let lab = cluster::lab(3)?;
     let mut cluster = Cluster::start(&lab)?;
     kubectl(&cluster, "get nodes -o wide")?;
-    act("Connections to the virtual IP of the API fail: there is no kube-proxy.");
-    let asked = lab.node().run("curl", &["-sS", "--max-time", "3", &format!("https://{}/", lab.vips()[0])]);
-    let Err(error) = asked else { bail!("the virtual IP answers before apivip has started") };
+    act("No program serves the API's virtual IP: there is no kube-proxy.");
+    let answer = lab.node().run("curl", &["-sS", "--max-time", "3", &format!("https://{}/", lab.vips()[0])]);
+    let Err(error) = answer else { bail!("the virtual IP answers before apivip has started") };
     let said = format!("{error:#}");
     lines(said.find("curl: ").map_or(said.as_str(), |at| &said[at..]));
     act("Install apivip from docs/install.");
@@ -52,7 +52,7 @@ pub(crate) fn show() -> Result<()> {
 }
 
 fn outage(lab: &Lab, cluster: &mut Cluster<'_>) -> Result<()> {
-    act("One API server is disconnected while a Pod and the node open connections and keep idle ones.");
+    act("One API server is unplugged, while a Pod and the node open connections and hold idle ones.");
     let mix = Mix { fresh_every: Some(Duration::from_millis(20)), idle: 30, watch: 6, ..Mix::default() };
     let vip = [SocketAddr::new(lab.vips()[0], SERVICE_PORT)];
     let start = |from, name| Clients::start(from, lab.dir(), name, &cluster.plane, &vip, &mix);
@@ -63,22 +63,20 @@ fn outage(lab: &Lab, cluster: &mut Cluster<'_>) -> Result<()> {
     typed("apivip status");
     lines(&noticed(cluster, begin)?);
     thread::sleep(OUTAGE.saturating_sub(begin.elapsed()));
-    say(&format!("The result of their connections within {} s:", OUTAGE.as_secs()));
+    say(&format!("Their connections within {} s:", OUTAGE.as_secs()));
     for (who, mut clients) in clients {
         clients.stop()?;
         let timeline = clients.finish()?;
         let fault = timeline.at_ms(cut);
         let new = timeline.fresh().filter(|c| c.started_ms >= fault).count();
         let failed = timeline.failures(fault, 0, u64::MAX).len();
-        let told: Vec<u64> = timeline.kept().filter_map(|c| c.ended_ms?.checked_sub(fault)).collect();
+        let reset: Vec<u64> = timeline.kept().filter_map(|c| c.ended_ms?.checked_sub(fault)).collect();
         let mut line = format!("{who}: {failed} of {new} new connections failed, ");
         // Writing to a String cannot fail.
         let _ = write!(line, "the slowest took {} ms; ", timeline.longest_ms(fault));
-        let _ = match told.iter().max() {
-            Some(last) => {
-                write!(line, "{} open connections to it were reset after {last} ms at most", told.len())
-            }
-            None => write!(line, "none of its open connections used it"),
+        let _ = match reset.iter().max() {
+            Some(last) => write!(line, "{} open ones to it were reset after {last} ms at most", reset.len()),
+            None => write!(line, "it had no open ones to it"),
         };
         lines(&line);
     }
@@ -86,7 +84,7 @@ fn outage(lab: &Lab, cluster: &mut Cluster<'_>) -> Result<()> {
     inflicted.heal(&mut cluster.plane)
 }
 
-/// What apivip says once it has noticed.
+/// The status once apivip has noticed.
 fn noticed(cluster: &Cluster<'_>, begin: Instant) -> Result<String> {
     loop {
         let text = status(&cluster.node.path("/run/apivip"))?;

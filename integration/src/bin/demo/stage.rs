@@ -1,5 +1,5 @@
-//! Everything that the daemon works with: the lab, the apiservers in it, and clients.
-//! In: which apiservers are published. Out: what clients got, and what the apiservers saw.
+//! Everything that the daemon works with: the lab, the API servers in it, and clients.
+//! In: which API servers are published. Out: what clients got, and what the API servers saw.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -19,25 +19,25 @@ use integration::sim::objects::{self, Port};
 
 /// What clients dial.
 pub(crate) const VIP: &str = "10.96.0.1:443";
-/// How long the load lasts, and when an apiserver is taken away, in seconds.
+/// How long the load lasts, and when an API server is removed, in seconds.
 pub(crate) const SECONDS: u32 = 6;
 pub(crate) const REMOVED_AFTER: u32 = 3;
 /// New connections per second.
 const RATE: &str = "100";
-/// Longest until the first of them stands. It takes some milliseconds.
+/// Longest until the first of them is established. It takes some milliseconds.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// The lab and its apiservers. Dropping it removes everything.
+/// The lab and its API servers. Dropping it removes everything.
 pub(crate) struct Stage {
     fleet: Fleet,
     authority: Authority,
     pub(crate) kubeconfig: PathBuf,
-    // Declared last: the apiservers end before their namespaces.
+    // Declared last: the API servers end before their namespaces.
     pub(crate) lab: Lab,
 }
 
 impl Stage {
-    /// Makes the lab and starts three apiservers that publish themselves.
+    /// Makes the lab and starts three API servers that publish themselves.
     pub(crate) fn build() -> Result<Self> {
         let lab = Lab::start(LabOptions { apiservers: 3, ..LabOptions::default() })?;
         let authority = Authority::new(lab.dir(), "ca")?;
@@ -53,7 +53,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Writes the EndpointSlice with these apiservers, as the apiservers themselves do when one comes or goes.
+    /// Writes the EndpointSlice with these API servers, as the API servers themselves do when one comes or goes.
     pub(crate) fn publish(&self, apiservers: &[u8]) -> Result<()> {
         let backends: Vec<IpAddr> =
             apiservers.iter().map(|i| self.lab.apiserver_address(*i, Family::V4)).collect();
@@ -62,8 +62,8 @@ impl Stage {
             .try_for_each(|slice| self.fleet.put(slice))
     }
 
-    /// Asks the virtual IP for the API's version from a namespace. `name` marks the request in the access log.
-    pub(crate) fn ask(&self, from: &Namespace, name: &str) -> Result<Finished> {
+    /// Requests the API's version through the virtual IP from a namespace. `name` marks the request in the access log.
+    pub(crate) fn request(&self, from: &Namespace, name: &str) -> Result<Finished> {
         let mut curl = from.command("curl");
         curl.args(["--silent", "--show-error", "--max-time", "3", "--user-agent", name])
             .args(["--header", &format!("Authorization: Bearer {TOKEN}"), "--cacert"])
@@ -72,17 +72,17 @@ impl Stage {
         command::finish(curl, "", COMMAND_LIMIT)
     }
 
-    /// Which apiserver got the request of this name, and the client's address that it saw.
-    pub(crate) fn who_answered(&self, name: &str) -> Result<(String, IpAddr)> {
-        let asked =
+    /// Which API server got the request of this name, and the client's address that it saw.
+    pub(crate) fn answered_by(&self, name: &str) -> Result<(String, IpAddr)> {
+        let matches =
             |entry: &Entry| matches!(&entry.what, What::Request { user_agent, .. } if user_agent == name);
-        let found = self.entries()?.into_iter().flatten().find(asked);
+        let found = self.entries()?.into_iter().flatten().find(matches);
         found
             .map(|entry| (entry.server, entry.peer.ip()))
             .with_context(|| format!("no API server logged request {name}"))
     }
 
-    /// Starts a generator of TLS connections in the pod.
+    /// Starts a generator of TLS connections in the Pod.
     pub(crate) fn start_load(&self) -> Result<Spawned> {
         let mut load = self.lab.pod(1).command(command::program("load")?);
         load.args(["--kind", "tls", "--token", TOKEN, "--target", VIP, "--rate", RATE])
@@ -93,7 +93,7 @@ impl Stage {
         Ok(load)
     }
 
-    /// New connections that each apiserver accepted in each second after `begin`.
+    /// New connections that each API server accepted in each second after `begin`.
     pub(crate) fn connections_by_second(&self, begin: u64) -> Result<Vec<[u32; 3]>> {
         let mut seconds = vec![[0; 3]; SECONDS as usize + 1];
         for (server, entries) in self.entries()?.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What probing costs: processor time of an idle daemon, and of a real apiserver that many nodes probe.
+//! What probing costs: processor time of an idle daemon, and of a real API server that many nodes probe.
 //! Times are those of the scheduler, in nanoseconds, because a probe is far shorter than a clock tick.
 
 use std::fs;
@@ -16,15 +16,15 @@ use integration::process::Spawned;
 
 /// How long each stretch is measured.
 const STRETCH: Duration = Duration::from_secs(60);
-/// Until a start has left no trace.
+/// Until a start costs nothing any more.
 const SETTLE: Duration = Duration::from_secs(15);
-/// An apiserver that no daemon watches.
+/// An API server that no daemon watches.
 const PROBED: u8 = 3;
 
 /// What is measured.
 #[derive(Args)]
 pub struct Cost {
-    /// Nodes that probe one apiserver; repeatable
+    /// Nodes that probe one API server; repeatable
     #[arg(long, value_name = "N", default_values_t = [60, 1000, 5000])]
     nodes: Vec<u32>,
     /// More arguments for the program `probers`
@@ -44,7 +44,12 @@ impl Cost {
         let [daemon, alone] = shares([stage.daemon.pid(), apiserver])?;
         println!("idle daemon: {:.3} % of a core over {} s", daemon * 100.0, STRETCH.as_secs());
         let resident = resident_mib(apiserver)?;
-        println!("apiserver {PROBED}: {:.2} % of a core with 1 node; {resident} MiB resident", alone * 100.0);
+        println!(
+            "API server {PROBED}: {:.2} % of a core with 1 node; {resident} MiB resident",
+            alone * 100.0
+        );
+        println!("\n| nodes | processor time | a second for each node | resident |");
+        println!("|---|---|---|---|");
         for nodes in &self.nodes {
             let mut command = lab.node().command(command::program("probers")?);
             command.arg("--target").arg(target.to_string()).arg("--kubeconfig").arg(&kubeconfig);
@@ -56,7 +61,7 @@ impl Cost {
             let resident = resident_mib(apiserver)?;
             let more = probed - alone;
             println!(
-                "with {nodes} more nodes: {:.1} % of a core more, {:.1} us a second for each of them; {resident} MiB resident",
+                "| {nodes} | {:.1} % of a core | {:.0} us | {resident} MiB |",
                 more * 100.0,
                 more / f64::from(*nodes) * 1e6
             );

@@ -1,68 +1,57 @@
 //! What one fault did, as its clients saw it. Pure.
-//! In: an [`Outcome`]. Out: the columns of the tables, and what became of every new connection.
+//! In: an [`Outcome`]. Out: the figures of a line of the tables, and their words.
 
 use std::net::IpAddr;
 
-use integration::failover::{Outcome, Told};
+use integration::failover::{Notified, Outcome};
+use integration::pictures::failover::Row;
 
-/// What became of a new connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// Served within half a second.
-    Served,
-    /// Served later.
-    Late,
-    /// Not served.
-    Failed,
-}
-
-/// A connection that took longer was not served at its first SYN.
+/// A connection that took longer before the fault says nothing of the usual time.
 const LATE_MS: u64 = 500;
 
 /// What one fault did.
 pub struct Judged {
-    /// Start of each new connection, in milliseconds after the fault, and its fate.
-    pub fates: Vec<(i64, Fate)>,
-    /// When established connections ended, in milliseconds after the fault.
-    pub ends: Vec<u64>,
+    /// New connections.
+    new: usize,
+    /// Those of them that failed, and when the last of these began, in milliseconds after the fault.
+    failed: usize,
+    last_failed_ms: Option<i64>,
     longest_ms: u64,
     usual_ms: u64,
-    told: Told,
-    cut: usize,
+    notified: Notified,
+    others_reset: usize,
 }
 
 impl Judged {
-    /// Of apiservers with these addresses.
+    /// Of API servers with these addresses.
     pub fn new(outcome: &Outcome, concerned: &[IpAddr]) -> Self {
         let mut judged = Self {
-            fates: Vec::new(),
-            ends: Vec::new(),
+            new: 0,
+            failed: 0,
+            last_failed_ms: None,
             longest_ms: outcome.longest_ms(),
             usual_ms: 0,
-            told: outcome.told(concerned, None),
-            cut: outcome.cut(concerned).len(),
+            notified: outcome.notified(concerned, None),
+            others_reset: outcome.reset_of_others(concerned).len(),
         };
         for (_, timeline) in outcome.timelines() {
             let fault = outcome.fault_ms(timeline);
             let mut usual = Vec::new();
             for connection in timeline.fresh() {
-                let took = connection.took_ms().unwrap_or(u64::MAX);
                 if connection.started_ms + LATE_MS < fault {
-                    usual.push(took);
+                    usual.push(connection.took_ms().unwrap_or(u64::MAX));
                 }
-                let fate = match connection.failed() {
-                    true => Fate::Failed,
-                    false if took > LATE_MS => Fate::Late,
-                    false => Fate::Served,
-                };
-                // What TCP had let through before the fault is an established connection.
-                let new = connection.connected_ms.is_none_or(|at| at >= fault);
-                if new || connection.started_ms < fault && !connection.failed() {
-                    judged.fates.push((connection.started_ms.cast_signed() - fault.cast_signed(), fate));
+                // One that TCP had established before the fault is an established connection.
+                if connection.connected_ms.is_some_and(|at| at < fault) {
+                    continue;
+                }
+                let began = connection.started_ms.cast_signed() - fault.cast_signed();
+                judged.new += usize::from(began >= 0);
+                if connection.failed() {
+                    judged.failed += 1;
+                    judged.last_failed_ms = judged.last_failed_ms.max(Some(began));
                 }
             }
-            let ended = timeline.kept().filter_map(|c| c.ended_ms?.checked_sub(fault));
-            judged.ends.extend(ended);
             usual.sort_unstable();
             judged.usual_ms = usual.get(usual.len() / 2).copied().unwrap_or(0);
         }
@@ -71,29 +60,44 @@ impl Judged {
 
     /// How many failed of how many, and when the last of them began.
     pub fn failed(&self) -> String {
-        let new = self.fates.iter().filter(|(at, _)| *at >= 0).count();
-        let failed = self.fates.iter().filter(|(_, fate)| *fate == Fate::Failed);
-        let last = failed.clone().map(|(at, _)| *at).max();
-        let last = last.map_or_else(String::new, |at| format!(", the last began {at} ms after the fault"));
-        format!("{} of {new}{last}", failed.count())
+        let last = self.last_failed_ms.map(|at| format!(", the last began {at} ms after the fault"));
+        format!("{} of {}{}", self.failed, self.new, last.unwrap_or_default())
     }
 
-    /// By how much the slowest that was served was slower than usual.
+    /// By how much the slowest was slower than usual.
     pub fn extra_wait(&self) -> String {
-        format!("{} ms", self.longest_ms.saturating_sub(self.usual_ms))
+        format!("{} ms", self.extra_wait_ms())
     }
 
-    /// How many established connections to those concerned ended at their clients, and when.
-    pub fn told(&self) -> String {
-        let Told { flows, told, first_ms, last_ms } = self.told;
-        if told == 0 {
+    /// How many established connections to the failed API servers ended at their clients, and when.
+    pub fn reset(&self) -> String {
+        let Notified { flows, notified, first_ms, last_ms } = self.notified;
+        if notified == 0 {
             return format!("none of {flows}");
         }
-        format!("{told} of {flows}, first {first_ms} ms, last {last_ms} ms after the fault")
+        format!("{notified} of {flows}, {first_ms} to {last_ms} ms after the fault")
     }
 
-    /// How many other connections ended.
-    pub fn cut(&self) -> usize {
-        self.cut
+    /// How many connections to other API servers ended.
+    pub fn others_reset(&self) -> usize {
+        self.others_reset
+    }
+
+    /// The figures of a picture.
+    pub fn row(&self, fault: &str, served_by: String) -> Row {
+        Row {
+            fault: fault.to_owned(),
+            served_by,
+            new: self.new,
+            failed: self.failed,
+            extra_wait_ms: self.extra_wait_ms(),
+            established: self.notified.flows,
+            notified: self.notified.notified,
+            last_notified_ms: self.notified.last_ms,
+        }
+    }
+
+    fn extra_wait_ms(&self) -> u64 {
+        self.longest_ms.saturating_sub(self.usual_ms)
     }
 }

@@ -1,16 +1,16 @@
-//! The figures of a failover in `docs/benchmarks.md`, judged by clients in a pod, and the picture of them.
+//! The figures of a failover in `docs/benchmarks.md`, as clients in a Pod see them, and the picture of them.
 //! `scripts/bench failover` and `scripts/bench cost` build everything in release mode and run it.
 
 mod beside;
 mod cost;
 mod judged;
 mod measure;
-mod picture;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use integration::pictures;
 
 /// Measures failovers.
 #[derive(Parser)]
@@ -22,19 +22,19 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// The table of faults of simulated apiservers
+    /// The table of faults of simulated API servers
     Failover {
         /// Foreign entries in the node's conntrack table
         #[arg(long, value_name = "N", default_value_t = 0)]
         foreign: u32,
     },
-    /// The table of faults of real apiservers, beside kube-proxy, and the timeline as a picture
+    /// The table of faults of real API servers, beside kube-proxy, and the picture of it
     Beside {
-        /// Where the picture goes
-        #[arg(long, value_name = "FILE")]
-        svg: PathBuf,
+        /// Folder of the documents, which gets the figures and the picture
+        #[arg(long, value_name = "DIR")]
+        docs: PathBuf,
     },
-    /// Processor time of an idle daemon, and of a real apiserver for the probes of its nodes
+    /// Processor time of an idle daemon, and of a real API server for the probes of its nodes
     Cost(cost::Cost),
 }
 
@@ -45,10 +45,7 @@ fn main() -> Result<()> {
             measure::print(&measured.collect::<Result<Vec<_>>>()?);
             Ok(())
         }
-        What::Beside { svg } => {
-            let drawn = picture::draw(&beside::measure()?);
-            std::fs::write(&svg, drawn).with_context(|| format!("write {}", svg.display()))
-        }
+        What::Beside { docs } => pictures::save(&docs, "failover", &beside::measure()?),
         What::Cost(cost) => cost.print(),
     }
 }

@@ -1,4 +1,4 @@
-//! One fault after the other, each in a lab of its own, with clients in a pod.
+//! One fault after the other, each in a lab of its own, with clients in a Pod.
 //! In: the fault. Out: a line of the table.
 
 use std::thread;
@@ -16,13 +16,13 @@ use serde_json::Value;
 
 use crate::judged::Judged;
 
-/// How long before and after the fault new connections are watched.
+/// How long before and after the fault new connections are observed.
 const BEFORE: Duration = Duration::from_secs(1);
 /// Longer than all of it takes.
 const AFTER: Duration = Duration::from_secs(20);
 
-/// The apiserver that it happens to.
-const CONCERNED: u8 = 2;
+/// The API server that fails.
+const FAILED: u8 = 2;
 
 /// A line of the table.
 pub struct Case {
@@ -42,11 +42,11 @@ pub const FAULTS: [Case; 3] = [
 pub struct Measured {
     title: &'static str,
     judged: Judged,
-    /// From the decision to the last client told, as the daemon counts it.
+    /// From the decision to the last reset, as the daemon counts it.
     decided_ms: Option<u64>,
 }
 
-/// Lets it happen and watches.
+/// Injects the fault and observes the clients.
 pub fn measure(case: &Case, foreign: u32) -> Result<Measured> {
     let lab = lab(Families::V4)?;
     foreign::fill_conntrack(lab.node(), lab.dir(), foreign)?;
@@ -60,16 +60,16 @@ pub fn measure(case: &Case, foreign: u32) -> Result<Measured> {
     };
     let mut crowd = stage.crowd(&[lab.pod(1)], &mix)?;
     thread::sleep(BEFORE);
-    stage.inflict(&mut crowd, case.fault, &[CONCERNED])?;
+    stage.inflict(&mut crowd, case.fault, &[FAILED])?;
     thread::sleep(AFTER);
     let decided_ms = since_decision(&stage.daemon.status()?);
     let outcome = crowd.finish()?;
-    let judged = Judged::new(&outcome, &addresses(&lab, &[CONCERNED]));
+    let judged = Judged::new(&outcome, &addresses(&lab, &[FAILED]));
     println!("{}:\n{outcome}", case.title);
     Ok(Measured { title: case.title, judged, decided_ms })
 }
 
-/// What the daemon says of the latest apiserver whose connections were ended.
+/// What the daemon reports of the latest API server whose connections were reset.
 fn since_decision(status: &Value) -> Option<u64> {
     let down = status["transitions"].as_array()?.iter().find(|transition| transition["to"] == "failed")?;
     Some(down["commit_ms"].as_u64()? + down["flows_ms"].as_u64()?)
@@ -78,12 +78,12 @@ fn since_decision(status: &Value) -> Option<u64> {
 /// Prints the table.
 pub fn print(all: &[Measured]) {
     println!(
-        "| fault | new connections that fail | longest extra wait | established flows told | others cut |"
+        "| fault | new connections that fail | longest extra wait | established flows reset | others reset |"
     );
     println!("|---|---|---|---|---|");
     for Measured { title, judged, decided_ms } in all {
         let decided = decided_ms.map_or_else(String::new, |ms| format!(", {ms} ms after the decision"));
-        let (failed, wait, told) = (judged.failed(), judged.extra_wait(), judged.told());
-        println!("| {title} | {failed} | {wait} | {told}{decided} | {} |", judged.cut());
+        let (failed, wait, reset) = (judged.failed(), judged.extra_wait(), judged.reset());
+        println!("| {title} | {failed} | {wait} | {reset}{decided} | {} |", judged.others_reset());
     }
 }

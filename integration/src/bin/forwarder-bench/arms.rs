@@ -1,5 +1,5 @@
 //! The proxies, each on the node of the same lab in front of the same server.
-//! In: which one, and the folder with the packages of the others. Out: where clients dial, and whose work it is.
+//! In: which one, and the folder with the packages of the others. Out: where clients dial, and the process that forwards.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use integration::streams::{self, Servers};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Who stands between client and server.
+/// The program between client and server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Proxy {
     /// `apivip run --mode forwarder`.
@@ -58,7 +58,7 @@ enum Running<'lab> {
 }
 
 impl<'lab> Arm<'lab> {
-    /// Nobody in between.
+    /// No program in between.
     pub fn direct(lab: &Lab) -> Self {
         Self { title: "direct", target: server(lab), running: None }
     }
@@ -73,7 +73,7 @@ impl<'lab> Arm<'lab> {
         Ok(Self { title: proxy.title(), target, running: Some(running) })
     }
 
-    /// The process that does the work, if there is one.
+    /// The process that forwards, if there is one.
     pub fn pid(&self) -> Option<u32> {
         self.running.as_ref().map(|running| match running {
             Running::Foreign(process) => process.pid(),

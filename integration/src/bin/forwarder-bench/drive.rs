@@ -1,4 +1,4 @@
-//! The client's side of one measurement. It runs in the pod's namespace and prints an [`Answer`] as JSON.
+//! The client's side of one measurement. It runs in the Pod's namespace and prints an [`Answer`] as JSON.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -75,7 +75,7 @@ async fn rate(target: SocketAddr, sources: &[IpAddr], work: Work, time: Duration
     }
     let mut taken = Vec::new();
     while let Some(done) = clients.join_next().await {
-        taken.extend(done.context("a client's task died")??);
+        taken.extend(done.context("a client's task failed")??);
     }
     let done = taken.len() as f64;
     let rate = done / begin.elapsed().as_secs_f64();

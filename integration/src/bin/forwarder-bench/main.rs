@@ -4,7 +4,6 @@
 mod arms;
 mod drive;
 mod measure;
-mod picture;
 mod process;
 mod table;
 
@@ -12,8 +11,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use integration::pictures;
 
 /// Measures the forwarder.
 #[derive(Parser)]
@@ -27,9 +27,12 @@ struct Arguments {
 enum What {
     /// Measure in a lab, print the table and draw the picture
     Run {
-        /// Where the picture goes
-        #[arg(long, value_name = "FILE")]
-        svg: PathBuf,
+        /// Folder of the documents, which gets the figures and the picture
+        #[arg(long, value_name = "DIR")]
+        docs: PathBuf,
+        /// Say in the picture that all processes share one core; the caller sees to it
+        #[arg(long)]
+        one_core: bool,
         /// Folder into which the packages of the other proxies are unpacked
         #[arg(long, value_name = "DIR")]
         proxies: PathBuf,
@@ -69,7 +72,7 @@ enum What {
 
 fn main() -> Result<()> {
     match Arguments::parse().what {
-        What::Run { svg, proxies, chosen, rounds, seconds, mebibytes } => {
+        What::Run { docs, one_core, proxies, chosen, rounds, seconds, mebibytes } => {
             let chosen = if chosen.is_empty() { arms::Proxy::ALL.to_vec() } else { chosen };
             let plan = measure::Plan {
                 proxies: chosen,
@@ -77,9 +80,13 @@ fn main() -> Result<()> {
                 rate: Duration::from_secs(seconds),
                 bytes: mebibytes << 20,
             };
-            let results = measure::all(&plan, &proxies)?;
-            table::print(&results);
-            std::fs::write(&svg, picture::draw(&results)).with_context(|| format!("write {}", svg.display()))
+            let (name, setting) = match one_core {
+                true => ("forwarder-one-core", "all on one core".to_owned()),
+                false => ("forwarder", format!("on {} cores", std::thread::available_parallelism()?)),
+            };
+            let figures = table::comparison(&measure::all(&plan, &proxies)?, setting);
+            table::print(&figures);
+            pictures::save(&docs, name, &figures)
         }
         What::Streams { proxies } => measure::streams(&proxies),
         What::Drive { target, source, work, amount } => drive::run(target, &source, work, amount),

@@ -74,6 +74,11 @@ impl Figure {
             Self::Memory => "memory for 1,000 idle connections, MB",
         }
     }
+
+    /// Which direction is the better one.
+    pub fn higher_is_better(self) -> bool {
+        matches!(self, Self::Up | Self::Down | Self::Connections | Self::Requests)
+    }
 }
 
 /// One column of the table.
@@ -188,7 +193,7 @@ fn lab() -> Result<Lab> {
     Ok(lab)
 }
 
-/// Judges the streams themselves: whoever carries them all may be measured by them.
+/// Judges the streams themselves: a proxy that carries them all may be measured by them.
 pub fn streams(packages: &Path) -> Result<()> {
     let lab = lab()?;
     let servers = Servers::start(&lab)?;

@@ -1,45 +1,39 @@
-//! The table of `docs/benchmarks.md`. Pure but for printing.
+//! The table of `docs/benchmarks.md`, and the figures of the picture. Pure but for printing.
+
+use integration::pictures::forwarder::{self, Comparison, Measured};
 
 use crate::measure::{Column, Figure};
 
-/// Prints it in Markdown: medians, and in brackets the ratio to a direct connection.
-pub fn print(columns: &[Column]) {
-    let titles: Vec<&str> = columns.iter().map(|column| column.title).collect();
-    println!("| | {} |", titles.join(" | "));
-    println!("|---|{}", "---|".repeat(columns.len()));
-    for figure in Figure::ALL {
-        let cells: Vec<String> = columns.iter().map(|column| cell(columns, column, figure)).collect();
-        println!("| {} | {} |", figure.title(), cells.join(" | "));
+/// The medians, and their ratios to the direct connection.
+pub fn comparison(columns: &[Column], setting: String) -> Comparison {
+    let figures = Figure::ALL.into_iter().map(|figure| forwarder::Figure {
+        title: figure.title().to_owned(),
+        higher_is_better: figure.higher_is_better(),
+        values: columns.iter().map(|column| measured(columns, column, figure)).collect(),
+    });
+    Comparison {
+        setting,
+        columns: columns.iter().map(|column| column.title.to_owned()).collect(),
+        figures: figures.collect(),
     }
 }
 
-fn cell(columns: &[Column], column: &Column, figure: Figure) -> String {
-    let Some(value) = column.median(figure) else { return "-".to_owned() };
-    let value = number(value);
-    match columns.first().filter(|direct| direct.title != column.title) {
-        Some(direct) => match column.ratio(direct, figure) {
-            Some(ratio) => format!("{value} (x{ratio:.2})"),
-            None => value,
-        },
-        None => value,
+/// Prints it in Markdown: medians, and in parentheses the ratio to the direct connection.
+pub fn print(comparison: &Comparison) {
+    println!("| | {} |", comparison.columns.join(" | "));
+    println!("|---|{}", "---|".repeat(comparison.columns.len()));
+    for figure in &comparison.figures {
+        let cells =
+            figure.values.iter().map(|value| value.map_or_else(|| "-".to_owned(), |value| value.words()));
+        println!("| {} | {} |", figure.title, cells.collect::<Vec<_>>().join(" | "));
     }
 }
 
-/// Three digits say what a measurement can say.
-pub fn number(value: f64) -> String {
-    match value.abs() {
-        size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digits() {
-        assert_eq!([number(12345.6), number(12.34), number(0.123)], ["12346", "12.3", "0.12"]);
-    }
+fn measured(columns: &[Column], column: &Column, figure: Figure) -> Option<Measured> {
+    let direct = columns.first().filter(|direct| direct.title != column.title);
+    let round = |value: f64| (value * 1000.0).round() / 1000.0;
+    Some(Measured {
+        value: round(column.median(figure)?),
+        ratio: direct.and_then(|direct| column.ratio(direct, figure)).map(round),
+    })
 }

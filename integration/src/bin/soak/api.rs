@@ -1,4 +1,4 @@
-//! What an API does to who reads it while its servers live: errors, slow answers, watches that end, and a server that is
+//! What an API does to its readers while its servers run: errors, slow answers, watches that end, and a server that is
 //! behind the others. Probes of `/readyz` see little of it.
 
 use std::fmt::{self, Display, Formatter};
@@ -32,7 +32,7 @@ pub enum Api {
     Torn,
     /// Every watch ends with an ERROR of this code.
     Error(u16),
-    /// All versions are too old, and watches are told so by this form.
+    /// All versions are too old, and watches get that in this form.
     Expired(ExpiredForm),
     /// Every connection is reset.
     Reset,
@@ -40,7 +40,7 @@ pub enum Api {
     Lag,
 }
 
-/// What happens, and to whom.
+/// What happens, and to which API servers.
 #[derive(Clone, Debug)]
 pub struct Trouble {
     what: Api,
@@ -69,7 +69,7 @@ impl Trouble {
         Self { what, numbers }
     }
 
-    /// Does it, and undoes it. Servers that are dead at the time have no part in it.
+    /// Does it, and undoes it. Servers that do not run at the time are left out.
     pub fn happen(&self, plane: &mut ControlPlane<'_>, chance: &mut impl Rng) -> Result<()> {
         let numbers = plane.fleet()?.listening(&self.numbers);
         match &self.what {
@@ -142,7 +142,7 @@ impl Display for Trouble {
             Api::Closed => write!(f, "the watches of {numbers:?} end"),
             Api::Torn => write!(f, "the watches of {numbers:?} end in a line"),
             Api::Error(code) => write!(f, "the watches of {numbers:?} end with ERROR {code}"),
-            Api::Expired(form) => write!(f, "all versions of {numbers:?} expire, told by {form:?}"),
+            Api::Expired(form) => write!(f, "all versions of {numbers:?} expire, reported by {form:?}"),
             Api::Reset => write!(f, "the connections of {numbers:?} are reset"),
             Api::Lag => write!(f, "{:?} is behind the others", &numbers[..1]),
         }

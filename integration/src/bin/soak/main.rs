@@ -1,5 +1,5 @@
 //! Faults of every kind, one after the other and several at once, chosen at random from a seed, until the time is over.
-//! After each the node must settle: every new connection from two Pods and the host reaches a live apiserver, and the
+//! After each the node must settle: every new connection from two Pods and the host reaches a live API server, and the
 //! kernel's table is the one that the daemon wants. `scripts/soak` builds and runs it.
 
 mod api;
@@ -21,19 +21,19 @@ use reads::Amount;
 use stage::Stage;
 use step::Step;
 
-/// Torments a daemon.
+/// Runs a daemon under random faults.
 #[derive(Parser)]
 #[command(name = "soak")]
 struct Arguments {
-    /// How long, in seconds; the step that is under way then is finished
+    /// How long, in seconds; the current step is finished
     #[arg(long, default_value_t = 120)]
     seconds: u64,
-    /// What the choices follow from; a random one unless given
+    /// Seed of the choices; a random one unless given
     #[arg(long)]
     seed: Option<u64>,
     #[command(flatten)]
     amount: Amount,
-    /// Whom the reader is: its side of a soak of reconnects and events
+    /// The reader's side of a soak of reconnects and events
     #[arg(long, hide = true)]
     kubeconfig: Vec<PathBuf>,
 }
@@ -49,7 +49,7 @@ fn main() -> Result<()> {
         return reads::feed(arguments.amount);
     }
     let seed = arguments.seed.unwrap_or_else(rand::random);
-    println!("seed {seed}: `scripts/soak --seed {seed}` makes the same choices");
+    println!("seed {seed}: `scripts/soak --seed {seed}` repeats this run");
     let mut chance = StdRng::seed_from_u64(seed);
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
     let lab = stage::lab()?;

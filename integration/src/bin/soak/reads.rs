@@ -23,7 +23,7 @@ use integration::sim::protocol::{Injection, Resource};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Lines in one order to the simulated apiserver.
+/// Lines in one order to the simulated API server.
 const CHUNK: u64 = 1000;
 /// Longest for one reconnect, and for the events of a chunk. Each takes some milliseconds.
 const LIMIT: Duration = Duration::from_secs(30);

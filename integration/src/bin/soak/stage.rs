@@ -22,14 +22,14 @@ use crate::credentials::Credentials;
 /// Between two looks at the table, and how often it may differ from the last.
 const TABLE_PAUSE: Duration = Duration::from_millis(150);
 const TABLE_LOOKS: usize = 20;
-/// Apiservers of the lab.
+/// API servers of the lab.
 pub const APISERVERS: [u8; 3] = [1, 2, 3];
 /// Two virtual IPs with two ports each.
 const FRONTENDS: usize = 4;
-/// Lets anybody change the table.
+/// Lets any program change the table.
 const OPEN: &str = "--table-owner=off";
 
-/// Longest until a node has settled. It takes a second or two, and 15 s until the API is dialled again after an outage.
+/// Longest until a node has settled. It takes a second or two, and 15 s until the API is dialed again after an outage.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Connections a second from each client, and how long they must all succeed.
 const CHECK: (u32, Duration) = (100, Duration::from_millis(500));
@@ -45,7 +45,7 @@ pub fn lab() -> Result<Lab> {
 /// How the next daemon is started.
 #[derive(Clone, Copy, Debug)]
 pub struct Next {
-    /// The table has an owner; else anybody may change it.
+    /// The table has an owner; else any program may change it.
     owned: bool,
     /// It shows a client certificate; else a token.
     certified: bool,
@@ -60,8 +60,12 @@ impl Next {
 
 impl Display for Next {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let owner = if self.owned { "the table has an owner" } else { "anybody may change the table" };
-        write!(f, "{owner}, {} lets it in", if self.certified { "a certificate" } else { "a token" })
+        let owner = if self.owned { "the table has an owner" } else { "any program may change the table" };
+        write!(
+            f,
+            "{owner}, it authenticates with {}",
+            if self.certified { "a certificate" } else { "a token" }
+        )
     }
 }
 
@@ -70,7 +74,7 @@ pub struct Stage<'lab> {
     pub plane: ControlPlane<'lab>,
     pub daemon: Daemon,
     files: Credentials,
-    /// How the daemon that runs now is let in.
+    /// How the current daemon authenticates.
     certified: bool,
     vips: Vec<SocketAddr>,
     /// The table, as it was first seen with these backends in use.
@@ -93,7 +97,7 @@ impl<'lab> Stage<'lab> {
         Ok(stage)
     }
 
-    /// Starts the next daemon, as the service manager would. Nobody waits for it here.
+    /// Starts the next daemon, as the service manager would, and does not wait for it.
     pub fn respawn(&mut self, next: Next) -> Result<()> {
         let options = self.files.options(next.certified);
         let options = if next.owned { options } else { options.arg(OPEN) };
@@ -103,7 +107,7 @@ impl<'lab> Stage<'lab> {
         Ok(())
     }
 
-    /// Another CA is trusted besides.
+    /// Another CA is also trusted.
     pub fn renew_ca(&mut self, half: bool) -> Result<()> {
         let before = self.said("event=ca_renewed");
         self.files.renew_ca(&self.plane, half)?;
@@ -114,7 +118,7 @@ impl<'lab> Stage<'lab> {
     pub fn renew_credentials(&mut self, half: bool) -> Result<()> {
         let before = self.said("event=credentials_renewed");
         self.files.renew(&self.plane, self.certified, half)?;
-        // A token is read anew for each request, and nothing is said of it.
+        // A token is read again for each request, and nothing is logged.
         if self.certified { self.wait_until_said("event=credentials_renewed", before) } else { Ok(()) }
     }
 
@@ -130,8 +134,7 @@ impl<'lab> Stage<'lab> {
         })
     }
 
-    /// Waits until the node has settled, and holds it to what it must be then. All apiservers live by now, and all are
-    /// published.
+    /// Waits until the node has settled, and checks its state. All API servers run by now, and all are published.
     pub fn settle(&mut self) -> Result<()> {
         self.plane.publish_apiservers(&APISERVERS)?;
         let all: BTreeSet<SocketAddr> = APISERVERS.iter().flat_map(|i| self.plane.apiservers(*i)).collect();
@@ -154,7 +157,10 @@ impl<'lab> Stage<'lab> {
             match outcome {
                 Ok(true) => return self.note_descriptors(),
                 Ok(false) => {
-                    ensure!(Instant::now() < deadline, "other apiservers are in use at each look\n{status:#}")
+                    ensure!(
+                        Instant::now() < deadline,
+                        "other API servers are in use at each look\n{status:#}"
+                    )
                 }
                 Err(_) if moved && Instant::now() < deadline => {}
                 Err(error) => return Err(error.context(format!("{status:#}"))),
@@ -167,7 +173,7 @@ impl<'lab> Stage<'lab> {
         self.vips.iter().map(|vip| backends_of(status, *vip)).collect()
     }
 
-    /// Whether it could be checked: not if others are in use by the time that the table stands.
+    /// Whether it could be checked: not if others are in use by the time that the table is complete.
     fn check(&mut self, used: &[Vec<SocketAddr>], all: &BTreeSet<SocketAddr>) -> Result<bool> {
         let right = |used: &Vec<_>| !used.is_empty() && used.iter().all(|backend| all.contains(backend));
         ensure!(used.iter().all(right), "in use: {used:?}");
@@ -203,7 +209,7 @@ impl<'lab> Stage<'lab> {
         [("pod-1", self.lab.pod(1)), ("pod-2", self.lab.pod(2)), ("host", self.lab.node())]
     }
 
-    /// The table once it stands: the status tells of a decision a few milliseconds before the kernel has taken it.
+    /// The table once it is complete: the status shows a decision a few milliseconds before the kernel has it.
     fn standing_table(&self) -> String {
         let mut table = self.table();
         for _ in 0..TABLE_LOOKS {

@@ -13,7 +13,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use crate::api::Trouble;
 use crate::stage::{APISERVERS, Next, Stage};
 
-/// What can happen to apiservers and cables.
+/// What can happen to API servers and cables.
 const FAULTS: [Fault; 11] = [
     Fault::Killed,
     Fault::Stopped,
@@ -28,7 +28,7 @@ const FAULTS: [Fault; 11] = [
     Fault::UplinkDown,
 ];
 
-/// What neighbours do to the rules. Where the table has an owner, the kernel refuses some of it.
+/// What other programs do to the rules. Where the table has an owner, the kernel refuses some of it.
 const CHANGES: [&str; 5] = [
     "flush ruleset",
     "delete table inet apivip",
@@ -45,11 +45,11 @@ const STORM: u32 = 300;
 /// Something that happens.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A fault of these apiservers, for so long.
+    /// A fault of these API servers, for so long.
     Fault { fault: Fault, numbers: Vec<u8>, time: Duration },
     /// Another program changes the rules.
     Neighbour(&'static str),
-    /// The CA, or what the daemon shows to be let in, is renewed.
+    /// The CA, or the credentials of the daemon, are renewed.
     Rotation { ca: bool, half: bool },
     /// SIGKILL, and a pause before the next daemon, in which another program may change the rules.
     Kill { pause: Duration, change: Option<&'static str>, next: Next },
@@ -57,7 +57,7 @@ pub enum Step {
     Restart { next: Next },
     /// The endpoints change many times.
     Storm,
-    /// The API gives its readers trouble.
+    /// The API fails for its readers.
     Api(Trouble),
     /// Two of them, the second while the first lasts.
     Both(Box<Self>, Box<Self>),
@@ -97,7 +97,7 @@ impl Step {
         }
     }
 
-    /// Does it, under the eyes of clients. What fails meanwhile is told, and no failure of the run: a fault may cost
+    /// Does it while clients connect. What fails meanwhile is printed, and is no failure of the run: a fault may cost
     /// connections, the time after it may not.
     pub fn perform(&self, stage: &mut Stage<'_>, chance: &mut impl Rng) -> Result<()> {
         let clients = stage.clients().into_iter().map(|(name, from)| stage.load(name, from, RATE));
@@ -151,7 +151,7 @@ impl Step {
             Self::Api(trouble) => trouble.happen(&mut stage.plane, chance),
             Self::Storm => {
                 for _ in 0..STORM {
-                    // Simulated apiservers that are dead now are told when they are back.
+                    // Simulated API servers that do not run now get it when they are back.
                     let many = chance.random_range(1..=APISERVERS.len());
                     let _ = stage.plane.publish_apiservers(&APISERVERS[..many]);
                 }

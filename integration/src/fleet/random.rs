@@ -1,10 +1,10 @@
-//! Numbers by chance that can be drawn again: SplitMix64 (Steele, Lea and Flood, 2014), and a hash of it.
+//! Pseudo-random numbers that a seed repeats: SplitMix64 (Steele, Lea and Flood, 2014), and a hash of it.
 
-/// A stream of numbers.
+/// A generator.
 #[derive(Clone, Debug)]
-pub struct Dice(u64);
+pub struct Rng(u64);
 
-impl Dice {
+impl Rng {
     /// The same seed, the same numbers.
     pub fn new(seed: u64) -> Self {
         Self(mix(seed))
@@ -21,25 +21,25 @@ impl Dice {
         low + ((high - low) as f64 * self.draw()) as u64
     }
 
-    /// As [`Self::between`], with as many small ones as large ones: each factor is as likely.
+    /// As [`Self::between`], with a logarithmic distribution: short ones are as likely as long ones.
     pub fn scaled(&mut self, low: u64, high: u64) -> u64 {
         let (low, high) = (low as f64, high as f64);
         (low * (high / low).powf(self.draw())) as u64
     }
 
-    /// Whether something happens that happens so often.
-    pub fn happens(&mut self, chance: f64) -> bool {
-        self.draw() < chance
+    /// True with this probability.
+    pub fn chance(&mut self, probability: f64) -> bool {
+        self.draw() < probability
     }
 
-    /// One of so many.
+    /// An index of so many.
     pub fn pick(&mut self, of: usize) -> usize {
         self.between(0, of as u64) as usize
     }
 }
 
 /// From 0 up to 1, always the same for the same parts.
-pub fn lot(parts: &[u64]) -> f64 {
+pub fn hashed(parts: &[u64]) -> f64 {
     share(
         parts
             .iter()
