@@ -1,6 +1,7 @@
 //! One HTTP request to one server, which may be anybody: over plain TCP or TLS, with limits on time and size.
 //!
-//! In: an address, TLS settings, an [`HttpRequest`]. Out: an [`HttpResponse`], or why there is none.
+//! In: an address, TLS settings, an [`HttpRequest`]. Out: an [`HttpResponse`], or why there is none. `/readyz` is a path as any
+//! other here: who may read it matters, and not what it says, which is for `transport::readyz` to ask.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -20,6 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+
+use crate::transport::AGENT;
 
 /// One request, from the first packet to the end of what is read: a lost SYN (1 s) is survived.
 pub const LIMIT: Duration = Duration::from_secs(3);
@@ -216,7 +219,7 @@ fn build_request(host: &str, wanted: HttpRequest<'_>) -> http::Result<Request<Fu
         .uri(wanted.path)
         .header(HOST, host)
         .header(ACCEPT, "application/json")
-        .header(USER_AGENT, concat!("apivip/", env!("CARGO_PKG_VERSION")));
+        .header(USER_AGENT, AGENT);
     if let Some(value) = wanted.authorization {
         request = request.header(AUTHORIZATION, value);
     }

@@ -93,7 +93,7 @@ impl KernelSockets {
                 }
             }
         }
-        let chosen = clients.into_iter().choose_multiple(&mut rand::rng(), FLOWS);
+        let chosen = clients.into_iter().sample(&mut rand::rng(), FLOWS);
         (known || !chosen.is_empty()).then_some((chosen, own))
     }
 

@@ -1,9 +1,8 @@
 //! An open connection to an API server, over which requests are sent again and again, or which only shows that it lives.
 //!
 //! In: a TLS stream. Out: connection events, one at a time. It drives HTTP itself, so nothing happens on it while nobody
-//! waits for its events. The requests are `GET /readyz`, and `OPTIONS *`, to which any HTTP server answers (RFC 9110, section
-//! 9.3.7: a "ping", or "no-op"). A connection that was opened with credentials is asked for `/readyz`. One without carries
-//! pings only, since an API server ends a connection over which an unauthenticated client asks. Pings keep either open:
+//! waits for its events. A connection that was opened with credentials is asked for `/readyz`. One without carries pings
+//! only, since an API server ends a connection over which an unauthenticated client asks. Pings keep either open:
 //! kube-apiserver ends a connection that had no request for 90 s.
 
 use std::future::poll_fn;
@@ -11,113 +10,18 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant as StdInstant};
 
-use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use tokio::time::{Instant, timeout};
+use http::HeaderValue;
+use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
 use super::socket::{BoxError, ReadAllowance, ReadLimitedStream, enable_keepalive};
 use crate::model::health::FailReason;
 use crate::transport::failure::reason;
-use crate::transport::readyz::{Credentials, authority};
-
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("apivip/", env!("CARGO_PKG_VERSION")));
-
-/// The requests to the server with a certain name.
-#[derive(Clone, Debug)]
-pub(super) struct ProbeRequests {
-    readyz: Uri,
-    ping: Uri,
-    host: HeaderValue,
-}
-
-impl ProbeRequests {
-    pub(super) fn new(name: &ServerName<'_>) -> Self {
-        let authority = authority(name);
-        let uri =
-            |path| Uri::builder().scheme("https").authority(authority.as_str()).path_and_query(path).build();
-        Self {
-            // Every name that TLS takes is an authority of HTTP, too.
-            readyz: uri("/readyz")
-                .unwrap_or_else(|_| Uri::from_static("https://kubernetes.default.svc/readyz")),
-            ping: uri("*").unwrap_or_else(|_| Uri::from_static("*")),
-            host: HeaderValue::from_str(&authority)
-                .unwrap_or(HeaderValue::from_static("kubernetes.default.svc")),
-        }
-    }
-
-    /// `GET /readyz` as HTTP/2 wants it.
-    pub(super) fn readyz_h2(&self, authorization: Option<&HeaderValue>) -> Request<()> {
-        let mut request = h2(Method::GET, &self.readyz);
-        add_headers(request.headers_mut(), authorization);
-        request
-    }
-
-    /// `GET /readyz` as HTTP/1.1 wants it.
-    pub(super) fn readyz_h1<B: bytes::Buf>(&self, authorization: Option<&HeaderValue>) -> Request<Empty<B>> {
-        let mut request = self.h1(Method::GET, Uri::from_static("/readyz"));
-        add_headers(request.headers_mut(), authorization);
-        request
-    }
-
-    /// `OPTIONS *` as HTTP/2 wants it. It carries no credentials: kube-apiserver answers it before authentication.
-    pub(super) fn ping_h2(&self) -> Request<()> {
-        let mut request = h2(Method::OPTIONS, &self.ping);
-        add_headers(request.headers_mut(), None);
-        request
-    }
-
-    /// `OPTIONS *` as HTTP/1.1 wants it.
-    pub(super) fn ping_h1<B: bytes::Buf>(&self) -> Request<Empty<B>> {
-        let mut request = self.h1(Method::OPTIONS, Uri::from_static("*"));
-        add_headers(request.headers_mut(), None);
-        request
-    }
-
-    fn h1<B: bytes::Buf>(&self, method: Method, uri: Uri) -> Request<Empty<B>> {
-        let mut request = Request::new(Empty::new());
-        *request.method_mut() = method;
-        *request.uri_mut() = uri;
-        request.headers_mut().insert(HOST, self.host.clone());
-        request
-    }
-}
-
-fn h2(method: Method, uri: &Uri) -> Request<()> {
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = uri.clone();
-    *request.version_mut() = Version::HTTP_2;
-    request
-}
-
-fn add_headers(headers: &mut HeaderMap, authorization: Option<&HeaderValue>) {
-    headers.insert(USER_AGENT, AGENT);
-    if let Some(authorization) = authorization {
-        headers.insert(AUTHORIZATION, authorization.clone());
-    }
-}
-
-/// Whether an HTTP/1 server will close the connection after this answer.
-pub(super) fn closes_after(version: Version, headers: &HeaderMap) -> bool {
-    let says_close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
-    version < Version::HTTP_11 || headers.get_all(CONNECTION).iter().any(says_close)
-}
-
-/// HTTP/2: what a server may send unasked. Its body is never read.
-const WINDOW: u32 = 16 * 1024;
-/// The headers of an answer. Real ones take about 500 bytes.
-const HEADERS: u32 = 8 * 1024;
-/// HTTP/1.1: the body must be read before the next request. `ok`, or a line for each of about 50 checks.
-const BODY: usize = 8 * 1024;
-/// How long that may take once the status is known.
-const BODY_TIME: Duration = Duration::from_millis(50);
+use crate::transport::readyz::Credentials;
+use crate::transport::readyz::kept_open::{
+    Driver, PendingResponse, ProbeRequest, ProbeRequests, ProbeSender, Response, is_stream_reset,
+};
 
 /// An event on the connection.
 #[derive(Debug)]
@@ -138,25 +42,13 @@ pub(super) enum ConnectionEvent {
     Closed(FailReason),
 }
 
-struct Response {
-    status: u16,
-    last: bool,
-}
-
-type PendingResponse = BoxFuture<'static, Result<Response, BoxError>>;
-
-enum Requests {
-    H2(h2::client::SendRequest<Bytes>),
-    H1(hyper::client::conn::http1::SendRequest<Empty<Bytes>>),
-}
-
 /// The connection.
 pub(super) struct ProbeConnection {
-    driver: BoxFuture<'static, Option<FailReason>>,
+    driver: Driver,
     /// The reason is missing where the server closed it in good order.
     ended: Option<Option<FailReason>>,
-    requests: Requests,
-    http_requests: ProbeRequests,
+    sender: ProbeSender,
+    requests: ProbeRequests,
     allowance: ReadAllowance,
     addresses: Option<(SocketAddr, SocketAddr)>,
     pinged: Option<(Instant, PendingResponse)>,
@@ -167,24 +59,14 @@ impl ProbeConnection {
     /// Speaks HTTP/2 if the server chose it, else HTTP/1.1.
     pub(super) async fn open(
         stream: TlsStream<ReadLimitedStream>,
-        http_requests: ProbeRequests,
+        requests: ProbeRequests,
     ) -> Result<Self, BoxError> {
-        let (metered, tls) = stream.get_ref();
+        let (metered, _) = stream.get_ref();
         let (allowance, tcp) = (metered.allowance(), metered.stream());
         enable_keepalive(tcp)?;
         let addresses = tcp.local_addr().ok().zip(tcp.peer_addr().ok());
-        let (driver, requests) =
-            if tls.alpn_protocol() == Some(b"h2") { open_h2(stream).await? } else { open_h1(stream).await? };
-        Ok(Self {
-            driver,
-            ended: None,
-            requests,
-            http_requests,
-            allowance,
-            addresses,
-            pinged: None,
-            asked: None,
-        })
+        let (driver, sender) = ProbeSender::open(stream).await?;
+        Ok(Self { driver, ended: None, sender, requests, allowance, addresses, pinged: None, asked: None })
     }
 
     /// This node's end of the connection, and the apiserver's.
@@ -194,7 +76,7 @@ impl ProbeConnection {
 
     /// Whether several requests may be under way: HTTP/2.
     pub(super) fn multiplexes(&self) -> bool {
-        matches!(self.requests, Requests::H2(_))
+        self.sender.multiplexes()
     }
 
     /// Whether a ping can be sent now.
@@ -223,25 +105,13 @@ impl ProbeConnection {
             return;
         }
         self.allowance.renew();
-        let answer = match &mut self.requests {
-            Requests::H2(sender) => request_h2(sender.clone(), self.http_requests.ping_h2()).boxed(),
-            Requests::H1(sender) => request_h1(sender.send_request(self.http_requests.ping_h1())).boxed(),
-        };
-        self.pinged = Some((now, answer));
+        self.pinged = Some((now, self.sender.send(&self.requests, ProbeRequest::Ping)));
     }
 
     /// Requests `/readyz` with this `Authorization` header. An earlier request is cancelled.
     pub(super) fn request_readyz(&mut self, now: Instant, authorization: Option<&HeaderValue>) {
         self.allowance.renew();
-        let answer = match &mut self.requests {
-            Requests::H2(sender) => {
-                request_h2(sender.clone(), self.http_requests.readyz_h2(authorization)).boxed()
-            }
-            Requests::H1(sender) => {
-                request_h1(sender.send_request(self.http_requests.readyz_h1(authorization))).boxed()
-            }
-        };
-        self.asked = Some((now, answer));
+        self.asked = Some((now, self.sender.send(&self.requests, ProbeRequest::Readyz(authorization))));
     }
 
     /// Cancels the request. HTTP/1.1 can only close its connection for that.
@@ -293,62 +163,6 @@ impl ProbeConnection {
     fn failure(&self, error: &BoxError) -> FailReason {
         self.ended.flatten().unwrap_or_else(|| reason(error.as_ref()))
     }
-}
-
-fn is_stream_reset(error: &BoxError) -> bool {
-    error.downcast_ref::<h2::Error>().is_some_and(|error| error.is_reset() && error.is_remote())
-}
-
-type Opened = (BoxFuture<'static, Option<FailReason>>, Requests);
-
-async fn open_h2(stream: TlsStream<ReadLimitedStream>) -> Result<Opened, BoxError> {
-    let (sender, connection) = h2::client::Builder::new()
-        .initial_window_size(WINDOW)
-        .max_header_list_size(HEADERS)
-        .max_concurrent_streams(0)
-        .max_send_buffer_size(WINDOW as usize)
-        .enable_push(false)
-        .handshake(stream)
-        .await?;
-    let driver = async move {
-        match connection.await {
-            Ok(()) => None,
-            Err(error) => Some(reason(&error)),
-        }
-    };
-    Ok((driver.boxed(), Requests::H2(sender)))
-}
-
-async fn open_h1(stream: TlsStream<ReadLimitedStream>) -> Result<Opened, BoxError> {
-    let mut builder = hyper::client::conn::http1::Builder::new();
-    builder.max_buf_size(HEADERS as usize).max_headers(64);
-    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
-    let driver = async move {
-        match connection.await {
-            Ok(()) => None,
-            Err(error) => Some(reason(&error)),
-        }
-    };
-    Ok((driver.boxed(), Requests::H1(sender)))
-}
-
-async fn request_h2(
-    sender: h2::client::SendRequest<Bytes>,
-    request: http::Request<()>,
-) -> Result<Response, BoxError> {
-    let (response, _) = sender.ready().await?.send_request(request, true)?;
-    // Dropping the body tells the server not to send it.
-    Ok(Response { status: response.await?.status().as_u16(), last: false })
-}
-
-async fn request_h1(
-    response: impl Future<Output = hyper::Result<http::Response<hyper::body::Incoming>>>,
-) -> Result<Response, BoxError> {
-    let response = response.await?;
-    let status = response.status().as_u16();
-    let last = closes_after(response.version(), response.headers());
-    let body = timeout(BODY_TIME, Limited::new(response.into_body(), BODY).collect()).await;
-    Ok(Response { status, last: last || !matches!(body, Ok(Ok(_))) })
 }
 
 /// Certificates are often renewed on all nodes at once. Each node waits so long at the most.

@@ -10,7 +10,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::ProbeRequests;
 use super::detector::{Detector, Directive};
 use super::probe::{ProberEvent, ProberEventKind, Target};
 use super::prober::{Prober, ProberOrder, ProberState};
@@ -20,6 +19,7 @@ use super::{ClientFlowMonitor, Inputs, ProbeConfig};
 use crate::model::health::{HealthView, ProbeOutcome, Trigger};
 use crate::model::snapshot::{PublishedSnapshot, Snapshot};
 use crate::model::types::{Backend, Vip};
+use crate::transport::readyz::kept_open::ProbeRequests;
 
 /// The capacity of the event channel. Probers wait when it is full.
 const EVENTS: usize = 64;

@@ -24,12 +24,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::connection::{ConnectionEvent, ProbeConnection, ProbeRequests};
+use super::connection::{ConnectionEvent, ProbeConnection};
 use super::evidence::ChallengeOutcome;
 use super::socket::{BoxError, ConnectError, LocalError, ReadLimitedStream, connect};
 use crate::model::health::{AuthResult, FailReason, ProbeOutcome, ProbeResult, ReadyzAnswer, Trigger};
 use crate::model::types::Backend;
 use crate::transport::failure::reason;
+use crate::transport::readyz::kept_open::ProbeRequests;
 use crate::transport::readyz::{self, Credentials, Identity, UNAUTHORIZED, tells_readiness};
 
 /// How long a process that lives may take to answer `/readyz`. A kube-apiserver waits 2 s for its etcd before it says

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use rand::Rng;
+use rand::RngExt;
 
 use crate::model::snapshot::Snapshot;
 use crate::model::sources::FallbackEndpoints;
@@ -283,7 +283,7 @@ pub(super) struct Backoff {
 impl Backoff {
     /// The delay after a session that was in order for `healthy`: between half and the whole of the exponential
     /// step, so that nodes which failed together do not come back together.
-    pub(super) fn next(&mut self, healthy: Duration, rng: &mut impl Rng) -> Duration {
+    pub(super) fn next(&mut self, healthy: Duration, rng: &mut impl RngExt) -> Duration {
         if is_success(healthy) {
             self.failures = 0;
         }

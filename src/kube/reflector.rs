@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use rand::Rng;
+use rand::RngExt;
 use tokio::time::timeout;
 
 use super::client::{ApiError, Client};
@@ -289,7 +289,7 @@ const WATCH_SECONDS: f64 = 300.0;
 const IDLE_GRACE: Duration = Duration::from_secs(30);
 
 /// `timeoutSeconds` of the next watch: 300 with 10 % to either side, so that nodes do not ask together.
-fn watch_seconds(rng: &mut impl Rng) -> u64 {
+fn watch_seconds(rng: &mut impl RngExt) -> u64 {
     (WATCH_SECONDS * rng.random_range(0.9..=1.1)) as u64
 }
 

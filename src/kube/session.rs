@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rand::Rng;
+use rand::RngExt;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio::sync::{Notify, watch};
 
@@ -328,7 +328,7 @@ impl Rebalancer {
 
     /// From half the interval to one and a half: nodes that started together, or lost an apiserver together, do not
     /// move together.
-    fn schedule(&mut self, rng: &mut impl Rng) {
+    fn schedule(&mut self, rng: &mut impl RngExt) {
         self.due = tokio::time::Instant::now() + self.interval.mul_f64(rng.random_range(0.5..=1.5));
     }
 

@@ -3,23 +3,18 @@
 //! In: a [`DialOrder`]. Out: a TLS stream whose certificate carries the expected name, or a [`DialError`]. The host of the
 //! request's URI is ignored: which machine is dialled and which name TLS verifies are two different things.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::Uri;
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, MaybeHttpsStream};
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tower::Service;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::access::Server;
 use super::failure::{ExpectedServer, explain};
@@ -42,7 +37,6 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(2), Duration::
 const USER_TIMEOUT: Duration = Duration::from_secs(4);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Which apiservers are dialled, in which order, and the result of each.
 pub(crate) trait DialOrder: Send + 'static {
@@ -65,23 +59,13 @@ pub(crate) trait DialOrder: Send + 'static {
     fn dial_failed(&mut self, target: Self::Target);
 }
 
-/// The connector of one session.
+/// Dials for one session.
 pub(crate) struct Dialer<O> {
-    https: HttpsConnector<Direct>,
+    tls: TlsConnector,
+    name: ServerName<'static>,
     server: Server,
-    expected: Arc<ExpectedServer>,
+    expected: ExpectedServer,
     order: Arc<Mutex<O>>,
-}
-
-impl<O> Clone for Dialer<O> {
-    fn clone(&self) -> Self {
-        Self {
-            https: self.https.clone(),
-            server: self.server.clone(),
-            expected: Arc::clone(&self.expected),
-            order: Arc::clone(&self.order),
-        }
-    }
 }
 
 impl<O: DialOrder> Dialer<O> {
@@ -93,12 +77,11 @@ impl<O: DialOrder> Dialer<O> {
         order: Arc<Mutex<O>>,
     ) -> Self {
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let resolver = Arc::new(FixedServerNameResolver::new(name));
-        let https = HttpsConnector::new(Direct, tls, true, resolver);
-        Self { https, server, expected: Arc::new(expected), order }
+        Self { tls: TlsConnector::from(Arc::new(tls)), name, server, expected, order }
     }
 
-    async fn dial(mut self) -> Result<MaybeHttpsStream<TokioIo<TcpStream>>, DialError> {
+    /// Connects to the first address that answers.
+    pub(crate) async fn dial(&self) -> Result<TlsStream<TcpStream>, DialError> {
         let mut failed = DialError { unresolved: None, attempts: Vec::new() };
         let begin = Instant::now();
         let mut vip_skipped = false;
@@ -147,10 +130,13 @@ impl<O: DialOrder> Dialer<O> {
         Err(failed)
     }
 
-    async fn attempt(&mut self, address: SocketAddr) -> Result<MaybeHttpsStream<TokioIo<TcpStream>>, String> {
-        let uri: Uri = format!("https://{address}").parse().map_err(|_| "not an address".to_owned())?;
+    async fn attempt(&self, address: SocketAddr) -> Result<TlsStream<TcpStream>, String> {
         let limit = CONNECT_TIMEOUT * 2;
-        match timeout(limit, self.https.call(uri)).await {
+        let attempt = async {
+            let stream = connect(address).await?;
+            Ok::<_, BoxError>(self.tls.connect(self.name.clone(), stream).await?)
+        };
+        match timeout(limit, attempt).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(explain(error.as_ref(), &self.expected)),
             Err(_) => Err(format!("accepts connections but does not answer within {} s", limit.as_secs())),
@@ -162,43 +148,13 @@ impl<O: DialOrder> Dialer<O> {
     }
 }
 
-impl<O: DialOrder> Service<Uri> for Dialer<O> {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
-    type Error = DialError;
-    type Future = BoxFuture<Result<Self::Response, DialError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        Box::pin(self.clone().dial())
-    }
-}
-
-/// Connects TCP to the address in the URI.
-#[derive(Clone, Copy)]
-struct Direct;
-
-impl Service<Uri> for Direct {
-    type Response = TokioIo<TcpStream>;
-    type Error = BoxError;
-    type Future = BoxFuture<Result<Self::Response, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        Box::pin(async move {
-            let address: SocketAddr = uri.authority().ok_or("no address")?.as_str().parse()?;
-            let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
-                .await
-                .map_err(|_| format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))??;
-            detect_dead_peer(&stream)?;
-            Ok(TokioIo::new(stream))
-        })
-    }
+/// Connects TCP.
+async fn connect(address: SocketAddr) -> Result<TcpStream, BoxError> {
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+        .await
+        .map_err(|_| format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))??;
+    detect_dead_peer(&stream)?;
+    Ok(stream)
 }
 
 fn detect_dead_peer(stream: &TcpStream) -> io::Result<()> {
@@ -262,8 +218,7 @@ mod tests {
     #[tokio::test]
     async fn socket_detects_a_dead_peer() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let uri = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
-        let stream = Direct.call(uri).await.unwrap().into_inner();
+        let stream = connect(listener.local_addr().unwrap()).await.unwrap();
         let socket = SockRef::from(&stream);
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));

@@ -1,4 +1,4 @@
-//! The HTTP client of one session: authentication, HTTP/2 keepalive and deadlines around the [`Dialer`].
+//! The HTTP client of one session: authentication and deadlines around its [`Connections`].
 //!
 //! In: [`Access`] as it is at this moment: a renewal makes a new client. Out: responses as they come, or a
 //! [`RequestError`]. What a status means is for the caller to say.
@@ -12,14 +12,14 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_util::client::legacy;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::client::ResolvesClientCert;
 use tokio::time::timeout;
 
+use super::AGENT;
 use super::access::Access;
 use super::authentication::Token;
 use super::certificates::Expiry;
+use super::connections::{Connections, SendError};
 use super::credentials::{Authorization, prepare, renew_after};
 use super::dialer::{DialError, DialOrder, Dialer};
 use super::failure::{ExpectedServer, explain};
@@ -35,15 +35,9 @@ pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// acknowledgement may take, where probes have not noticed it before; a host that is gone, by the kernel's keepalive,
 /// which costs the apiserver nothing, within seconds (see the dialer).
 pub const PING_INTERVAL: Duration = Duration::from_secs(60);
-/// How long the acknowledgement of a PING may take.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// HTTP/2 flow-control window per stream, in bytes: what one watch can make us hold before it is read.
-const WINDOW: u32 = 256 << 10;
-
 /// Sends requests over connections of its own: dropping it closes them.
 pub(crate) struct HttpClient<O: DialOrder> {
-    http: legacy::Client<Dialer<O>, Full<Bytes>>,
+    connections: Connections<O>,
     certificate: Arc<dyn ResolvesClientCert>,
     access: Access,
     authorization: Option<Authorization>,
@@ -87,17 +81,8 @@ impl<O: DialOrder> HttpClient<O> {
             expected.clone(),
             Arc::clone(order),
         );
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .http2_keep_alive_interval(ping_interval)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
-            .http2_keep_alive_while_idle(true)
-            .http2_initial_stream_window_size(WINDOW)
-            .http2_initial_connection_window_size(2 * WINDOW)
-            .build(dialer);
         Ok(Self {
-            http,
+            connections: Connections::new(dialer, ping_interval),
             access: access.clone(),
             certificate,
             authorization: prepared.authorization,
@@ -145,22 +130,16 @@ impl<O: DialOrder> HttpClient<O> {
         body: Bytes,
     ) -> Result<Response<Incoming>, RequestError> {
         let request = self.request(method, target, body).await.map_err(RequestError::Prepare)?;
-        match timeout(HEAD_TIMEOUT, self.http.request(request)).await {
+        match timeout(HEAD_TIMEOUT, self.connections.send(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(self.connection_error(&error)),
+            Ok(Err(SendError::Dial(error))) => Err(RequestError::Dial(error)),
+            Ok(Err(SendError::Broken(error))) => Err(self.connection_error(&error)),
             Err(_) => Err(RequestError::Timeout(HEAD_TIMEOUT)),
         }
     }
 
     /// What a failure of the connection means.
     pub(crate) fn connection_error(&self, error: &(dyn Error + 'static)) -> RequestError {
-        let mut next = Some(error);
-        while let Some(cause) = next {
-            if let Some(dial) = cause.downcast_ref::<DialError>() {
-                return RequestError::Dial(dial.clone());
-            }
-            next = cause.source();
-        }
         RequestError::Broken(explain(error, &self.expected))
     }
 
@@ -174,7 +153,7 @@ impl<O: DialOrder> HttpClient<O> {
             .access
             .request(method, target)
             .header(ACCEPT, HeaderValue::from_static("application/json"))
-            .header(USER_AGENT, HeaderValue::from_static(concat!("apivip/", env!("CARGO_PKG_VERSION"))));
+            .header(USER_AGENT, HeaderValue::from_static(AGENT));
         let authorization = match (&self.token, &self.authorization) {
             (Some(token), _) => Some(token.header()),
             (None, Some(authorization)) => Some(authorization.header().await?),

@@ -2,12 +2,13 @@
 //! what an answer to `/readyz` means.
 //!
 //! [`mod@load`] reads an [`Access`] from a kubeconfig or a Pod's environment; [`credentials`] makes of it what a session
-//! shows; `http_client` sends requests with it over connections of `dialer`. [`readyz`] asks without a session.
+//! shows; `http_client` sends requests with it over `connections` of `dialer`. [`readyz`] asks without a session.
 //! `text` and `failure` make one line of whatever goes wrong.
 
 pub mod access;
 mod authentication;
 pub mod certificates;
+mod connections;
 pub mod credentials;
 pub(crate) mod dialer;
 mod exec_plugin;
@@ -25,6 +26,9 @@ pub use access::{Access, AccessError, TLS_NAME, Warning};
 pub use certificates::{Expiry, Validity};
 pub use credentials::ResolvedCredentials;
 pub use load::load;
+
+/// What apivip calls itself in requests.
+pub(crate) const AGENT: &str = concat!("apivip/", env!("CARGO_PKG_VERSION"));
 
 #[cfg(test)]
 mod tests;

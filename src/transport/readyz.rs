@@ -2,7 +2,11 @@
 //! and one inspection step by step (TCP, TLS, HTTP), with the server's clock.
 //!
 //! In: an address, whom to trust, and credentials if there are any. Out: an [`ProbeOutcome`] per status; an
-//! [`Inspection`], which says how far it got and shows no credentials.
+//! [`Inspection`], which says how far it got and shows no credentials. How the request is sent and the answer read stands in
+//! `kept_open` for connections over which more than one is sent, as probes do, and in `one_shot` for all others.
+
+pub(crate) mod kept_open;
+pub(crate) mod one_shot;
 
 use std::fmt;
 use std::io;
@@ -15,17 +19,17 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, SignatureScheme};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use self::one_shot::{Answer, Extent, OneShotRequest};
+use super::AGENT;
 use super::access::Access;
 use super::certificates::{Validity, validity};
 use super::failure::{ExpectedServer, explain};
 use super::text::errno_text;
 use crate::model::health::ProbeOutcome;
-use crate::process::clock::unix_now;
 
 /// The name as HTTP writes it, in `Host` and in a URI.
 pub fn authority(name: &ServerName<'_>) -> String {
@@ -134,9 +138,6 @@ pub fn outcome(status: u16) -> ProbeOutcome {
     }
 }
 
-/// Of the answer, the head is all that is looked at.
-const HEAD_BYTES: usize = 8 << 10;
-
 /// The CA to trust, and the name that the certificate must carry.
 #[derive(Clone)]
 pub struct ServerTrust {
@@ -228,6 +229,7 @@ async fn steps(inspection: &mut Inspection, trust: Option<ServerTrust>, limit: D
     inspection.connected = Ok(begin.elapsed());
     let Some(ServerTrust { tls, name, expected }) = trust else { return };
     inspection.secured = Some(Err(timed_out(limit)));
+    let host = authority(&name);
     let mut stream = match TlsConnector::from(tls).connect(name, stream).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -238,27 +240,16 @@ async fn steps(inspection: &mut Inspection, trust: Option<ServerTrust>, limit: D
     let certificates = stream.get_ref().1.peer_certificates();
     inspection.secured = Some(Ok(certificates.and_then(|all| validity(all.first()?))));
     inspection.answered = Some(Err(timed_out(limit)));
-    let request = format!(
-        "GET /readyz HTTP/1.1\r\nHost: {}\r\nUser-Agent: apivip/{}\r\nConnection: close\r\n\r\n",
-        expected.name,
-        env!("CARGO_PKG_VERSION")
-    );
-    let mut head = Vec::new();
-    let answered = async {
-        stream.write_all(request.as_bytes()).await?;
-        while !head.windows(4).any(|end| end == b"\r\n\r\n") && head.len() < HEAD_BYTES {
-            if stream.read_buf(&mut head).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok(())
+    let request = OneShotRequest { host: &host, agent: AGENT, server_closes: true };
+    let answered = match request.write(&mut stream).await {
+        Ok(()) => one_shot::read(&mut stream, Extent::Head).await,
+        Err(error) => Err(error),
     };
-    let answered: io::Result<()> = answered.await;
     inspection.answered = Some(match answered {
+        Ok(Answer::Response(response)) => Ok(response),
+        Ok(Answer::NotHttp) => Err("its answer is not HTTP".to_owned()),
+        Ok(Answer::Ended) => Err(explain(&io::Error::from(io::ErrorKind::UnexpectedEof), &expected)),
         Err(error) => Err(explain(&error, &expected)),
-        Ok(()) => {
-            parse_head(&head, unix_now().cast_signed()).ok_or_else(|| "its answer is not HTTP".to_owned())
-        }
     });
 }
 
@@ -266,74 +257,9 @@ fn timed_out(limit: Duration) -> String {
     format!("no answer within {:.1} s", limit.as_secs_f32())
 }
 
-/// Reads the head of an answer that arrived at `now`, in seconds since 1970.
-fn parse_head(head: &[u8], now: i64) -> Option<ReadyzResponse> {
-    let head = String::from_utf8_lossy(head);
-    let mut lines = head.split("\r\n");
-    let status = lines.next()?.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
-    let date = lines.find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("date").then(|| value.trim())
-    });
-    Some(ReadyzResponse { status, clock_ahead: date.and_then(http_date).map(|date| date - now) })
-}
-
-/// Reads a date in the form that HTTP prescribes (RFC 9110, section 5.6.7), as seconds since 1970.
-fn http_date(date: &str) -> Option<i64> {
-    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    let mut words = date.split_once(", ")?.1.split(' ');
-    let day: i64 = words.next()?.parse().ok()?;
-    let month = words.next().filter(|month| month.len() == 3)?;
-    let month = MONTHS.find(month).filter(|at| at % 3 == 0)? / 3 + 1;
-    let year: i64 = words.next()?.parse().ok().filter(|year| (1970..10_000).contains(year))?;
-    let mut clock = words.next()?.split(':').map(str::parse::<i64>);
-    let mut part = || clock.next()?.ok();
-    let (hour, minute, second) = (part()?, part()?, part()?);
-    // Years begin in March here, so that the leap day comes last.
-    let month = i64::try_from(month).ok()?;
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = year * 365 + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn http_date_becomes_unix_time() {
-        for (text, expected) in [
-            ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),
-            ("Thu, 29 Feb 2024 23:59:59 GMT", 1_709_251_199),
-            ("Fri, 01 Mar 2024 00:00:00 GMT", 1_709_251_200),
-        ] {
-            assert_eq!(http_date(text), Some(expected), "{text}");
-        }
-        for bad in ["", "yesterday", "Sun, 06 anF 1994 08:49:37 GMT", "Sun, x Nov 1994 1:1:1 GMT"] {
-            assert_eq!(http_date(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn response_head_gives_status_and_clock_skew() {
-        let head = b"HTTP/1.1 200 OK\r\nX: y\r\ndate: Thu, 01 Jan 1970 00:01:00 GMT\r\n\r\nok";
-        assert_eq!(parse_head(head, 50), Some(ReadyzResponse { status: 200, clock_ahead: Some(10) }));
-        assert_eq!(
-            parse_head(b"HTTP/1.0 500 x\r\n\r\n", 0),
-            Some(ReadyzResponse { status: 500, clock_ahead: None })
-        );
-        assert_eq!(parse_head(b"SSH-2.0-OpenSSH\r\n\r\n", 0), None);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_response_panics(head: Vec<u8>, text: String) {
-            let _ = parse_head(&head, 0);
-            let _ = http_date(&text);
-            let _ = http_date(&format!("x, {text}"));
-        }
-    }
 
     #[tokio::test]
     async fn silent_server_is_given_up_after_the_limit() {

@@ -8,13 +8,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::server::{NAME, Pki, Server, Valid};
-use crate::health::connection::ProbeRequests;
 use crate::health::probe::{
     PendingReadyz, ProbeAttempt, ProbeTask, ProberEvent, ProberEventKind, READYZ_TIMEOUT, Target,
     connect_and_handshake, failed, request_readyz,
 };
 use crate::model::health::{FailReason, ProbeOutcome, ProbeResult};
 use crate::transport::readyz::Identity;
+use crate::transport::readyz::kept_open::ProbeRequests;
 
 /// Far longer than an answer takes on loopback.
 pub(super) const AMPLE: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! Whom the ring holds, and where it begins.
 
-use rand::RngCore;
+use rand::TryRng;
 
 use super::*;
 use crate::model::snapshot::{Affinity, Frontend, ServiceStatus};
@@ -285,17 +285,20 @@ fn reselecting_the_same_server_keeps_the_connection() {
 /// Draws the same number for ever.
 struct Fixed(u64);
 
-impl RngCore for Fixed {
-    fn next_u32(&mut self) -> u32 {
-        (self.0 >> 32) as u32
+impl TryRng for Fixed {
+    type Error = std::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        Ok((self.0 >> 32) as u32)
     }
 
-    fn next_u64(&mut self) -> u64 {
-        self.0
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        Ok(self.0)
     }
 
-    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
         bytes.fill(self.0 as u8);
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::Result;
 use integration::control_plane::ControlPlane;
 use integration::sim::control::Control;
 use integration::sim::protocol::{Canned, ExpiredForm, Injection};
-use rand::Rng;
+use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use crate::stage::APISERVERS;
@@ -49,7 +49,7 @@ pub struct Trouble {
 
 impl Trouble {
     /// Chooses.
-    pub fn choose(chance: &mut impl Rng) -> Self {
+    pub fn choose(chance: &mut impl RngExt) -> Self {
         let mut numbers = APISERVERS.to_vec();
         numbers.shuffle(chance);
         // Mostly all of them: who reads is with one of three.
@@ -70,7 +70,7 @@ impl Trouble {
     }
 
     /// Does it, and undoes it. Servers that do not run at the time are left out.
-    pub fn happen(&self, plane: &mut ControlPlane<'_>, chance: &mut impl Rng) -> Result<()> {
+    pub fn happen(&self, plane: &mut ControlPlane<'_>, chance: &mut impl RngExt) -> Result<()> {
         let numbers = plane.fleet()?.listening(&self.numbers);
         match &self.what {
             Api::Errors { status, time } => {
@@ -106,7 +106,7 @@ impl Trouble {
     }
 }
 
-fn lag(plane: &mut ControlPlane<'_>, numbers: &[u8], chance: &mut impl Rng) -> Result<()> {
+fn lag(plane: &mut ControlPlane<'_>, numbers: &[u8], chance: &mut impl RngExt) -> Result<()> {
     let Some(late) = numbers.first().copied() else { return Ok(()) };
     plane.fleet()?.lag(late)?;
     for _ in 0..MISSED {

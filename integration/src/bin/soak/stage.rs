@@ -14,7 +14,7 @@ use integration::daemon::{Daemon, backends_of};
 use integration::lab::{Families, Lab, LabOptions};
 use integration::load::Load;
 use integration::netns::Namespace;
-use rand::Rng;
+use rand::RngExt;
 use serde_json::Value;
 
 use crate::credentials::Credentials;
@@ -53,7 +53,7 @@ pub struct Next {
 
 impl Next {
     /// Chooses.
-    pub fn choose(chance: &mut impl Rng) -> Self {
+    pub fn choose(chance: &mut impl RngExt) -> Self {
         Self { owned: chance.random(), certified: chance.random() }
     }
 }

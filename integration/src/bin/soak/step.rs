@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use integration::fault::Fault;
 use integration::process::Signal;
-use rand::Rng;
+use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use crate::api::Trouble;
@@ -65,7 +65,7 @@ pub enum Step {
 
 impl Step {
     /// Chooses one.
-    pub fn choose(chance: &mut impl Rng) -> Self {
+    pub fn choose(chance: &mut impl RngExt) -> Self {
         if chance.random_ratio(1, 4) {
             let fault = Self::fault(chance);
             return Self::Both(Box::new(fault), Box::new(Self::other(chance)));
@@ -73,7 +73,7 @@ impl Step {
         if chance.random_ratio(1, 2) { Self::fault(chance) } else { Self::other(chance) }
     }
 
-    fn fault(chance: &mut impl Rng) -> Self {
+    fn fault(chance: &mut impl RngExt) -> Self {
         let fault = *FAULTS.choose(chance).unwrap_or(&Fault::Killed);
         let mut numbers = APISERVERS.to_vec();
         numbers.shuffle(chance);
@@ -82,7 +82,7 @@ impl Step {
         Self::Fault { fault, numbers, time: Duration::from_millis(chance.random_range(200..4000)) }
     }
 
-    fn other(chance: &mut impl Rng) -> Self {
+    fn other(chance: &mut impl RngExt) -> Self {
         match chance.random_range(0..11) {
             0 | 1 => Self::Neighbour(CHANGES.choose(chance).unwrap_or(&CHANGES[0])),
             2 | 3 => Self::Rotation { ca: chance.random(), half: chance.random() },
@@ -99,7 +99,7 @@ impl Step {
 
     /// Does it while clients connect. What fails meanwhile is printed, and is no failure of the run: a fault may cost
     /// connections, the time after it may not.
-    pub fn perform(&self, stage: &mut Stage<'_>, chance: &mut impl Rng) -> Result<()> {
+    pub fn perform(&self, stage: &mut Stage<'_>, chance: &mut impl RngExt) -> Result<()> {
         let clients = stage.clients().into_iter().map(|(name, from)| stage.load(name, from, RATE));
         let clients = clients.collect::<Result<Vec<_>>>()?;
         self.happen(stage, chance)?;
@@ -113,7 +113,7 @@ impl Step {
         Ok(())
     }
 
-    fn happen(&self, stage: &mut Stage<'_>, chance: &mut impl Rng) -> Result<()> {
+    fn happen(&self, stage: &mut Stage<'_>, chance: &mut impl RngExt) -> Result<()> {
         match self {
             Self::Fault { fault, numbers, time } => {
                 let inflicted = fault.inflict(&mut stage.plane, numbers)?;
