@@ -2,6 +2,7 @@
 
 mod audit;
 mod check;
+mod manifest;
 pub mod render;
 mod run;
 mod status;
@@ -10,8 +11,8 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::columns;
 use crate::config::{Cli, Command};
@@ -64,8 +65,9 @@ fn block_on<F: Future>(observe_and_judge: F) -> Result<F::Output, Failure> {
 
 /// Parses the command line, runs the command and reports its failure on stderr.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let matches = Cli::command().try_get_matches();
+    let (cli, matches) = match matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
+        Ok(parsed) => parsed,
         Err(error) => return ExitCode::from(usage(&error)),
     };
     let outcome = match cli.command {
@@ -74,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => audit::audit(&args),
         Command::Status(args) => status::status(&args),
         Command::Render(args) => render::render(&args).map(|()| OK),
+        Command::Manifest(args) => manifest::manifest(&args, &matches).map(|()| OK),
         Command::Cleanup(args) => run::cleanup(&args).map(|()| OK),
     };
     ExitCode::from(match outcome {

@@ -14,10 +14,12 @@ use crate::model::types::ServiceKey;
 mod audit;
 mod bootstrap;
 mod daemon;
+mod manifest;
 
 pub use audit::{AuditArgs, FailOnArg, ReportArg};
 pub use bootstrap::{BootstrapArgs, BootstrapError, DEFAULT_STATE_DIR};
 pub use daemon::{AdminArgs, HealthArgs, LogFormat, ModeArg, OrOff, ProxyArgs, RunArgs, TableOwnerArg};
+pub use manifest::{FormArg, GivenFlag, ManifestArgs, given_flags};
 
 /// Version and commit, as `apivip --version` prints them.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("APIVIP_COMMIT"), ")");
@@ -48,6 +50,9 @@ pub enum Command {
     Status(StatusArgs),
     /// Print the table for objects in files, as a script for `nft -f`; needs no privileges and no cluster
     Render(RenderArgs),
+    /// Print a manifest or a unit that installs apivip, with your image and arguments; takes the arguments of run, and needs no
+    /// privileges and no cluster
+    Manifest(Box<ManifestArgs>),
     /// Remove everything that apivip made on this node
     Cleanup(CleanupArgs),
 }
