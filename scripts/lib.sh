@@ -55,6 +55,53 @@ require_packages() {
     rm -f "$log"
 }
 
+# The release that a module file asks for.
+release_of() { sed -n "s#^\s*$2 v\([0-9][^ ]*\).*#\1#p" "$1" | head -n 1; }
+
+# Runs a command without its output, which is shown if it fails. The caller has a folder $work.
+quietly() {
+    if ! "$@" >>"$work/log" 2>&1; then
+        tail -n 40 "$work/log" >&2
+        fail "failed: $*"
+    fi
+}
+
+# Is the `go` in PATH as new as a module file wants it?
+is_new_enough() {
+    local wanted found
+    command -v go >/dev/null || return 1
+    wanted=$(sed -n 's/^go \([0-9.]*\).*/\1/p' "$1")
+    found=$(go env GOVERSION | sed 's/^go\([0-9.]*\).*/\1/')
+    [ "$(printf '%s\n' "$wanted" "$found" | sort -V | head -n 1)" = "$wanted" ]
+}
+
+# Go's releases are modules, too: any Go, of whatever age, can download the one that is wanted, and it is checked against the
+# public list of checksums as every module is.
+require_go() {
+    is_new_enough "$1" && return 0
+    local wanted machine folder
+    wanted=$(sed -n 's/^go \([0-9.]*\).*/\1/p' "$1")
+    if ! command -v go >/dev/null; then
+        command -v apt-get >/dev/null || fail "Go is missing: install Go $wanted or later, and run this again"
+        require_packages golang-go
+    fi
+    case $(uname -m) in
+    x86_64) machine=amd64 ;;
+    aarch64) machine=arm64 ;;
+    *) fail "Go here is $(go version), and $wanted or later is needed: install it, and run this again" ;;
+    esac
+    say "fetching Go $wanted"
+    # In a folder without a module file: an old Go stops at a go.mod that is newer than itself.
+    (cd "$work" && quietly go mod download "golang.org/toolchain@v0.0.1-go$wanted.linux-$machine")
+    folder=$(go env GOMODCACHE)/golang.org/toolchain@v0.0.1-go$wanted.linux-$machine
+    # A module has no executable files, and the cache of modules is read-only.
+    cp -r "$folder" "$work/go"
+    chmod -R u+w "$work/go"
+    chmod +x "$work/go/bin/"* "$work/go/pkg/tool/linux_$machine/"*
+    export GOROOT=$work/go PATH=$work/go/bin:$PATH
+    is_new_enough "$1" || fail "Go $wanted was fetched and does not run: $(go version 2>&1)"
+}
+
 # Runs one step: `step "what it does" command…`. Prints how long it took, or that it failed.
 step() {
     local what=$1 begin=$SECONDS

@@ -12,7 +12,7 @@ use crate::config::{AuditArgs, FailOnArg, ReportArg};
 
 /// The program.
 pub fn main() -> ExitCode {
-    run_program("apivip-audit", |args: AuditArgs| audit(&args))
+    run_program("apivip-audit", |args: AuditArgs, _| audit(&args))
 }
 
 /// Returns the exit code: what was found decides it.

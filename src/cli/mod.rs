@@ -3,6 +3,7 @@
 #[cfg(feature = "audit")]
 pub mod audit;
 mod check;
+mod manifest;
 pub mod render;
 mod run;
 mod status;
@@ -11,8 +12,8 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgMatches, Parser};
 
 use crate::columns;
 use crate::config::{Cli, Command};
@@ -67,19 +68,22 @@ fn block_on<F: Future>(observe_and_judge: F) -> Result<F::Output, Failure> {
 
 /// The program `apivip`.
 pub fn main() -> ExitCode {
-    run_program("apivip", |cli: Cli| match cli.command {
+    run_program("apivip", |cli: Cli, matches| match cli.command {
         Command::Run(args) => run::run(*args).map(|()| OK),
         Command::Check(args) => check::check(&args),
         Command::Status(args) => status::status(&args),
         Command::Render(args) => render::render(&args).map(|()| OK),
+        Command::Manifest(args) => manifest::manifest(&args, matches).map(|()| OK),
         Command::Cleanup(args) => run::cleanup(&args).map(|()| OK),
     })
 }
 
 /// Parses the command line of the program `name`, runs what it asks for and reports a failure on stderr.
-fn run_program<C: Parser>(name: &str, run: impl FnOnce(C) -> Result<u8, Failure>) -> ExitCode {
-    let outcome = match C::try_parse() {
-        Ok(command_line) => run(command_line),
+fn run_program<C: Parser>(name: &str, run: impl FnOnce(C, &ArgMatches) -> Result<u8, Failure>) -> ExitCode {
+    let parsed =
+        C::command().try_get_matches().and_then(|matches| Ok((C::from_arg_matches(&matches)?, matches)));
+    let outcome = match parsed {
+        Ok((command_line, matches)) => run(command_line, &matches),
         Err(error) => return ExitCode::from(usage(name, &error)),
     };
     ExitCode::from(match outcome {

@@ -15,11 +15,13 @@ use crate::model::types::ServiceKey;
 mod audit;
 mod bootstrap;
 mod daemon;
+mod manifest;
 
 #[cfg(feature = "audit")]
 pub use audit::{AuditArgs, FailOnArg, ReportArg};
 pub use bootstrap::{BootstrapArgs, BootstrapError, DEFAULT_STATE_DIR};
 pub use daemon::{AdminArgs, HealthArgs, LogFormat, ModeArg, OrOff, ProxyArgs, RunArgs, TableOwnerArg};
+pub use manifest::{FormArg, GivenFlag, ManifestArgs, given_flags};
 
 /// Version and commit, as `apivip --version` prints them.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("APIVIP_COMMIT"), ")");
@@ -47,6 +49,9 @@ pub enum Command {
     Status(StatusArgs),
     /// Print the nftables rules for objects in files, as a script for `nft -f`; needs neither privileges nor a cluster
     Render(RenderArgs),
+    /// Print a manifest or a unit that installs apivip, with your image and arguments; takes the arguments of run, and needs no
+    /// privileges and no cluster
+    Manifest(Box<ManifestArgs>),
     /// Remove everything that apivip created on this node
     Cleanup(CleanupArgs),
 }

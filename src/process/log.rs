@@ -55,8 +55,7 @@ pub enum LogError {
 
 /// Starts logging for the rest of the process's life. Later calls in the same process change nothing.
 pub fn start(format: LogFormat, filter: &str) -> Result<(), LogError> {
-    let parsed: Targets =
-        filter.parse().map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
+    let parsed = self::filter(filter)?;
     let queue = queue()?;
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(queue)
@@ -69,6 +68,11 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), LogError> {
     // Only a test that starts two daemons in one process gets here twice.
     let _ = tracing_subscriber::registry().with(lines.with_filter(parsed)).try_init();
     Ok(())
+}
+
+/// What `--log-level` says.
+pub fn filter(text: &str) -> Result<Targets, LogError> {
+    text.parse().map_err(|source| LogError::Filter { filter: text.to_owned(), source })
 }
 
 fn queue() -> Result<LogQueue, LogError> {

@@ -12,9 +12,12 @@ use integration::daemon::{Daemon, DaemonOptions};
 use integration::kubeconfig::{Authority, Kubeconfig, User};
 use integration::lab::{Lab, LabOptions};
 use integration::real::{ADMIN_TOKEN, PORT, cached};
+use integration::refusal::apivip;
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The first time, helm is built.
+const RENDERING: Duration = Duration::from_secs(1200);
 
 fn install(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/install").join(name)
@@ -79,6 +82,50 @@ fn the_apiserver_takes_the_manifests_and_the_daemon_needs_no_more() -> Result<()
     });
     let refused: Vec<Value> = refused.collect();
     ensure!(refused.is_empty(), "the daemon asked for what it may not have: {refused:#?}");
+    Ok(())
+}
+
+/// What `kubectl apply -k`, `helm install` and `apivip manifest` would send, of which the apiserver checks every field and stores
+/// none.
+#[test]
+fn the_apiserver_takes_kustomizations_chart_and_printed_manifests() -> Result<()> {
+    let lab = Lab::start(LabOptions::default())?;
+    let mut plane = ControlPlane::serving(&lab, Variant::Real)?;
+    let admin = kubeconfig(&mut plane, &lab, "admin.yaml", ADMIN_TOKEN)?;
+    let kubectl = |words: &[&str], stdin: &str| -> Result<String> {
+        let mut kubectl: Command = lab.node().command(cached("kubectl")?);
+        kubectl.arg("--kubeconfig").arg(&admin).args(words);
+        command::run(kubectl, stdin)
+    };
+    // A Pod needs it, and the controller that makes it does not run here.
+    kubectl(&["create", "serviceaccount", "default", "-n", "kube-system"], "")?;
+    let folder = lab.dir().join("rendered");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/check-manifests");
+    let mut render = Command::new(script);
+    render.arg("--render").arg(&folder);
+    let rendered = command::finish(render, "", RENDERING)?;
+    ensure!(rendered.status.success(), "{rendered:?}");
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(&folder).context("read what was rendered")? {
+        let path = entry.context("read what was rendered")?.path();
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        all.push((path.display().to_string(), text));
+    }
+    ensure!(all.len() == 8, "{} files were rendered", all.len());
+    let own =
+        ["--image", "registry.example.com/apivip:1", "--seed", "[2001:db8::11]:6443", "--drain-grace", "1m"];
+    for words in [vec!["rbac"], [&["daemonset"], &own[..]].concat(), [&["static-pod"], &own[..]].concat()] {
+        let printed = command::run(apivip(&[vec!["manifest"], words.clone()].concat())?, "")?;
+        all.push((words.join(" "), printed));
+    }
+    for (name, text) in all {
+        let taken = kubectl(&["apply", "--dry-run=server", "-f", "-"], &text);
+        let taken = taken.with_context(|| name.clone())?;
+        let objects = text.lines().filter(|line| line.starts_with("kind: ")).count();
+        // The control plane has the Role already: that one is configured, or unchanged.
+        let accepted = taken.lines().filter(|line| line.ends_with("(server dry run)")).count();
+        ensure!(accepted == objects && objects > 0, "{name}: {taken}");
+    }
     Ok(())
 }
 

@@ -1,7 +1,8 @@
-//! What docs/install gives to operators: the unit's limits, the words to the service manager, and what Prometheus makes of the
-//! metrics, the rules and the dashboard.
+//! What docs/install gives to operators: manifests, the unit's limits, the words to the service manager, and what Prometheus makes
+//! of the metrics, the rules and the dashboard.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,13 +10,15 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context, Result, ensure};
+use apivip::model::types::Family;
 use integration::command;
 use integration::control_plane::Variant;
 use integration::failover::Failover;
 use integration::failover::trial::{lab, leave, mix};
 use integration::fault::Fault;
-use integration::lab::Families;
+use integration::lab::{Families, addresses};
 use integration::process::Spawned;
+use integration::refusal::apivip;
 use integration::scenario::Scenario;
 use serde_json::Value;
 
@@ -47,13 +50,99 @@ fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
     leave(&mut stage, Fault::Unplugged, &[1], &mix()).map(drop)
 }
 
+/// What `apivip manifest` prints. It asks nothing of the cluster, which is not there.
+fn manifest(words: &[&str]) -> Result<String> {
+    command::run(apivip(&[&["manifest"], words].concat())?, "")
+}
+
+/// The arguments of the container in a Pod, or in the template of a DaemonSet.
+fn arguments(object: &Value) -> Result<Vec<String>> {
+    let pod = if object["kind"] == "Pod" { object } else { &object["spec"]["template"] };
+    let arguments = pod["spec"]["containers"][0]["args"].as_array().context("no arguments")?;
+    arguments
+        .iter()
+        .map(|word| word.as_str().map(str::to_owned).context("an argument is no string"))
+        .collect()
+}
+
+/// The arguments of the manifest are those that the daemon is started with here, and it serves by them.
+#[test]
+fn a_daemon_runs_with_the_arguments_of_its_manifest() -> Result<()> {
+    let lab = lab(Families::V4)?;
+    let mut scenario = Scenario::start(&lab, Variant::Simulated, &[1, 2])?;
+    let kubeconfig = scenario.options.kubeconfig.clone().context("no kubeconfig")?.display().to_string();
+    let seed = |number| SocketAddr::new(addresses::apiserver(number, Family::V4), 6443).to_string();
+    let vip = SocketAddr::new(addresses::vip(Family::V4), 443).to_string();
+    let (first, second) = (seed(1), seed(2));
+    let image = "registry.example.com/apivip:1";
+    let given = ["--seed", &first, "--seed", &second, "--vip", &vip, "--listen", "127.0.0.1:7445"];
+    let words = [&["static-pod", "--image", image, "--kubeconfig", &kubeconfig], &given[..]].concat();
+    let pod: Value = serde_saphyr::from_str(&manifest(&words)?).context("read the manifest")?;
+    ensure!(pod["spec"]["containers"][0]["image"] == image, "{pod:#}");
+    let arguments = arguments(&pod)?;
+    let head = ["run".to_owned(), format!("--kubeconfig={kubeconfig}")];
+    let (begin, flags) = arguments.split_at_checked(head.len()).context("no arguments")?;
+    ensure!(begin == head, "{arguments:?}");
+    scenario.options.arguments = flags.to_vec();
+    let daemon = scenario.daemon()?;
+    scenario.expect_everybody("with the arguments of a manifest")?;
+    lab.node().run("bash", &["-c", "exec 3<>/dev/tcp/127.0.0.1/7445"])?;
+    drop(daemon);
+    for (form, file) in
+        [("rbac", "rbac.yaml"), ("daemonset", "daemonset.yaml"), ("systemd", "apivip.service")]
+    {
+        ensure!(manifest(&[form])? == read(file)?, "apivip manifest {form} is not {file}");
+    }
+    Ok(())
+}
+
+/// kustomize reads no file outside of its folder, and Helm none outside of the chart.
+#[test]
+fn copies_for_kustomize_and_helm_are_the_files_themselves() -> Result<()> {
+    for (file, copy) in [
+        ("rbac.yaml", "kustomize/base/rbac.yaml"),
+        ("daemonset.yaml", "kustomize/base/daemonset.yaml"),
+        ("static-pod.yaml", "kustomize/overlays/static-pod/static-pod.yaml"),
+        ("alerts.yaml", "chart/apivip/files/alerts.yaml"),
+        ("dashboard.json", "chart/apivip/files/dashboard.json"),
+    ] {
+        ensure!(read(file)? == read(copy)?, "{copy} is not {file}: run scripts/check-manifests --write");
+    }
+    let chart: Value = serde_saphyr::from_str(&read("chart/apivip/Chart.yaml")?)?;
+    ensure!(chart["appVersion"] == env!("CARGO_PKG_VERSION"), "{chart:#}");
+    Ok(())
+}
+
+/// The daemon accepts the arguments that each overlay gives it.
+#[test]
+fn arguments_of_overlays_are_those_of_the_daemon() -> Result<()> {
+    for overlay in ["kubeadm", "k3s-rke2", "cilium", "static-pod"] {
+        let text = read(&format!("kustomize/overlays/{overlay}/kustomization.yaml"))?;
+        let kustomization: Value = serde_saphyr::from_str(&text).context("read the kustomization")?;
+        let patch = kustomization["patches"][0]["patch"].as_str().context("no patch")?;
+        let arguments = arguments(&serde_saphyr::from_str(patch).context("read the patch")?)?;
+        let form = if overlay == "static-pod" { overlay } else { "daemonset" };
+        let (run, flags) = arguments.split_first().context("no arguments")?;
+        ensure!(run == "run" && flags.len() > 1, "{overlay}: {arguments:?}");
+        let words: Vec<&str> = [form].into_iter().chain(flags.iter().map(String::as_str)).collect();
+        let printed = manifest(&words).with_context(|| overlay.to_owned())?;
+        for flag in flags {
+            ensure!(printed.contains(&format!("- {flag}\n")), "{overlay}: {flag} is not in\n{printed}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn systemd_takes_the_unit_without_a_word() -> Result<()> {
     let text = read("apivip.service")?;
     // The program is not installed here, which would be one.
     let installed = "/usr/local/bin/apivip";
     ensure!(text.contains(&format!("ExecStart={installed} run ")), "the unit starts something else");
-    let text = text.replace(installed, &command::program("apivip")?.display().to_string());
+    let here = |text: &str| -> Result<String> {
+        Ok(text.replace(installed, &command::program("apivip")?.display().to_string()))
+    };
+    let text = here(&text)?;
     let folder = tempfile::tempdir()?;
     let unit = folder.path().join("apivip.service");
     let verify = |text: &str| -> Result<command::Finished> {
@@ -64,6 +153,12 @@ fn systemd_takes_the_unit_without_a_word() -> Result<()> {
     };
     let verified = verify(&text)?;
     ensure!(verified.status.success() && verified.stderr.is_empty(), "{verified:?}");
+    let odd = r#"a "b" \ $HOME %h"#;
+    let words =
+        ["systemd", "--seed", "api.example.com:6443", "--probe-server-name", odd, "--drain-grace", "1s"];
+    let printed = here(&manifest(&words)?)?;
+    let verified = verify(&printed)?;
+    ensure!(verified.status.success() && verified.stderr.is_empty(), "{verified:?}\n{printed}");
     for (right, wrong) in [("WatchdogSec=", "WatchdogSecs="), ("Type=notify", "Type=notifies")] {
         ensure!(text.contains(right), "the unit has no {right}");
         let verified = verify(&text.replace(right, wrong))?;
