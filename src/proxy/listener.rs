@@ -359,7 +359,7 @@ mod tests {
         let error = ForwarderError::listening(address, ErrorKind::AddrInUse.into());
         assert_eq!(
             error.to_string(),
-            "listen on [fd00::1]:443: another program listens on port 443, on this address or on all"
+            "listen on [fd00::1]:443: another program listens on port 443, on this address or on all addresses"
         );
         let error = ForwarderError::listening(address, Errno::ACCESS.into());
         assert_eq!(

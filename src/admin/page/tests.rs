@@ -69,6 +69,7 @@ fn status() -> Status {
     status.api.state = "synced".to_owned();
     status.dataplane.in_use = "nftables".to_owned();
     status.problems.clear();
+    status.verdict = Verdict::Healthy;
     status.frontends = vec![FrontendStatus {
         vip,
         port_name: "https".to_owned(),

@@ -136,7 +136,7 @@ fn certificate_issuer_has_its_verdicts() {
         &ISSUER,
         &with(ServedCertificate { trusted: untrusted(), ..served() }),
         Fail,
-        "CN=kubernetes: the cluster's CA",
+        "CN=kubernetes: the cluster CA",
     );
     let unknown = ServedCertificate { trusted: Err("no CA is known".to_owned()), ..served() };
     expect(&ISSUER, &with(unknown), Unknown, "no CA is known");
@@ -270,7 +270,7 @@ fn authorization() {
         &AUTHORIZATION,
         &asked(Ok(error(HttpErrorKind::Tls))),
         Unknown,
-        "with this node's credentials: Tls",
+        "with the credentials of this node: Tls",
     );
     expect(
         &AUTHORIZATION,

@@ -106,7 +106,7 @@ struct CheckCounts {
 }
 
 #[test]
-fn report_of_a_check_serialises_group_and_mend() {
+fn report_of_a_check_serialises_group_and_fix() {
     let tun = Check { id: "kernel-tun", group: Group::Kernel, title: "asked" };
     let other = Check { id: "kube-proxy", group: Group::OtherPrograms, title: "asked" };
     let report = Report::of_check("1", vec![other.ok("none"), tun.warning("missing", "modprobe tun")]);
@@ -151,7 +151,7 @@ fn yaml_of_a_report_is_that_of_plain_structs() {
         subject: Option<String>,
         verdict: Verdict,
         evidence: String,
-        mend: Option<String>,
+        fix: Option<String>,
     }
     #[derive(Serialize)]
     struct Plain {
@@ -171,7 +171,7 @@ fn yaml_of_a_report_is_that_of_plain_structs() {
             subject: Some("a: b".to_owned()),
             verdict: Verdict::Warning,
             evidence: "missing".to_owned(),
-            mend: Some("modprobe tun".to_owned()),
+            fix: Some("modprobe tun".to_owned()),
         }],
     };
     assert_eq!(serde_saphyr::to_string(&report).unwrap(), serde_saphyr::to_string(&plain).unwrap());

@@ -170,7 +170,7 @@ fn reason_that_names_an_unusable_virtual_ip_is_the_critical_problem() {
         .filter(|problem| problem.severity == Severity::Critical)
         .map(|problem| problem.message.as_str())
         .collect();
-    assert_eq!(critical, [reason.to_string()]);
+    assert_eq!(critical, [capitalized(&reason.to_string())]);
     // A probe failed, and the state is not decided yet.
     assert_eq!(verdict(&healthy(&["healthy"]), &[reason]), Verdict::Degraded);
     assert_eq!(verdict(&healthy(&["healthy"]), &[FailOpenReason::ServiceMissing]), Verdict::Degraded);
