@@ -230,6 +230,13 @@ pub struct BackendHealth {
     pub readyz: Option<ReadyzAnswer>,
 }
 
+impl BackendHealth {
+    /// The smoothed round trip while it answers: that of one that does not is of the past.
+    pub fn current_round_trip(&self) -> Option<Duration> {
+        self.round_trip.filter(|_| !self.state.is_out() && self.failure.is_none())
+    }
+}
+
 /// A snapshot together with the health of its backends, so that the two are never mixed.
 #[derive(Clone, Debug)]
 pub struct HealthView {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::config::VERSION;
 use crate::kube::Connection;
 use crate::model::desired::{DesiredFrontend, FailOpenReason};
-use crate::model::health::{FailReason, HealthState};
+use crate::model::health::{BackendHealth, FailReason, HealthState};
 use crate::model::report::{HealthTransition, Repair, Repairs, Report, TrafficPath};
 use crate::model::snapshot::Affinity;
 use crate::model::sources::Origins;
@@ -200,7 +200,7 @@ fn backends(
         let bytes = open.and_then(|open| open.bytes);
         let forwarded = forwarded.get(&address).copied().unwrap_or_default();
         // The latest round trip of a backend that does not answer is of the past.
-        let round_trip = health.filter(|health| !health.state.is_out()).and_then(|health| health.round_trip);
+        let round_trip = health.and_then(BackendHealth::current_round_trip);
         BackendStatus {
             address,
             state: health.map_or(HealthState::Unknown, |h| h.state).label().to_owned(),

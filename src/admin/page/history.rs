@@ -31,7 +31,7 @@ impl StateHistory {
             if samples.len() == SAMPLES {
                 samples.pop_front();
             }
-            let trip = health.round_trip.filter(|_| !health.state.is_out());
+            let trip = health.current_round_trip();
             samples.push_back((health.state, trip.and_then(|trip| u32::try_from(trip.as_micros()).ok())));
         }
     }

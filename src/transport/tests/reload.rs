@@ -93,7 +93,10 @@ fn pod_access_is_loaded_or_the_missing_part_is_named() {
         load_in_cluster(environment, &folder.join("none"), None).unwrap_err(),
         &["CA of the service account FOLDER/none/ca.crt: no such file"],
     );
-    fails(load_in_cluster(environment, folder, None).unwrap_err(), &["token of the service account FOLDER/token: no such file"]);
+    fails(
+        load_in_cluster(environment, folder, None).unwrap_err(),
+        &["token of the service account FOLDER/token: no such file"],
+    );
     std::fs::write(folder.join("token"), "secret\n").unwrap();
     let access = load_in_cluster(environment, folder, None).unwrap();
     assert_eq!(access.server().to_string(), "[fd00:10:96::1]:443");
