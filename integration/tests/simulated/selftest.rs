@@ -116,7 +116,7 @@ fn a_neighbour_in_the_way_is_named() -> Result<()> {
             // The other family is not concerned.
             wait_for(&mut daemon, VIPS[1 - at], "rules", true)?;
             let text = get(node, "/")?.body;
-            ensure!(text.contains("another program&#39;s rules translate the virtual IP"), "{text}");
+            ensure!(text.contains("the rules of another program translate the virtual IP"), "{text}");
             node.nft_load(gone)?;
             wait_for(&mut daemon, vip, "rules", true)?;
         }
