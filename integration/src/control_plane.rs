@@ -17,7 +17,7 @@ use crate::command;
 use crate::kubeconfig::{self, Kubeconfig, User};
 use crate::lab::{Lab, addresses};
 use crate::netns::Namespace;
-use crate::pki::{Authority, KeyFiles, Validity};
+use crate::pki::{Authority, KeyFiles, SERVER_NAME, Validity};
 use crate::real::{APIVIP_TOKEN, EndpointsBy, PORT, RealControlPlane, RealOptions};
 use crate::sim::access_log::What;
 use crate::sim::fleet::{Fleet, TOKEN};
@@ -25,9 +25,6 @@ use crate::wire::Server;
 
 /// The port that clients dial.
 pub const SERVICE_PORT: u16 = 443;
-
-/// The name that apiservers are verified by.
-pub const SERVER_NAME: &str = "kubernetes.default.svc";
 
 /// How the requests of [`ControlPlane::fetch`] are told from the daemon's.
 const USER_AGENT: &str = "lab-client";

@@ -12,6 +12,9 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
+/// The name that apiservers are verified by.
+pub const SERVER_NAME: &str = "kubernetes.default.svc";
+
 /// The names that clients inside a cluster verify an apiserver by.
 pub const SERVER_NAMES: [&str; 4] =
     ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"];

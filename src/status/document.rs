@@ -7,11 +7,10 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::problems::Problem;
 use crate::model::health::TerminationBlocker;
 use crate::model::sources::EndpointSource;
 use crate::model::types::{Backend, Vip};
-use crate::model::verdict::Verdict;
+use crate::model::verdict::{Severity, Verdict};
 use crate::transport::Expiry;
 
 /// A credential plugin answers within so many seconds, most of them within one.
@@ -54,6 +53,23 @@ pub struct Status {
     pub rejected: Vec<String>,
     /// What an operator should look after, the most severe first; nothing, if all is well.
     pub problems: Vec<Problem>,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What it is, and since when.
+    pub message: String,
+    /// What to do about it.
+    pub action: String,
+}
+
+impl Problem {
+    pub(super) fn new(severity: Severity, message: String, action: &str) -> Self {
+        Self { severity, message, action: action.to_owned() }
+    }
 }
 
 /// The connection to the API.

@@ -27,11 +27,10 @@ mod problems;
 pub mod text;
 
 pub use document::{
-    ApiStatus, BackendStatus, DataplaneStatus, FrontendStatus, RepairStatus, RepairsStatus, SelfTestStatus,
-    Status, TransitionStatus,
+    ApiStatus, BackendStatus, DataplaneStatus, FrontendStatus, Problem, RepairStatus, RepairsStatus,
+    SelfTestStatus, Status, TransitionStatus,
 };
 pub(crate) use document::{duration, milliseconds};
-pub use problems::Problem;
 
 /// What the parts of the daemon know.
 #[derive(Clone, Copy, Debug)]

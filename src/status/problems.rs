@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
-
-use super::document::{BackendStatus, FrontendStatus, SelfTestStatus, Status, duration, expiry};
+use super::document::{BackendStatus, FrontendStatus, Problem, SelfTestStatus, Status, duration, expiry};
 use crate::model::desired::FailOpenReason;
 use crate::model::sources::EndpointSource;
 use crate::model::types::Vip;
@@ -16,23 +14,6 @@ const RECENT: u64 = 600;
 /// A CA or a client certificate that expires within a week should have been renewed by now: kubelet does it when a
 /// fifth of the lifetime is left, kubeadm with each upgrade.
 const SOON: i64 = 7 * 86_400;
-
-/// Something that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// How much it matters.
-    pub severity: Severity,
-    /// What it is, and since when.
-    pub message: String,
-    /// What to do about it.
-    pub action: String,
-}
-
-impl Problem {
-    fn new(severity: Severity, message: String, action: &str) -> Self {
-        Self { severity, message, action: action.to_owned() }
-    }
-}
 
 /// What to do about something that is kept.
 const RETAINED: &str = "Inspect the Service, its EndpointSlices and the states of the API servers";

@@ -24,8 +24,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::control_plane::SERVER_NAME;
 use crate::netns::Namespace;
+use crate::pki::SERVER_NAME;
 use crate::tls;
 
 pub use http2::{Answer, Http2, Next, Watch};

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use integration::command;
-use integration::control_plane::{ControlPlane, SERVER_NAME, SERVICE_PORT, Variant};
+use integration::control_plane::{ControlPlane, SERVICE_PORT, Variant};
 use integration::daemon::{Daemon, DaemonOptions, every_backend};
 use integration::kubeconfig::{self, Kubeconfig, User};
 use integration::lab::{Families, Lab, LabOptions, addresses};
 use integration::load::Load;
-use integration::pki::{Authority, Validity};
+use integration::pki::{Authority, SERVER_NAME, Validity};
 use serde_json::Value;
 
 /// It takes two seconds.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use integration::clients::{Clients, Mix};
 use integration::command;
-use integration::control_plane::{ControlPlane, SERVER_NAME, Variant};
+use integration::control_plane::{ControlPlane, Variant};
 use integration::fault::Fault;
 use integration::lab::addresses::before_port;
 use integration::lab::{Families, Lab, LabOptions};
+use integration::pki::SERVER_NAME;
 use integration::sim::clients::timeline::End;
 
 /// What curl says of one request, as its exit status and the HTTP status.

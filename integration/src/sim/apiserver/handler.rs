@@ -12,9 +12,8 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::activity::Sent;
-use super::identity::{Identity, identify};
+use super::identity::{Connection, Identity, identify};
 use super::route::{ResourceRequest, Route, Verb, route};
-use super::server::Connection;
 use super::state::State;
 use super::status;
 use super::store::Key;

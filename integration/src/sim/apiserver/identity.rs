@@ -3,11 +3,16 @@
 //! In: a client certificate, a bearer token. Out: an [`Identity`]. TLS takes every certificate; a wrong one counts only where
 //! nothing else is shown.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use http::{HeaderMap, header};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
+use tokio::sync::Notify;
 
-use super::server::Connection;
+use super::activity::Activity;
+
 use super::state::State;
 
 /// Who asks.
@@ -25,6 +30,17 @@ pub(super) enum Certificate {
     None,
     Good,
     Wrong,
+}
+
+/// What is known of the connection that a request came over.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) certificate: Certificate,
+    pub(super) activity: Arc<Activity>,
+    /// Told when a stranger asked over it, which ends it over HTTP/2: against CVE-2023-44487.
+    pub(super) stranger: Arc<Notify>,
 }
 
 /// Judges the certificates of a handshake.

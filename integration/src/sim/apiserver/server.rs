@@ -12,27 +12,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use super::activity::{self, Activity};
 use super::connections::Gated;
 use super::handler;
-use super::identity::{self, Certificate};
+use super::identity::{self, Connection};
 use super::state::State;
 use crate::sim::access_log::What;
 use crate::sim::listen;
-
-/// What is known of the connection that a request came over.
-#[derive(Clone)]
-pub(super) struct Connection {
-    pub(super) peer: SocketAddr,
-    pub(super) local: SocketAddr,
-    pub(super) certificate: Certificate,
-    pub(super) activity: Arc<Activity>,
-    /// Told when a stranger asked over it, which ends it over HTTP/2: against CVE-2023-44487.
-    pub(super) stranger: Arc<Notify>,
-}
 
 /// Serves one listener until the server shuts down.
 pub(super) async fn serve(listener: TcpListener, state: Arc<State>) {
