@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const HANGS: Duration = Duration::from_secs(50);
 
 /// The problem that a status names then.
-const NOBODY: &str = "no API server of 10.96.0.1:443 is ready; the ones that answer are used";
+const NOBODY: &str = "No API server of 10.96.0.1:443 is ready; the ones that answer are used";
 
 #[test]
 fn an_etcd_that_hangs_cuts_nobody_and_afterwards_changes_arrive() -> Result<()> {
