@@ -120,7 +120,8 @@ fn gone(lab: &Lab, daemon: &mut Daemon) -> Result<()> {
                 .run("ip", &[version, "route", "show", "table", "all", "type", "local", "proto", "97"])?;
         }
         let table = lab.node().nft_text("table inet apivip")?;
-        Ok((left.is_empty() && !table.contains("the forwarder's connections")).then_some(()))
+        Ok((left.is_empty() && !table.contains("connections of the forwarder are not redirected"))
+            .then_some(()))
     })
 }
 
