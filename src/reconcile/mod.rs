@@ -306,6 +306,7 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
             return Ok(StepOutcome::FallbackActive);
         }
         self.took_effect(view);
+        let mut interrupted = false;
         if let Some(applied) = self.applied.clone() {
             self.effective = Some(Arc::clone(&applied));
             self.end_flows(&applied, false);
@@ -316,11 +317,15 @@ impl<D: Dataplane, H: Host, F: FlowKiller, W: Forward> Reconciler<D, H, F, W> {
                 // The next step makes them.
                 Ok(()) = during_commit.news.changed() => None,
             };
+            interrupted = made.is_none();
             routed = routed.and(made.unwrap_or(Ok(())));
         }
         self.drift_repair.routes(self.host.repaired(), &self.metrics);
         routed.map_err(PathError::Routes)?;
-        self.report(view, Phase::Programmed, None);
+        // Whoever waits for the first time that all is programmed must not go ahead without the routes.
+        if !interrupted || self.reports.borrow().phase == Phase::Programmed {
+            self.report(view, Phase::Programmed, None);
+        }
         Ok(if delayed { StepOutcome::Incomplete } else { StepOutcome::Done })
     }
 
