@@ -11,7 +11,7 @@ use std::fmt::{self, Display, Formatter, Write};
 use crate::model::verdict::{Severity, Verdict};
 use crate::process::clock::unix_now;
 use crate::status::text::note;
-use crate::status::{BackendStatus, FrontendStatus, Status, duration, milliseconds};
+use crate::status::{BackendStatus, FrontendStatus, Status, capitalized, duration, milliseconds};
 
 mod drawing;
 mod history;
@@ -84,7 +84,7 @@ pub(super) fn page(status: &Status, history: &StateHistory, host: &str, nonce: &
 fn state(out: &mut String, status: &Status, history: &StateHistory) -> fmt::Result {
     let (class, word) = verdict(status);
     write!(out, "<section class=\"head {class}\" aria-label=\"Summary\"><p class=\"lead\">")?;
-    write!(out, "<b class=\"pill {class}\">{word}</b>{}.</p>", Escaped(sentence(&status.summary)))?;
+    write!(out, "<b class=\"pill {class}\">{word}</b>{}.</p>", Escaped(capitalized(&status.summary)))?;
     problems(out, status)?;
     facts(out, status)?;
     out.write_str("</section>")?;
@@ -194,12 +194,6 @@ fn row(out: &mut String, backend: &BackendStatus) -> fmt::Result {
         backend.all_connections(),
         Escaped(note(backend)),
     )
-}
-
-/// With a capital letter.
-fn sentence(text: &str) -> String {
-    let mut characters = text.chars();
-    characters.next().map(|first| first.to_uppercase().chain(characters).collect()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ pub use document::{
     SelfTestStatus, Status, TransitionStatus,
 };
 pub(crate) use document::{duration, milliseconds};
+pub(crate) use problems::capitalized;
 
 /// What the parts of the daemon know.
 #[derive(Clone, Copy, Debug)]

@@ -208,7 +208,7 @@ fn of_authentication(backends: &[&BackendStatus]) -> Vec<(String, &'static str)>
 }
 
 /// The same with a capital letter at the beginning.
-fn capitalized(text: &str) -> String {
+pub(crate) fn capitalized(text: &str) -> String {
     let mut characters = text.chars();
     characters.next().map(|first| first.to_uppercase().chain(characters).collect()).unwrap_or_default()
 }
